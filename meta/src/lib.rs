@@ -1,0 +1,2 @@
+//! The metadata group: which pages exist, where, and who may write which slot.
+pub mod state;

@@ -1,0 +1,158 @@
+//! What can be asked of the state machine, and what it answers.
+//!
+//! Commands are what the log holds: [`super::codec`] gives them a versioned encoding. Everything a decision needs is inside
+//! the command; applying one reads no clock and draws nothing.
+
+use bytes::Bytes;
+use foreword_proto::records::SuspectRecord;
+use foreword_proto::{
+    Epoch, EntryKey, Generation, Namespace, NamespaceId, PublishOutcome, RetireReason, Revision, Sequence, SessionId,
+    SlabId, Slot, SlotRef,
+};
+
+/// One operation of a log entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// The leader's time: last committed tick plus its monotonic time since it took office. Never goes back; a smaller one is ignored.
+    Tick { now_ms: u64 },
+    /// Registers a namespace, or finds it.
+    RegisterNamespace { namespace: Box<Namespace> },
+    /// Opens a session for an agent's incarnation; an older session of the same node expires.
+    OpenSession { node: String, incarnation: u64, endpoint: String },
+    /// Ends a session, by its own wish or because its lease ran out: what it was granted and not published rests `write_rest`.
+    EndSession { session: SessionId },
+    /// A command of a session, applied at most once per sequence.
+    Session { session: SessionId, sequence: Sequence, operation: SessionOperation },
+    /// Reports pages whose bytes did not verify. Void where slot, generation or checksum differ from the entry.
+    Suspect { session: SessionId, namespace: NamespaceId, suspects: Vec<SuspectRecord> },
+    /// The leader's decision: these entries leave the index, if they are still at that slot.
+    Retire { reason: RetireReason, entries: Vec<Retirement> },
+    /// All entries of the namespace become invisible at once.
+    Clear { namespace: NamespaceId },
+    /// Retires these keys of a namespace.
+    Delete { namespace: NamespaceId, keys: Vec<EntryKey> },
+    /// Reclaims up to `entries_max` entries that a clear made invisible; the leader repeats it until none is left.
+    Reclaim { entries_max: u32 },
+    /// Forgets slabs without a granted, published or resting slot, so that another class can have their room.
+    DropSlabs { slabs: Vec<SlabId> },
+    /// Raises the committed feature level.
+    RaiseFeatureLevel { level: u32 },
+}
+
+/// What a session asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionOperation {
+    /// Leases up to `slots` slots of `slot_bytes`, over several slabs, never more than 1/64 of the room.
+    Grant { slot_bytes: u64, slots: u32 },
+    /// Makes whole pages visible. `pages` are [`foreword_proto::records::PageRecord`]s.
+    Publish { namespace: NamespaceId, epoch: Epoch, pages: Bytes },
+    /// Gives slots back: `unwritten` are free at once, `unknown` rest `write_rest`.
+    Abort { unwritten: Vec<SlotRef>, unknown: Vec<SlotRef> },
+}
+
+/// One entry to retire, named so that a newer one of its key is safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retirement {
+    pub namespace: NamespaceId,
+    pub key: EntryKey,
+    pub slot: SlotRef,
+}
+
+/// The answer to one command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing to say.
+    Done,
+    NamespaceRegistered { namespace: NamespaceId, epoch: Epoch, slot_bytes: u64 },
+    SessionOpened { session: SessionId },
+    /// Slots leased; fewer than asked for, none included, when there is no more room.
+    Granted { slots: Vec<SlotRef>, slots_per_slab: u32 },
+    /// One outcome a page; a location for each `Existing`, in order, as [`foreword_proto::location::Location`] records.
+    Published { revision: Revision, outcomes: Vec<PublishOutcome>, existing: Bytes },
+    /// One outcome a report.
+    Suspected { outcomes: Vec<SuspectOutcome> },
+    Cleared { epoch: Epoch },
+    /// Entries retired.
+    Retired { entries: u32 },
+    /// Cleared entries still to reclaim.
+    Reclaimed { left: u64 },
+    /// The command was refused and changed nothing.
+    Refused(Refusal),
+}
+
+/// What became of a suspect report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SuspectOutcome {
+    /// The entry is gone, or is another by now.
+    Void = 0,
+    /// Noted; it waits for a second agent's word.
+    Noted = 1,
+    /// A second agent confirmed, or the reporter is the only agent: retired.
+    Retired = 2,
+}
+
+/// Why a command was refused. A value, not a fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("session: expected an open session, {session} is not one (expired, closed or never opened)")]
+    NoSession { session: SessionId },
+    #[error("sequence: expected one of the session's last {window} commands, {sequence} is older")]
+    SequenceTooOld { sequence: Sequence, window: u32 },
+    #[error("namespace_id: expected a registered namespace, {namespace} is not one")]
+    NoNamespace { namespace: NamespaceId },
+    #[error("namespace.shard_bytes: expected the geometry registered as namespace {namespace}: {registered}")]
+    OtherGeometry { namespace: NamespaceId, registered: String },
+    #[error("{field}: expected {expected}")]
+    Invalid { field: String, expected: String },
+    #[error("{field}: expected at most {limit}")]
+    TooMany { field: String, limit: u64 },
+}
+
+/// What one entry changed, in order: the watch stream and the eviction policy live on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    Published { namespace: NamespaceId, page: foreword_proto::records::PageRecord },
+    Retired { namespace: NamespaceId, key: EntryKey, slot: SlotRef, reason: RetireReason },
+    /// Everything published in the namespace before is invisible.
+    Cleared { namespace: NamespaceId, epoch: Epoch },
+    SessionEnded { session: SessionId },
+}
+
+/// A slot's life as /status and the invariants see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotState {
+    Free,
+    Granted { session: SessionId },
+    Published,
+    Resting,
+}
+
+/// What the cluster was initialised with; part of the replicated state, set once.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ClusterSettings {
+    /// L3's chunk: slot sizes are multiples of it.
+    pub chunk_bytes: u32,
+    /// Size of a slab file, before rounding down to whole slots.
+    pub slab_bytes: u64,
+    /// L3's budget: all slabs together.
+    pub l3_bytes: u64,
+    /// How long a retired slot rests, and one whose write has no known result.
+    pub read_rest_ms: u64,
+    pub write_rest_ms: u64,
+    /// A session's lease, for the leader; the state only hands it out.
+    pub lease_ms: u64,
+}
+
+/// A slab of the state, for agents and status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlabInfo {
+    pub slab: SlabId,
+    pub slot_bytes: u64,
+    pub slots: Slot,
+}
+
+/// The next generation of a slot.
+pub fn next_generation(generation: Generation) -> Generation {
+    generation.wrapping_add(1).max(1)
+}

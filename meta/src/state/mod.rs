@@ -1,0 +1,2 @@
+//! The state machine of the metadata group.
+pub mod command;

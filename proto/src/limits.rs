@@ -1,0 +1,80 @@
+//! Every limit, named, in one place, with the relations between them asserted at compile time.
+//!
+//! Units come last in a name. A limit is reached gracefully: the caller gets an error that names the field.
+
+/// Version of the gRPC surface; a peer with another one is refused with both named.
+pub const WIRE_VERSION: u32 = 1;
+/// Version of a data directory, a log entry and a snapshot.
+pub const FORMAT_VERSION: u32 = 1;
+/// Behaviour this binary knows how to apply; the committed feature level never exceeds what all members report.
+pub const FEATURE_LEVEL_MAX: u32 = 1;
+
+/// Bytes of a page key at the edge.
+pub const PAGE_KEY_BYTES: usize = 32;
+/// Bytes of a page key in the index.
+pub const ENTRY_KEY_BYTES: usize = 16;
+/// Shards start at multiples of this within a slot; also the smallest chunk.
+pub const SHARD_ALIGN_BYTES: u64 = 4096;
+/// Smallest and largest chunk of an L3 directory.
+pub const CHUNK_BYTES_MIN: u32 = 4096;
+pub const CHUNK_BYTES_MAX: u32 = 64 << 20;
+/// Largest page: the sum of its strides.
+pub const PAGE_BYTES_MAX: u64 = 256 << 20;
+/// Ranks behind one agent.
+pub const SHARDS_MAX: usize = 64;
+/// Tokens of one page.
+pub const PAGE_TOKENS_MAX: u32 = 8192;
+/// Length of each text field of a namespace.
+pub const NAMESPACE_TEXT_BYTES_MAX: usize = 256;
+/// Registered namespaces of one cluster.
+pub const NAMESPACES_MAX: usize = 65_536;
+/// Sessions open at once.
+pub const SESSIONS_MAX: usize = 4096;
+
+/// Keys of one lookup, locate, get, put, prefetch, release or delete: a prompt of 1 M tokens at 64 a page.
+pub const KEYS_MAX: usize = 16_384;
+/// Tokens of one lookup by tokens.
+pub const TOKENS_MAX: usize = 2 << 20;
+/// Pages of one publish, slots of one grant or abort.
+pub const PAGES_PER_PUBLISH_MAX: usize = 1024;
+pub const SLOTS_PER_GRANT_MAX: u32 = 4096;
+pub const SLOTS_PER_ABORT_MAX: usize = 16_384;
+pub const SUSPECTS_PER_REPORT_MAX: usize = 256;
+pub const HEAT_KEYS_PER_REPORT_MAX: usize = 65_536;
+/// A session's commands under way at once, and its outcomes kept for a retry.
+pub const SESSION_WINDOW: usize = 64;
+
+/// Largest gRPC message of the meta services, either way.
+pub const META_MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Largest gRPC message of the agent's service; page bytes come in pieces below it.
+pub const NODE_MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Bytes of page data in one message of a get or put stream.
+pub const PIECES_BYTES_MAX: usize = 1 << 20;
+/// Largest gRPC message between replicas.
+pub const RAFT_MESSAGE_BYTES_MAX: usize = 32 << 20;
+/// Bytes of one log entry, above which the proposer starts another (a single larger command still gets its own).
+pub const ENTRY_BYTES_SOFT_MAX: usize = 64 << 10;
+/// Bytes of one log entry, always.
+pub const ENTRY_BYTES_MAX: usize = META_MESSAGE_BYTES_MAX + 1024;
+/// Entries of one AppendEntries.
+pub const RAFT_PAYLOAD_ENTRIES_MAX: u64 = 64;
+/// Bytes of entries after which a read of the log stops (it always returns at least one): what keeps AppendEntries below its message limit.
+pub const RAFT_PAYLOAD_BYTES_SOFT_MAX: usize = 8 << 20;
+/// Bytes of one frame of a snapshot stream.
+pub const SNAPSHOT_FRAME_BYTES: usize = 1 << 20;
+/// Commands waiting for the proposer.
+pub const PROPOSER_QUEUE_MAX: usize = 4096;
+/// Log bytes after which a snapshot is taken and the log before it is purged.
+pub const LOG_BYTES_PER_SNAPSHOT: u64 = 64 << 20;
+
+const _: () = {
+    assert!(RAFT_PAYLOAD_BYTES_SOFT_MAX + ENTRY_BYTES_MAX + (1 << 20) <= RAFT_MESSAGE_BYTES_MAX);
+    assert!(ENTRY_BYTES_SOFT_MAX <= ENTRY_BYTES_MAX);
+    assert!(PIECES_BYTES_MAX + (64 << 10) <= NODE_MESSAGE_BYTES_MAX);
+    assert!(KEYS_MAX * PAGE_KEY_BYTES + (64 << 10) <= NODE_MESSAGE_BYTES_MAX);
+    // A publish of the most shards still fits one message: 48 B a page and 8 B a shard.
+    assert!(PAGES_PER_PUBLISH_MAX * (48 + 8 * SHARDS_MAX) + (64 << 10) <= META_MESSAGE_BYTES_MAX);
+    // A lookup that finds every key answers with locations of one shard within one message; more shards: fewer keys.
+    assert!(KEYS_MAX * 24 + (64 << 10) <= META_MESSAGE_BYTES_MAX);
+    assert!(CHUNK_BYTES_MIN as u64 == SHARD_ALIGN_BYTES);
+};

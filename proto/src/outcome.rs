@@ -1,0 +1,83 @@
+//! What can become of a page, as one closed set of values each; the numbers are the wire's.
+
+use serde::{Deserialize, Serialize};
+
+/// Where a page's bytes were when the agent was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    L1 = 1,
+    L2 = 2,
+    L3 = 3,
+}
+
+/// What the group answers for one page of a publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum PublishOutcome {
+    /// The page is in the index at the answer's revision; the slot now belongs to it.
+    Published = 1,
+    /// The key was there already: its location is in the answer; the slot stays with the session.
+    Existing = 2,
+    /// The namespace was cleared after the writer took the bytes; the slot stays with the session.
+    Cleared = 3,
+    /// The session does not hold that slot in that generation.
+    NotGranted = 4,
+    /// The tenant's quota is reached; the slot stays with the session.
+    OverQuota = 5,
+}
+
+impl PublishOutcome {
+    /// From the wire's number.
+    pub fn from_u8(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Published,
+            2 => Self::Existing,
+            3 => Self::Cleared,
+            4 => Self::NotGranted,
+            5 => Self::OverQuota,
+            _ => return None,
+        })
+    }
+}
+
+/// Why an entry left the index; every retire event carries one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum RetireReason {
+    Evicted = 1,
+    Quota = 2,
+    Suspect = 3,
+    Deleted = 4,
+    Cleared = 5,
+}
+
+impl RetireReason {
+    /// From the wire's number.
+    pub fn from_u8(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Evicted,
+            2 => Self::Quota,
+            3 => Self::Suspect,
+            4 => Self::Deleted,
+            5 => Self::Cleared,
+            _ => return None,
+        })
+    }
+}
+
+/// What became of one page of a put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PutOutcome {
+    /// The agent has the bytes and goes on by itself.
+    Taken,
+    /// In the index, at this revision.
+    Published { revision: u64 },
+    /// The key was published before, by this agent or another, and is present at this revision.
+    Exists { revision: u64 },
+    /// Not written: the policy expects no reuse.
+    Declined,
+    /// Dropped, and why: `l3_full`, `quota`, `queue_full`, `incomplete`, `fenced`, `write_failed`, `cleared`, `deadline`.
+    Refused { reason: &'static str },
+}

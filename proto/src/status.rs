@@ -1,0 +1,144 @@
+//! The documents behind HTTP /status, the Status and Stats calls and `foreword status`: one definition each.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ClusterId;
+
+/// A meta replica about itself and its group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    pub cluster_id: ClusterId,
+    pub replica_id: u64,
+    pub version: String,
+    /// `leader`, `follower`, `candidate`, `learner`, or `rejoining` (its log ended before its mark: it does not vote yet).
+    pub role: String,
+    pub leader_id: Option<u64>,
+    pub term: u64,
+    pub voters: Vec<u64>,
+    pub learners: Vec<u64>,
+    /// replica id -> gRPC endpoint
+    pub endpoints: std::collections::BTreeMap<u64, String>,
+    pub ready: bool,
+    pub last_log_index: u64,
+    /// The revision applied here.
+    pub revision: u64,
+    pub snapshot_revision: u64,
+    pub purged_index: u64,
+    pub log_bytes: u64,
+    /// 16 hexadecimal digits over the whole state at `revision`.
+    pub state_digest: String,
+    pub feature_level: u32,
+    pub pages: u64,
+    pub namespaces: Vec<NamespaceStatus>,
+    pub sessions: Vec<SessionStatus>,
+    pub l3: L3Status,
+}
+
+/// One namespace of the group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NamespaceStatus {
+    pub id: u32,
+    pub epoch: u32,
+    pub tenant: String,
+    pub model: String,
+    pub pages: u64,
+    pub shards: u32,
+    pub slot_bytes: u64,
+}
+
+/// One open session of the group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SessionStatus {
+    pub id: u64,
+    pub node: String,
+    pub incarnation: u64,
+    pub endpoint: String,
+    pub granted_slots: u64,
+}
+
+/// L3 room, in bytes of slots: free + granted + published + resting is what the slabs hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct L3Status {
+    pub chunk_bytes: u32,
+    pub budget_bytes: u64,
+    pub slabs: u64,
+    pub slab_bytes: u64,
+    pub free_bytes: u64,
+    pub granted_bytes: u64,
+    pub published_bytes: u64,
+    pub resting_bytes: u64,
+    /// Slots used a second time or more, since the cluster began.
+    pub slots_reused: u64,
+}
+
+/// An agent about itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    pub cluster_id: ClusterId,
+    pub node: String,
+    pub version: String,
+    pub ready: bool,
+    pub session: Option<u64>,
+    /// True when the last renewal is older than half the lease: no L3 write is submitted.
+    pub fenced: bool,
+    /// `closed`, `half_open` or `open`.
+    pub l3_breaker: String,
+    pub namespaces: Vec<AgentNamespaceStatus>,
+    pub arena: ArenaStatus,
+    pub counters: AgentCounters,
+}
+
+/// One namespace open on an agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentNamespaceStatus {
+    pub id: u32,
+    pub epoch: u32,
+    /// The mirror's revision.
+    pub revision: u64,
+    pub synced: bool,
+    /// Since the last frame of the watch stream.
+    pub mirror_age_ms: u64,
+    pub pages: u64,
+    /// Own acknowledged publishes the mirror has not seen yet.
+    pub overlay_pages: u64,
+}
+
+/// The L1 arena.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ArenaStatus {
+    pub arena_bytes: u64,
+    pub segments: u64,
+    pub frame_bytes_used: u64,
+    pub pages: u64,
+    pub pinned_pages: u64,
+    pub quarantined_bytes: u64,
+}
+
+/// What an agent counted since it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AgentCounters {
+    pub lookups: u64,
+    pub lookup_keys: u64,
+    pub l1_hits: u64,
+    pub l3_hits: u64,
+    pub misses: u64,
+    pub l3_reads: u64,
+    pub l3_read_bytes: u64,
+    /// Reads that joined another's L3 read of the same page.
+    pub l3_reads_coalesced: u64,
+    pub l3_writes: u64,
+    pub l3_write_bytes: u64,
+    pub checksum_mismatches: u64,
+    pub suspects_reported: u64,
+    pub breaker_openings: u64,
+    pub puts_taken: u64,
+    pub puts_existing: u64,
+    pub puts_declined: u64,
+    pub puts_refused: u64,
+    pub puts_aborted: u64,
+    pub publishes_acked: u64,
+    pub watch_resyncs: u64,
+    pub sessions_opened: u64,
+    /// Page bytes the agent copied between buffers (gRPC pieces into and out of frames).
+    pub bytes_copied: u64,
+}

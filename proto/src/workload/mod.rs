@@ -1,0 +1,1 @@
+//! Workloads: traces, generated prompts, the ideal cache.

@@ -1,0 +1,15 @@
+//! Where meta and node meet the world: time is tokio's, everything else comes in through these traits.
+//!
+//! The binary passes the implementations of this crate; the simulator passes its own. Nothing is mocked and nothing asks
+//! which of the two it runs under. docs/adr/0001-seams-crate.md says why this is a crate of its own.
+
+pub mod entropy;
+pub mod files;
+pub mod net;
+pub mod rpc;
+pub mod telemetry;
+
+pub use entropy::{Entropy, OsEntropy, SeededEntropy};
+pub use files::{FileReader, FileWriter, Files, LocalFiles};
+pub use net::{Endpoint, Incoming, Net, Stream, TokioNet};
+pub use telemetry::Telemetry;
