@@ -3,11 +3,14 @@
 //! [`log_store::LogStore`] is what openraft sees. It keeps every entry since the last purge in memory and hands each change to the
 //! one [`writer`], which owns the [`engine::LogEngine`] and the [`mark`], and acknowledges what is on disk, in order.
 
+pub mod conformance;
 pub mod engine;
 pub mod entry_codec;
 pub mod log_store;
 pub mod mark;
+pub mod memory_engine;
 mod recovery;
+pub mod sled_engine;
 pub mod writer;
 
 pub use engine::{LogEngine, MetaKey};

@@ -20,7 +20,7 @@ use crate::raft::types::Vote;
 /// Operations waiting for the writer; more wait in their callers.
 pub const WRITER_QUEUE_MAX: usize = 256;
 /// Bytes of items after which a group is synced (a single larger append is a group of its own).
-pub const GROUP_BYTES_MAX: usize = 240 << 10;
+pub const GROUP_BYTES_MAX: usize = 224 << 10;
 /// Purged items that leave with each group, without a sync of their own.
 const PURGE_ITEMS_PER_GROUP: usize = 2;
 /// Purged items that leave at once while nothing else is to do.
