@@ -1,2 +1,3 @@
 //! The metadata group: which pages exist, where, and who may write which slot.
+pub mod eviction;
 pub mod state;
