@@ -87,29 +87,31 @@ fn geometry_is_no_part_of_the_name() {
 
 #[test]
 fn a_bad_field_is_named() {
-    let long = || "x".repeat(NAMESPACE_TEXT_BYTES_MAX + 1);
-    let cases: [(&str, &dyn Fn(&mut Namespace)); 21] = [
-        ("tenant", &|n| n.tenant.clear()),
-        ("model", &|n| n.model = long()),
-        ("revision", &|n| n.revision.clear()),
-        ("dtype", &|n| n.dtype.clear()),
-        ("layout", &|n| n.layout.clear()),
-        ("storage_format", &|n| n.storage_format.clear()),
-        ("head_split", &|n| n.head_split.clear()),
-        ("pool", &|n| n.pool = long()),
-        ("draft_model", &|n| n.draft_model = long()),
-        ("draft_revision", &|n| n.draft_revision = "r1".into()),
-        ("salt", &|n| n.salt = vec![0; NAMESPACE_TEXT_BYTES_MAX + 1]),
-        ("page_tokens", &|n| n.page_tokens = 0),
-        ("page_tokens", &|n| n.page_tokens = PAGE_TOKENS_MAX + 1),
-        ("layer_count", &|n| n.layer_count = 0),
-        ("cp_rank", &|n| n.cp_rank = 1),
-        ("dcp_rank", &|n| n.dcp_size = 0),
-        ("tp_count", &|n| (n.tp_first, n.tp_count) = (u32::MAX, u32::MAX)),
-        ("shard_bytes", &|n| n.shard_bytes.clear()),
-        ("shard_bytes", &|n| n.shard_bytes = vec![1; SHARDS_MAX + 1]),
-        ("shard_bytes", &|n| n.shard_bytes = vec![1, 0]),
-        ("shard_bytes", &|n| n.shard_bytes = vec![u64::MAX, 2]),
+    fn long() -> String {
+        "x".repeat(NAMESPACE_TEXT_BYTES_MAX + 1)
+    }
+    let cases: [(&str, Change); 21] = [
+        ("tenant", |n| n.tenant.clear()),
+        ("model", |n| n.model = long()),
+        ("revision", |n| n.revision.clear()),
+        ("dtype", |n| n.dtype.clear()),
+        ("layout", |n| n.layout.clear()),
+        ("storage_format", |n| n.storage_format.clear()),
+        ("head_split", |n| n.head_split.clear()),
+        ("pool", |n| n.pool = long()),
+        ("draft_model", |n| n.draft_model = long()),
+        ("draft_revision", |n| n.draft_revision = "r1".into()),
+        ("salt", |n| n.salt = vec![0; NAMESPACE_TEXT_BYTES_MAX + 1]),
+        ("page_tokens", |n| n.page_tokens = 0),
+        ("page_tokens", |n| n.page_tokens = PAGE_TOKENS_MAX + 1),
+        ("layer_count", |n| n.layer_count = 0),
+        ("cp_rank", |n| n.cp_rank = 1),
+        ("dcp_rank", |n| n.dcp_size = 0),
+        ("tp_count", |n| (n.tp_first, n.tp_count) = (u32::MAX, u32::MAX)),
+        ("shard_bytes", |n| n.shard_bytes.clear()),
+        ("shard_bytes", |n| n.shard_bytes = vec![1; SHARDS_MAX + 1]),
+        ("shard_bytes", |n| n.shard_bytes = vec![1, 0]),
+        ("shard_bytes", |n| n.shard_bytes = vec![u64::MAX, 2]),
     ];
     for (field, change) in cases {
         let mut namespace = base();
