@@ -339,7 +339,8 @@ proptest! {
             }
             let mut holders = BTreeMap::new();
             for (frame, mark, tenant) in &held {
-                prop_assert!(frame.bytes().iter().all(|byte| byte == mark));
+                let bytes = frame.bytes();
+                prop_assert!(bytes[0] == *mark && bytes[..bytes.len() - 1] == bytes[1..]);
                 prop_assert_eq!(frame.class().tenant, *tenant);
                 prop_assert_eq!(frame.generation(), frame.shared_generation());
                 *holders.entry(frame.id()).or_insert(0) += 1;
