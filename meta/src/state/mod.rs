@@ -116,6 +116,11 @@ impl State {
         self.tick_ms
     }
 
+    /// The tick at which the next resting slot is free again.
+    pub fn next_release_ms(&self) -> Option<u64> {
+        self.rests.next_due_ms()
+    }
+
     /// The committed feature level. A binary that does not know it (above `FEATURE_LEVEL_MAX`) must stop applying.
     pub fn feature_level(&self) -> u32 {
         self.feature_level
