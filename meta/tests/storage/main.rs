@@ -5,6 +5,7 @@ mod data_dir;
 mod engines;
 mod faults;
 mod kill;
+mod power_cut;
 mod raft_suite;
 mod snapshots;
 mod store;
