@@ -6,7 +6,7 @@ use foreword_meta::state::command::ClusterSettings;
 use foreword_meta::storage::{DataDir, Identity};
 use foreword_proto::ClusterId;
 
-fn identity() -> Identity {
+pub(crate) fn identity() -> Identity {
     let settings = ClusterSettings {
         chunk_bytes: 4096,
         slab_bytes: 1 << 30,

@@ -4,10 +4,10 @@ use std::io;
 
 use foreword_meta::raft::types::Vote;
 use foreword_meta::storage::mark::MARK_BYTES;
-use foreword_meta::storage::sled_engine::SledEngine;
-use foreword_meta::storage::{LocalMark, LogStore, OpenError, on_a_thread};
+use foreword_meta::storage::{DataDir, LocalMark, LogStore, OpenError, SledEngine, SledOpenError, on_a_thread};
 use openraft::storage::RaftLogStorage;
 
+use crate::data_dir::identity;
 use crate::support::{MemoryReplica, append, close, copy_dir, entry, last, log_id};
 
 async fn replica_of(entries: u64) -> MemoryReplica {
@@ -147,4 +147,41 @@ async fn a_sled_log_that_went_back_in_time_is_lost_and_one_that_does_not_open_to
     assert!(open().is_err());
     std::fs::write(log.join("conf"), b"nonsense that is long enough").unwrap();
     assert!(open().is_err());
+}
+
+#[tokio::test]
+async fn a_lost_replica_is_set_aside_and_starts_empty() {
+    fn open(dir: &DataDir) -> Result<LogStore, OpenError> {
+        let engine = SledEngine::open(&dir.log())?;
+        let mark = LocalMark::open(&dir.mark())?;
+        Ok(LogStore::open(Box::new(engine), Box::new(mark), &on_a_thread())?.0)
+    }
+    let root = tempfile::tempdir().unwrap();
+    let mut dir = DataDir::init(&root.path().join("replica"), &identity()).unwrap();
+    let mut store = open(&dir).unwrap();
+    append(&mut store, (0..100).map(|index| entry(1, index, 3000))).await.unwrap();
+    close(store).await;
+    let db = std::fs::File::options().write(true).open(dir.log().join("db")).unwrap();
+    db.set_len(4096).unwrap();
+    drop(db);
+    assert!(matches!(open(&dir).unwrap_err(), OpenError::Lost(_)));
+    dir.set_log_aside().unwrap();
+    let mut store = open(&dir).unwrap();
+    assert_eq!(last(&mut store).await, None);
+    append(&mut store, [entry(2, 0, 10)]).await.unwrap();
+    close(store).await;
+    assert!(dir.identity().rejoining);
+    assert_eq!(last(&mut open(&dir).unwrap()).await, Some(log_id(2, 0)));
+}
+
+#[test]
+fn an_error_of_the_system_is_not_a_lost_log() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("log");
+    let held = SledEngine::open(&path).unwrap();
+    assert!(matches!(SledEngine::open(&path), Err(SledOpenError::Io(_))));
+    drop(held);
+    SledEngine::open(&path).unwrap();
+    std::fs::write(root.path().join("file"), b"").unwrap();
+    assert!(matches!(SledEngine::open(&root.path().join("file")), Err(SledOpenError::Io(_))));
 }
