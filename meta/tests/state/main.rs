@@ -6,5 +6,5 @@ mod examples;
 mod memory;
 mod model;
 mod operations;
-mod random;
+pub(crate) mod random;
 mod restore;

@@ -11,6 +11,9 @@ use super::State;
 use super::rests::Rest;
 use super::slab::{SlotCounts, SlotUse};
 
+#[cfg(test)]
+mod canaries;
+
 /// An invariant that does not hold, by its name in docs/INVARIANTS.md.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invariant {name} is broken: {detail}")]
