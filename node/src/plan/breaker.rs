@@ -95,6 +95,11 @@ impl Breaker {
         opens
     }
 
+    /// Nobody waits for an admitted I/O any more: it says nothing.
+    pub fn abandoned(&mut self) {
+        self.probes = self.probes.saturating_sub(1);
+    }
+
     /// How often it opened.
     pub fn openings(&self) -> u64 {
         self.openings
