@@ -252,10 +252,8 @@ impl L1 {
 
     /// Evicts at most `max` pages of a segment; the arena gives out none of its frames until it is free as a whole.
     fn drain(&mut self, segment: SegmentId, max: usize) -> usize {
-        if self.draining != Some(segment) {
-            if let Some(before) = self.draining.replace(segment) {
-                self.arena.set_draining(before, false);
-            }
+        if let Some(before) = self.draining.replace(segment).filter(|before| *before != segment) {
+            self.arena.set_draining(before, false);
         }
         self.arena.set_draining(segment, true);
         let Some(pages) = self.segments.get(&segment) else { return 0 };

@@ -38,15 +38,10 @@ impl Queues {
 
     /// A use: the page is protected from now on.
     pub(super) fn touch(&mut self, id: &PageId, touch: u64) -> Option<Frame> {
-        if let Some(page) = self.protected.get_mut(id) {
-            page.touched = touch;
-            return Some(page.frame.clone());
-        }
-        let mut page = self.probation.pop(id)?;
+        let mut page = self.remove(id)?.0;
         page.touched = touch;
         let frame = page.frame.clone();
-        self.protected.push(*id, page);
-        self.demote_excess();
+        self.insert(*id, page, Entrance::Protected);
         Some(frame)
     }
 
