@@ -6,7 +6,8 @@ use super::Core;
 
 impl Core {
     pub(super) fn stats(&self) -> AgentStatus {
-        let namespaces = self.namespaces.read().values().map(|open| {
+        let open_namespaces = self.namespaces.read();
+        let namespaces = open_namespaces.values().map(|open| {
             open.mirror.read(|view| AgentNamespaceStatus {
                 id: open.id,
                 epoch: view.epoch(),

@@ -95,8 +95,8 @@ impl View {
         if self.building.is_some() {
             return Err(OutOfOrder::InsideSnapshot);
         }
-        let mut purged = Vec::new();
-        for entry in entries.iter().filter(|entry| entry.revision > self.revision) {
+        let (mut purged, seen) = (Vec::new(), self.revision);
+        for entry in entries.iter().filter(|entry| entry.revision > seen) {
             for event in &entry.events {
                 self.apply_event(event, &mut purged);
             }
