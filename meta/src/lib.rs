@@ -1,4 +1,5 @@
 //! The metadata group: which pages exist, where, and who may write which slot.
+pub mod eviction;
 pub mod raft;
 pub mod state;
 pub mod storage;

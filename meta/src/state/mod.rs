@@ -49,6 +49,7 @@ pub use restore::{RestoreError, Restorer};
 pub use sessions::SessionInfo;
 pub use slab::SlotCounts;
 pub use slots::ClassStatus;
+pub use snapshot::{Chunks, SNAPSHOT_VERSION};
 pub use suspicions::{SUSPICION_ALONE_MS, SUSPICION_KEPT_MS, SUSPICIONS_PER_SESSION_MAX};
 
 /// Entries that a clear made invisible, in the order in which they are reclaimed.
