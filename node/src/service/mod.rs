@@ -41,8 +41,8 @@ impl GrpcServer {
         let service = NodeServer::new(self.service)
             .max_decoding_message_size(NODE_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(NODE_MESSAGE_BYTES_MAX);
-        let server = rpc::server().layer(self.metrics).layer(self.admission).add_service(service);
-        if let Err(error) = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await {
+        let server = rpc::server().layer(self.metrics).layer(self.admission);
+        if let Err(error) = server.serve_with_incoming_shutdown(service, incoming, stop.cancelled_owned()).await {
             tracing::error!(%error, "the gRPC server ended");
         }
     }
