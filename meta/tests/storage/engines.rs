@@ -14,7 +14,7 @@ use crate::support::{MemoryWorld, SledWorld};
 
 #[tokio::test]
 async fn memory_conforms() {
-    for seed in 0..40 {
+    for seed in 0..12 {
         check_engine(MemoryWorld::default, seed, 120).await.unwrap();
     }
 }
