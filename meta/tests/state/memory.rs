@@ -5,7 +5,7 @@ use crate::examples::Cluster;
 const AT_LEAST: f64 = 52.0;
 const AT_MOST: f64 = 64.0;
 
-/// After churn: a bucket keeps the room of its largest size.
+/// After churn, with small buckets whose sizes differ by a tenth.
 const AT_MOST_AFTER_CHURN: f64 = 66.0;
 
 fn assert_bytes_per_page(cluster: &Cluster, when: &str, at_most: f64) {
