@@ -307,3 +307,68 @@ impl Index {
         self.groups.values().map(of_group).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn key(number: u64) -> EntryKey {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&xxhash_rust::xxh3::xxh3_64(&number.to_le_bytes()).to_le_bytes());
+        EntryKey(key)
+    }
+
+    /// Buckets of many entries, with removals from their middle: against an ordered map.
+    #[test]
+    fn full_buckets_keep_every_entry_and_its_checksums() {
+        const SHARDS: usize = 3;
+        let mut index = Index::default();
+        let mut model = BTreeMap::new();
+        for round in 0..4u64 {
+            for number in 0..40_000u64 {
+                let (table, key) = (number as u32 % 2, key(number / 2));
+                // Each round toggles another half of the keys.
+                if number * 2_654_435_761 >> (7 + round) & 1 == 0 {
+                    continue;
+                }
+                if model.remove(&(table, key)).is_some() {
+                    assert!(index.remove(SHARDS, table, &key));
+                } else {
+                    let slot = SlotRef { slab: 1, slot: number as u32, generation: round as u32 };
+                    let checksums = [number, number + round, number ^ 77];
+                    index.insert(table, key, slot, &checksums).unwrap();
+                    model.insert((table, key), (slot, checksums));
+                }
+            }
+            assert_eq!(index.iter().count(), model.len());
+            for ((table, key), (slot, checksums)) in &model {
+                let found = index.get(SHARDS, *table, key).expect("an entry of the model");
+                assert_eq!((found.slot, found.checksum, found.further), (*slot, checksums[0], &checksums[1..]));
+            }
+        }
+        assert!(model.len() > 4 * BUCKETS, "buckets of several entries: {}", model.len());
+    }
+
+    #[test]
+    fn a_full_bucket_says_so() {
+        let mut bucket = Bucket::default();
+        let entry = |number| Entry {
+            key: key(number),
+            checksum: 0,
+            table: 1,
+            slot: SlotRef { slab: 1, slot: 0, generation: 1 },
+        };
+        for number in 0..ENTRIES_PER_BUCKET_MAX as u64 {
+            bucket.push(spread(1, &key(number)), entry(number), &[]);
+        }
+        let last = ENTRIES_PER_BUCKET_MAX as u64 - 1;
+        assert!(bucket.find(spread(1, &key(last)), 1, &key(last)).is_some());
+        let mut index = Index::default();
+        let mut group = Group::new(1);
+        group.buckets.fill(Arc::new(bucket));
+        index.groups.insert(1, group);
+        assert_eq!(index.insert(2, key(1), entry(1).slot, &[1]), Err(BucketFull));
+    }
+}

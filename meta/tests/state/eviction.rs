@@ -307,3 +307,17 @@ fn heat_of_an_older_epoch_counts_for_nothing() {
     let slot: SlotRef = leader.state.location(1, &key(1)).unwrap().slot;
     assert_eq!(victims[0].slot, slot);
 }
+
+/// Parents that are not there are remembered only as long as a child is.
+#[test]
+fn pages_that_left_leave_nothing() {
+    let mut leader = Leader::new(60);
+    for number in 0..5000u64 {
+        let mut child = key(1);
+        child.0[..8].copy_from_slice(&(2 * number + 2).to_le_bytes());
+        assert!(leader.publish(1, child, 2 * number + 1));
+        leader.apply(Command::Delete { namespace: 1, keys: vec![child] });
+        leader.tell();
+    }
+    assert!(leader.policy.heap_bytes() < 4096, "{} bytes for no page", leader.policy.heap_bytes());
+}
