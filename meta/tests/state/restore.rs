@@ -8,8 +8,8 @@ use foreword_proto::Namespace;
 use crate::examples::{Cluster, READ_REST_MS};
 
 /// A state with something of everything.
-fn varied(pages: u64) -> State {
-    let mut cluster = Cluster::with(4 * pages + 200, 300);
+fn varied(pages: u64, slab_slots: u64) -> State {
+    let mut cluster = Cluster::with(4 * pages + 200, slab_slots);
     cluster.open("b");
     cluster.fill(pages);
     cluster.delete_oldest(pages / 10);
@@ -34,7 +34,7 @@ fn restore(pieces: Vec<Bytes>) -> Result<State, RestoreError> {
 
 #[test]
 fn a_large_state_comes_in_pieces_of_a_mebibyte() {
-    let state = varied(60_000);
+    let state = varied(90_000, 300_000);
     let pieces = pieces(&state);
     assert!(pieces.len() > 10, "{}", pieces.len());
     let longest = pieces.iter().map(Bytes::len).max().unwrap();
@@ -47,7 +47,7 @@ fn a_large_state_comes_in_pieces_of_a_mebibyte() {
 
 #[test]
 fn a_snapshot_without_one_of_its_pieces_is_refused() {
-    let pieces = pieces(&varied(500));
+    let pieces = pieces(&varied(500, 300));
     for missing in 0..pieces.len() {
         let mut left = pieces.clone();
         left.remove(missing);
@@ -58,7 +58,7 @@ fn a_snapshot_without_one_of_its_pieces_is_refused() {
 
 #[test]
 fn another_version_is_named_with_ours() {
-    let mut pieces = pieces(&varied(10));
+    let mut pieces = pieces(&varied(10, 300));
     let mut newer = pieces[0].to_vec();
     newer[0] = SNAPSHOT_VERSION + 1;
     pieces[0] = Bytes::from(newer);
@@ -69,7 +69,7 @@ fn another_version_is_named_with_ours() {
 /// Any one byte changed, any piece cut short: an error, or (where the byte says nothing) the same state; never a panic.
 #[test]
 fn damage_is_found() {
-    let state = varied(40);
+    let state = varied(40, 300);
     let pieces = pieces(&state);
     for piece in 0..pieces.len() {
         for at in 0..pieces[piece].len() {
