@@ -101,10 +101,6 @@ pub struct FakeMeta {
     changed: Arc<watch::Sender<u64>>,
 }
 
-fn fingerprint_order(namespace: &foreword_proto::Namespace) -> Fingerprint {
-    namespace.fingerprint()
-}
-
 impl FakeMeta {
     /// Serves on a port of its own.
     pub async fn start(settings: Settings) -> (Self, Endpoint) {
@@ -135,6 +131,10 @@ impl FakeMeta {
 
     pub fn pages(&self, namespace: u32) -> usize {
         self.state.lock().spaces[&namespace].entries.len()
+    }
+
+    pub fn sessions(&self) -> usize {
+        self.state.lock().sessions.len()
     }
 
     pub fn revision(&self) -> Revision {
@@ -285,7 +285,7 @@ impl Meta for FakeMeta {
         let namespace = namespace_from_wire(request.into_inner().namespace)?;
         let mut state = self.state.lock();
         let next = state.ids.len() as u32 + 1;
-        let id = *state.ids.entry(fingerprint_order(&namespace)).or_insert(next);
+        let id = *state.ids.entry(namespace.fingerprint()).or_insert(next);
         let slot_bytes = namespace.geometry().slot_bytes(CHUNK_BYTES) as u32;
         state.spaces.entry(id).or_insert_with(|| Space {
             epoch: 1,
