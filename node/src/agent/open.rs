@@ -72,7 +72,8 @@ impl Core {
         let geometry = namespace.geometry();
         let frame_bytes_max = self.config.arena_bytes / PAGE_ARENA_PART;
         if geometry.frame_bytes > frame_bytes_max {
-            let expected = format!("a page of at most {frame_bytes_max} bytes (1/8 of arena_bytes), got {}", geometry.frame_bytes);
+            let expected =
+                format!("a page of at most {frame_bytes_max} bytes (1/8 of arena_bytes), got {}", geometry.frame_bytes);
             return Err(BadInput::new("namespace.shard_bytes", expected).into());
         }
         let request = wire::RegisterNamespaceRequest { namespace: Some(common::Namespace::from(&namespace)) };

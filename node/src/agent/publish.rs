@@ -46,13 +46,22 @@ pub(super) async fn publish_pages(core: Arc<Core>, open: Arc<OpenNamespace>, mut
     }
 }
 
-async fn publish_batch(core: Arc<Core>, open: Arc<OpenNamespace>, batch: Vec<PublishJob>, _permit: OwnedSemaphorePermit) {
+async fn publish_batch(
+    core: Arc<Core>,
+    open: Arc<OpenNamespace>,
+    batch: Vec<PublishJob>,
+    _permit: OwnedSemaphorePermit,
+) {
     let Some(first) = batch.first() else { return };
     let (session, epoch) = (first.session.clone(), first.pending.work.epoch);
     let shards = open.geometry.shards();
     let records: Vec<PageRecord> = batch
         .iter()
-        .map(|job| PageRecord { key: job.pending.work.key, parent: job.pending.work.parent, location: job.location.clone() })
+        .map(|job| PageRecord {
+            key: job.pending.work.key,
+            parent: job.pending.work.parent,
+            location: job.location.clone(),
+        })
         .collect();
     let pages = records::encode(&records, shards);
     let answer = core
