@@ -116,6 +116,11 @@ impl State {
         self.tick_ms
     }
 
+    /// The tick at which the next resting slot is free again.
+    pub fn next_release_ms(&self) -> Option<u64> {
+        self.rests.next_due_ms()
+    }
+
     /// The committed feature level. A binary that does not know it (above `FEATURE_LEVEL_MAX`) must stop applying.
     pub fn feature_level(&self) -> u32 {
         self.feature_level
@@ -269,7 +274,8 @@ impl State {
             fields.u64(*slot_bytes).u64(class.last_granted.into());
         }
         for garbage in &self.garbage {
-            fields.u64(garbage.table.into()).u64(garbage.bucket as u64).u64(garbage.entries);
+            fields.u64(garbage.table.into()).u64(garbage.shards as u64);
+            fields.u64(garbage.bucket as u64).u64(garbage.entries);
         }
         self.namespaces.hash_into(&mut fields);
         self.sessions.hash_into(&mut fields);
