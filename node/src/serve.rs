@@ -114,6 +114,7 @@ impl Handle {
         let deadline = Instant::now() + SHUTDOWN;
         let _ = tokio::time::timeout_at(deadline, self.grants.return_unused(deadline)).await;
         let _ = tokio::time::timeout_at(deadline, self.sessions.close(deadline)).await;
+        self.agent.save_mirrors().await;
         self.stop.cancel();
         self.servers.close();
         let _ = tokio::time::timeout(SHUTDOWN, self.servers.wait()).await;

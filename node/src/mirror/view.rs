@@ -30,6 +30,8 @@ pub enum OutOfOrder {
     NoSnapshot,
     #[error("events inside a snapshot")]
     InsideSnapshot,
+    #[error("behind: the replica is at revision {revision} of epoch {epoch}, which is older than what is known here")]
+    Behind { epoch: Epoch, revision: Revision },
 }
 
 impl View {
@@ -59,7 +61,11 @@ impl View {
     }
 
     /// A snapshot begins. In a new epoch everything older is invisible at once; else the old table serves until the end.
-    pub fn begin_snapshot(&mut self, epoch: Epoch, entries: u64) {
+    /// One that is older than what is known here is refused: another replica has a newer one.
+    pub fn begin_snapshot(&mut self, epoch: Epoch, revision: Revision, entries: u64) -> Result<(), OutOfOrder> {
+        if epoch < self.epoch || revision < self.revision {
+            return Err(OutOfOrder::Behind { epoch, revision });
+        }
         if epoch != self.epoch {
             self.epoch = epoch;
             self.resumable = false;
@@ -68,6 +74,7 @@ impl View {
         }
         // The count is the sender's word: it only saves some growing.
         self.building = Some(Table::new(self.shards, entries.min(1 << 24) as usize));
+        Ok(())
     }
 
     /// Some of the snapshot's entries.
@@ -242,7 +249,7 @@ mod tests {
 
     fn synced() -> View {
         let mut view = View::new(1, 1);
-        view.begin_snapshot(1, 0);
+        view.begin_snapshot(1, 0, 0).unwrap();
         view.end_snapshot(0).unwrap();
         view
     }
@@ -255,7 +262,7 @@ mod tests {
     fn the_old_table_serves_until_a_resync_is_whole() {
         let mut view = synced();
         view.apply(5, &[published(5, 1, 10)]).unwrap();
-        view.begin_snapshot(1, 1);
+        view.begin_snapshot(1, 9, 1).unwrap();
         view.snapshot_part(&[record(2, 20)]).unwrap();
         assert!(view.present(&key(1)) && !view.present(&key(2)));
         assert_eq!(view.apply(6, &[]), Err(OutOfOrder::InsideSnapshot));
@@ -270,7 +277,7 @@ mod tests {
         let mut view = synced();
         view.apply(5, &[published(5, 1, 10)]).unwrap();
         assert!(view.acknowledge(1, 8, key(2), location(11)));
-        view.begin_snapshot(2, 0);
+        view.begin_snapshot(2, 8, 0).unwrap();
         assert!(!view.present(&key(1)) && !view.present(&key(2)));
         assert!(!view.acknowledge(1, 9, key(3), location(12)));
     }
@@ -279,16 +286,18 @@ mod tests {
     fn a_snapshot_that_breaks_off_is_not_taken_for_a_table() {
         let mut view = View::new(1, 1);
         assert_eq!((view.resume_from(), view.apply(5, &[])), (0, Err(OutOfOrder::NoSnapshot)));
-        view.begin_snapshot(1, 0);
+        view.begin_snapshot(1, 5, 0).unwrap();
         view.end_snapshot(5).unwrap();
         assert_eq!(view.resume_from(), 5);
-        view.begin_snapshot(2, 1);
+        view.begin_snapshot(2, 8, 1).unwrap();
         view.stream_broke(false);
         assert_eq!(view.resume_from(), 0, "the table of the new epoch is not there");
-        view.begin_snapshot(2, 1);
+        view.begin_snapshot(2, 8, 1).unwrap();
         view.end_snapshot(8).unwrap();
         view.stream_broke(true);
         assert_eq!((view.resume_from(), view.revision()), (0, 8));
+        assert_eq!(view.begin_snapshot(2, 7, 0), Err(OutOfOrder::Behind { epoch: 2, revision: 7 }));
+        assert_eq!(view.begin_snapshot(1, 9, 0), Err(OutOfOrder::Behind { epoch: 1, revision: 9 }));
     }
 
     #[test]

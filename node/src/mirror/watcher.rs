@@ -65,7 +65,8 @@ pub async fn follow(
             heard = follow_once(&mirror, watched, &meta, &*events) => heard,
         };
         // After a mere failure the tail goes on where it was.
-        let distrusted = !matches!(ended, Ended::Status(_) | Ended::Closed);
+        let failed = matches!(ended, Ended::Status(_) | Ended::Closed | Ended::OutOfOrder(OutOfOrder::Behind { .. }));
+        let distrusted = !failed;
         mirror.write(|view| view.stream_broke(distrusted));
         if distrusted {
             events.resynced();
@@ -117,7 +118,7 @@ fn take(
     match message.kind {
         Some(Kind::Begin(begin)) => {
             let before = mirror.read(super::View::epoch);
-            mirror.write(|view| view.begin_snapshot(begin.epoch, begin.entries));
+            mirror.write(|view| view.begin_snapshot(begin.epoch, begin.revision, begin.entries))?;
             if begin.epoch != before {
                 events.epoch_began(begin.epoch);
             }

@@ -92,6 +92,7 @@ pub struct State {
     pub suspects: Vec<SuspectRecord>,
     pub aborted_unknown: Vec<SlotRef>,
     pub publishes: u64,
+    pub snapshots_sent: u64,
 }
 
 #[derive(Clone)]
@@ -438,6 +439,7 @@ async fn watch_one(
             (wanted.then(|| records::encode(&pages, space.shards)), state.revision, space.epoch)
         };
         if let Some(entries) = snapshot {
+            meta.state.lock().snapshots_sent += 1;
             sender.send(say(Kind::Begin(wire::SnapshotBegin { revision, epoch, entries: 0 }))).await.ok()?;
             sender.send(say(Kind::Part(wire::SnapshotPart { bucket: 0, entries }))).await.ok()?;
             sender.send(say(Kind::End(wire::SnapshotEnd { revision }))).await.ok()?;
