@@ -25,7 +25,7 @@ pub const ATTEMPT: Duration = Duration::from_secs(2);
 /// Replicas remembered; more than any group has.
 const REPLICAS_MAX: usize = 32;
 const BACKOFF_MS_MIN: u64 = 10;
-const BACKOFF_MS_MAX: u64 = 250;
+const BACKOFF_MS_MAX: u64 = 100;
 
 /// Which replica a client was of, so that only its failure makes everybody change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
