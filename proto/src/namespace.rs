@@ -102,14 +102,20 @@ impl Namespace {
             return Err(BadInput::new("page_tokens", format!("1 to {PAGE_TOKENS_MAX}, got {}", self.page_tokens)));
         }
         if self.shard_bytes.is_empty() || self.shard_bytes.len() > SHARDS_MAX {
-            return Err(BadInput::new("shard_bytes", format!("1 to {SHARDS_MAX} sizes, got {}", self.shard_bytes.len())));
+            return Err(BadInput::new(
+                "shard_bytes",
+                format!("1 to {SHARDS_MAX} sizes, got {}", self.shard_bytes.len()),
+            ));
         }
         if let Some(zero) = self.shard_bytes.iter().position(|bytes| *bytes == 0) {
             return Err(BadInput::new("shard_bytes", format!("positive sizes, shard {zero} has 0 bytes")));
         }
         let page = self.shard_bytes.iter().try_fold(0u64, |sum, bytes| sum.checked_add(*bytes));
         if page.is_none_or(|bytes| bytes > PAGE_BYTES_MAX) {
-            return Err(BadInput::new("shard_bytes", format!("a page of at most {PAGE_BYTES_MAX} bytes over all shards")));
+            return Err(BadInput::new(
+                "shard_bytes",
+                format!("a page of at most {PAGE_BYTES_MAX} bytes over all shards"),
+            ));
         }
         Ok(())
     }
@@ -149,8 +155,7 @@ impl Namespace {
     }
 
     fn validate_ranks(&self) -> Result<(), BadInput> {
-        for (field, rank, size) in
-            [("cp_rank", self.cp_rank, self.cp_size), ("dcp_rank", self.dcp_rank, self.dcp_size)]
+        for (field, rank, size) in [("cp_rank", self.cp_rank, self.cp_size), ("dcp_rank", self.dcp_rank, self.dcp_size)]
         {
             if rank >= size {
                 return Err(BadInput::new(field, format!("a rank below its size {size}, got {rank}")));

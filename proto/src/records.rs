@@ -7,7 +7,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use crate::key::ParentHint;
 use crate::limits::ENTRY_KEY_BYTES;
 use crate::location::{Checksums, Location, SlotRef};
-use crate::{BadInput, EntryKey, Revision, RetireReason};
+use crate::{BadInput, EntryKey, RetireReason, Revision};
 
 /// A value with a fixed size, given the namespace's number of shards (ignored by records without checksums).
 pub trait Record: Sized {
@@ -168,9 +168,17 @@ impl Record for SuspectRecord {
 /// What a mirror learns from one log entry, for one namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NamespaceEvent {
-    Published { key: EntryKey, parent: ParentHint, location: Location },
+    Published {
+        key: EntryKey,
+        parent: ParentHint,
+        location: Location,
+    },
     /// The entry that was at this slot is gone.
-    Retired { key: EntryKey, slot: SlotRef, reason: RetireReason },
+    Retired {
+        key: EntryKey,
+        slot: SlotRef,
+        reason: RetireReason,
+    },
 }
 
 impl NamespaceEvent {

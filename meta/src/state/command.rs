@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use foreword_proto::records::SuspectRecord;
 use foreword_proto::{
-    Epoch, EntryKey, Generation, Namespace, NamespaceId, PublishOutcome, RetireReason, Revision, Sequence, SessionId,
+    EntryKey, Epoch, Generation, Namespace, NamespaceId, PublishOutcome, RetireReason, Revision, Sequence, SessionId,
     SlabId, Slot, SlotRef,
 };
 
@@ -63,19 +63,40 @@ pub struct Retirement {
 pub enum Outcome {
     /// Nothing to say.
     Done,
-    NamespaceRegistered { namespace: NamespaceId, epoch: Epoch, slot_bytes: u64 },
-    SessionOpened { session: SessionId },
+    NamespaceRegistered {
+        namespace: NamespaceId,
+        epoch: Epoch,
+        slot_bytes: u64,
+    },
+    SessionOpened {
+        session: SessionId,
+    },
     /// Slots leased; fewer than asked for, none included, when there is no more room.
-    Granted { slots: Vec<SlotRef>, slots_per_slab: u32 },
+    Granted {
+        slots: Vec<SlotRef>,
+        slots_per_slab: u32,
+    },
     /// One outcome a page; a location for each `Existing`, in order, as [`foreword_proto::location::Location`] records.
-    Published { revision: Revision, outcomes: Vec<PublishOutcome>, existing: Bytes },
+    Published {
+        revision: Revision,
+        outcomes: Vec<PublishOutcome>,
+        existing: Bytes,
+    },
     /// One outcome a report.
-    Suspected { outcomes: Vec<SuspectOutcome> },
-    Cleared { epoch: Epoch },
+    Suspected {
+        outcomes: Vec<SuspectOutcome>,
+    },
+    Cleared {
+        epoch: Epoch,
+    },
     /// Entries retired.
-    Retired { entries: u32 },
+    Retired {
+        entries: u32,
+    },
     /// Cleared entries still to reclaim.
-    Reclaimed { left: u64 },
+    Reclaimed {
+        left: u64,
+    },
     /// The command was refused and changed nothing.
     Refused(Refusal),
 }
@@ -112,11 +133,24 @@ pub enum Refusal {
 /// What one entry changed, in order: the watch stream and the eviction policy live on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    Published { namespace: NamespaceId, page: foreword_proto::records::PageRecord },
-    Retired { namespace: NamespaceId, key: EntryKey, slot: SlotRef, reason: RetireReason },
+    Published {
+        namespace: NamespaceId,
+        page: foreword_proto::records::PageRecord,
+    },
+    Retired {
+        namespace: NamespaceId,
+        key: EntryKey,
+        slot: SlotRef,
+        reason: RetireReason,
+    },
     /// Everything published in the namespace before is invisible.
-    Cleared { namespace: NamespaceId, epoch: Epoch },
-    SessionEnded { session: SessionId },
+    Cleared {
+        namespace: NamespaceId,
+        epoch: Epoch,
+    },
+    SessionEnded {
+        session: SessionId,
+    },
 }
 
 /// A slot's life as /status and the invariants see it.
