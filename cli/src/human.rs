@@ -46,10 +46,8 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (number, unit) = SIZE_UNITS
-            .iter()
-            .find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit)))
-            .unwrap_or((text, 1));
+        let (number, unit) =
+            SIZE_UNITS.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit))).unwrap_or((text, 1));
         scaled(number.trim_end(), unit)
             .map(Self)
             .ok_or_else(|| format!("expected a size such as 4096, 75MB or 16GiB, got {text:?}"))

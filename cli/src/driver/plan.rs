@@ -62,7 +62,8 @@ mod tests {
 
     #[test]
     fn a_page_is_a_block_with_what_comes_before() {
-        let request = |blocks: &[u64]| Request { timestamp_ms: 0, input_length: 0, output_length: 0, blocks: blocks.to_vec() };
+        let request =
+            |blocks: &[u64]| Request { timestamp_ms: 0, input_length: 0, output_length: 0, blocks: blocks.to_vec() };
         let plan = Plan::new(&Trace { requests: vec![request(&[1, 2]), request(&[1, 3]), request(&[2, 3])] });
         let pages: Vec<&[PageIndex]> = plan.requests.iter().map(|request| request.pages.as_slice()).collect();
         assert_eq!(pages, [&[0, 1][..], &[0, 2], &[3, 4]]);
