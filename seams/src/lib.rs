@@ -5,8 +5,10 @@
 
 pub mod entropy;
 pub mod files;
+pub mod http;
 pub mod net;
 pub mod rpc;
+pub mod rpc_metrics;
 pub mod telemetry;
 
 pub use entropy::{Entropy, OsEntropy, SeededEntropy};

@@ -1,0 +1,193 @@
+//! All slabs, by class of slot size: what is granted, from where, and how much room is left.
+
+use std::collections::BTreeMap;
+
+use foreword_proto::{Generation, SessionId, SlabId, SlotRef};
+
+use super::command::{ClusterSettings, SlabInfo, next_generation};
+use super::digest;
+use super::slab::{Slab, SlotCounts, SlotUse};
+
+/// A grant takes a share of its slots from each of as many slabs, where there are that many.
+const SLABS_PER_GRANT: u32 = 4;
+/// A grant takes at most this part of its class's room.
+const GRANT_ROOM_DIVISOR: u64 = 64;
+
+/// Slabs of one slot size.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Class {
+    /// In the order of their ids.
+    pub(super) slabs: Vec<SlabId>,
+    /// The slab the last grant ended with: the next one starts behind it.
+    pub(super) last_granted: SlabId,
+}
+
+/// Room of one class of slot size, in slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClassStatus {
+    pub slot_bytes: u64,
+    pub slabs: u64,
+    pub slots: SlotCounts,
+    /// Slots that slabs not yet created could hold, with all of the budget that is left.
+    pub creatable_slots: u64,
+}
+
+impl ClassStatus {
+    /// All slots there are and could be.
+    pub fn room_slots(&self) -> u64 {
+        self.slots.total() + self.creatable_slots
+    }
+}
+
+/// The slot tables of all slabs.
+#[derive(Debug, Clone)]
+pub(super) struct Slots {
+    pub(super) slabs: BTreeMap<SlabId, Slab>,
+    pub(super) classes: BTreeMap<u64, Class>,
+    pub(super) next_slab: SlabId,
+    pub(super) slots_reused: u64,
+    /// Bytes of all slab files.
+    pub(super) file_bytes: u64,
+    /// Sum over the hashes of all slots that were ever granted.
+    pub(super) digest: u64,
+}
+
+impl Slots {
+    pub(super) fn new() -> Self {
+        let (slabs, classes) = (BTreeMap::new(), BTreeMap::new());
+        Self { slabs, classes, next_slab: 1, slots_reused: 0, file_bytes: 0, digest: 0 }
+    }
+
+    /// A slot's generation and use.
+    pub(super) fn get(&self, slab: SlabId, slot: u32) -> Option<(Generation, SlotUse)> {
+        self.slabs.get(&slab)?.get(slot)
+    }
+
+    /// True if the session holds the slot in this generation.
+    pub(super) fn is_granted(&self, slot: SlotRef, session: SessionId) -> bool {
+        self.get(slot.slab, slot.slot) == Some((slot.generation, SlotUse::Granted(session)))
+    }
+
+    /// Sets a slot's use and generation, which must be a slot there is.
+    pub(super) fn set(&mut self, slot: SlotRef, new: SlotUse) {
+        let Some(slab) = self.slabs.get_mut(&slot.slab) else { return };
+        let Some((generation, old)) = slab.get(slot.slot) else { return };
+        let before = digest::of_slot(SlotRef { generation, ..slot }, old);
+        self.digest = self.digest.wrapping_sub(before).wrapping_add(digest::of_slot(slot, new));
+        slab.set(slot.slot, slot.generation, new);
+    }
+
+    /// Leases up to `asked` slots of a class to a session, creating slabs as the budget allows; possibly none.
+    pub(super) fn grant(
+        &mut self,
+        settings: &ClusterSettings,
+        session: SessionId,
+        slot_bytes: u64,
+        asked: u32,
+    ) -> Vec<SlotRef> {
+        let status = self.class_status(settings, slot_bytes);
+        let most = (status.room_slots() / GRANT_ROOM_DIVISOR).max(1);
+        let wanted = u64::from(asked).min(most) as u32;
+        let mut free = status.slots.free;
+        while free < u64::from(wanted) {
+            let Some(slots) = self.create_slab(settings, slot_bytes) else { break };
+            free += u64::from(slots);
+        }
+        self.take_free(session, slot_bytes, wanted)
+    }
+
+    fn take_free(&mut self, session: SessionId, slot_bytes: u64, wanted: u32) -> Vec<SlotRef> {
+        let mut taken = Vec::new();
+        let Some(class) = self.classes.get(&slot_bytes) else { return taken };
+        let mut last = class.last_granted;
+        let mut order: Vec<SlabId> = class.slabs.clone();
+        order.rotate_left(class.slabs.partition_point(|slab| *slab <= last));
+        let share = wanted.div_ceil(SLABS_PER_GRANT).max(1);
+        while taken.len() < wanted as usize {
+            let before = taken.len();
+            for slab in &order {
+                let count = share.min(wanted - taken.len() as u32);
+                if count > 0 && self.take_from_slab(session, *slab, count, &mut taken) {
+                    last = *slab;
+                }
+            }
+            if taken.len() == before {
+                break;
+            }
+        }
+        if let Some(class) = self.classes.get_mut(&slot_bytes) {
+            class.last_granted = last;
+        }
+        taken
+    }
+
+    /// Takes up to `count` slots of a slab, lowest first; false if it had none.
+    fn take_from_slab(&mut self, session: SessionId, slab: SlabId, count: u32, taken: &mut Vec<SlotRef>) -> bool {
+        let mut from = 0;
+        for _ in 0..count {
+            let Some(table) = self.slabs.get(&slab).filter(|table| table.counts.free > 0) else { break };
+            let Some(slot) = table.next_free(from) else { break };
+            let generation = table.get(slot).map_or(0, |(generation, _)| generation);
+            let granted = SlotRef { slab, slot, generation: next_generation(generation) };
+            self.slots_reused += u64::from(generation > 0);
+            self.set(granted, SlotUse::Granted(session));
+            taken.push(granted);
+            from = slot + 1;
+        }
+        from > 0
+    }
+
+    /// Creates a slab of the class if the budget has room for at least one slot; returns its slots.
+    fn create_slab(&mut self, settings: &ClusterSettings, slot_bytes: u64) -> Option<u32> {
+        let affordable = settings.l3_bytes.saturating_sub(self.file_bytes) / slot_bytes;
+        let slots = u64::from(slots_per_slab(settings, slot_bytes)).min(affordable) as u32;
+        let next = self.next_slab.checked_add(1)?;
+        if slots == 0 {
+            return None;
+        }
+        let slab = Slab::new(slot_bytes, slots);
+        self.file_bytes += slab.file_bytes();
+        self.slabs.insert(self.next_slab, slab);
+        self.classes.entry(slot_bytes).or_default().slabs.push(self.next_slab);
+        self.next_slab = next;
+        Some(slots)
+    }
+
+    /// Forgets a slab all of whose slots are free.
+    pub(super) fn drop_slab(&mut self, slab: SlabId) {
+        let Some(table) = self.slabs.remove(&slab) else { return };
+        self.file_bytes -= table.file_bytes();
+        for (slot, generation, used) in table.iter() {
+            self.digest = self.digest.wrapping_sub(digest::of_slot(SlotRef { slab, slot, generation }, used));
+        }
+        if let Some(class) = self.classes.get_mut(&table.slot_bytes) {
+            class.slabs.retain(|other| *other != slab);
+        }
+    }
+
+    /// A slab, for agents and status.
+    pub(super) fn info(&self, slab: SlabId) -> Option<SlabInfo> {
+        self.slabs.get(&slab).map(|table| SlabInfo { slab, slot_bytes: table.slot_bytes, slots: table.slots })
+    }
+
+    /// The room of a class.
+    pub(super) fn class_status(&self, settings: &ClusterSettings, slot_bytes: u64) -> ClassStatus {
+        let mut slots = SlotCounts::default();
+        let slabs = self.classes.get(&slot_bytes).map_or(&[][..], |class| &class.slabs);
+        for table in slabs.iter().filter_map(|slab| self.slabs.get(slab)) {
+            slots.add(&table.counts);
+        }
+        let creatable_slots = settings.l3_bytes.saturating_sub(self.file_bytes) / slot_bytes.max(1);
+        ClassStatus { slot_bytes, slabs: slabs.len() as u64, slots, creatable_slots }
+    }
+
+    /// Heap bytes, from capacities.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.slabs.values().map(Slab::heap_bytes).sum()
+    }
+}
+
+/// Slots of a whole slab of this class: at least one.
+pub(super) fn slots_per_slab(settings: &ClusterSettings, slot_bytes: u64) -> u32 {
+    (settings.slab_bytes / slot_bytes.max(1)).clamp(1, u64::from(u32::MAX)) as u32
+}

@@ -1,0 +1,341 @@
+//! The log as openraft sees it: every entry since the last purge in memory, every change written behind.
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use foreword_proto::limits::RAFT_PAYLOAD_BYTES_SOFT_MAX;
+use openraft::storage::{LogFlushed, RaftLogStorage};
+use openraft::{AnyError, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader, StorageIOError};
+use parking_lot::RwLock;
+use tokio::sync::{mpsc, oneshot};
+
+use super::engine::{LogEngine, hole};
+use super::entry_codec::{encode_entry, encode_log_id, entry_bytes};
+use super::mark::{Mark, MarkFile, MarkKeeper};
+use super::recovery::{OpenError, recover};
+use super::writer::{Ack, Change, Op, Position, Runner, Writer, WriterEnd};
+use crate::raft::types::{Entry, LogId, StorageError, TypeConfig, Vote};
+
+/// The log in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    pub(crate) vote: Option<Vote>,
+    pub(crate) purged: Option<LogId>,
+    pub(crate) committed: Option<LogId>,
+    /// Entries with consecutive indexes.
+    entries: VecDeque<Entry>,
+    /// Bytes the entries take in the log.
+    bytes: u64,
+}
+
+impl Memory {
+    /// A log without entries.
+    pub(crate) fn new(vote: Option<Vote>, purged: Option<LogId>, committed: Option<LogId>) -> Self {
+        Self { vote, purged, committed, ..Self::default() }
+    }
+
+    /// The last entry, or the last purged one.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.entries.back().map(|entry| entry.log_id).or(self.purged)
+    }
+
+    /// The id at an index: of an entry, or of the last purged one.
+    pub(crate) fn log_id(&self, index: u64) -> Option<LogId> {
+        let purged = self.purged.filter(|purged| purged.index == index);
+        purged.or_else(|| self.entries.get(self.offset(index)?).map(|entry| entry.log_id))
+    }
+
+    /// Adds an entry that follows the last one.
+    pub(crate) fn push(&mut self, entry: Entry) {
+        self.bytes += entry_bytes(&entry) as u64;
+        self.entries.push_back(entry);
+    }
+
+    fn offset(&self, index: u64) -> Option<usize> {
+        let first = self.entries.front()?.log_id.index;
+        index.checked_sub(first).map(|offset| offset as usize)
+    }
+
+    fn truncate(&mut self, from: u64) {
+        while self.entries.back().is_some_and(|entry| entry.log_id.index >= from) {
+            self.forget(VecDeque::pop_back);
+        }
+    }
+
+    fn purge(&mut self, upto: LogId) {
+        while self.entries.front().is_some_and(|entry| entry.log_id.index <= upto.index) {
+            self.forget(VecDeque::pop_front);
+        }
+        self.purged = Some(upto);
+    }
+
+    fn forget(&mut self, pop: impl FnOnce(&mut VecDeque<Entry>) -> Option<Entry>) {
+        self.bytes -= pop(&mut self.entries).map_or(0, |entry| entry_bytes(&entry) as u64);
+    }
+
+    /// Entries of `start..end` that exist, until `bytes_max` is exceeded; at least one if there is one.
+    fn read(&self, start: u64, end: u64, bytes_max: usize) -> Vec<Entry> {
+        let Some(first) = self.entries.front().map(|entry| entry.log_id.index) else { return Vec::new() };
+        let skip = start.saturating_sub(first) as usize;
+        let mut bytes = 0;
+        let wanted = self.entries.iter().skip(skip).take_while(|entry| entry.log_id.index < end);
+        let bounded = wanted.take_while(|entry| {
+            let more = bytes < bytes_max;
+            bytes += entry_bytes(entry);
+            more
+        });
+        bounded.cloned().collect()
+    }
+}
+
+fn position(id: LogId) -> Position {
+    (id.index, id.leader_id.term)
+}
+
+/// What a start found on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    pub vote: Option<Vote>,
+    pub purged: Option<LogId>,
+    pub committed: Option<LogId>,
+    /// The last entry, or the last purged one.
+    pub last: Option<LogId>,
+    /// Entries since the purge, and their bytes.
+    pub entries: u64,
+    pub log_bytes: u64,
+}
+
+/// A replica's log and vote: the one handle that changes them. The writer ends when it is dropped.
+#[derive(Debug)]
+pub struct LogStore {
+    memory: Arc<RwLock<Memory>>,
+    ops: mpsc::Sender<Op>,
+    end: WriterEnd,
+}
+
+/// Reads the log's entries and numbers from memory; does not keep the writer alive.
+#[derive(Debug, Clone)]
+pub struct LogReader {
+    memory: Arc<RwLock<Memory>>,
+}
+
+impl LogReader {
+    /// Bytes of the entries since the purge, as stored.
+    pub fn log_bytes(&self) -> u64 {
+        self.memory.read().bytes
+    }
+
+    /// Index of the last entry, or of the last purged one.
+    pub fn last_index(&self) -> Option<u64> {
+        self.memory.read().last().map(|last| last.index)
+    }
+
+    /// The last purged log id.
+    pub fn purged(&self) -> Option<LogId> {
+        self.memory.read().purged
+    }
+}
+
+impl LogStore {
+    /// Reads the log, checks it against the mark and starts the writer. Blocks while it reads.
+    ///
+    /// [`OpenError::Lost`]: set the directory aside and rejoin empty; nothing was changed on disk.
+    pub fn open(
+        mut engine: Box<dyn LogEngine>,
+        mark: Box<dyn MarkFile>,
+        runner: &Runner,
+    ) -> Result<(Self, Recovered), OpenError> {
+        let keeper = MarkKeeper::open(mark).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => OpenError::Lost(format!("found no readable mark: {error}")),
+            _ => OpenError::Io(error),
+        })?;
+        let memory = recover(&mut *engine, &keeper.mark)?;
+        let leftover = engine.bounds().zip(memory.purged).filter(|((first, _), purged)| *first <= purged.index);
+        let mark = Mark { last: memory.last().map(position), vote: memory.vote };
+        let (writer, ops, end) = Writer::new(engine, keeper, mark, leftover.map(|(_, purged)| purged.index));
+        runner(Box::pin(writer.run()))?;
+        let recovered = Recovered {
+            vote: memory.vote,
+            purged: memory.purged,
+            committed: memory.committed,
+            last: memory.last(),
+            entries: memory.entries.len() as u64,
+            log_bytes: memory.bytes,
+        };
+        Ok((Self { memory: Arc::new(RwLock::new(memory)), ops, end }, recovered))
+    }
+
+    /// A handle that reads: for openraft's replication, and for whoever decides when to purge.
+    pub fn reader(&self) -> LogReader {
+        LogReader { memory: self.memory.clone() }
+    }
+
+    /// Bytes of the entries since the purge, as stored.
+    pub fn log_bytes(&self) -> u64 {
+        self.reader().log_bytes()
+    }
+
+    /// Index of the last entry, or of the last purged one.
+    pub fn last_index(&self) -> Option<u64> {
+        self.reader().last_index()
+    }
+
+    /// Resolves when this store is dropped and the writer has closed its files.
+    pub fn end(&self) -> WriterEnd {
+        self.end.clone()
+    }
+
+    async fn submit(&self, change: Change, ack: Ack) -> io::Result<()> {
+        self.ops.send(Op { change, ack }).await.map_err(|_| writer_gone())
+    }
+
+    /// Submits a change and waits until it is durable.
+    async fn done(&self, change: Change) -> io::Result<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.submit(change, Box::new(|result| _ = sender.send(result))).await?;
+        receiver.await.map_err(|_| writer_gone())?
+    }
+}
+
+fn writer_gone() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the log writer has ended")
+}
+
+fn write_fault(subject: ErrorSubject<u64>) -> impl FnOnce(io::Error) -> StorageError {
+    move |error| StorageIOError::new(subject, ErrorVerb::Write, AnyError::new(&error)).into()
+}
+
+fn read_range(memory: &RwLock<Memory>, range: &impl RangeBounds<u64>, bytes_max: usize) -> Vec<Entry> {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(start) => start.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(end) => end.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    memory.read().read(start, end, bytes_max)
+}
+
+impl RaftLogReader<TypeConfig> for LogReader {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, StorageError> {
+        Ok(read_range(&self.memory, &range, usize::MAX))
+    }
+
+    /// What replication sends at once: stops once the soft limit is passed.
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
+        Ok(read_range(&self.memory, &(start..end), RAFT_PAYLOAD_BYTES_SOFT_MAX))
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, StorageError> {
+        Ok(read_range(&self.memory, &range, usize::MAX))
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
+        Ok(read_range(&self.memory, &(start..end), RAFT_PAYLOAD_BYTES_SOFT_MAX))
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = LogReader;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
+        let memory = self.memory.read();
+        Ok(LogState { last_purged_log_id: memory.purged, last_log_id: memory.last() })
+    }
+
+    async fn get_log_reader(&mut self) -> LogReader {
+        self.reader()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
+        self.done(Change::SaveVote { vote: *vote }).await.map_err(write_fault(ErrorSubject::Vote))?;
+        self.memory.write().vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
+        Ok(self.memory.read().vote)
+    }
+
+    /// Returns at once: the writer saves it with one of its next groups.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
+        let Some(id) = committed else { return Ok(()) };
+        self.memory.write().committed = committed;
+        let change = Change::SaveCommitted { committed: encode_log_id(&id) };
+        self.submit(change, Box::new(|_| ())).await.map_err(write_fault(ErrorSubject::Store))
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
+        Ok(self.memory.read().committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries = Vec::from_iter(entries);
+        let Some(last) = entries.last().map(|entry| position(entry.log_id)) else {
+            callback.log_io_completed(Ok(()));
+            return Ok(());
+        };
+        let items = self.remember(entries).map_err(write_fault(ErrorSubject::Logs))?;
+        let ack: Ack = Box::new(|result| callback.log_io_completed(result));
+        self.submit(Change::Append { items, last }, ack).await.map_err(write_fault(ErrorSubject::Logs))
+    }
+
+    async fn truncate(&mut self, since: LogId) -> Result<(), StorageError> {
+        let last = {
+            let mut memory = self.memory.write();
+            memory.truncate(since.index);
+            memory.last().map(position)
+        };
+        let change = Change::Truncate { from: since.index, last };
+        self.done(change).await.map_err(write_fault(ErrorSubject::Log(since)))
+    }
+
+    async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
+        let last = {
+            let mut memory = self.memory.write();
+            if memory.purged >= Some(upto) {
+                return Ok(());
+            }
+            memory.purge(upto);
+            position(memory.last().unwrap_or(upto))
+        };
+        let change = Change::Purge { purged: encode_log_id(&upto), index: upto.index, last };
+        self.done(change).await.map_err(write_fault(ErrorSubject::Log(upto)))
+    }
+}
+
+impl LogStore {
+    /// Puts entries into memory, where they can be read at once, and gives them as items for the writer.
+    fn remember(&self, entries: Vec<Entry>) -> io::Result<Vec<(u64, Bytes)>> {
+        let mut memory = self.memory.write();
+        let mut items = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let index = entry.log_id.index;
+            if let Some(last) = memory.last().filter(|last| last.index + 1 != index) {
+                return Err(hole(last.index + 1, index));
+            }
+            items.push((index, encode_entry(&entry)));
+            memory.push(entry);
+        }
+        Ok(items)
+    }
+}

@@ -1,0 +1,198 @@
+//! The mark: one small checksummed record of how far this replica has acknowledged, synced with every flush of the log.
+//!
+//! A log store that loses its tail looks like a shorter, healthy log. The mark is written to another file by plain overwrites, so
+//! that a replica whose log ends before it knows that it has lost what it promised to keep.
+//!
+//! The file is 4 KiB, two halves written in turn: a torn write leaves the older half, which is at most one flush behind and so
+//! never ahead of the log.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut};
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+
+use crate::raft::types::Vote;
+
+/// Bytes of the mark's file.
+pub const MARK_BYTES: usize = 4096;
+/// Bytes of each half.
+pub const MARK_HALF_BYTES: usize = MARK_BYTES / 2;
+
+const MAGIC: [u8; 8] = *b"FWMARK\r\n";
+const VERSION: u32 = 1;
+/// Magic, version, sequence, index, term, vote (flags, term, node), crc32.
+const RECORD_BYTES: usize = 8 + 4 + 8 + 8 + 8 + 1 + 8 + 8 + 4;
+
+/// How far a replica has acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mark {
+    /// Index and term of the last acknowledged entry (or of the last purged one); None before the first.
+    pub last: Option<(u64, u64)>,
+    /// The last acknowledged vote.
+    pub vote: Option<Vote>,
+}
+
+/// Where the mark is kept.
+pub trait MarkFile: Send + 'static {
+    /// The whole file; None before the first write.
+    fn load(&mut self) -> io::Result<Option<[u8; MARK_BYTES]>>;
+
+    /// Overwrites one half (0 or 1) and makes it durable.
+    fn store(&mut self, half: usize, bytes: [u8; MARK_HALF_BYTES]) -> BoxFuture<'_, io::Result<()>>;
+}
+
+/// The mark and the half it goes to next.
+pub(crate) struct MarkKeeper {
+    file: Box<dyn MarkFile>,
+    sequence: u64,
+    pub(crate) mark: Mark,
+}
+
+impl MarkKeeper {
+    /// Reads the newer valid half. `InvalidData` when the file exists and neither half is valid.
+    pub(crate) fn open(mut file: Box<dyn MarkFile>) -> io::Result<Self> {
+        let (sequence, mark) = match file.load()? {
+            None => (0, Mark::default()),
+            Some(bytes) => newest(&bytes).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))?,
+        };
+        Ok(Self { file, sequence, mark })
+    }
+
+    /// Makes `mark` durable; does nothing when it already is.
+    pub(crate) async fn save(&mut self, mark: Mark) -> io::Result<()> {
+        if mark == self.mark {
+            return Ok(());
+        }
+        let sequence = self.sequence + 1;
+        self.file.store((sequence % 2) as usize, encode(sequence, &mark)).await?;
+        self.sequence = sequence;
+        self.mark = mark;
+        Ok(())
+    }
+}
+
+/// The newer valid half of a mark file: its sequence and mark. A file of zeros (preallocated, never written) is the empty mark.
+fn newest(bytes: &[u8; MARK_BYTES]) -> Result<(u64, Mark), String> {
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Ok((0, Mark::default()));
+    }
+    let (first, second) = bytes.split_at(MARK_HALF_BYTES);
+    match (decode(first), decode(second)) {
+        (Ok(a), Ok(b)) => Ok(if a.0 > b.0 { a } else { b }),
+        (Ok(valid), Err(_)) | (Err(_), Ok(valid)) => Ok(valid),
+        (Err(a), Err(b)) => Err(format!("the mark has no valid half: {a}; {b}")),
+    }
+}
+
+fn encode(sequence: u64, mark: &Mark) -> [u8; MARK_HALF_BYTES] {
+    let mut half = [0; MARK_HALF_BYTES];
+    let mut out = &mut half[..];
+    let (index, term) = mark.last.unwrap_or_default();
+    let vote = mark.vote.unwrap_or_default();
+    out.put_slice(&MAGIC);
+    out.put_u32_le(VERSION);
+    out.put_u64_le(sequence);
+    out.put_u64_le(index);
+    out.put_u64_le(term);
+    out.put_u8(u8::from(mark.last.is_some()) | u8::from(mark.vote.is_some()) << 1 | u8::from(vote.committed) << 2);
+    out.put_u64_le(vote.leader_id.term);
+    out.put_u64_le(vote.leader_id.node_id);
+    let crc = crc32fast::hash(&half[..RECORD_BYTES - 4]);
+    half[RECORD_BYTES - 4..RECORD_BYTES].copy_from_slice(&crc.to_le_bytes());
+    half
+}
+
+fn decode(half: &[u8]) -> Result<(u64, Mark), String> {
+    let (record, mut crc) = half[..RECORD_BYTES].split_at(RECORD_BYTES - 4);
+    let mut rest = record;
+    let mut magic = [0; 8];
+    rest.copy_to_slice(&mut magic);
+    if magic != MAGIC {
+        return Err("no mark".to_owned());
+    }
+    if crc32fast::hash(record) != crc.get_u32_le() {
+        return Err("its checksum differs".to_owned());
+    }
+    let version = rest.get_u32_le();
+    if version != VERSION {
+        return Err(format!("format version {version}, this binary reads version {VERSION}"));
+    }
+    let (sequence, index, term, flags) = (rest.get_u64_le(), rest.get_u64_le(), rest.get_u64_le(), rest.get_u8());
+    let (vote_term, vote_node) = (rest.get_u64_le(), rest.get_u64_le());
+    let vote = if flags & 4 == 0 { Vote::new(vote_term, vote_node) } else { Vote::new_committed(vote_term, vote_node) };
+    let mark = Mark { last: (flags & 1 != 0).then_some((index, term)), vote: (flags & 2 != 0).then_some(vote) };
+    Ok((sequence, mark))
+}
+
+/// The mark as a preallocated local file.
+#[derive(Debug)]
+pub struct LocalMark {
+    file: File,
+}
+
+impl LocalMark {
+    /// Opens the file, or makes it: 4 KiB of zeros, durable with its name. `InvalidData` when it has another size.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let bytes = file.metadata()?.len();
+        if bytes == 0 {
+            file.write_all_at(&[0; MARK_BYTES], 0)?;
+            file.sync_all()?;
+            if let Some(dir) = path.parent() {
+                File::open(dir)?.sync_all()?;
+            }
+        } else if bytes != MARK_BYTES as u64 {
+            let what = format!("{}: expected {MARK_BYTES} bytes, found {bytes}", path.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        Ok(Self { file })
+    }
+
+    fn overwrite(&self, half: usize, bytes: &[u8; MARK_HALF_BYTES]) -> io::Result<()> {
+        self.file.write_all_at(bytes, (half * MARK_HALF_BYTES) as u64)?;
+        self.file.sync_data()
+    }
+}
+
+impl MarkFile for LocalMark {
+    fn load(&mut self) -> io::Result<Option<[u8; MARK_BYTES]>> {
+        let mut bytes = [0; MARK_BYTES];
+        self.file.read_exact_at(&mut bytes, 0)?;
+        Ok(Some(bytes))
+    }
+
+    fn store(&mut self, half: usize, bytes: [u8; MARK_HALF_BYTES]) -> BoxFuture<'_, io::Result<()>> {
+        // Called from the writer, which has its thread to itself: blocking here is what it is for.
+        let stored = self.overwrite(half, &bytes);
+        Box::pin(async move { stored })
+    }
+}
+
+/// A mark in memory that outlives its replica: clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryMark {
+    bytes: Arc<Mutex<Option<[u8; MARK_BYTES]>>>,
+}
+
+impl MemoryMark {
+    /// Changes the bytes, as a fault would; zeros are there before the first write.
+    pub fn damage(&self, change: impl FnOnce(&mut [u8; MARK_BYTES])) {
+        change(self.bytes.lock().get_or_insert([0; MARK_BYTES]));
+    }
+}
+
+impl MarkFile for MemoryMark {
+    fn load(&mut self) -> io::Result<Option<[u8; MARK_BYTES]>> {
+        Ok(*self.bytes.lock())
+    }
+
+    fn store(&mut self, half: usize, bytes: [u8; MARK_HALF_BYTES]) -> BoxFuture<'_, io::Result<()>> {
+        self.damage(|file| file[half * MARK_HALF_BYTES..][..MARK_HALF_BYTES].copy_from_slice(&bytes));
+        Box::pin(async { Ok(()) })
+    }
+}

@@ -1,0 +1,20 @@
+//! What a replica keeps on disk: the log with its mark, snapshots, and the identity of its data directory.
+//!
+//! [`log_store::LogStore`] is what openraft sees. It keeps every entry since the last purge in memory and hands each change to the
+//! one [`writer`], which owns the [`engine::LogEngine`] and the [`mark`], and acknowledges what is on disk, in order.
+
+pub mod conformance;
+pub mod engine;
+pub mod entry_codec;
+pub mod log_store;
+pub mod mark;
+pub mod memory_engine;
+mod recovery;
+pub mod sled_engine;
+pub mod writer;
+
+pub use engine::{LogEngine, MetaKey};
+pub use log_store::{LogStore, Recovered};
+pub use mark::{LocalMark, MarkFile};
+pub use recovery::OpenError;
+pub use writer::{Runner, on_a_task, on_a_thread};
