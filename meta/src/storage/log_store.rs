@@ -6,14 +6,13 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use foreword_proto::limits::RAFT_PAYLOAD_BYTES_SOFT_MAX;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader, StorageIOError};
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot};
 
-use super::engine::{LogEngine, hole};
+use super::engine::{Item, LogEngine, hole};
 use super::entry_codec::{encode_entry, encode_log_id, entry_bytes};
 use super::mark::{Mark, MarkFile, MarkKeeper};
 use super::recovery::{OpenError, recover};
@@ -289,12 +288,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = Vec::from_iter(entries);
-        let Some(last) = entries.last().map(|entry| position(entry.log_id)) else {
+        let items = self.remember(entries.into_iter()).map_err(write_fault(ErrorSubject::Logs))?;
+        let Some((items, last)) = items else {
             callback.log_io_completed(Ok(()));
             return Ok(());
         };
-        let items = self.remember(entries).map_err(write_fault(ErrorSubject::Logs))?;
         let ack: Ack = Box::new(|result| callback.log_io_completed(result));
         self.submit(Change::Append { items, last }, ack).await.map_err(write_fault(ErrorSubject::Logs))
     }
@@ -324,11 +322,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 }
 
 impl LogStore {
-    /// Puts entries into memory, where they can be read at once, and gives them as items for the writer.
-    fn remember(&self, entries: Vec<Entry>) -> io::Result<Vec<(u64, Bytes)>> {
+    /// Puts entries into memory, where they can be read at once, and gives them as items for the writer, with the last one's
+    /// position. Entries that a purge already covers are left out; None when that leaves none.
+    fn remember(&self, entries: impl Iterator<Item = Entry>) -> io::Result<Option<(Vec<Item>, Position)>> {
         let mut memory = self.memory.write();
-        let mut items = Vec::with_capacity(entries.len());
-        for entry in entries {
+        let mut items = Vec::with_capacity(entries.size_hint().0);
+        let purged = memory.purged;
+        for entry in entries.filter(|entry| purged.is_none_or(|purged| purged.index < entry.log_id.index)) {
             let index = entry.log_id.index;
             if let Some(last) = memory.last().filter(|last| last.index + 1 != index) {
                 return Err(hole(last.index + 1, index));
@@ -336,6 +336,7 @@ impl LogStore {
             items.push((index, encode_entry(&entry)));
             memory.push(entry);
         }
-        Ok(items)
+        let last = memory.last().filter(|_| !items.is_empty());
+        Ok(last.map(|last| (items, position(last))))
     }
 }

@@ -4,6 +4,7 @@
 //! one [`writer`], which owns the [`engine::LogEngine`] and the [`mark`], and acknowledges what is on disk, in order.
 
 pub mod conformance;
+pub mod data_dir;
 pub mod engine;
 pub mod entry_codec;
 pub mod log_store;
@@ -11,10 +12,14 @@ pub mod mark;
 pub mod memory_engine;
 mod recovery;
 pub mod sled_engine;
+pub mod snapshot_file;
 pub mod writer;
 
+pub use data_dir::{DataDir, DataDirError, Identity};
 pub use engine::{LogEngine, MetaKey};
 pub use log_store::{LogStore, Recovered};
 pub use mark::{LocalMark, MarkFile};
 pub use recovery::OpenError;
+pub use sled_engine::{SledEngine, SledLost};
+pub use snapshot_file::{SnapshotError, SnapshotHeader, SnapshotReader, SnapshotReceiver, SnapshotWriter};
 pub use writer::{Runner, on_a_task, on_a_thread};

@@ -1,0 +1,243 @@
+//! A replica's data directory, and the checks before anything in it is used.
+//!
+//! ```text
+//! LOCK         held by the process that uses the directory
+//! IDENTITY     JSON: whose directory this is
+//! MARK         how far the replica has acknowledged (storage::mark)
+//! log/         the log engine's files; log.lost-<n>/ and MARK.lost-<n> when they were set aside
+//! snapshots/   sealed snapshot files
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::io;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use foreword_proto::limits::FORMAT_VERSION;
+use foreword_proto::{BadInput, ClusterId};
+use serde::{Deserialize, Serialize};
+
+use crate::state::command::ClusterSettings;
+
+const LOCK: &str = "LOCK";
+const IDENTITY: &str = "IDENTITY";
+const MARK: &str = "MARK";
+const LOG: &str = "log";
+const SNAPSHOTS: &str = "snapshots";
+
+/// Whose directory it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub format_version: u32,
+    pub cluster_id: ClusterId,
+    pub replica_id: u64,
+    /// What the cluster was initialised with.
+    pub settings: ClusterSettings,
+    /// The first members: replica id and gRPC endpoint. Empty for a replica that joins later.
+    pub members: BTreeMap<u64, String>,
+    /// The group has been started from these members once; never again.
+    #[serde(default)]
+    pub bootstrapped: bool,
+    /// The log was lost: this replica does not vote before it has been taken in again.
+    #[serde(default)]
+    pub rejoining: bool,
+}
+
+impl Identity {
+    /// A new cluster's identity in the current format.
+    pub fn new(
+        cluster_id: ClusterId,
+        replica_id: u64,
+        settings: ClusterSettings,
+        members: BTreeMap<u64, String>,
+    ) -> Self {
+        let format_version = FORMAT_VERSION;
+        Self { format_version, cluster_id, replica_id, settings, members, bootstrapped: false, rejoining: false }
+    }
+}
+
+/// The part of an identity that every format has.
+#[derive(Deserialize)]
+struct Version {
+    format_version: u32,
+}
+
+/// Why a data directory cannot be used. Fields are named as `data_dir` and its parts.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    #[error(transparent)]
+    Bad(#[from] BadInput),
+    #[error("data_dir: {path}: {error}")]
+    Io { path: PathBuf, error: io::Error },
+}
+
+impl DataDirError {
+    /// The field the error is about.
+    pub fn field(&self) -> &str {
+        match self {
+            Self::Bad(bad) => &bad.field,
+            Self::Io { .. } => "data_dir",
+        }
+    }
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
+    move |error| DataDirError::Io { path: path.to_owned(), error }
+}
+
+/// An open data directory; it stays locked until this is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    identity: Identity,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the directory with its identity. One that already has an identity is refused.
+    pub fn init(path: &Path, identity: &Identity) -> Result<Self, DataDirError> {
+        std::fs::create_dir_all(path).map_err(at(path))?;
+        let lock = lock(path)?;
+        if path.join(IDENTITY).exists() {
+            let expected = format!("a directory without a replica, {} already holds one", path.display());
+            return Err(BadInput::new("data_dir", expected).into());
+        }
+        let snapshots = path.join(SNAPSHOTS);
+        std::fs::create_dir_all(&snapshots).map_err(at(&snapshots))?;
+        let dir = Self { path: path.to_owned(), identity: identity.clone(), _lock: lock };
+        dir.write_identity(identity)?;
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            sync_dir(parent)?;
+        }
+        Ok(dir)
+    }
+
+    /// Opens a directory that [`DataDir::init`] made. An error names the field: `data_dir`, `data_dir.format_version`.
+    pub fn open(path: &Path) -> Result<Self, DataDirError> {
+        let file = path.join(IDENTITY);
+        if !file.exists() {
+            let expected = format!("a replica's directory, {} has no IDENTITY (run `foreword meta init`)", path.display());
+            return Err(BadInput::new("data_dir", expected).into());
+        }
+        let lock = lock(path)?;
+        let text = std::fs::read(&file).map_err(at(&file))?;
+        let unreadable = |error: serde_json::Error| {
+            BadInput::new("data_dir.identity", format!("a readable IDENTITY in {}, got {error}", path.display()))
+        };
+        let found = serde_json::from_slice::<Version>(&text).map_err(unreadable)?.format_version;
+        if found != FORMAT_VERSION {
+            let expected = format!("{FORMAT_VERSION}, which this binary reads, {} has {found}", path.display());
+            return Err(BadInput::new("data_dir.format_version", expected).into());
+        }
+        let identity = serde_json::from_slice(&text).map_err(unreadable)?;
+        Ok(Self { path: path.to_owned(), identity, _lock: lock })
+    }
+
+    /// Refuses a directory of another cluster or replica, as configured. The error's field is `data_dir.cluster_id` or
+    /// `data_dir.replica_id`.
+    pub fn expect(&self, cluster_id: Option<ClusterId>, replica_id: Option<u64>) -> Result<(), BadInput> {
+        let found = self.identity.cluster_id;
+        if let Some(expected) = cluster_id.filter(|expected| *expected != found) {
+            return Err(BadInput::new("data_dir.cluster_id", format!("{expected}, {} has {found}", self.path.display())));
+        }
+        let found = self.identity.replica_id;
+        if let Some(expected) = replica_id.filter(|expected| *expected != found) {
+            return Err(BadInput::new("data_dir.replica_id", format!("{expected}, {} has {found}", self.path.display())));
+        }
+        Ok(())
+    }
+
+    /// Whose directory it is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Notes that the group has been started from the first members.
+    pub fn set_bootstrapped(&mut self) -> Result<(), DataDirError> {
+        self.change(|identity| identity.bootstrapped = true)
+    }
+
+    /// Notes whether this replica waits to be taken in again after it lost its log.
+    pub fn set_rejoining(&mut self, rejoining: bool) -> Result<(), DataDirError> {
+        self.change(|identity| identity.rejoining = rejoining)
+    }
+
+    /// The log engine's directory.
+    pub fn log(&self) -> PathBuf {
+        self.path.join(LOG)
+    }
+
+    /// The mark's file.
+    pub fn mark(&self) -> PathBuf {
+        self.path.join(MARK)
+    }
+
+    /// The directory of snapshot files.
+    pub fn snapshots(&self) -> PathBuf {
+        self.path.join(SNAPSHOTS)
+    }
+
+    /// Puts a lost log, its mark and its snapshots aside under new names, for someone to look at; never repairs them. The replica
+    /// is `rejoining` from here on, and that is durable before anything is moved. Gives the names.
+    pub fn set_log_aside(&mut self) -> Result<Vec<PathBuf>, DataDirError> {
+        self.set_rejoining(true)?;
+        let parts = [LOG, MARK, SNAPSHOTS];
+        let aside = |part: &str, n: u32| self.path.join(format!("{part}.lost-{n}"));
+        let n = (1..).find(|n| !parts.iter().any(|part| aside(part, *n).exists())).unwrap_or_default();
+        let mut moved = Vec::new();
+        for part in parts {
+            let (from, to) = (self.path.join(part), aside(part, n));
+            if from.exists() {
+                std::fs::rename(&from, &to).map_err(at(&from))?;
+                moved.push(to);
+            }
+        }
+        let snapshots = self.snapshots();
+        std::fs::create_dir_all(&snapshots).map_err(at(&snapshots))?;
+        sync_dir(&self.path)?;
+        Ok(moved)
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Identity)) -> Result<(), DataDirError> {
+        let mut identity = self.identity.clone();
+        change(&mut identity);
+        if identity != self.identity {
+            self.write_identity(&identity)?;
+            self.identity = identity;
+        }
+        Ok(())
+    }
+
+    /// Replaces IDENTITY in one step: written aside, synced, renamed.
+    fn write_identity(&self, identity: &Identity) -> Result<(), DataDirError> {
+        let (path, next) = (self.path.join(IDENTITY), self.path.join("IDENTITY.next"));
+        let write = || {
+            let mut text = serde_json::to_vec_pretty(identity)?;
+            text.push(b'\n');
+            let mut file = File::create(&next)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            std::fs::rename(&next, &path)
+        };
+        write().map_err(at(&path))?;
+        sync_dir(&self.path)
+    }
+}
+
+fn sync_dir(path: &Path) -> Result<(), DataDirError> {
+    File::open(path).and_then(|dir| dir.sync_all()).map_err(at(path))
+}
+
+fn lock(path: &Path) -> Result<File, DataDirError> {
+    let name = path.join(LOCK);
+    let file = File::options().write(true).create(true).truncate(false).open(&name).map_err(at(&name))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let expected = format!("a directory no other process uses, {} is locked", path.display());
+            Err(BadInput::new("data_dir", expected).into())
+        }
+        Err(TryLockError::Error(error)) => Err(at(&name)(error)),
+    }
+}

@@ -1,0 +1,1 @@
+//! Lost tails, damaged items, torn marks, failing disks.
