@@ -1,1 +1,5 @@
 //! node
+
+pub mod arena;
+pub mod store;
+pub mod tier;

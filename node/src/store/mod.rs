@@ -3,28 +3,44 @@
 //! A store takes batches of owned I/Os and gives completions. Dropping a future never frees a buffer under I/O: a frame comes
 //! back by its completion, or by a new epoch.
 
+mod completions;
+pub mod conformance;
+mod mark;
+mod memory;
+mod posix;
+
 use std::sync::Arc;
 
-use foreword_proto::{ClusterId, SlabId};
+use foreword_proto::SlabId;
 use futures::future::BoxFuture;
-use serde::{Deserialize, Serialize};
 
 use crate::arena::{Frame, FrameMut};
+
+pub use mark::{ClusterMark, MARK_FORMAT, MarkError, clusters_under, filesystem_type, init_l3_root, read_cluster_mark};
+pub use memory::{Decision, Faults, IoView, MemoryL3, MemoryStore, NoFaults};
+pub use posix::PosixStore;
+
+/// I/Os waiting in one store. More are answered with EAGAIN at once; the arena's frames set a lower bound in practice.
+pub const IOS_QUEUED_MAX: usize = 65_536;
+/// I/O threads of one store.
+pub const IO_THREADS_MAX: usize = 64;
 
 /// Name of an I/O within its store; never reused while the store lives.
 pub type OpId = u64;
 
 /// One transfer between a frame and a slab. The frame is owned by the I/O until it completes.
+#[derive(Debug)]
 pub struct Io {
     pub op: OpId,
     pub slab: SlabId,
-    /// Offset in the slab file, and the bytes to move: a whole slot's page, multiples of 4,096.
+    /// Offset in the slab file, and the bytes to move: a whole slot's page, multiples of 4,096. At most the frame's length.
     pub offset: u64,
     pub len: u64,
     pub transfer: Transfer,
 }
 
 /// The direction of an I/O with the frame it owns.
+#[derive(Debug)]
 pub enum Transfer {
     /// Fills the frame from its start.
     Read(FrameMut),
@@ -33,6 +49,9 @@ pub enum Transfer {
 }
 
 /// A finished I/O: its frame and the bytes moved (fewer than asked: the end of the file).
+///
+/// After an error, or behind the bytes moved, a frame that was read into holds any bytes.
+#[derive(Debug)]
 pub struct Completion {
     pub op: OpId,
     pub transfer: Transfer,
@@ -50,17 +69,8 @@ pub enum StoreError {
     TimedOut,
     #[error("the store is gone")]
     Gone,
-}
-
-/// What identifies an L3 directory: the content of `<root>/<cluster id>/CLUSTER`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ClusterMark {
-    pub format: u32,
-    pub cluster_id: ClusterId,
-    pub chunk_bytes: u32,
-    /// The filesystem's type name at init (`ext4`, `fuse.hf3fs`), for a message only.
-    pub fs_type: String,
+    #[error("this is no L3 directory of ours: {0}")]
+    BadMark(String),
 }
 
 /// Page bytes of one cluster on L3.
@@ -71,14 +81,37 @@ pub trait PageStore: Send + Sync + 'static {
     fn cluster_mark(&self) -> BoxFuture<'static, Result<Option<ClusterMark>, StoreError>>;
     /// Makes the slab file if there is none, sets its size once, and keeps it open. Idempotent, also between agents.
     fn open_slab(&self, slab: SlabId, bytes: u64) -> BoxFuture<'static, Result<(), StoreError>>;
-    /// Takes a batch of I/Os. Each gives exactly one completion, or none before the epoch changes.
+    /// Takes a batch of I/Os and returns at once; nothing orders the I/Os of a batch, nor batches. Each gives exactly one completion, or none before the epoch changes.
     fn submit(&self, batch: Vec<Io>);
-    /// Waits for completions; at least one.
+    /// Waits for completions; at least one. Dropping the future loses none.
     fn complete(&self) -> BoxFuture<'_, Vec<Completion>>;
     /// Removes a slab file; one that is not there is no error.
     fn remove_slab(&self, slab: SlabId) -> BoxFuture<'static, Result<(), StoreError>>;
     /// Counts how often everything had to be made anew (daemon restarts); I/Os of an older epoch are lost.
     fn epoch(&self) -> u64;
+}
+
+impl Transfer {
+    /// Bytes of the frame: what an I/O can move at most.
+    pub fn frame_bytes(&self) -> u64 {
+        match self {
+            Self::Read(frame) => frame.len() as u64,
+            Self::Write(frame) => frame.len() as u64,
+        }
+    }
+}
+
+impl Io {
+    /// The completion of this I/O.
+    pub fn done(self, result: Result<u64, StoreError>) -> Completion {
+        Completion { op: self.op, transfer: self.transfer, result }
+    }
+
+    /// An I/O longer than its frame is a bug of its maker.
+    fn check(&self) {
+        let frame_bytes = self.transfer.frame_bytes();
+        assert!(self.len <= frame_bytes, "I/O {} moves {} bytes of a frame of {frame_bytes}", self.op, self.len);
+    }
 }
 
 /// A store shared by the agent's tasks.

@@ -1,0 +1,215 @@
+//! The agent's DRAM: segments of shared memory cut into frames, one page a frame.
+//!
+//! - A segment has one tenant and one frame size for as long as it exists. A segment without used frames may be *replaced*: its
+//!   memory goes back and fresh, zeroed memory is mapped for another tenant or size. So no tenant ever sees, through a mapping of
+//!   its own or through the padding between shards, a byte of another tenant.
+//! - A frame is either owned by one [`FrameMut`], which writes, or held by any number of [`Frame`]s, which read. When the last
+//!   holder is gone the frame is free.
+//! - Each use of a frame has its own generation, in shared memory behind the frames and bumped before the frame is refilled: who
+//!   copied from a frame and then sees the same generation has copied what he wanted.
+//! - A frame whose I/O was never answered is [`Quarantined`]: nobody gets it again before the answer comes, or before its whole
+//!   segment is replaced.
+//!
+//! All `unsafe` of the agent's memory is in `region.rs`, `segment.rs` and `frame.rs`.
+
+mod books;
+mod frame;
+mod region;
+mod segment;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::Arc;
+
+use foreword_proto::BadInput;
+use foreword_proto::status::ArenaStatus;
+use parking_lot::Mutex;
+
+use books::{Books, Step};
+use segment::Segment;
+
+pub use books::SegmentUse;
+pub use frame::{Frame, FrameId, FrameMut, Quarantined};
+pub use region::{HeapRegions, MemfdRegions, Region, RegionMemory, RegionProvider};
+
+/// Frames start at multiples of this; a frame's size is rounded up to it.
+pub const FRAME_ALIGN_BYTES: u64 = 4096;
+/// Largest segment [`ArenaSettings::new`] chooses.
+pub const SEGMENT_BYTES_DEFAULT_MAX: u64 = 1 << 30;
+/// Smallest segment [`ArenaSettings::new`] chooses, in an arena that has this much.
+pub const SEGMENT_BYTES_DEFAULT_MIN: u64 = 256 << 10;
+/// Segments [`ArenaSettings::new`] aims for in a small arena: several tenants and sizes find room side by side.
+const SEGMENTS_DEFAULT: u64 = 8;
+const HUGE_PAGE_BYTES: u64 = 2 << 20;
+/// Segments one allocation makes before it gives up: others may take a new segment's frames before it does.
+const SEGMENTS_PER_ALLOCATION_MAX: usize = 4;
+
+/// Name of a segment; never reused, so a replaced segment has another one.
+pub type SegmentId = u32;
+/// Number of a tenant on this agent. The caller maps tenant names to numbers.
+pub type TenantId = u32;
+
+/// Sizes of an arena, in bytes of frames. The generations take another 8 bytes a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArenaSettings {
+    pub arena_bytes: u64,
+    /// Bytes of one segment, rounded down to whole frames; one frame if a frame is larger. At most `arena_bytes`.
+    pub segment_bytes: u64,
+}
+
+impl ArenaSettings {
+    /// An arena of this size with the default segments: an eighth of it, 256 KiB to 1 GiB.
+    pub fn new(arena_bytes: u64) -> Self {
+        let wanted = (arena_bytes / SEGMENTS_DEFAULT).clamp(SEGMENT_BYTES_DEFAULT_MIN, SEGMENT_BYTES_DEFAULT_MAX);
+        let unit = if wanted >= HUGE_PAGE_BYTES { HUGE_PAGE_BYTES } else { FRAME_ALIGN_BYTES };
+        Self { arena_bytes, segment_bytes: (wanted / unit * unit).min(arena_bytes) }
+    }
+
+    fn validate(&self) -> Result<(), BadInput> {
+        if self.arena_bytes < FRAME_ALIGN_BYTES {
+            let expected = format!("at least {FRAME_ALIGN_BYTES} bytes, got {}", self.arena_bytes);
+            return Err(BadInput::new("arena_bytes", expected));
+        }
+        if self.segment_bytes < FRAME_ALIGN_BYTES || self.segment_bytes > self.arena_bytes {
+            let expected =
+                format!("{FRAME_ALIGN_BYTES} bytes to arena_bytes ({}), got {}", self.arena_bytes, self.segment_bytes);
+            return Err(BadInput::new("segment_bytes", expected));
+        }
+        Ok(())
+    }
+}
+
+/// Why an arena could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ArenaError {
+    #[error(transparent)]
+    Settings(#[from] BadInput),
+    #[error("no memory for an arena of {arena_bytes} bytes: {error}")]
+    Region { arena_bytes: u64, error: io::Error },
+}
+
+/// Every frame is held. Who holds pages in frames gives some up and tries again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no free frame of {needed_bytes} bytes")]
+pub struct NoRoom {
+    pub needed_bytes: u64,
+}
+
+/// The arena; clones share it. Frames outlive it.
+#[derive(Clone)]
+pub struct Arena(Arc<Inner>);
+
+struct Inner {
+    settings: ArenaSettings,
+    provider: Arc<dyn RegionProvider>,
+    books: Arc<Mutex<Books>>,
+}
+
+impl Arena {
+    /// An arena without segments; they are made when frames are first wanted.
+    ///
+    /// Errors: sizes out of range, or the provider cannot promise the memory.
+    pub fn new(settings: ArenaSettings, provider: Arc<dyn RegionProvider>) -> Result<Self, ArenaError> {
+        settings.validate()?;
+        let arena_bytes = settings.arena_bytes;
+        provider.reserve(arena_bytes).map_err(|error| ArenaError::Region { arena_bytes, error })?;
+        let books = Arc::new(Mutex::new(Books::new(settings)));
+        Ok(Self(Arc::new(Inner { settings, provider, books })))
+    }
+
+    /// A free frame of `tenant`, at least 1 byte long. Its bytes are zeros or what an earlier page of the same tenant left.
+    ///
+    /// Takes constant time, except when a segment has to be made.
+    pub fn allocate(&self, tenant: TenantId, frame_bytes: u64) -> Result<FrameMut, NoRoom> {
+        let no_room = NoRoom { needed_bytes: frame_bytes };
+        let class = FrameClass::new(tenant, frame_bytes).ok_or(no_room)?;
+        for _ in 0..SEGMENTS_PER_ALLOCATION_MAX {
+            let step = self.0.books.lock().next(class);
+            match step {
+                Step::Use(segment, index) => return Ok(FrameMut::new(segment, index, frame_bytes)),
+                Step::NoRoom => return Err(no_room),
+                Step::Make { id, frames, replaced } => {
+                    // Unmapping and mapping take their time: outside of the lock.
+                    drop(replaced);
+                    self.make_segment(id, class, frames).map_err(|error| {
+                        tracing::warn!(%error, frames, frame_bytes, "no memory for an arena segment");
+                        no_room
+                    })?;
+                }
+            }
+        }
+        Err(no_room)
+    }
+
+    /// Whether one frame of this size fits into the arena at all.
+    pub fn fits(&self, frame_bytes: u64) -> bool {
+        FrameClass::new(0, frame_bytes).is_some_and(|class| class.frame_bytes <= self.0.settings.arena_bytes)
+    }
+
+    /// The sizes it was made with.
+    pub fn settings(&self) -> ArenaSettings {
+        self.0.settings
+    }
+
+    /// The frame part of the status; `pages` and `pinned_pages` are the tier's.
+    pub fn status(&self) -> ArenaStatus {
+        self.0.books.lock().status()
+    }
+
+    /// All segments, by id.
+    pub fn segments(&self) -> Vec<SegmentUse> {
+        self.0.books.lock().segments()
+    }
+
+    /// One segment; None when it was replaced.
+    pub fn segment(&self, segment: SegmentId) -> Option<SegmentUse> {
+        self.0.books.lock().segment(segment)
+    }
+
+    /// Sets whether free frames of a segment are given out. A segment that is being drained becomes free as its holders leave,
+    /// and can then be replaced; being free ends the drain.
+    pub fn set_draining(&self, segment: SegmentId, draining: bool) {
+        self.0.books.lock().set_draining(segment, draining);
+    }
+
+    /// Takes a segment out of the arena whatever its frames do, so that fresh memory comes in its place: the way out when lost
+    /// completions hold too much of it. Frames still held stay readable; the memory goes when the last one does.
+    pub fn retire_segment(&self, segment: SegmentId) {
+        let retired = self.0.books.lock().retire(segment);
+        drop(retired);
+    }
+
+    fn make_segment(&self, id: SegmentId, class: FrameClass, frames: u32) -> io::Result<()> {
+        let made = self
+            .0
+            .provider
+            .region(Segment::region_bytes(class, frames))
+            .map(|region| Segment::new(id, class, frames, region, Arc::downgrade(&self.0.books)));
+        let mut books = self.0.books.lock();
+        match made {
+            Ok(segment) => books.enter(Arc::new(segment)),
+            Err(error) => {
+                books.give_back(class, frames);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Who may use a segment: one tenant, with frames of one size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrameClass {
+    pub tenant: TenantId,
+    /// A multiple of [`FRAME_ALIGN_BYTES`].
+    pub frame_bytes: u64,
+}
+
+impl FrameClass {
+    /// The class of frames that hold `frame_bytes`; None for 0 or for more than an address space has.
+    pub fn new(tenant: TenantId, frame_bytes: u64) -> Option<Self> {
+        let rounded = frame_bytes.checked_next_multiple_of(FRAME_ALIGN_BYTES)?;
+        (frame_bytes > 0 && rounded <= isize::MAX as u64).then_some(Self { tenant, frame_bytes: rounded })
+    }
+}

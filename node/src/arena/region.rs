@@ -1,0 +1,193 @@
+//! Where segments get their memory.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+use super::FRAME_ALIGN_BYTES;
+
+/// Makes regions. Called when a segment is made or replaced, never per page.
+pub trait RegionProvider: Send + Sync {
+    /// Promises that regions of `arena_bytes` together can be made; called once, at start.
+    fn reserve(&self, arena_bytes: u64) -> io::Result<()> {
+        let _ = arena_bytes;
+        Ok(())
+    }
+
+    /// Zeroed memory of `bytes` bytes, a multiple of 4,096.
+    fn region(&self, bytes: u64) -> io::Result<Region>;
+}
+
+/// The owner of a region's memory; dropping it gives the memory back.
+///
+/// # Safety
+/// From construction to drop, `base` points to `bytes` bytes, aligned to 4,096, readable and writable, zeroed at first, that
+/// nothing else in this process touches. Another process reads them, or writes them on behalf of an I/O that owns the frame.
+pub unsafe trait RegionMemory: Send + Sync {
+    fn base(&self) -> NonNull<u8>;
+    fn bytes(&self) -> usize;
+    /// What another process maps to see the region.
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+    /// What a store calls the region it was registered as (USRBIO: the iov's id).
+    fn name(&self) -> Option<[u8; 16]> {
+        None
+    }
+}
+
+/// A piece of memory for one segment.
+pub struct Region(Box<dyn RegionMemory>);
+
+impl Region {
+    pub fn new(memory: impl RegionMemory + 'static) -> Self {
+        Self(Box::new(memory))
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+
+    /// What another process maps to see the region, if it can be shared.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.0.fd()
+    }
+
+    /// What a store calls the region it was registered as.
+    pub fn name(&self) -> Option<[u8; 16]> {
+        self.0.name()
+    }
+
+    pub(super) fn base(&self) -> NonNull<u8> {
+        self.0.base()
+    }
+}
+
+/// Regions as memfds, sealed against growing, shrinking and new writable mappings: another process can only read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MemfdRegions {
+    /// Takes and maps all memory when a region is made, so that no page fault comes later.
+    pub prefault: bool,
+}
+
+impl RegionProvider for MemfdRegions {
+    fn region(&self, bytes: u64) -> io::Result<Region> {
+        let fd = rustix::fs::memfd_create("foreword-arena", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        rustix::fs::ftruncate(&fd, bytes)?;
+        if self.prefault {
+            rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes)?;
+        }
+        let mapping = Mapping::new(&fd, bytes, self.prefault)?;
+        // Our own mapping exists: it stays writable, no other will be.
+        rustix::fs::fcntl_add_seals(
+            &fd,
+            SealFlags::GROW | SealFlags::SHRINK | SealFlags::FUTURE_WRITE | SealFlags::SEAL,
+        )?;
+        Ok(Region::new(MemfdRegion { fd, mapping }))
+    }
+}
+
+struct MemfdRegion {
+    fd: OwnedFd,
+    mapping: Mapping,
+}
+
+// SAFETY: the mapping is page-aligned, shared, writable, owned and private to this module until drop; a memfd starts as zeros
+// and, being sealed against shrinking, never loses a page; no other process can map it writable.
+unsafe impl RegionMemory for MemfdRegion {
+    fn base(&self) -> NonNull<u8> {
+        self.mapping.base
+    }
+
+    fn bytes(&self) -> usize {
+        self.mapping.bytes
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.fd.as_fd())
+    }
+}
+
+/// A shared writable mapping of a whole file; unmapped on drop.
+struct Mapping {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+impl Mapping {
+    fn new(fd: impl AsFd, bytes: u64, populate: bool) -> io::Result<Self> {
+        let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
+        let flags = if populate { MapFlags::SHARED | MapFlags::POPULATE } else { MapFlags::SHARED };
+        // SAFETY: a new mapping at an address of the kernel's choice; it replaces nothing.
+        let base =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, flags, fd, 0)? };
+        // Huge pages are a wish: a kernel without them for shared memory says no.
+        // SAFETY: the range is the mapping just made, and the advice changes no bytes.
+        let _ = unsafe { rustix::mm::madvise(base, bytes, Advice::LinuxHugepage) };
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap gave address 0"))?;
+        Ok(Self { base, bytes })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: made by Mapping::new with this size; its owner is gone, so no frame points into it.
+        let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes) };
+        debug_assert!(unmapped.is_ok(), "an own mapping cannot be unmapped: {unmapped:?}");
+    }
+}
+
+// SAFETY: the mapping is plain memory with no tie to the thread that made it; who may touch which bytes is the frames' business.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; a shared Mapping only gives out its address.
+unsafe impl Sync for Mapping {}
+
+/// Regions on the heap, without a system call of their own: for the simulator and for tests.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HeapRegions;
+
+impl RegionProvider for HeapRegions {
+    fn region(&self, bytes: u64) -> io::Result<Region> {
+        let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
+        let layout = Layout::from_size_align(bytes, FRAME_ALIGN_BYTES as usize).map_err(io::Error::other)?;
+        if bytes == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a region of 0 bytes"));
+        }
+        // SAFETY: the layout's size is not 0.
+        let base = unsafe { alloc_zeroed(layout) };
+        let base = NonNull::new(base).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Region::new(HeapRegion { base, layout }))
+    }
+}
+
+struct HeapRegion {
+    base: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: zeroed memory of its own, aligned by its layout, freed on drop and known to nobody else.
+unsafe impl RegionMemory for HeapRegion {
+    fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    fn bytes(&self) -> usize {
+        self.layout.size()
+    }
+}
+
+impl Drop for HeapRegion {
+    fn drop(&mut self) {
+        // SAFETY: allocated in HeapRegions::region with this layout; its owner is gone, so no frame points into it.
+        unsafe { dealloc(self.base.as_ptr(), self.layout) };
+    }
+}
+
+// SAFETY: heap memory may be used and freed on any thread; who may touch which bytes is the frames' business.
+unsafe impl Send for HeapRegion {}
+// SAFETY: as above; a shared HeapRegion only gives out its address.
+unsafe impl Sync for HeapRegion {}

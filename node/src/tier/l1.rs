@@ -1,0 +1,293 @@
+//! L1: which pages stay in the arena. A segmented LRU for each frame class; classes take whole segments from each other.
+//!
+//! Pure bookkeeping: "when" is the number of a touch, never a clock, and nothing is iterated in an order that depends on hashes.
+
+mod queues;
+mod segments;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+
+use foreword_proto::status::ArenaStatus;
+use foreword_proto::{Epoch, NamespaceId};
+
+use super::PageId;
+use crate::arena::{Arena, Frame, FrameClass, FrameMut, SegmentId, TenantId};
+
+use queues::{Page, Queues};
+use segments::SegmentPages;
+
+/// Pages one allocation evicts at most; a drain of a larger segment goes on with the next allocation.
+pub const EVICTIONS_PER_ALLOCATION_MAX: usize = 4096;
+/// Pages of another class's colder segment that go with each eviction of one's own.
+const COLD_DRAIN_BATCH: usize = 64;
+/// Pins hold at most this part of the arena: 1/2.
+const PINNED_SHARE: u64 = 2;
+
+/// Where a page enters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entrance {
+    /// Just written here: nobody has asked for it yet.
+    Probation,
+    /// Read from L3 because somebody asked.
+    Protected,
+}
+
+/// The pages in the arena.
+pub struct L1 {
+    arena: Arena,
+    classes: BTreeMap<FrameClass, Queues>,
+    /// In which class's queues a page is. Never iterated.
+    class_of: HashMap<PageId, FrameClass>,
+    segments: BTreeMap<SegmentId, SegmentPages>,
+    /// Never iterated. A pin outlives the page's removal, so that pins and unpins stay in pairs.
+    pins: HashMap<PageId, Pin>,
+    pinned_bytes: u64,
+    touches: u64,
+    draining: Option<SegmentId>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pin {
+    count: u32,
+    bytes: u64,
+}
+
+impl L1 {
+    /// An empty tier over this arena.
+    pub fn new(arena: Arena) -> Self {
+        Self {
+            arena,
+            classes: BTreeMap::new(),
+            class_of: HashMap::new(),
+            segments: BTreeMap::new(),
+            pins: HashMap::new(),
+            pinned_bytes: 0,
+            touches: 0,
+            draining: None,
+        }
+    }
+
+    /// The page's frame; counts as a use.
+    pub fn get(&mut self, id: &PageId) -> Option<Frame> {
+        let class = self.class_of.get(id)?;
+        self.touches += 1;
+        let frame = self.classes.get_mut(class)?.touch(id, self.touches)?;
+        self.segments.entry(frame.id().segment).or_default().touch(self.touches);
+        Some(frame)
+    }
+
+    /// The page's frame, without counting as a use.
+    pub fn peek(&self, id: &PageId) -> Option<Frame> {
+        let class = self.class_of.get(id)?;
+        self.classes.get(class)?.peek(id).map(|page| page.frame.clone())
+    }
+
+    /// True when the page is here. Does not count as a use.
+    pub fn contains(&self, id: &PageId) -> bool {
+        self.class_of.contains_key(id)
+    }
+
+    /// Adds a page; one of the same name is replaced, and keeps its standing if that is better. A frame holds one page.
+    pub fn insert(&mut self, id: PageId, frame: Frame, entrance: Entrance) {
+        let was_protected = self.take(&id).is_some_and(|(_, entrance)| entrance == Entrance::Protected);
+        let entrance = if was_protected { Entrance::Protected } else { entrance };
+        self.touches += 1;
+        let (class, place) = (frame.class(), frame.id());
+        let pages = self.segments.entry(place.segment).or_default();
+        pages.put(place.index, id);
+        pages.touch(self.touches);
+        self.class_of.insert(id, class);
+        self.classes.entry(class).or_default().insert(id, Page { frame, touched: self.touches }, entrance);
+    }
+
+    /// Takes a page out. Its pins stay until they are unpinned.
+    pub fn remove(&mut self, id: &PageId) -> Option<Frame> {
+        self.take(id).map(|(frame, _)| frame)
+    }
+
+    /// Takes out all pages of a namespace in this epoch and earlier ones; gives their number.
+    pub fn remove_namespace(&mut self, namespace: NamespaceId, epoch: Epoch) -> usize {
+        let gone: Vec<PageId> = self
+            .classes
+            .values()
+            .flat_map(Queues::ids)
+            .filter(|id| id.namespace == namespace && id.epoch <= epoch)
+            .collect();
+        for id in &gone {
+            self.take(id);
+        }
+        gone.len()
+    }
+
+    /// Takes out all pages of a segment, so that it can be retired; gives their number.
+    pub fn remove_segment(&mut self, segment: SegmentId) -> usize {
+        let gone: Vec<PageId> = self.segments.get(&segment).map(|pages| pages.ids().collect()).unwrap_or_default();
+        for id in &gone {
+            self.take(id);
+        }
+        gone.len()
+    }
+
+    /// A frame for a page of `tenant`, evicting what nobody holds: the coldest page of the same class, and a segment of another
+    /// class when that one is colder, or when this class has nothing to give.
+    ///
+    /// None: everything is held or pinned, the frame is larger than the arena, or a drain needs more evictions than one call
+    /// makes; the next call goes on with it.
+    pub fn allocate(&mut self, tenant: TenantId, frame_bytes: u64) -> Option<FrameMut> {
+        let class = FrameClass::new(tenant, frame_bytes)?;
+        if !self.arena.fits(frame_bytes) {
+            return None;
+        }
+        let mut evictions_left = EVICTIONS_PER_ALLOCATION_MAX;
+        loop {
+            if let Ok(frame) = self.arena.allocate(tenant, frame_bytes) {
+                return Some(frame);
+            }
+            let evicted = self.make_room(class, evictions_left);
+            if evicted == 0 || evicted >= evictions_left {
+                // The last eviction may have been the one that mattered.
+                return self.arena.allocate(tenant, frame_bytes).ok();
+            }
+            evictions_left -= evicted;
+        }
+    }
+
+    /// Keeps a page from eviction until as many unpins. False: not here, or pins hold too much of the arena already.
+    pub fn pin(&mut self, id: &PageId) -> bool {
+        let Some(class) = self.class_of.get(id) else { return false };
+        let bytes = class.frame_bytes;
+        if let Some(pin) = self.pins.get_mut(id) {
+            let Some(count) = pin.count.checked_add(1) else { return false };
+            pin.count = count;
+            return true;
+        }
+        if self.pinned_bytes + bytes > self.arena.settings().arena_bytes / PINNED_SHARE {
+            return false;
+        }
+        self.pins.insert(*id, Pin { count: 1, bytes });
+        self.pinned_bytes += bytes;
+        true
+    }
+
+    /// Ends one pin. A page that is not pinned is no error.
+    pub fn unpin(&mut self, id: &PageId) {
+        let Some(pin) = self.pins.get_mut(id) else { return };
+        pin.count -= 1;
+        if pin.count == 0 {
+            self.pinned_bytes -= pin.bytes;
+            self.pins.remove(id);
+        }
+    }
+
+    /// Number of pages here.
+    pub fn pages(&self) -> usize {
+        self.class_of.len()
+    }
+
+    /// The arena's status with the pages in it.
+    pub fn status(&self) -> ArenaStatus {
+        ArenaStatus { pages: self.pages() as u64, pinned_pages: self.pins.len() as u64, ..self.arena.status() }
+    }
+
+    /// The arena below.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// Evicts at most `max` pages towards a frame of `class`; 0: nothing can be evicted.
+    fn make_room(&mut self, class: FrameClass, max: usize) -> usize {
+        let own_coldest = self.classes.get(&class).and_then(Queues::coldest_touch);
+        let mut evicted = 0;
+        if let Some(own_coldest) = own_coldest {
+            if let Some(segment) = self.colder_segment(class, own_coldest) {
+                evicted += self.drain(segment, max.min(COLD_DRAIN_BATCH));
+            }
+            if evicted < max && self.evict_coldest(class) {
+                evicted += 1;
+            }
+        }
+        if evicted == 0
+            && let Some(segment) = self.segment_to_drain(class)
+        {
+            evicted = self.drain(segment, max);
+        }
+        evicted
+    }
+
+    fn evict_coldest(&mut self, class: FrameClass) -> bool {
+        let pins = &self.pins;
+        let Some(queues) = self.classes.get_mut(&class) else { return false };
+        let Some(id) = queues.rotate_to_victim(|id, page| is_free_to_go(pins, id, page)) else { return false };
+        self.take(&id);
+        true
+    }
+
+    /// The coldest segment of another class, if all of it is colder than `touched`.
+    fn colder_segment(&self, class: FrameClass, touched: u64) -> Option<SegmentId> {
+        self.foreign_segments(class)
+            .map(|(id, pages)| (pages.touched(), id))
+            .filter(|cold| cold.0 < touched)
+            .min()
+            .map(|cold| cold.1)
+    }
+
+    /// The segment of another class that can best be freed: least in the way, then coldest. A drain under way goes on.
+    fn segment_to_drain(&self, class: FrameClass) -> Option<SegmentId> {
+        let candidate = |id: SegmentId, pages: &SegmentPages| {
+            let evictable = pages.ids().filter(|id| self.is_evictable(id)).count();
+            let used = self.arena.segment(id)?.frames_used as usize;
+            (evictable > 0).then(|| (self.draining != Some(id), used.saturating_sub(evictable), pages.touched(), id))
+        };
+        self.foreign_segments(class).filter_map(|(id, pages)| candidate(id, pages)).min().map(|best| best.3)
+    }
+
+    fn foreign_segments(&self, class: FrameClass) -> impl Iterator<Item = (SegmentId, &SegmentPages)> {
+        self.segments
+            .iter()
+            .filter(move |(id, _)| self.arena.segment(**id).is_some_and(|usage| usage.class != class))
+            .map(|(id, pages)| (*id, pages))
+    }
+
+    /// Evicts at most `max` pages of a segment; the arena gives out none of its frames until it is free as a whole.
+    fn drain(&mut self, segment: SegmentId, max: usize) -> usize {
+        if let Some(before) = self.draining.replace(segment).filter(|before| *before != segment) {
+            self.arena.set_draining(before, false);
+        }
+        self.arena.set_draining(segment, true);
+        let Some(pages) = self.segments.get(&segment) else { return 0 };
+        let victims: Vec<PageId> = pages.ids().filter(|id| self.is_evictable(id)).take(max).collect();
+        for id in &victims {
+            self.take(id);
+        }
+        victims.len()
+    }
+
+    fn is_evictable(&self, id: &PageId) -> bool {
+        let page = self.class_of.get(id).and_then(|class| self.classes.get(class)?.peek(id));
+        page.is_some_and(|page| is_free_to_go(&self.pins, id, page))
+    }
+
+    fn take(&mut self, id: &PageId) -> Option<(Frame, Entrance)> {
+        let class = self.class_of.remove(id)?;
+        let queues = self.classes.get_mut(&class)?;
+        let (page, entrance) = queues.remove(id)?;
+        if queues.is_empty() {
+            self.classes.remove(&class);
+        }
+        let place = page.frame.id();
+        if let Some(pages) = self.segments.get_mut(&place.segment) {
+            pages.clear(place.index);
+            if pages.is_empty() {
+                self.segments.remove(&place.segment);
+            }
+        }
+        Some((page.frame, entrance))
+    }
+}
+
+/// Nobody but the tier holds the page: it may be evicted.
+fn is_free_to_go(pins: &HashMap<PageId, Pin>, id: &PageId, page: &Page) -> bool {
+    page.frame.holders() == 1 && !pins.contains_key(id)
+}
