@@ -1,4 +1,13 @@
 //! The metadata group: which pages exist, where, and who may write which slot.
+//!
+//! [`serve::serve`] is the one way in, for the binary and for the simulator. Page bytes never pass through here.
+
+pub mod config;
+pub mod eviction;
+pub mod network;
+pub mod open;
 pub mod raft;
+pub mod serve;
+pub mod service;
 pub mod state;
 pub mod storage;

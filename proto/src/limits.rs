@@ -33,8 +33,9 @@ pub const SESSIONS_MAX: usize = 4096;
 
 /// Keys of one lookup, locate, get, put, prefetch, release or delete: a prompt of 1 M tokens at 64 a page.
 pub const KEYS_MAX: usize = 16_384;
-/// Tokens of one lookup by tokens.
-pub const TOKENS_MAX: usize = 2 << 20;
+/// Bytes of the token ids of one lookup by tokens: a prompt of 1 M tokens, or of half as many when its ids need u64. A longer
+/// prompt is looked up by keys.
+pub const TOKEN_IDS_BYTES_MAX: usize = 4_000_000;
 /// Pages of one publish, slots of one grant or abort.
 pub const PAGES_PER_PUBLISH_MAX: usize = 1024;
 pub const SLOTS_PER_GRANT_MAX: u32 = 4096;
@@ -72,6 +73,8 @@ const _: () = {
     assert!(ENTRY_BYTES_SOFT_MAX <= ENTRY_BYTES_MAX);
     assert!(PIECES_BYTES_MAX + (64 << 10) <= NODE_MESSAGE_BYTES_MAX);
     assert!(KEYS_MAX * PAGE_KEY_BYTES + (64 << 10) <= NODE_MESSAGE_BYTES_MAX);
+    assert!(TOKEN_IDS_BYTES_MAX + (64 << 10) <= META_MESSAGE_BYTES_MAX);
+    assert!(TOKEN_IDS_BYTES_MAX + (64 << 10) <= NODE_MESSAGE_BYTES_MAX);
     // A publish of the most shards still fits one message: 48 B a page and 8 B a shard.
     assert!(PAGES_PER_PUBLISH_MAX * (48 + 8 * SHARDS_MAX) + (64 << 10) <= META_MESSAGE_BYTES_MAX);
     // A lookup that finds every key answers with locations of one shard within one message; more shards: fewer keys.

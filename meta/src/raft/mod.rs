@@ -1,2 +1,10 @@
-//! Replication: openraft's types, network and state machine for the metadata group.
+//! Replication: openraft over our log and state, group commit, the leader's duties.
+
+pub mod applied;
+pub mod clock;
+pub mod duties;
+pub mod group;
+pub mod proposer;
+mod read_index;
+pub mod state_machine;
 pub mod types;

@@ -187,7 +187,8 @@ struct Group {
 impl Group {
     fn new(shards: usize) -> Self {
         // One empty bucket shared by all, until each is first written.
-        Self { shards, buckets: vec![Arc::new(Bucket::default()); BUCKETS] }
+        let empty = Arc::new(Bucket::default());
+        Self { shards, buckets: (0..BUCKETS).map(|_| Arc::clone(&empty)).collect() }
     }
 }
 
@@ -256,12 +257,6 @@ impl Index {
         let Some(place) = bucket.find(hash, table, key) else { return false };
         Arc::make_mut(bucket).swap_remove(place, shards);
         true
-    }
-
-    /// True if a publish of this key would find its bucket full.
-    pub(super) fn is_full_for(&self, shards: usize, table: TableId, key: &EntryKey) -> bool {
-        let bucket = self.groups.get(&shards).map(|group| &group.buckets[bucket_of(spread(table, key))]);
-        bucket.is_some_and(|bucket| bucket.entries.len() >= ENTRIES_PER_BUCKET_MAX)
     }
 
     /// The entries of one bucket of a group.

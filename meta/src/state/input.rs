@@ -96,9 +96,4 @@ impl<'a> Input<'a> {
     pub(super) fn end(&self) -> Result<(), DecodeError> {
         if self.bytes.is_empty() { Ok(()) } else { Err(self.invalid(format!("{} bytes too many", self.bytes.len()))) }
     }
-
-    /// What is left.
-    pub(super) fn remaining(&self) -> usize {
-        self.bytes.len()
-    }
 }

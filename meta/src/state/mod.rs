@@ -49,6 +49,7 @@ pub use restore::{RestoreError, Restorer};
 pub use sessions::SessionInfo;
 pub use slab::SlotCounts;
 pub use slots::ClassStatus;
+pub use snapshot::{Chunks, SNAPSHOT_VERSION};
 pub use suspicions::{SUSPICION_ALONE_MS, SUSPICION_KEPT_MS, SUSPICIONS_PER_SESSION_MAX};
 
 /// Entries that a clear made invisible, in the order in which they are reclaimed.
@@ -113,6 +114,11 @@ impl State {
     /// The last committed tick.
     pub fn tick_ms(&self) -> u64 {
         self.tick_ms
+    }
+
+    /// The tick at which the next resting slot is free again.
+    pub fn next_release_ms(&self) -> Option<u64> {
+        self.rests.next_due_ms()
     }
 
     /// The committed feature level. A binary that does not know it (above `FEATURE_LEVEL_MAX`) must stop applying.

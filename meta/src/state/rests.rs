@@ -56,6 +56,11 @@ impl Rests {
         None
     }
 
+    /// When the next rest is over.
+    pub(super) fn next_due_ms(&self) -> Option<u64> {
+        [&self.read, &self.write].into_iter().filter_map(|queue| queue.front()).map(|rest| rest.due_ms).min()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.read.len() + self.write.len()
     }

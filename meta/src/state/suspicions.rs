@@ -65,10 +65,6 @@ impl Suspicions {
         self.pending.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.pending.is_empty()
-    }
-
     pub(super) fn hash_into(&self, fields: &mut Fields) {
         fields.u64(self.pending.len() as u64);
         for ((namespace, key), suspicion) in &self.pending {

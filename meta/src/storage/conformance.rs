@@ -262,7 +262,10 @@ async fn follows_the_model(world: &mut dyn World, seed: u64, steps: u32) -> Chec
                 let found = states.iter().position(|state| state.matches(&mut *engine).is_ok());
                 let none = || {
                     let bounds = engine.bounds();
-                    at(format!("after a crash the log {bounds:?} is none of the {} states since the sync", states.len()))
+                    at(format!(
+                        "after a crash the log {bounds:?} is none of the {} states since the sync",
+                        states.len()
+                    ))
                 };
                 let found = found.ok_or_else(none)?;
                 // The crash made it the durable state only in so far as it was synced; sync it to know.

@@ -117,7 +117,8 @@ impl DataDir {
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         let file = path.join(IDENTITY);
         if !file.exists() {
-            let expected = format!("a replica's directory, {} has no IDENTITY (run `foreword meta init`)", path.display());
+            let expected =
+                format!("a replica's directory, {} has no IDENTITY (run `foreword meta init`)", path.display());
             return Err(BadInput::new("data_dir", expected).into());
         }
         let lock = lock(path)?;
@@ -139,11 +140,17 @@ impl DataDir {
     pub fn expect(&self, cluster_id: Option<ClusterId>, replica_id: Option<u64>) -> Result<(), BadInput> {
         let found = self.identity.cluster_id;
         if let Some(expected) = cluster_id.filter(|expected| *expected != found) {
-            return Err(BadInput::new("data_dir.cluster_id", format!("{expected}, {} has {found}", self.path.display())));
+            return Err(BadInput::new(
+                "data_dir.cluster_id",
+                format!("{expected}, {} has {found}", self.path.display()),
+            ));
         }
         let found = self.identity.replica_id;
         if let Some(expected) = replica_id.filter(|expected| *expected != found) {
-            return Err(BadInput::new("data_dir.replica_id", format!("{expected}, {} has {found}", self.path.display())));
+            return Err(BadInput::new(
+                "data_dir.replica_id",
+                format!("{expected}, {} has {found}", self.path.display()),
+            ));
         }
         Ok(())
     }

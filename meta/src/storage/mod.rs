@@ -17,7 +17,7 @@ pub mod writer;
 
 pub use data_dir::{DataDir, DataDirError, Identity};
 pub use engine::{LogEngine, MetaKey};
-pub use log_store::{LogStore, Recovered};
+pub use log_store::{LogReader, LogStore, Recovered};
 pub use mark::{LocalMark, MarkFile};
 pub use recovery::OpenError;
 pub use sled_engine::{SledEngine, SledLost};

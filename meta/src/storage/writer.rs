@@ -151,10 +151,11 @@ impl Writer {
                 self.fail(error);
             }
         }
-        if self.fault.is_none() && self.committed.is_some() {
-            if let Err(error) = self.save_committed().await {
-                tracing::warn!(%error, "the committed position was not saved at the end");
-            }
+        if self.fault.is_none()
+            && self.committed.is_some()
+            && let Err(error) = self.save_committed().await
+        {
+            tracing::warn!(%error, "the committed position was not saved at the end");
         }
         drop(self.engine);
         drop(self.ended);
@@ -243,10 +244,10 @@ impl Writer {
             if let Some(committed) = self.committed.take() {
                 self.engine.put_meta(MetaKey::Committed, committed)?;
             }
-            if let Some(index) = self.purging {
-                if self.engine.purge_to(index, PURGE_ITEMS_PER_GROUP)? {
-                    self.purging = None;
-                }
+            if let Some(index) = self.purging
+                && self.engine.purge_to(index, PURGE_ITEMS_PER_GROUP)?
+            {
+                self.purging = None;
             }
             self.engine.sync().await?;
             self.keeper.save(self.mark).await?;

@@ -82,11 +82,8 @@ impl RaftStateMachine<TypeConfig> for Applied {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, _: Box<SnapshotHandle>) -> Result<(), StorageError> {
         let mut state = self.state.lock();
-        *state = State {
-            last: meta.last_log_id,
-            membership: meta.last_membership.clone(),
-            snapshot: Some(meta.clone()),
-        };
+        *state =
+            State { last: meta.last_log_id, membership: meta.last_membership.clone(), snapshot: Some(meta.clone()) };
         Ok(())
     }
 

@@ -8,7 +8,7 @@
 //!              page 1 ──┴─► digest 1         or, if an id does not fit u32, one byte 0xff and u64 words; little-endian
 //! ```
 //!
-//! `sha256` is what SGLang 0.5.23 computes, bit for bit (`hash_binding.cpp`, `utils.py`, `radix_cache.py`): tests/chains.rs
+//! `sha256` is what SGLang 0.5.23 computes, bit for bit (`hash_binding.cpp`, `utils.py`, `radix_cache.py`): tests/it/chains.rs
 //! compares with vectors made by SGLang's own code. `blake3` is ours, for callers that choose their keys themselves; at 64
 //! tokens a page the two cost the same where the CPU has SHA instructions (docs/PERFORMANCE.md). Only whole pages have
 //! keys; a pair belongs to the page of its first token, so a page of bigrams is complete one token later.

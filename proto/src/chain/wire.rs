@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{Algorithm, Chain, TokenIds, Unit};
 use crate::key::page_keys_from_wire;
-use crate::limits::{KEYS_MAX, TOKENS_MAX};
+use crate::limits::{KEYS_MAX, TOKEN_IDS_BYTES_MAX};
 use crate::wire::common;
 use crate::{BadInput, PageKey};
 
@@ -115,8 +115,9 @@ fn ids_from_wire<const N: usize>(bytes: &[u8]) -> Result<impl Iterator<Item = &[
     if !rest.is_empty() {
         return Err(BadInput::new("token_ids", format!("a multiple of {N} bytes, got {}", bytes.len())));
     }
-    if ids.len() > TOKENS_MAX {
-        return Err(BadInput::new("token_ids", format!("at most {TOKENS_MAX} tokens, got {}", ids.len())));
+    if bytes.len() > TOKEN_IDS_BYTES_MAX {
+        let tokens_max = TOKEN_IDS_BYTES_MAX / N;
+        return Err(BadInput::new("token_ids", format!("at most {tokens_max} ids of {N} bytes, got {}", ids.len())));
     }
     Ok(ids.iter())
 }

@@ -4,7 +4,7 @@
 //! A workload is a [`Trace`]: requests in order, each a list of block ids. A page is a block *with everything before it*:
 //! [`chain_keys`] and the models of [`ideal`](mod@ideal) take the whole prefix as the identity, so two requests share a page exactly
 //! when they share the blocks up to it. (In the published traces an id names its prefix already: each id of both files in
-//! tests/traces.rs has one predecessor. Chaining costs nothing there and is right for traces where it is not so.)
+//! tests/it/traces.rs has one predecessor. Chaining costs nothing there and is right for traces where it is not so.)
 
 pub mod generate;
 pub mod ideal;

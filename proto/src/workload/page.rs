@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "prints figures; run in release: cargo test --release -p foreword-proto -- --ignored --nocapture page_speed"]
+    #[ignore = "prints figures; see docs/PERFORMANCE.md"]
     #[allow(clippy::disallowed_methods)]
     fn page_speed() {
         let key = PageKey::opaque(b"speed");

@@ -129,6 +129,7 @@ mod tests {
     use std::io::Write;
 
     use flate2::{Compression, write::GzEncoder};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -193,5 +194,17 @@ mod tests {
         let ids = vec!["1"; KEYS_MAX + 1].join(",");
         let line = format!(r#"{{"timestamp":0,"input_length":1,"output_length":1,"hash_ids":[{ids}]}}"#);
         assert_eq!(parse(line.as_bytes()).unwrap_err().field, "line 1: hash_ids");
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_trace_is_an_error_and_no_panic(at: prop::sample::Index, flip in 1u8.., zip: bool) {
+            let mut bytes = if zip { packed(TWO.as_bytes()) } else { TWO.as_bytes().to_vec() };
+            let at = at.index(bytes.len());
+            bytes[at] ^= flip;
+            if let Err(error) = parse(&bytes) {
+                prop_assert!(error.field == "trace" || error.field.starts_with("line "), "{error}");
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use foreword_proto::chain::{Algorithm, Chain, Prompt, TokenIds, Unit, asked_keys, sglang_seed};
 use foreword_proto::key::page_keys_to_wire;
-use foreword_proto::limits::{KEYS_MAX, TOKENS_MAX};
+use foreword_proto::limits::{KEYS_MAX, TOKEN_IDS_BYTES_MAX};
 use foreword_proto::{BadInput, PageKey};
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -37,7 +37,7 @@ fn narrow(ids: &[u64]) -> Option<TokenIds> {
 
 #[test]
 fn sha256_is_sglangs_in_all_its_forms() {
-    let vectors: SglangVectors = serde_json::from_str(include_str!("golden/sglang_sha256.json")).unwrap();
+    let vectors: SglangVectors = serde_json::from_str(include_str!("../golden/sglang_sha256.json")).unwrap();
     let (mut bigrams, mut wide, mut seeded, mut pages) = (0, 0, 0, 0);
     for case in vectors.cases {
         let seed = sglang_seed(case.extra_key.as_deref(), case.cache_salt.as_deref());
@@ -155,7 +155,7 @@ fn a_bad_prompt_is_refused_with_its_field() {
     assert_eq!(field(&|m| m.unit = -1), "tokens.unit");
     assert_eq!(field(&|m| m.seed = vec![0; 31].into()), "tokens.seed");
     assert_eq!(field(&|m| m.token_ids = vec![0; 15].into()), "tokens.token_ids");
-    assert_eq!(field(&|m| m.token_ids = vec![0; 4 * (TOKENS_MAX + 1)].into()), "tokens.token_ids");
+    assert_eq!(field(&|m| m.token_ids = vec![0; TOKEN_IDS_BYTES_MAX + 4].into()), "tokens.token_ids");
     // 12 bytes are three narrow ids, but no whole number of wide ones; and a wide id has 63 bits.
     let wide = |bytes: Vec<u8>| field(&move |m| (m.wide, m.token_ids) = (true, bytes.clone().into()));
     assert_eq!(wide(vec![0; 12]), "tokens.token_ids");

@@ -1,0 +1,24 @@
+# make demo: see it work.  make test: all tests.  make lint: formatting and clippy.
+# Cargo's flags live in .cargo/config.toml; nothing here sets RUSTFLAGS (it would replace them and rebuild everything).
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+DEMO_FLAGS ?=
+
+.PHONY: help demo test lint
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '1s/^# //p' Makefile
+
+demo:
+	@echo "building foreword in release mode (the first time compiles every dependency: several minutes)" >&2
+	cargo build --release --bin foreword
+	@echo "starting three meta replicas and two agents on this machine; the leader is killed half-way" >&2
+	$(TARGET_DIR)/release/foreword demo $(DEMO_FLAGS)
+
+test:
+	cargo test --workspace
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings

@@ -1,0 +1,155 @@
+//! openraft's network: what this replica sends to another.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use foreword_proto::limits::SNAPSHOT_FRAME_BYTES;
+use foreword_proto::wire::raft as wire;
+use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use openraft::{BasicNode, Snapshot, Vote};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
+
+use super::messages::{append_to_wire, to_body};
+use super::peers::{PeerClient, Peers};
+use crate::raft::types::TypeConfig;
+
+/// A whole snapshot of the largest index, over a slow link.
+const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(600);
+/// A peer that refuses connections is asked again after this.
+const BACKOFF: Duration = Duration::from_millis(100);
+
+/// Makes a [`PeerNetwork`] for each other replica.
+pub struct NetworkFactory {
+    peers: Arc<Peers>,
+}
+
+impl NetworkFactory {
+    /// A factory over cached channels.
+    pub fn new(peers: Arc<Peers>) -> Self {
+        Self { peers }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
+    type Network = PeerNetwork;
+
+    async fn new_client(&mut self, _target: u64, node: &BasicNode) -> PeerNetwork {
+        PeerNetwork { client: self.peers.raft_client(&node.addr) }
+    }
+}
+
+/// One other replica.
+pub struct PeerNetwork {
+    client: PeerClient,
+}
+
+type CallError = RPCError<u64, BasicNode, RaftError<u64>>;
+
+/// A status as openraft wants it: a peer that cannot be reached is asked less often, any other fault is retried at once.
+fn fault(status: Status) -> CallError {
+    match status.code() {
+        Code::Unavailable => RPCError::Unreachable(Unreachable::new(&status)),
+        _ => RPCError::Network(NetworkError::new(&status)),
+    }
+}
+
+async fn within<T>(
+    option: &RPCOption,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, CallError> {
+    match tokio::time::timeout(option.hard_ttl(), call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(fault(status)),
+        Err(_) => Err(RPCError::Network(NetworkError::new(&Status::deadline_exceeded("no answer in time")))),
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, CallError> {
+    serde_json::from_slice(body).map_err(|error| RPCError::Network(NetworkError::new(&error)))
+}
+
+impl RaftNetwork<TypeConfig> for PeerNetwork {
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<u64>, CallError> {
+        let request = append_to_wire(request).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
+        let response = within(&option, self.client.append_entries(request)).await?;
+        parse(&response.body)
+    }
+
+    async fn vote(&mut self, request: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, CallError> {
+        let body = to_body(&request).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
+        let response = within(&option, self.client.vote(wire::VoteRequest { body })).await?;
+        parse(&response.body)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote<u64>,
+        snapshot: Snapshot<TypeConfig>,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<u64>, StreamingError<TypeConfig, Fatal<u64>>> {
+        let lost = |status: Status| StreamingError::Network(NetworkError::new(&status));
+        let header = SnapshotOffer { vote, meta: snapshot.meta };
+        let header = to_body(&header).map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
+        // Two frames wait while one is on its way: the file is read no faster than the peer takes it.
+        let (frames, stream) = mpsc::channel(2);
+        let reading = tokio::spawn(send_frames(*snapshot.snapshot, header, frames));
+        let sent = tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = tokio::time::timeout(SNAPSHOT_DEADLINE, self.client.install_snapshot(ReceiverStream::new(stream))) => {
+                sent.unwrap_or_else(|_| Err(Status::deadline_exceeded("the snapshot took too long"))).map_err(lost)
+            }
+        };
+        reading.abort();
+        serde_json::from_slice(&sent?.into_inner().body)
+            .map_err(|error| StreamingError::Network(NetworkError::new(&error)))
+    }
+
+    fn backoff(&self) -> openraft::network::Backoff {
+        openraft::network::Backoff::new(std::iter::repeat(BACKOFF))
+    }
+}
+
+/// The first frame of a snapshot stream.
+#[derive(Serialize, Deserialize)]
+pub(super) struct SnapshotOffer {
+    pub vote: Vote<u64>,
+    pub meta: openraft::SnapshotMeta<u64, BasicNode>,
+}
+
+async fn send_frames(
+    snapshot: crate::raft::types::SnapshotHandle,
+    header: Bytes,
+    frames: mpsc::Sender<wire::SnapshotFrame>,
+) {
+    let result = async {
+        let mut file = snapshot.files.open(&snapshot.name).await?;
+        let mut offset = 0;
+        let mut header = header;
+        while offset < file.len() || !header.is_empty() {
+            let chunk = file.read_at(offset, SNAPSHOT_FRAME_BYTES).await?;
+            offset += chunk.len() as u64;
+            let frame = wire::SnapshotFrame { header: std::mem::take(&mut header), chunk };
+            if frames.send(frame).await.is_err() {
+                break;
+            }
+        }
+        std::io::Result::Ok(())
+    };
+    if let Err(error) = result.await {
+        // The stream ends early; the receiver's verification refuses what it has.
+        tracing::warn!(%error, name = snapshot.name, "could not read a snapshot to send it");
+    }
+}

@@ -1,0 +1,118 @@
+//! The Raft service: what this replica answers to others of its group.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use foreword_proto::wire::raft as wire;
+use foreword_proto::wire::raft::raft_server::{Raft as RaftApi, RaftServer};
+use openraft::Snapshot;
+use serde::Serialize;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::client::SnapshotOffer;
+use super::messages::{append_from_wire, from_body, to_body};
+use crate::raft::group::{Group, PEER_MESSAGE_BYTES_MAX, PROPOSE_DEADLINE};
+use crate::storage::SnapshotReceiver;
+
+/// The service.
+pub struct RaftService {
+    group: Arc<Group>,
+    identity: super::PeerIdentity,
+    /// This replica lost acknowledged entries: its vote could elect a leader that misses them.
+    may_vote: Arc<AtomicBool>,
+}
+
+impl RaftService {
+    /// The service of one replica; `may_vote` turns true once a replica that rejoins has caught up.
+    pub fn server(group: Arc<Group>, may_vote: Arc<AtomicBool>) -> RaftServer<Self> {
+        let identity = super::PeerIdentity::new(group.cluster_id);
+        RaftServer::new(Self { group, identity, may_vote })
+            .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
+    }
+
+    fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let mut bare = Request::new(());
+        *bare.metadata_mut() = request.metadata().clone();
+        self.identity.check(&bare)
+    }
+}
+
+fn body<T: Serialize>(value: &T) -> Result<bytes::Bytes, Status> {
+    to_body(value).map_err(|error| Status::internal(error.to_string()))
+}
+
+#[tonic::async_trait]
+impl RaftApi for RaftService {
+    async fn append_entries(
+        &self,
+        request: Request<wire::AppendRequest>,
+    ) -> Result<Response<wire::AppendResponse>, Status> {
+        self.check(&request)?;
+        let append = append_from_wire(request.into_inner())?;
+        let response =
+            self.group.raft.append_entries(append).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(wire::AppendResponse { body: body(&response)? }))
+    }
+
+    async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
+        self.check(&request)?;
+        if !self.may_vote.load(Ordering::Acquire) {
+            return Err(Status::unavailable(
+                "this replica lost acknowledged entries and does not vote until it has caught up",
+            ));
+        }
+        let vote = from_body("body", &request.into_inner().body)?;
+        let response = self.group.raft.vote(vote).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(wire::VoteResponse { body: body(&response)? }))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<wire::SnapshotFrame>>,
+    ) -> Result<Response<wire::SnapshotResponse>, Status> {
+        self.check(&request)?;
+        let mut stream = request.into_inner();
+        let first =
+            stream.message().await?.ok_or_else(|| Status::invalid_argument("header: expected a first frame"))?;
+        let header: SnapshotOffer = from_body("header", &first.header)?;
+        let spool =
+            self.group.raft.begin_receiving_snapshot().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let faulty = |error: &dyn std::fmt::Display| Status::data_loss(format!("snapshot: {error}"));
+        let mut receiver = SnapshotReceiver::create(spool.files.clone(), &spool.name, self.group.cluster_id)
+            .await
+            .map_err(|error| faulty(&error))?;
+        receiver.chunk(first.chunk).await.map_err(|error| faulty(&error))?;
+        while let Some(frame) = stream.message().await? {
+            receiver.chunk(frame.chunk).await.map_err(|error| faulty(&error))?;
+        }
+        let (_, handle) = receiver.finish().await.map_err(|error| faulty(&error))?;
+        let snapshot = Snapshot { meta: header.meta, snapshot: Box::new(handle) };
+        let response = self
+            .group
+            .raft
+            .install_full_snapshot(header.vote, snapshot)
+            .await
+            .map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(wire::SnapshotResponse { body: body(&response)? }))
+    }
+
+    async fn propose(&self, request: Request<wire::ProposeRequest>) -> Result<Response<wire::ProposeResponse>, Status> {
+        self.check(&request)?;
+        let deadline = Instant::now() + PROPOSE_DEADLINE;
+        let (revision, outcomes) = self.group.propose_here(request.into_inner().commands, deadline).await?;
+        Ok(Response::new(wire::ProposeResponse { revision, outcomes: Group::encode_outcomes(&outcomes) }))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<wire::ReadIndexRequest>,
+    ) -> Result<Response<wire::ReadIndexResponse>, Status> {
+        self.check(&request)?;
+        match self.group.read_index_here().await {
+            Some(revision) => Ok(Response::new(wire::ReadIndexResponse { revision })),
+            None => Err(Status::unavailable("this replica is not the leader")),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! From a data directory to a replica's [`Deps`]: what the binary does before it serves.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use foreword_seams::{Entropy, LocalFiles, Net, Telemetry};
+use parking_lot::Mutex;
+
+use crate::serve::{Deps, IdentityFile};
+use crate::storage::{
+    DataDir, DataDirError, LocalMark, LogEngine, LogStore, MarkFile, OpenError, Recovered, Runner, SledEngine,
+    on_a_thread,
+};
+
+/// The log's engine and its mark.
+pub type LogParts = (Box<dyn LogEngine>, Box<dyn MarkFile>);
+
+/// Opens a log. One that lost what it had acknowledged is set aside, never repaired, and an empty one takes its place; the
+/// replica then rejoins. Answers true in that case.
+pub fn open_log(
+    mut parts: impl FnMut() -> Result<LogParts, OpenError>,
+    runner: &Runner,
+    set_aside: impl FnOnce() -> io::Result<()>,
+) -> Result<(LogStore, Recovered, bool), OpenError> {
+    let mut open = || {
+        let (engine, mark) = parts()?;
+        LogStore::open(engine, mark, runner)
+    };
+    match open() {
+        Ok((log, recovered)) => Ok((log, recovered, false)),
+        Err(OpenError::Io(error)) => Err(OpenError::Io(error)),
+        Err(lost) => {
+            tracing::error!(%lost, "setting the log aside; this replica rejoins empty");
+            set_aside()?;
+            let (log, recovered) = open()?;
+            Ok((log, recovered, true))
+        }
+    }
+}
+
+/// A data directory whose identity changes as the replica lives.
+struct SharedDataDir(Mutex<DataDir>);
+
+impl IdentityFile for SharedDataDir {
+    fn bootstrapped(&self) -> io::Result<()> {
+        self.0.lock().set_bootstrapped().map_err(io::Error::other)
+    }
+
+    fn caught_up(&self) -> io::Result<()> {
+        self.0.lock().set_rejoining(false).map_err(io::Error::other)
+    }
+}
+
+/// Why a data directory did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenDirError {
+    #[error(transparent)]
+    Dir(#[from] DataDirError),
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    #[error("data_dir: snapshots: {0}")]
+    Snapshots(io::Error),
+}
+
+/// Opens a data directory on local disk, with its log in sled.
+pub fn open_data_dir(
+    path: &Path,
+    net: Arc<dyn Net>,
+    entropy: Arc<dyn Entropy>,
+    telemetry: Telemetry,
+) -> Result<Deps, OpenDirError> {
+    let dir = Arc::new(SharedDataDir(Mutex::new(DataDir::open(path)?)));
+    let parts = || {
+        let dir = dir.0.lock();
+        let engine = SledEngine::open(&dir.log()).map_err(|lost| OpenError::Lost(lost.to_string()))?;
+        let mark = LocalMark::open(&dir.mark())?;
+        Ok((Box::new(engine) as Box<dyn LogEngine>, Box::new(mark) as Box<dyn MarkFile>))
+    };
+    let set_aside = || {
+        let moved = dir.0.lock().set_log_aside().map_err(io::Error::other)?;
+        tracing::warn!(?moved, "kept for someone to look at");
+        Ok(())
+    };
+    let (log, recovered, _) = open_log(parts, &on_a_thread(), set_aside)?;
+    tracing::info!(?recovered, "opened the log");
+    let (identity, snapshots) = {
+        let dir = dir.0.lock();
+        (dir.identity().clone(), LocalFiles::new(dir.snapshots()).map_err(OpenDirError::Snapshots)?)
+    };
+    Ok(Deps { net, entropy, telemetry, identity, identity_file: dir, log, snapshots: Arc::new(snapshots) })
+}

@@ -1,0 +1,148 @@
+//! What this replica has applied: the state, with the log position and membership that belong to it.
+
+use std::sync::Arc;
+
+use foreword_proto::Revision;
+use openraft::{BasicNode, LogId, StoredMembership};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use crate::eviction::EvictionPolicy;
+use crate::service::watch_hub::WatchHub;
+use crate::state::State;
+use crate::state::command::{Command, Event, Outcome};
+
+/// The log position and membership of a state.
+#[derive(Debug, Clone, Default)]
+pub struct Position {
+    pub last_applied: Option<LogId<u64>>,
+    pub membership: StoredMembership<u64, BasicNode>,
+}
+
+struct Inner {
+    state: State,
+    position: Position,
+}
+
+/// The applied state: read by lookups, written by the apply task only. The lock is never held across an await.
+pub struct Applied {
+    inner: RwLock<Inner>,
+    /// The leader's eviction policy; none on a follower.
+    policy: Mutex<Option<Box<dyn EvictionPolicy>>>,
+    hub: Arc<WatchHub>,
+    revision: watch::Sender<Revision>,
+}
+
+impl Applied {
+    /// Starts from a state at its position.
+    pub fn new(state: State, position: Position, hub: Arc<WatchHub>) -> Self {
+        let revision = state.revision();
+        hub.restart_at(revision);
+        Self {
+            inner: RwLock::new(Inner { state, position }),
+            policy: Mutex::new(None),
+            hub,
+            revision: watch::Sender::new(revision),
+        }
+    }
+
+    /// Reads the state; keep it short: applying waits.
+    pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.inner.read().state)
+    }
+
+    /// Reads the state with its position.
+    pub fn read_with_position<T>(&self, look: impl FnOnce(&State, &Position) -> T) -> T {
+        let inner = self.inner.read();
+        look(&inner.state, &inner.position)
+    }
+
+    /// Watches the applied revision.
+    pub fn revisions(&self) -> watch::Receiver<Revision> {
+        self.revision.subscribe()
+    }
+
+    /// The applied revision.
+    pub fn revision(&self) -> Revision {
+        *self.revision.borrow()
+    }
+
+    /// Applies one entry's commands, then tells watchers and the policy.
+    pub fn apply_commands(&self, log_id: LogId<u64>, commands: &[Command]) -> Vec<Outcome> {
+        let mut events = Vec::new();
+        let outcomes = {
+            let mut inner = self.inner.write();
+            let outcomes =
+                commands.iter().map(|command| inner.state.apply(log_id.index, command, &mut events)).collect();
+            inner.state.finish_entry(log_id.index);
+            inner.position.last_applied = Some(log_id);
+            self.observe(&events);
+            self.hub.push(log_id.index, &events, |namespace| inner.state.namespace(namespace).map(|n| n.shards()));
+            outcomes
+        };
+        self.revision.send_replace(log_id.index);
+        outcomes
+    }
+
+    /// Applies an entry without commands.
+    pub fn apply_empty(&self, log_id: LogId<u64>, membership: Option<StoredMembership<u64, BasicNode>>) {
+        {
+            let mut inner = self.inner.write();
+            // The entry that forms the group has index 0, which as a revision means "nothing applied yet".
+            if log_id.index > 0 {
+                inner.state.finish_entry(log_id.index);
+            }
+            inner.position.last_applied = Some(log_id);
+            if let Some(membership) = membership {
+                inner.position.membership = membership;
+            }
+            self.hub.push(log_id.index, &[], |_| None);
+        }
+        self.revision.send_replace(log_id.index);
+    }
+
+    /// Replaces everything with a snapshot's state; watchers start over.
+    pub fn replace(&self, state: State, position: Position) {
+        let revision = state.revision();
+        {
+            let mut inner = self.inner.write();
+            self.hub.restart_at(revision);
+            *inner = Inner { state, position };
+            if let Some(policy) = self.policy.lock().as_mut() {
+                policy.rebuild(&inner.state);
+            }
+        }
+        self.revision.send_replace(revision);
+    }
+
+    /// Installs the leader's policy, which sees the state as it is now and every event after.
+    pub fn start_policy(&self, mut policy: Box<dyn EvictionPolicy>) {
+        // The write lock keeps the apply task out between the rebuild and the first event.
+        let inner = self.inner.write();
+        policy.rebuild(&inner.state);
+        *self.policy.lock() = Some(policy);
+    }
+
+    /// Drops the policy: this replica leads no more.
+    pub fn stop_policy(&self) {
+        *self.policy.lock() = None;
+    }
+
+    /// Asks the policy something, if this replica has one.
+    pub fn with_policy<T>(&self, ask: impl FnOnce(&mut dyn EvictionPolicy, &State) -> T) -> Option<T> {
+        let inner = self.inner.read();
+        let mut policy = self.policy.lock();
+        policy.as_mut().map(|policy| ask(policy.as_mut(), &inner.state))
+    }
+
+    fn observe(&self, events: &[Event]) {
+        if events.is_empty() {
+            return;
+        }
+        if let Some(policy) = self.policy.lock().as_mut() {
+            for event in events {
+                policy.observe(event);
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! This replica's view of its group: propose, read linearizably, wait for a revision; here or through the leader.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use foreword_proto::limits::RAFT_MESSAGE_BYTES_MAX;
+use foreword_proto::wire::raft as wire;
+use foreword_proto::{ClusterId, Revision};
+use openraft::{Raft, ServerState};
+use tokio::time::{Instant, timeout_at};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use super::applied::Applied;
+use super::proposer::{ProposeError, Proposer};
+use super::read_index::ReadIndex;
+use super::types::TypeConfig;
+use crate::network::Peers;
+use crate::state::codec::{decode_outcome, encode_command, encode_outcome};
+use crate::state::command::{Command, Outcome};
+
+/// How long a caller without a deadline of its own waits for a leader.
+pub const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
+/// Pause before the leader is looked for again, when nothing has told that it changed.
+const LEADER_RETRY: Duration = Duration::from_millis(25);
+/// One hop to the leader; a leader that died without closing its connections is given up after this.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why the group could not answer in time. The caller may try again, here or elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    #[error("no leader within the deadline")]
+    NoLeader,
+    #[error("the proposal queue is full")]
+    Overloaded,
+    #[error("revision {wanted} is not applied here within the deadline, only {applied}")]
+    Behind { wanted: Revision, applied: Revision },
+    #[error("the replica is stopping: {0}")]
+    Stopped(String),
+}
+
+impl From<Unavailable> for Status {
+    fn from(error: Unavailable) -> Self {
+        match error {
+            Unavailable::Overloaded => Status::resource_exhausted(error.to_string()),
+            Unavailable::Behind { .. } => {
+                foreword_proto::bad_input::status_for(Code::FailedPrecondition, "behind", error.to_string())
+            }
+            other => Status::unavailable(other.to_string()),
+        }
+    }
+}
+
+/// Handles of one replica, shared by its services and duties.
+pub struct Group {
+    pub cluster_id: ClusterId,
+    pub replica_id: u64,
+    pub raft: Raft<TypeConfig>,
+    pub applied: Arc<Applied>,
+    pub peers: Arc<Peers>,
+    proposer: Proposer,
+    read_index: ReadIndex,
+}
+
+/// Who leads, as far as this replica knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Leader {
+    Here,
+    There { id: u64, endpoint: String },
+    Unknown,
+}
+
+impl Group {
+    /// Joins the parts of a replica.
+    pub fn new(
+        cluster_id: ClusterId,
+        replica_id: u64,
+        raft: Raft<TypeConfig>,
+        applied: Arc<Applied>,
+        peers: Arc<Peers>,
+        proposer: Proposer,
+    ) -> Self {
+        let read_index = ReadIndex::spawn(raft.clone());
+        Self { cluster_id, replica_id, raft, applied, peers, proposer, read_index }
+    }
+
+    /// Who leads.
+    pub fn leader(&self) -> Leader {
+        let metrics = self.raft.metrics().borrow().clone();
+        match metrics.current_leader {
+            Some(id) if id == self.replica_id && metrics.state == ServerState::Leader => Leader::Here,
+            Some(id) if id != self.replica_id => match metrics.membership_config.membership().get_node(&id) {
+                Some(node) => Leader::There { id, endpoint: node.addr.clone() },
+                None => Leader::Unknown,
+            },
+            _ => Leader::Unknown,
+        }
+    }
+
+    /// Proposes commands through whoever leads, until `deadline`.
+    ///
+    /// A retry may apply a command twice; session commands are idempotent, and the others harmless to repeat.
+    pub async fn propose(
+        &self,
+        commands: &[Command],
+        deadline: Instant,
+    ) -> Result<(Revision, Vec<Outcome>), Unavailable> {
+        let encoded: Vec<Bytes> = commands
+            .iter()
+            .map(|command| {
+                let mut bytes = BytesMut::new();
+                encode_command(command, &mut bytes);
+                bytes.freeze()
+            })
+            .collect();
+        loop {
+            let error = match self.leader() {
+                Leader::Here => match self.propose_here(encoded.clone(), deadline).await {
+                    Ok(done) => return Ok(done),
+                    Err(error) => error,
+                },
+                Leader::There { endpoint, .. } => match self.forward(&endpoint, &encoded, deadline).await {
+                    Ok(done) => return Ok(done),
+                    Err(error) => error,
+                },
+                Leader::Unknown => Unavailable::NoLeader,
+            };
+            if matches!(error, Unavailable::Overloaded | Unavailable::Stopped(_)) {
+                return Err(error);
+            }
+            self.leader_may_change(deadline).await?;
+        }
+    }
+
+    /// Proposes one command.
+    pub async fn propose_one(&self, command: Command, deadline: Instant) -> Result<(Revision, Outcome), Unavailable> {
+        let (revision, mut outcomes) = self.propose(&[command], deadline).await?;
+        match outcomes.pop() {
+            Some(outcome) => Ok((revision, outcome)),
+            None => Err(Unavailable::Stopped("an outcome is missing".into())),
+        }
+    }
+
+    /// Proposes encoded commands on this replica only: what another replica forwarded, and the leader's own decisions.
+    pub async fn propose_here(
+        &self,
+        encoded: Vec<Bytes>,
+        deadline: Instant,
+    ) -> Result<(Revision, Vec<Outcome>), Unavailable> {
+        match timeout_at(deadline, self.proposer.propose(encoded)).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(ProposeError::QueueFull)) => Err(Unavailable::Overloaded),
+            Ok(Err(ProposeError::Stopped(why))) => Err(Unavailable::Stopped(why)),
+            Ok(Err(ProposeError::NotLeader { .. })) | Err(_) => Err(Unavailable::NoLeader),
+        }
+    }
+
+    async fn forward(
+        &self,
+        endpoint: &str,
+        encoded: &[Bytes],
+        deadline: Instant,
+    ) -> Result<(Revision, Vec<Outcome>), Unavailable> {
+        let mut client = self.peers.raft_client(endpoint);
+        let request = wire::ProposeRequest { commands: encoded.to_vec() };
+        let until = deadline.min(Instant::now() + FORWARD_TIMEOUT);
+        let response = match timeout_at(until, client.propose(request)).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) if status.code() == Code::ResourceExhausted => return Err(Unavailable::Overloaded),
+            Ok(Err(_)) | Err(_) => return Err(Unavailable::NoLeader),
+        };
+        let outcomes =
+            response.outcomes.into_iter().map(|mut bytes| decode_outcome(&mut bytes)).collect::<Result<_, _>>();
+        Ok((response.revision, outcomes.map_err(|error| Unavailable::Stopped(error.to_string()))?))
+    }
+
+    /// What a forwarded proposal is answered with.
+    pub fn encode_outcomes(outcomes: &[Outcome]) -> Vec<Bytes> {
+        outcomes
+            .iter()
+            .map(|outcome| {
+                let mut bytes = BytesMut::new();
+                encode_outcome(outcome, &mut bytes);
+                bytes.freeze()
+            })
+            .collect()
+    }
+
+    /// A revision such that everything acknowledged before this call is at or below it.
+    pub async fn read_index(&self, deadline: Instant) -> Result<Revision, Unavailable> {
+        loop {
+            match self.leader() {
+                Leader::Here => {
+                    if let Ok(Some(revision)) = timeout_at(deadline, self.read_index.here()).await {
+                        return Ok(revision);
+                    }
+                }
+                Leader::There { endpoint, .. } => {
+                    let mut client = self.peers.raft_client(&endpoint);
+                    let until = deadline.min(Instant::now() + FORWARD_TIMEOUT);
+                    if let Ok(Ok(response)) = timeout_at(until, client.read_index(wire::ReadIndexRequest {})).await {
+                        return Ok(response.into_inner().revision);
+                    }
+                }
+                Leader::Unknown => {}
+            }
+            self.leader_may_change(deadline).await?;
+        }
+    }
+
+    /// The read index, if this replica leads.
+    pub async fn read_index_here(&self) -> Option<Revision> {
+        self.read_index.here().await
+    }
+
+    /// Waits until `revision` is applied here.
+    pub async fn wait_applied(&self, revision: Revision, deadline: Instant) -> Result<(), Unavailable> {
+        let mut revisions = self.applied.revisions();
+        match timeout_at(deadline, revisions.wait_for(|applied| *applied >= revision)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Unavailable::Behind { wanted: revision, applied: self.applied.revision() }),
+        }
+    }
+
+    /// A channel to the leader, none when it is this replica or unknown.
+    pub fn leader_channel(&self) -> Option<Channel> {
+        match self.leader() {
+            Leader::There { endpoint, .. } => Some(self.peers.channel(&endpoint)),
+            _ => None,
+        }
+    }
+
+    async fn leader_may_change(&self, deadline: Instant) -> Result<(), Unavailable> {
+        if Instant::now() >= deadline {
+            return Err(Unavailable::NoLeader);
+        }
+        let mut metrics = self.raft.server_metrics();
+        let until = deadline.min(Instant::now() + LEADER_RETRY);
+        match timeout_at(until, metrics.changed()).await {
+            Ok(Err(_)) => Err(Unavailable::Stopped("raft ended".into())),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The decoding limit of everything between replicas.
+pub const PEER_MESSAGE_BYTES_MAX: usize = RAFT_MESSAGE_BYTES_MAX;

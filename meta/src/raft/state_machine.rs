@@ -1,0 +1,225 @@
+//! openraft's view of the state: applying entries, building and installing snapshots.
+
+use std::sync::Arc;
+
+use foreword_proto::ClusterId;
+use foreword_seams::Files;
+use openraft::storage::RaftStateMachine;
+use openraft::{
+    AnyError, BasicNode, Entry, EntryPayload, ErrorSubject, ErrorVerb, LogId, RaftSnapshotBuilder, Snapshot,
+    SnapshotMeta, StorageError, StorageIOError, StoredMembership,
+};
+
+use super::applied::{Applied, Position};
+use super::types::{EntryOutcome, SnapshotHandle, TypeConfig};
+use crate::state::codec::decode_batch;
+use crate::state::{Restorer, State};
+use crate::storage::{SnapshotHeader, SnapshotReader, SnapshotWriter};
+
+/// Snapshots kept on disk: the newest, and the one before it while a follower may still be reading it.
+const SNAPSHOTS_KEPT: usize = 2;
+const PREFIX: &str = "snapshot-";
+
+/// The snapshots of one replica.
+#[derive(Clone)]
+pub struct Snapshots {
+    files: Arc<dyn Files>,
+    cluster_id: ClusterId,
+}
+
+type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+impl Snapshots {
+    /// The snapshots in `files`.
+    pub fn new(files: Arc<dyn Files>, cluster_id: ClusterId) -> Self {
+        Self { files, cluster_id }
+    }
+
+    /// Names, oldest first: they sort by index.
+    async fn names(&self) -> std::io::Result<Vec<String>> {
+        let names = self.files.list().await?;
+        Ok(names.into_iter().filter(|name| name.starts_with(PREFIX)).collect())
+    }
+
+    /// The newest snapshot that verifies, as a state at its position. One that does not is reported and passed over.
+    pub async fn load_newest(&self) -> std::io::Result<Option<(State, Position)>> {
+        for name in self.names().await?.into_iter().rev() {
+            match self.load(&name).await {
+                Ok(loaded) => return Ok(Some(loaded)),
+                Err(error) => tracing::error!(%error, name, "this snapshot cannot be used"),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn load(&self, name: &str) -> Result<(State, Position), Fault> {
+        let mut reader = SnapshotReader::open(&*self.files, name, self.cluster_id).await?;
+        let meta = reader.meta().clone();
+        let mut restorer = Restorer::new();
+        while let Some(frame) = reader.next_frame().await? {
+            restorer.push(frame)?;
+            tokio::task::yield_now().await;
+        }
+        let position = Position { last_applied: meta.last_log_id, membership: meta.last_membership };
+        Ok((restorer.finish()?, position))
+    }
+
+    async fn newest(&self) -> Result<Option<Snapshot<TypeConfig>>, Fault> {
+        let Some(name) = self.names().await?.pop() else { return Ok(None) };
+        let reader = SnapshotReader::open(&*self.files, &name, self.cluster_id).await?;
+        let bytes = self.files.open(&name).await?.len();
+        let handle = SnapshotHandle { name, bytes, files: self.files.clone() };
+        Ok(Some(Snapshot { meta: reader.meta().clone(), snapshot: Box::new(handle) }))
+    }
+
+    async fn remove_old(&self) -> std::io::Result<()> {
+        let names = self.names().await?;
+        for name in names.iter().take(names.len().saturating_sub(SNAPSHOTS_KEPT)) {
+            self.files.remove(name).await?;
+        }
+        Ok(())
+    }
+}
+
+fn name_of(last_log_id: Option<LogId<u64>>) -> String {
+    let (index, term) = last_log_id.map_or((0, 0), |id| (id.index, id.leader_id.term));
+    format!("{PREFIX}{index:020}-{term}")
+}
+
+fn snapshot_error(verb: ErrorVerb, error: impl std::fmt::Display) -> StorageError<u64> {
+    StorageError::from_io_error(ErrorSubject::Snapshot(None), verb, std::io::Error::other(error.to_string()))
+}
+
+/// The state machine openraft drives.
+pub struct StateMachine {
+    applied: Arc<Applied>,
+    snapshots: Snapshots,
+    spool: u64,
+}
+
+impl StateMachine {
+    /// Drives `applied`.
+    pub fn new(applied: Arc<Applied>, snapshots: Snapshots) -> Self {
+        Self { applied, snapshots, spool: 0 }
+    }
+
+    fn apply_one(&self, entry: Entry<TypeConfig>) -> Result<EntryOutcome, StorageError<u64>> {
+        let outcomes = match entry.payload {
+            EntryPayload::Blank => {
+                self.applied.apply_empty(entry.log_id, None);
+                Vec::new()
+            }
+            EntryPayload::Membership(membership) => {
+                let membership = StoredMembership::new(Some(entry.log_id), membership);
+                self.applied.apply_empty(entry.log_id, Some(membership));
+                Vec::new()
+            }
+            EntryPayload::Normal(batch) => {
+                // An entry this binary cannot read stops the replica: going on would diverge from the others.
+                let commands = decode_batch(batch.0)
+                    .map_err(|error| StorageError::from(StorageIOError::apply(entry.log_id, AnyError::new(&error))))?;
+                self.applied.apply_commands(entry.log_id, &commands)
+            }
+        };
+        Ok(EntryOutcome(outcomes))
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<LogId<u64>>, StoredMembership<u64, BasicNode>), StorageError<u64>> {
+        Ok(self.applied.read_with_position(|_, position| (position.last_applied, position.membership.clone())))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<EntryOutcome>, StorageError<u64>>
+    where
+        I: IntoIterator<Item = Entry<TypeConfig>> + Send,
+        I::IntoIter: Send,
+    {
+        let mut outcomes = Vec::new();
+        for entry in entries {
+            outcomes.push(self.apply_one(entry)?);
+        }
+        Ok(outcomes)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder { applied: self.applied.clone(), snapshots: self.snapshots.clone() }
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotHandle>, StorageError<u64>> {
+        self.spool += 1;
+        let name = format!("received-{}", self.spool);
+        Ok(Box::new(SnapshotHandle { name, bytes: 0, files: self.snapshots.files.clone() }))
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta<u64, BasicNode>,
+        snapshot: Box<SnapshotHandle>,
+    ) -> Result<(), StorageError<u64>> {
+        let fault = |error: Fault| snapshot_error(ErrorVerb::Write, error);
+        let (state, position) = self.snapshots.load(&snapshot.name).await.map_err(fault)?;
+        if position.last_applied != meta.last_log_id {
+            let message =
+                format!("the file ends at {:?}, its offer said {:?}", position.last_applied, meta.last_log_id);
+            return Err(snapshot_error(ErrorVerb::Read, message));
+        }
+        // Under its own name it is the newest snapshot, also after a restart.
+        copy(&snapshot, &name_of(meta.last_log_id)).await.map_err(|error| snapshot_error(ErrorVerb::Write, error))?;
+        self.applied.replace(state, position);
+        self.snapshots.remove_old().await.map_err(|error| snapshot_error(ErrorVerb::Delete, error))?;
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError<u64>> {
+        self.snapshots.newest().await.map_err(|error| snapshot_error(ErrorVerb::Read, error))
+    }
+}
+
+/// Gives a received file its final name and removes the spool.
+async fn copy(from: &SnapshotHandle, to: &str) -> std::io::Result<()> {
+    let mut reader = from.files.open(&from.name).await?;
+    let mut writer = from.files.create(to).await?;
+    let mut offset = 0;
+    while offset < reader.len() {
+        let chunk = reader.read_at(offset, foreword_proto::limits::SNAPSHOT_FRAME_BYTES).await?;
+        offset += chunk.len() as u64;
+        writer.append(chunk).await?;
+    }
+    writer.seal().await?;
+    from.files.remove(&from.name).await
+}
+
+/// Writes a snapshot from a frozen view while entries go on being applied.
+pub struct SnapshotBuilder {
+    applied: Arc<Applied>,
+    snapshots: Snapshots,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError<u64>> {
+        let (frozen, position) = self.applied.read_with_position(|state, position| (state.freeze(), position.clone()));
+        let name = name_of(position.last_applied);
+        let meta = SnapshotMeta {
+            last_log_id: position.last_applied,
+            last_membership: position.membership,
+            snapshot_id: name.clone(),
+        };
+        let fault = |error: &dyn std::fmt::Display| snapshot_error(ErrorVerb::Write, error);
+        let snapshots = &self.snapshots;
+        let header = SnapshotHeader { cluster_id: snapshots.cluster_id, meta: meta.clone() };
+        let mut writer =
+            SnapshotWriter::create(snapshots.files.clone(), &name, &header).await.map_err(|error| fault(&error))?;
+        for chunk in frozen.chunks() {
+            writer.append(chunk).await.map_err(|error| fault(&error))?;
+            tokio::task::yield_now().await;
+        }
+        let handle = writer.seal().await.map_err(|error| fault(&error))?;
+        snapshots.remove_old().await.map_err(|error| fault(&error))?;
+        Ok(Snapshot { meta, snapshot: Box::new(handle) })
+    }
+}

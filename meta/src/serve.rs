@@ -1,0 +1,318 @@
+//! The one entry point of a replica: the binary and the simulator call [`serve`] alike.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use foreword_proto::BadInput;
+use foreword_proto::limits::RAFT_PAYLOAD_ENTRIES_MAX;
+use foreword_seams::rpc_metrics::RpcMetricsLayer;
+use foreword_seams::{Endpoint, Entropy, Files, Incoming, Net, Telemetry, http, rpc};
+use openraft::{BasicNode, Raft, SnapshotPolicy};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::MetaConfig;
+use crate::eviction::Watermarks;
+use crate::network::{NetworkFactory, Peers, RaftService};
+use crate::raft::applied::{Applied, Position};
+use crate::raft::clock::LeaderClock;
+use crate::raft::duties::Duties;
+use crate::raft::group::Group;
+use crate::raft::proposer::Proposer;
+use crate::raft::state_machine::{Snapshots, StateMachine};
+use crate::raft::types::{TypeConfig, seed_thread};
+use crate::service::status::StatusSource;
+use crate::service::watch_hub::WatchHub;
+use crate::service::{AdminService, MetaService, router};
+use crate::state::State;
+use crate::storage::{Identity, LogStore};
+
+/// Where changes of the identity are kept.
+pub trait IdentityFile: Send + Sync + 'static {
+    /// The group was formed.
+    fn bootstrapped(&self) -> io::Result<()>;
+    /// The replica has again everything that it had lost.
+    fn caught_up(&self) -> io::Result<()>;
+}
+
+/// Everything from outside.
+pub struct Deps {
+    pub net: Arc<dyn Net>,
+    pub entropy: Arc<dyn Entropy>,
+    pub telemetry: Telemetry,
+    pub identity: Identity,
+    pub identity_file: Arc<dyn IdentityFile>,
+    /// The log, recovered ([`crate::open::open_log`]).
+    pub log: LogStore,
+    pub snapshots: Arc<dyn Files>,
+}
+
+/// Why a replica did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    BadInput(#[from] BadInput),
+    #[error("listen: expected a free address, {endpoint}: {error}")]
+    Listen { endpoint: Endpoint, error: io::Error },
+    #[error("snapshots: {0}")]
+    Snapshots(io::Error),
+    #[error("raft: {0}")]
+    Raft(String),
+}
+
+/// A running replica.
+pub struct Handle {
+    endpoint: Endpoint,
+    http_endpoint: Option<Endpoint>,
+    group: Arc<Group>,
+    ready: Arc<AtomicBool>,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+    failed: watch::Receiver<Option<String>>,
+    log_end: crate::storage::writer::WriterEnd,
+}
+
+impl Handle {
+    /// Where gRPC listens.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Where HTTP listens.
+    pub fn http_endpoint(&self) -> Option<&Endpoint> {
+        self.http_endpoint.as_ref()
+    }
+
+    /// The replica's view of its group.
+    pub fn group(&self) -> &Arc<Group> {
+        &self.group
+    }
+
+    /// True once everything committed at the start is applied; then for good.
+    pub fn ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// Resolves with the reason when the replica cannot go on (its disk failed, or its log cannot be read).
+    pub async fn failed(&mut self) -> String {
+        match self.failed.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => "the replica stopped".into(),
+        }
+    }
+
+    /// Stops serving, ends Raft and waits until the log is closed.
+    pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        if let Err(error) = self.group.raft.shutdown().await {
+            tracing::warn!(%error, "raft did not stop cleanly");
+        }
+        self.tasks.shutdown().await;
+        let log_end = self.log_end.clone();
+        drop(self);
+        log_end.wait().await;
+    }
+}
+
+/// Starts a replica.
+pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError> {
+    config.validate()?;
+    seed_thread(deps.entropy.u64());
+    let identity = deps.identity;
+    let snapshots = Snapshots::new(deps.snapshots.clone(), identity.cluster_id);
+    let log = deps.log;
+    let log_reader = log.reader();
+    let log_end = log.end();
+    let (state, position) = snapshots
+        .load_newest()
+        .await
+        .map_err(ServeError::Snapshots)?
+        .unwrap_or_else(|| (State::new(identity.settings.clone()), Position::default()));
+    let hub = Arc::new(WatchHub::new(config.watch_bytes_max as usize));
+    let applied = Arc::new(Applied::new(state, position, hub.clone()));
+    // Bound before Raft starts: a port in use must stop the replica before it takes part in an election.
+    let (incoming, endpoint) = listen(&*deps.net, &config.listen).await?;
+    let http = match &config.http {
+        Some(http) => Some(listen(&*deps.net, http).await?),
+        None => None,
+    };
+
+    let peers = Arc::new(Peers::new(deps.net.clone(), identity.cluster_id));
+    let raft = Raft::new(
+        identity.replica_id,
+        Arc::new(raft_config(&config)),
+        NetworkFactory::new(peers.clone()),
+        log,
+        StateMachine::new(applied.clone(), snapshots),
+    )
+    .await
+    .map_err(|error| ServeError::Raft(error.to_string()))?;
+    let may_vote = Arc::new(AtomicBool::new(!identity.rejoining));
+    if identity.rejoining {
+        raft.runtime_config().elect(false);
+    }
+    let clock = Arc::new(LeaderClock::default());
+    let proposer = Proposer::spawn(raft.clone(), clock.clone());
+    let group = Arc::new(Group::new(identity.cluster_id, identity.replica_id, raft.clone(), applied, peers, proposer));
+    let watermarks =
+        Watermarks { high_percent: config.high_watermark_percent, low_percent: config.low_watermark_percent };
+    let lease = Duration::from_millis(identity.settings.lease_ms);
+    let duties = Arc::new(Duties::new(group.clone(), clock, watermarks, lease, &deps.telemetry));
+    let ready = Arc::new(AtomicBool::new(false));
+    let source =
+        StatusSource { group: group.clone(), log: log_reader, ready: ready.clone(), may_vote: may_vote.clone() };
+
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let (failing, failed) = watch::channel(None);
+    tasks.spawn(watch_raft(raft.clone(), failing));
+    tasks.spawn(duties.clone().run());
+    tasks.spawn(snapshot_by_bytes(source.clone(), config.log_bytes_per_snapshot));
+    tasks.spawn(become_ready(group.clone(), ready.clone()));
+    tasks.spawn(form_or_rejoin(group.clone(), identity, deps.identity_file, may_vote.clone()));
+    let services = rpc::server()
+        .layer(RpcMetricsLayer::new(deps.telemetry.clone()))
+        .load_shed(true)
+        .concurrency_limit_per_connection(config.requests_max)
+        .add_service(MetaService::server(group.clone(), duties, hub))
+        .add_service(AdminService::server(source.clone()))
+        .add_service(RaftService::server(group.clone(), may_vote));
+    let stopped = stop.clone().cancelled_owned();
+    tasks.spawn(async move {
+        if let Err(error) = services.serve_with_incoming_shutdown(incoming, stopped).await {
+            tracing::error!(%error, "the gRPC server ended");
+        }
+    });
+    let http_endpoint = http.as_ref().map(|(_, endpoint)| endpoint.clone());
+    if let Some((incoming, endpoint)) = http {
+        let router = router(source, deps.telemetry.clone());
+        let stopped = stop.clone().cancelled_owned();
+        tasks.spawn(async move {
+            if let Err(error) = http::serve(incoming, endpoint, router, stopped).await {
+                tracing::error!(%error, "the HTTP server ended");
+            }
+        });
+    }
+    Ok(Handle { endpoint, http_endpoint, group, ready, stop, tasks, failed, log_end })
+}
+
+async fn listen(net: &dyn Net, endpoint: &Endpoint) -> Result<(Incoming, Endpoint), ServeError> {
+    net.listen(endpoint).await.map_err(|error| ServeError::Listen { endpoint: endpoint.clone(), error })
+}
+
+fn raft_config(config: &MetaConfig) -> openraft::Config {
+    openraft::Config {
+        cluster_name: "foreword".into(),
+        heartbeat_interval: config.heartbeat_ms,
+        election_timeout_min: config.election_ms_min,
+        election_timeout_max: config.election_ms_max,
+        // Only the stream's start is waited for by openraft; the transfer has its own deadline.
+        install_snapshot_timeout: 10_000,
+        max_payload_entries: RAFT_PAYLOAD_ENTRIES_MAX,
+        snapshot_policy: SnapshotPolicy::Never,
+        // Followers that are only a little behind catch up from the log.
+        max_in_snapshot_log_to_keep: 128,
+        purge_batch_size: 16,
+        ..openraft::Config::default()
+    }
+}
+
+/// Tells the handle when Raft stops by itself: a disk fault, an entry that cannot be read.
+async fn watch_raft(raft: Raft<TypeConfig>, failing: watch::Sender<Option<String>>) {
+    let mut metrics = raft.metrics();
+    let reason = match metrics.wait_for(|m| m.running_state.is_err()).await {
+        Ok(metrics) => metrics.running_state.as_ref().err().map(ToString::to_string),
+        Err(_) => None,
+    };
+    failing.send_replace(Some(reason.unwrap_or_else(|| "raft stopped".into())));
+}
+
+/// Snapshots and purges by log bytes: entries differ in size by four orders of magnitude.
+async fn snapshot_by_bytes(source: StatusSource, bytes_max: u64) {
+    const LOOK: Duration = Duration::from_millis(500);
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let metrics = source.group.raft.metrics().borrow().clone();
+        let behind = metrics.last_applied.map_or(0, |id| id.index) > metrics.snapshot.map_or(0, |id| id.index);
+        if source.log.log_bytes() < bytes_max || !behind {
+            continue;
+        }
+        let wanted = source.group.applied.revision();
+        if let Err(error) = source.group.raft.trigger().snapshot().await {
+            tracing::warn!(%error, "could not ask for a snapshot");
+            continue;
+        }
+        let built = source.group.raft.wait(Some(Duration::from_secs(300)));
+        if let Err(error) = built.metrics(|m| m.snapshot.is_some_and(|id| id.index >= wanted), "snapshot").await {
+            tracing::warn!(%error, "no snapshot was built");
+        }
+    }
+}
+
+/// Ready once what was committed at the start is applied here.
+async fn become_ready(group: Arc<Group>, ready: Arc<AtomicBool>) {
+    const TRY: Duration = Duration::from_secs(5);
+    loop {
+        let deadline = Instant::now() + TRY;
+        if let Ok(revision) = group.read_index(deadline).await
+            && group.wait_applied(revision, Instant::now() + TRY).await.is_ok()
+        {
+            ready.store(true, Ordering::Release);
+            tracing::info!(revision, "ready");
+            return;
+        }
+    }
+}
+
+/// A replica that lost acknowledged entries votes again once it has applied all that the group has committed: a leader elected
+/// without its vote has every committed entry, so what that leader reads is enough.
+async fn rejoin(group: &Group, file: &dyn IdentityFile, may_vote: &AtomicBool) {
+    const TRY: Duration = Duration::from_secs(5);
+    tracing::warn!("acknowledged entries were lost here: no vote until the group's are applied again");
+    loop {
+        let Ok(revision) = group.read_index(Instant::now() + TRY).await else { continue };
+        if group.wait_applied(revision, Instant::now() + TRY).await.is_ok() {
+            break;
+        }
+    }
+    if let Err(error) = file.caught_up() {
+        tracing::error!(%error, "could not note that this replica has caught up; it will not vote");
+        return;
+    }
+    may_vote.store(true, Ordering::Release);
+    group.raft.runtime_config().elect(true);
+    tracing::info!("caught up; voting again");
+}
+
+/// A new group is formed by its first member, or by any other when that one does not come.
+async fn form_or_rejoin(group: Arc<Group>, identity: Identity, file: Arc<dyn IdentityFile>, may_vote: Arc<AtomicBool>) {
+    const OTHERS_WAIT: Duration = Duration::from_secs(2);
+    if identity.rejoining {
+        return rejoin(&group, &*file, &may_vote).await;
+    }
+    if identity.bootstrapped || identity.members.is_empty() {
+        return;
+    }
+    let first = identity.members.keys().next() == Some(&identity.replica_id);
+    let mut revisions = group.applied.revisions();
+    if !first {
+        // The first member's group reaches this replica as its first entry.
+        let formed = revisions.wait_for(|revision| *revision > 0);
+        let _ = tokio::time::timeout(OTHERS_WAIT, formed).await;
+    }
+    let members: BTreeMap<u64, BasicNode> =
+        identity.members.iter().map(|(id, endpoint)| (*id, BasicNode::new(endpoint.clone()))).collect();
+    if let Err(error) = group.raft.initialize(members).await {
+        tracing::debug!(%error, "the group was formed already");
+    }
+    if revisions.wait_for(|revision| *revision > 0).await.is_ok()
+        && let Err(error) = file.bootstrapped()
+    {
+        tracing::error!(%error, "could not note that the group was formed");
+    }
+}

@@ -1,0 +1,78 @@
+//! /metrics, /healthz, /readyz, /status.
+
+use std::sync::atomic::Ordering;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use foreword_proto::status::ReplicaStatus;
+use foreword_seams::Telemetry;
+
+use super::status::StatusSource;
+
+/// The HTTP surface of a replica.
+pub fn router(source: StatusSource, telemetry: Telemetry) -> Router {
+    let gauges = Gauges::new(&telemetry);
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/status", get(async |State(source): State<StatusSource>| Json(source.status())))
+        .route(
+            "/metrics",
+            get(async move |State(source): State<StatusSource>| {
+                gauges.set(&source.status());
+                telemetry.render()
+            }),
+        )
+        .with_state(source)
+}
+
+async fn readyz(State(source): State<StatusSource>) -> (StatusCode, &'static str) {
+    match source.ready.load(Ordering::Acquire) {
+        true => (StatusCode::OK, "ready\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "catching up with the commit index seen at start\n"),
+    }
+}
+
+/// What is read off the state when Prometheus asks.
+#[derive(Clone)]
+struct Gauges {
+    leader: metrics::Gauge,
+    revision: metrics::Gauge,
+    pages: metrics::Gauge,
+    sessions: metrics::Gauge,
+    log_bytes: metrics::Gauge,
+    free_bytes: metrics::Gauge,
+    granted_bytes: metrics::Gauge,
+    published_bytes: metrics::Gauge,
+    resting_bytes: metrics::Gauge,
+}
+
+impl Gauges {
+    fn new(telemetry: &Telemetry) -> Self {
+        Self {
+            leader: telemetry.gauge("foreword_meta_leader", "1 while this replica leads"),
+            revision: telemetry.gauge("foreword_meta_revision", "Log index applied here"),
+            pages: telemetry.gauge("foreword_meta_pages", "Published pages"),
+            sessions: telemetry.gauge("foreword_meta_sessions", "Open sessions"),
+            log_bytes: telemetry.gauge("foreword_meta_log_bytes", "Bytes of the log that are not purged"),
+            free_bytes: telemetry.gauge("foreword_meta_l3_free_bytes", "L3 bytes no slot holds"),
+            granted_bytes: telemetry.gauge("foreword_meta_l3_granted_bytes", "Slot bytes leased to sessions"),
+            published_bytes: telemetry.gauge("foreword_meta_l3_published_bytes", "Slot bytes of published pages"),
+            resting_bytes: telemetry.gauge("foreword_meta_l3_resting_bytes", "Slot bytes at rest"),
+        }
+    }
+
+    fn set(&self, status: &ReplicaStatus) {
+        self.leader.set(if status.role == "leader" { 1.0 } else { 0.0 });
+        self.revision.set(status.revision as f64);
+        self.pages.set(status.pages as f64);
+        self.sessions.set(status.sessions.len() as f64);
+        self.log_bytes.set(status.log_bytes as f64);
+        self.free_bytes.set(status.l3.free_bytes as f64);
+        self.granted_bytes.set(status.l3.granted_bytes as f64);
+        self.published_bytes.set(status.l3.published_bytes as f64);
+        self.resting_bytes.set(status.l3.resting_bytes as f64);
+    }
+}

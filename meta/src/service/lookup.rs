@@ -1,0 +1,99 @@
+//! Lookup: a batch of keys against the index of this replica, as fresh as the caller asks.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, BytesMut};
+use foreword_proto::bad_input::status_for;
+use foreword_proto::chain::asked_keys;
+use foreword_proto::limits::META_MESSAGE_BYTES_MAX;
+use foreword_proto::records::Record;
+use foreword_proto::wire::common::Freshness;
+use foreword_proto::wire::meta as wire;
+use foreword_proto::{BadInput, Location, NamespaceId, PageKey, Revision};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+use crate::raft::group::{Group, PROPOSE_DEADLINE};
+use crate::state::LocationRef;
+
+/// Answers a lookup.
+///
+/// Errors: NOT_FOUND `namespace_id`; INVALID_ARGUMENT `keys` or `tokens`; FAILED_PRECONDITION `behind`; UNAVAILABLE without a leader.
+pub(super) async fn lookup(group: &Arc<Group>, request: wire::LookupRequest) -> Result<wire::LookupResponse, Status> {
+    let deadline = Instant::now() + PROPOSE_DEADLINE;
+    refresh(group, request.freshness, deadline).await?;
+    let keys = keys_of(group, &request)?;
+    let found = group.applied.read(|state| {
+        let info = state.namespace(request.namespace_id)?;
+        let shards = info.shards();
+        let mut out = Found::new(keys.len(), request.with_locations, Location::bytes(shards));
+        state.lookup(request.namespace_id, &keys, request.every_key, |_, location| out.add(location));
+        Some((out, state.revision()))
+    });
+    let (found, revision) = found.ok_or_else(|| unknown_namespace(request.namespace_id))?;
+    found.answer(revision)
+}
+
+/// Waits until this replica may answer.
+pub(super) async fn refresh(group: &Group, freshness: Option<Freshness>, deadline: Instant) -> Result<(), Status> {
+    let freshness = freshness.unwrap_or_default();
+    let mut wanted: Revision = freshness.min_revision;
+    if freshness.linearizable {
+        wanted = wanted.max(group.read_index(deadline).await?);
+    }
+    if wanted > 0 {
+        group.wait_applied(wanted, deadline).await?;
+    }
+    Ok(())
+}
+
+fn unknown_namespace(namespace: NamespaceId) -> Status {
+    let message = format!("namespace_id: expected a registered namespace, {namespace} is not one here");
+    status_for(Code::NotFound, "namespace_id", message)
+}
+
+fn keys_of(group: &Group, request: &wire::LookupRequest) -> Result<Vec<PageKey>, Status> {
+    let page_tokens = group
+        .applied
+        .read(|state| state.namespace(request.namespace_id).map(|info| info.namespace.page_tokens))
+        .ok_or_else(|| unknown_namespace(request.namespace_id))?;
+    Ok(asked_keys(&request.keys, request.tokens.as_ref(), page_tokens)?)
+}
+
+/// The answer as it grows.
+struct Found {
+    prefix: u32,
+    unbroken: bool,
+    present: BytesMut,
+    locations: Option<BytesMut>,
+}
+
+impl Found {
+    fn new(keys: usize, with_locations: bool, location_bytes: usize) -> Self {
+        let locations = with_locations.then(|| BytesMut::with_capacity(keys * location_bytes));
+        Self { prefix: 0, unbroken: true, present: BytesMut::with_capacity(keys), locations }
+    }
+
+    fn add(&mut self, location: Option<LocationRef<'_>>) {
+        self.present.put_u8(u8::from(location.is_some()));
+        self.unbroken &= location.is_some();
+        self.prefix += u32::from(self.unbroken);
+        if let (Some(location), Some(locations)) = (location, &mut self.locations) {
+            location.put(locations);
+        }
+    }
+
+    fn answer(self, revision: Revision) -> Result<wire::LookupResponse, Status> {
+        let locations = self.locations.unwrap_or_default();
+        if locations.len() + self.present.len() + 64 > META_MESSAGE_BYTES_MAX {
+            let expected = "fewer keys a call: the locations of this many shards exceed one message";
+            return Err(BadInput::new("keys", expected).into());
+        }
+        Ok(wire::LookupResponse {
+            revision,
+            prefix: self.prefix,
+            present: self.present.freeze(),
+            locations: locations.freeze(),
+        })
+    }
+}

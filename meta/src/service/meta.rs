@@ -1,0 +1,302 @@
+//! The Meta service: parses, asks the group, answers. Nothing is decided here.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use foreword_proto::bad_input::status_for;
+use foreword_proto::key::page_keys_from_wire;
+use foreword_proto::limits::{
+    FEATURE_LEVEL_MAX, HEAT_KEYS_PER_REPORT_MAX, KEYS_MAX, META_MESSAGE_BYTES_MAX, PAGES_PER_PUBLISH_MAX,
+    SESSION_WINDOW, SLOTS_PER_ABORT_MAX, SLOTS_PER_GRANT_MAX, SUSPECTS_PER_REPORT_MAX, WIRE_VERSION,
+};
+use foreword_proto::records::{self, Record};
+use foreword_proto::wire::meta as wire;
+use foreword_proto::wire::meta::meta_client::MetaClient;
+use foreword_proto::wire::meta::meta_server::{Meta, MetaServer};
+use foreword_proto::wire::namespace_from_wire;
+use foreword_proto::{BadInput, ClusterId, EntryKey, NamespaceId, Revision, SlotRef};
+use futures::stream::BoxStream;
+use tokio::time::Instant;
+use tonic::{Code, Request, Response, Status};
+
+use super::watch_hub::WatchHub;
+use super::{lookup, refused, unexpected, watch};
+use crate::raft::duties::Duties;
+use crate::raft::group::{Group, Leader, PROPOSE_DEADLINE};
+use crate::state::command::{Command, Outcome, SessionOperation};
+
+/// The service of one replica.
+pub struct MetaService {
+    group: Arc<Group>,
+    duties: Arc<Duties>,
+    hub: Arc<WatchHub>,
+}
+
+impl MetaService {
+    /// Serves one replica's group.
+    pub fn server(group: Arc<Group>, duties: Arc<Duties>, hub: Arc<WatchHub>) -> MetaServer<Self> {
+        MetaServer::new(Self { group, duties, hub })
+            .max_decoding_message_size(META_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(META_MESSAGE_BYTES_MAX)
+    }
+
+    async fn propose(&self, command: Command) -> Result<(Revision, Outcome), Status> {
+        let (revision, outcome) = self.group.propose_one(command, Instant::now() + PROPOSE_DEADLINE).await?;
+        match outcome {
+            Outcome::Refused(refusal) => Err(refused(refusal)),
+            outcome => Ok((revision, outcome)),
+        }
+    }
+
+    async fn session_command(
+        &self,
+        session: u64,
+        sequence: u64,
+        operation: SessionOperation,
+    ) -> Result<(Revision, Outcome), Status> {
+        if sequence == 0 {
+            return Err(BadInput::new("sequence", "a positive number, got 0").into());
+        }
+        self.propose(Command::Session { session, sequence, operation }).await
+    }
+
+    /// Shards of a registered namespace: the record size of its batches.
+    fn shards(&self, namespace: NamespaceId) -> Result<usize, Status> {
+        self.group.applied.read(|state| state.namespace(namespace).map(|info| info.shards())).ok_or_else(|| {
+            let message = format!("namespace_id: expected a registered namespace, {namespace} is not one here");
+            status_for(Code::NotFound, "namespace_id", message)
+        })
+    }
+
+    /// Like [`Self::shards`], for callers that may come from a replica that is ahead of this one.
+    async fn shards_soon(&self, namespace: NamespaceId) -> Result<usize, Status> {
+        if let Ok(shards) = self.shards(namespace) {
+            return Ok(shards);
+        }
+        let deadline = Instant::now() + PROPOSE_DEADLINE;
+        let revision = self.group.read_index(deadline).await?;
+        self.group.wait_applied(revision, deadline).await?;
+        self.shards(namespace)
+    }
+
+    fn leader_client(&self) -> Result<MetaClient<tonic::transport::Channel>, Status> {
+        let channel = self.group.leader_channel().ok_or_else(|| Status::unavailable("no leader"))?;
+        Ok(MetaClient::new(channel))
+    }
+}
+
+#[tonic::async_trait]
+impl Meta for MetaService {
+    async fn hello(&self, request: Request<wire::HelloRequest>) -> Result<Response<wire::HelloResponse>, Status> {
+        let request = request.into_inner();
+        if request.wire_version != WIRE_VERSION {
+            let message = format!("wire_version: expected {WIRE_VERSION}, the caller speaks {}", request.wire_version);
+            return Err(status_for(Code::FailedPrecondition, "wire_version", message));
+        }
+        if !request.cluster_id.is_empty() {
+            let caller = ClusterId::from_wire(&request.cluster_id)?;
+            if caller != self.group.cluster_id {
+                let message = format!("cluster_id: expected {}, the caller has {caller}", self.group.cluster_id);
+                return Err(status_for(Code::FailedPrecondition, "cluster_id", message));
+            }
+        }
+        let leader_id = match self.group.leader() {
+            Leader::Here => self.group.replica_id,
+            Leader::There { id, .. } => id,
+            Leader::Unknown => 0,
+        };
+        let response = self.group.applied.read_with_position(|state, position| {
+            let settings = state.settings();
+            wire::HelloResponse {
+                wire_version: WIRE_VERSION,
+                cluster_id: Bytes::copy_from_slice(&self.group.cluster_id.0),
+                replica_id: self.group.replica_id,
+                leader_id,
+                chunk_bytes: settings.chunk_bytes,
+                slab_bytes: settings.slab_bytes,
+                l3_bytes: settings.l3_bytes,
+                lease_ms: settings.lease_ms as u32,
+                read_rest_ms: settings.read_rest_ms as u32,
+                write_rest_ms: settings.write_rest_ms as u32,
+                revision: state.revision(),
+                endpoints: position.membership.nodes().map(|(_, node)| node.addr.clone()).collect(),
+                feature_level: state.feature_level().min(FEATURE_LEVEL_MAX),
+            }
+        });
+        Ok(Response::new(response))
+    }
+
+    async fn register_namespace(
+        &self,
+        request: Request<wire::RegisterNamespaceRequest>,
+    ) -> Result<Response<wire::RegisterNamespaceResponse>, Status> {
+        let namespace = Box::new(namespace_from_wire(request.into_inner().namespace)?);
+        match self.propose(Command::RegisterNamespace { namespace }).await? {
+            (revision, Outcome::NamespaceRegistered { namespace, epoch, slot_bytes }) => {
+                Ok(Response::new(wire::RegisterNamespaceResponse {
+                    namespace_id: namespace,
+                    epoch,
+                    revision,
+                    slot_bytes: slot_bytes as u32,
+                }))
+            }
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
+    async fn open_session(
+        &self,
+        request: Request<wire::OpenSessionRequest>,
+    ) -> Result<Response<wire::OpenSessionResponse>, Status> {
+        let wire::OpenSessionRequest { node, incarnation, endpoint } = request.into_inner();
+        if node.is_empty() || node.len() > 256 {
+            return Err(BadInput::new("node", format!("a name of 1 to 256 bytes, got {}", node.len())).into());
+        }
+        match self.propose(Command::OpenSession { node, incarnation, endpoint }).await? {
+            (revision, Outcome::SessionOpened { session }) => Ok(Response::new(wire::OpenSessionResponse {
+                session,
+                lease_ms: self.group.applied.read(|state| state.settings().lease_ms) as u32,
+                window: SESSION_WINDOW as u32,
+                revision,
+            })),
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
+    async fn renew_session(
+        &self,
+        request: Request<wire::RenewSessionRequest>,
+    ) -> Result<Response<wire::RenewSessionResponse>, Status> {
+        if self.group.leader() != Leader::Here {
+            return self.leader_client()?.renew_session(request.into_inner()).await;
+        }
+        let session = request.into_inner().session;
+        if self.duties.renew(session) {
+            let (lease_ms, revision) = self.group.applied.read(|state| (state.settings().lease_ms, state.revision()));
+            return Ok(Response::new(wire::RenewSessionResponse { lease_ms: lease_ms as u32, revision }));
+        }
+        // A leader that has not applied everything yet, or was deposed, must not say that a session is gone.
+        let deadline = Instant::now() + PROPOSE_DEADLINE;
+        let revision = self.group.read_index(deadline).await?;
+        self.group.wait_applied(revision, deadline).await?;
+        if self.group.applied.read(|state| state.session(session).is_some()) {
+            return Err(Status::unavailable("this replica has just become the leader"));
+        }
+        Err(refused(crate::state::command::Refusal::NoSession { session }))
+    }
+
+    async fn close_session(
+        &self,
+        request: Request<wire::CloseSessionRequest>,
+    ) -> Result<Response<wire::CloseSessionResponse>, Status> {
+        self.propose(Command::EndSession { session: request.into_inner().session }).await?;
+        Ok(Response::new(wire::CloseSessionResponse {}))
+    }
+
+    async fn grant(&self, request: Request<wire::GrantRequest>) -> Result<Response<wire::GrantResponse>, Status> {
+        let request = request.into_inner();
+        if request.slots == 0 || request.slots > SLOTS_PER_GRANT_MAX {
+            let expected = format!("1 to {SLOTS_PER_GRANT_MAX} slots, got {}", request.slots);
+            return Err(BadInput::new("slots", expected).into());
+        }
+        let operation = SessionOperation::Grant { slot_bytes: u64::from(request.slot_bytes), slots: request.slots };
+        match self.session_command(request.session, request.sequence, operation).await? {
+            (revision, Outcome::Granted { slots, slots_per_slab }) => {
+                Ok(Response::new(wire::GrantResponse { slots: records::encode(&slots, 0), slots_per_slab, revision }))
+            }
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
+    async fn publish(&self, request: Request<wire::PublishRequest>) -> Result<Response<wire::PublishResponse>, Status> {
+        let request = request.into_inner();
+        let shards = self.shards_soon(request.namespace_id).await?;
+        let record_bytes = records::PageRecord::bytes(shards);
+        if !request.pages.len().is_multiple_of(record_bytes) {
+            let expected = format!("records of {record_bytes} bytes, got {} bytes", request.pages.len());
+            return Err(BadInput::new("pages", expected).into());
+        }
+        let pages = request.pages.len() / record_bytes;
+        if pages == 0 || pages > PAGES_PER_PUBLISH_MAX {
+            return Err(BadInput::new("pages", format!("1 to {PAGES_PER_PUBLISH_MAX} pages, got {pages}")).into());
+        }
+        let operation =
+            SessionOperation::Publish { namespace: request.namespace_id, epoch: request.epoch, pages: request.pages };
+        match self.session_command(request.session, request.sequence, operation).await? {
+            (_, Outcome::Published { revision, outcomes, existing }) => Ok(Response::new(wire::PublishResponse {
+                revision,
+                outcomes: outcomes.iter().map(|outcome| *outcome as u8).collect::<Vec<_>>().into(),
+                existing,
+            })),
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
+    async fn abort(&self, request: Request<wire::AbortRequest>) -> Result<Response<wire::AbortResponse>, Status> {
+        let request = request.into_inner();
+        let operation = SessionOperation::Abort {
+            unwritten: records::decode::<SlotRef>("unwritten", &request.unwritten, 0, SLOTS_PER_ABORT_MAX)?,
+            unknown: records::decode::<SlotRef>("unknown", &request.unknown, 0, SLOTS_PER_ABORT_MAX)?,
+        };
+        let (revision, _) = self.session_command(request.session, request.sequence, operation).await?;
+        Ok(Response::new(wire::AbortResponse { revision }))
+    }
+
+    async fn suspect(&self, request: Request<wire::SuspectRequest>) -> Result<Response<wire::SuspectResponse>, Status> {
+        let request = request.into_inner();
+        let shards = self.shards_soon(request.namespace_id).await?;
+        let suspects = records::decode("suspects", &request.suspects, shards, SUSPECTS_PER_REPORT_MAX)?;
+        let command = Command::Suspect { session: request.session, namespace: request.namespace_id, suspects };
+        match self.propose(command).await? {
+            (revision, Outcome::Suspected { outcomes }) => Ok(Response::new(wire::SuspectResponse {
+                outcomes: outcomes.iter().map(|outcome| *outcome as u8).collect::<Vec<_>>().into(),
+                revision,
+            })),
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
+    async fn report_heat(
+        &self,
+        request: Request<wire::ReportHeatRequest>,
+    ) -> Result<Response<wire::ReportHeatResponse>, Status> {
+        if self.group.leader() != Leader::Here {
+            return self.leader_client()?.report_heat(request.into_inner()).await;
+        }
+        let request = request.into_inner();
+        let keys: Vec<EntryKey> = records::decode("keys", &request.keys, 0, HEAT_KEYS_PER_REPORT_MAX)?;
+        self.duties.heat(request.session, request.namespace_id, request.epoch, &keys);
+        Ok(Response::new(wire::ReportHeatResponse {}))
+    }
+
+    async fn lookup(&self, request: Request<wire::LookupRequest>) -> Result<Response<wire::LookupResponse>, Status> {
+        lookup::lookup(&self.group, request.into_inner()).await.map(Response::new)
+    }
+
+    type WatchStream = BoxStream<'static, Result<wire::WatchResponse, Status>>;
+
+    async fn watch(&self, request: Request<wire::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let stream = watch::watch(&self.group, &self.hub, request.into_inner()).await?;
+        Ok(Response::new(stream))
+    }
+
+    async fn clear(&self, request: Request<wire::ClearRequest>) -> Result<Response<wire::ClearResponse>, Status> {
+        let namespace = request.into_inner().namespace_id;
+        match self.propose(Command::Clear { namespace }).await? {
+            (revision, Outcome::Cleared { epoch }) => Ok(Response::new(wire::ClearResponse { epoch, revision })),
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
+    async fn delete(&self, request: Request<wire::DeleteRequest>) -> Result<Response<wire::DeleteResponse>, Status> {
+        let request = request.into_inner();
+        let keys = page_keys_from_wire("keys", &request.keys, KEYS_MAX)?;
+        let keys = keys.iter().map(|key| key.entry()).collect();
+        match self.propose(Command::Delete { namespace: request.namespace_id, keys }).await? {
+            (revision, Outcome::Retired { entries }) => {
+                Ok(Response::new(wire::DeleteResponse { deleted: entries, revision }))
+            }
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+}

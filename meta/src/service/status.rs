@@ -1,0 +1,80 @@
+//! A replica about itself: one document for /status and the Status call.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use foreword_proto::status::{NamespaceStatus, ReplicaStatus, SessionStatus};
+use openraft::ServerState;
+
+use crate::raft::group::Group;
+use crate::storage::LogReader;
+
+/// What the status is read from.
+#[derive(Clone)]
+pub struct StatusSource {
+    pub group: Arc<Group>,
+    pub log: LogReader,
+    pub ready: Arc<AtomicBool>,
+    pub may_vote: Arc<AtomicBool>,
+}
+
+impl StatusSource {
+    /// Reads it. State, revision and digest are of one moment; Raft's numbers may be slightly newer.
+    pub fn status(&self) -> ReplicaStatus {
+        let metrics = self.group.raft.metrics().borrow().clone();
+        let membership = metrics.membership_config.membership();
+        let role = match metrics.state {
+            _ if !self.may_vote.load(Ordering::Acquire) => "rejoining",
+            ServerState::Leader => "leader",
+            ServerState::Follower => "follower",
+            ServerState::Candidate => "candidate",
+            ServerState::Learner => "learner",
+            ServerState::Shutdown => "stopped",
+        };
+        let endpoints: BTreeMap<u64, String> = membership.nodes().map(|(id, node)| (*id, node.addr.clone())).collect();
+        self.group.applied.read(|state| ReplicaStatus {
+            cluster_id: self.group.cluster_id,
+            replica_id: self.group.replica_id,
+            version: env!("CARGO_PKG_VERSION").into(),
+            role: role.into(),
+            leader_id: metrics.current_leader,
+            term: metrics.current_term,
+            voters: membership.voter_ids().collect(),
+            learners: membership.learner_ids().collect(),
+            endpoints,
+            ready: self.ready.load(Ordering::Acquire),
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            revision: state.revision(),
+            snapshot_revision: metrics.snapshot.map_or(0, |id| id.index),
+            purged_index: metrics.purged.map_or(0, |id| id.index),
+            log_bytes: self.log.log_bytes(),
+            state_digest: format!("{:016x}", state.digest()),
+            feature_level: state.feature_level(),
+            pages: state.pages(),
+            namespaces: state
+                .namespaces()
+                .map(|info| NamespaceStatus {
+                    id: info.id,
+                    epoch: info.epoch,
+                    tenant: info.namespace.tenant.clone(),
+                    model: info.namespace.model.clone(),
+                    pages: info.pages,
+                    shards: info.shards() as u32,
+                    slot_bytes: info.slot_bytes,
+                })
+                .collect(),
+            sessions: state
+                .sessions()
+                .map(|session| SessionStatus {
+                    id: session.id,
+                    node: session.node.to_owned(),
+                    incarnation: session.incarnation,
+                    endpoint: session.endpoint.to_owned(),
+                    granted_slots: session.granted_slots,
+                })
+                .collect(),
+            l3: state.l3_status(),
+        })
+    }
+}

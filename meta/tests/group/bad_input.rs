@@ -1,0 +1,95 @@
+//! What a caller got wrong is named, and the next valid request succeeds.
+
+use bytes::Bytes;
+use foreword_proto::bad_input::field_of;
+use foreword_proto::limits::{KEYS_MAX, META_MESSAGE_BYTES_MAX, WIRE_VERSION};
+use foreword_proto::wire::meta as wire;
+use foreword_proto::wire::meta::meta_client::MetaClient;
+use tonic::{Code, Request, Status};
+
+use crate::cluster::{Agent, Cluster, namespace};
+
+fn named(error: &Status) -> (Code, Option<&str>) {
+    (error.code(), field_of(error))
+}
+
+fn lookup(namespace_id: u32, keys: usize) -> wire::LookupRequest {
+    wire::LookupRequest { namespace_id, keys: vec![7; keys * 32].into(), ..wire::LookupRequest::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lookups_name_what_is_wrong() {
+    let cluster = Cluster::started(1).await;
+    let mut agent = Agent::open(&cluster, 1, "a").await;
+    let namespace_id = agent.namespace;
+    let error = agent.client.lookup(lookup(namespace_id + 1, 1)).await.unwrap_err();
+    assert_eq!(named(&error), (Code::NotFound, Some("namespace_id")));
+    let error = agent.client.lookup(lookup(namespace_id, KEYS_MAX + 1)).await.unwrap_err();
+    assert_eq!(named(&error), (Code::InvalidArgument, Some("keys")));
+    let ragged = wire::LookupRequest { namespace_id, keys: vec![7; 33].into(), ..wire::LookupRequest::default() };
+    let error = agent.client.lookup(ragged).await.unwrap_err();
+    assert_eq!(named(&error), (Code::InvalidArgument, Some("keys")));
+    let error = agent.client.lookup(lookup(namespace_id, META_MESSAGE_BYTES_MAX / 32 + 1)).await.unwrap_err();
+    assert_eq!(error.code(), Code::OutOfRange, "{error}");
+    let mut late = Request::new(wire::LookupRequest {
+        freshness: Some(foreword_proto::wire::common::Freshness { min_revision: 1 << 40, linearizable: false }),
+        ..lookup(namespace_id, 1)
+    });
+    late.set_timeout(std::time::Duration::from_millis(20));
+    let error = agent.client.lookup(late).await.unwrap_err();
+    assert!(matches!(error.code(), Code::DeadlineExceeded | Code::Cancelled), "{error}");
+    assert_eq!(agent.client.lookup(lookup(namespace_id, KEYS_MAX)).await.unwrap().into_inner().prefix, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_and_namespaces_name_what_is_wrong() {
+    let cluster = Cluster::started(1).await;
+    let mut agent = Agent::open(&cluster, 1, "a").await;
+    let mut other = namespace();
+    other.shard_bytes = vec![8192];
+    let request = wire::RegisterNamespaceRequest { namespace: Some((&other).into()) };
+    let error = agent.client.register_namespace(request).await.unwrap_err();
+    assert_eq!(named(&error), (Code::FailedPrecondition, Some("namespace.shard_bytes")));
+    other.page_tokens = 0;
+    let request = wire::RegisterNamespaceRequest { namespace: Some((&other).into()) };
+    let error = agent.client.register_namespace(request).await.unwrap_err();
+    assert_eq!(named(&error), (Code::InvalidArgument, Some("namespace.page_tokens")));
+
+    let request = wire::GrantRequest { session: 999, sequence: 1, slot_bytes: 4096, slots: 1 };
+    let error = agent.client.grant(request).await.unwrap_err();
+    assert_eq!(named(&error), (Code::FailedPrecondition, Some("session")));
+    let request = wire::GrantRequest { session: agent.session, sequence: 0, slot_bytes: 4096, slots: 1 };
+    let error = agent.client.grant(request).await.unwrap_err();
+    assert_eq!(named(&error), (Code::InvalidArgument, Some("sequence")));
+    let request = wire::GrantRequest { session: agent.session, sequence: 1, slot_bytes: 5000, slots: 1 };
+    let error = agent.client.grant(request).await.unwrap_err();
+    assert_eq!(named(&error), (Code::InvalidArgument, Some("slot_bytes")));
+    let mut torn = agent.publish_request(&[]);
+    torn.pages = Bytes::from_static(&[1; 45]);
+    let error = agent.client.publish(torn).await.unwrap_err();
+    assert_eq!(named(&error), (Code::InvalidArgument, Some("pages")));
+    agent.publish(0..3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_are_told_both_sides() {
+    let cluster = Cluster::started(1).await;
+    let mut client: MetaClient<_> = cluster.meta(1);
+    let error = client
+        .hello(wire::HelloRequest { wire_version: WIRE_VERSION + 1, cluster_id: Bytes::new() })
+        .await
+        .unwrap_err();
+    assert_eq!(named(&error), (Code::FailedPrecondition, Some("wire_version")));
+    assert!(error.message().contains(&(WIRE_VERSION + 1).to_string()), "{error}");
+    let error = client
+        .hello(wire::HelloRequest { wire_version: WIRE_VERSION, cluster_id: vec![1; 16].into() })
+        .await
+        .unwrap_err();
+    assert_eq!(named(&error), (Code::FailedPrecondition, Some("cluster_id")));
+    assert!(error.message().contains(&cluster.id.to_string()), "{error}");
+    // A replica of another cluster, or no replica at all, gets nothing from the Raft service.
+    let mut raft = foreword_proto::wire::raft::raft_client::RaftClient::new(cluster.channel(1));
+    let error = raft.propose(foreword_proto::wire::raft::ProposeRequest { commands: vec![] }).await.unwrap_err();
+    assert_eq!(named(&error), (Code::FailedPrecondition, Some("wire_version")));
+    client.hello(wire::HelloRequest { wire_version: WIRE_VERSION, cluster_id: Bytes::new() }).await.unwrap();
+}

@@ -1,0 +1,321 @@
+//! Replicas on loopback ports, with everything a test asks of them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreword_meta::config::MetaConfig;
+use foreword_meta::serve::{Deps, Handle, IdentityFile, serve};
+use foreword_meta::state::command::ClusterSettings;
+use foreword_meta::storage::mark::MemoryMark;
+use foreword_meta::storage::memory_engine::MemoryDisk;
+use foreword_meta::storage::{Identity, LogStore, on_a_task};
+use foreword_proto::limits::WIRE_VERSION;
+use foreword_proto::records::{self, PageRecord};
+use foreword_proto::status::ReplicaStatus;
+use foreword_proto::wire::meta::admin_client::AdminClient;
+use foreword_proto::wire::meta::meta_client::MetaClient;
+use foreword_proto::wire::meta::{
+    self as wire, GrantRequest, OpenSessionRequest, PublishRequest, RegisterNamespaceRequest,
+};
+use foreword_proto::{ClusterId, EntryKey, Location, Namespace, PageKey, SlotRef};
+use foreword_seams::{Endpoint, LocalFiles, OsEntropy, Telemetry, TokioNet, rpc};
+use tonic::transport::Channel;
+
+/// Nothing here should take this long; a test that waits longer has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct NoFile;
+
+impl IdentityFile for NoFile {
+    fn bootstrapped(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn caught_up(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What of a replica outlives its process.
+pub(crate) struct Site {
+    pub(crate) endpoint: Endpoint,
+    disk: MemoryDisk,
+    mark: MemoryMark,
+    dir: tempfile::TempDir,
+    bootstrapped: bool,
+    members: BTreeMap<u64, Endpoint>,
+}
+
+pub(crate) struct Cluster {
+    pub(crate) id: ClusterId,
+    pub(crate) sites: BTreeMap<u64, Site>,
+    pub(crate) running: BTreeMap<u64, Handle>,
+    pub(crate) log_bytes_per_snapshot: u64,
+    pub(crate) watch_bytes_max: u64,
+}
+
+pub(crate) fn settings() -> ClusterSettings {
+    ClusterSettings {
+        chunk_bytes: 4096,
+        slab_bytes: 64 * 4096,
+        l3_bytes: 4096 * 4096,
+        read_rest_ms: 100,
+        write_rest_ms: 100,
+        lease_ms: 5000,
+    }
+}
+
+impl Cluster {
+    /// Reserves addresses by binding port 0: the sockets close before the replicas bind them again.
+    pub(crate) async fn new(replicas: u64) -> Self {
+        let mut cluster = Self {
+            id: ClusterId([7; 16]),
+            sites: BTreeMap::new(),
+            running: BTreeMap::new(),
+            log_bytes_per_snapshot: 64 << 20,
+            watch_bytes_max: 64 << 20,
+        };
+        let members: BTreeMap<u64, Endpoint> = (1..=replicas).map(|id| (id, free_endpoint())).collect();
+        for (id, endpoint) in &members {
+            cluster.add_site(*id, endpoint.clone(), members.clone());
+        }
+        cluster
+    }
+
+    pub(crate) async fn started(replicas: u64) -> Self {
+        let mut cluster = Self::new(replicas).await;
+        cluster.start_all().await;
+        cluster
+    }
+
+    pub(crate) fn add_site(&mut self, id: u64, endpoint: Endpoint, members: BTreeMap<u64, Endpoint>) {
+        let site = Site {
+            endpoint,
+            disk: MemoryDisk::default(),
+            mark: MemoryMark::default(),
+            dir: tempfile::tempdir().unwrap(),
+            bootstrapped: false,
+            members,
+        };
+        self.sites.insert(id, site);
+    }
+
+    pub(crate) async fn start_all(&mut self) {
+        for id in self.sites.keys().copied().collect::<Vec<_>>() {
+            if !self.running.contains_key(&id) {
+                self.start(id).await;
+            }
+        }
+        self.leader().await;
+    }
+
+    pub(crate) async fn start(&mut self, id: u64) {
+        let site = self.sites.get_mut(&id).unwrap();
+        let members = site.members.iter().map(|(id, endpoint)| (*id, endpoint.to_string())).collect();
+        let mut identity = Identity::new(self.id, id, settings(), members);
+        identity.bootstrapped = site.bootstrapped;
+        let (log, _) = LogStore::open(Box::new(site.disk.open()), Box::new(site.mark.clone()), &on_a_task()).unwrap();
+        let deps = Deps {
+            net: Arc::new(TokioNet),
+            entropy: Arc::new(OsEntropy),
+            telemetry: Telemetry::new(),
+            identity,
+            identity_file: Arc::new(NoFile),
+            log,
+            snapshots: Arc::new(LocalFiles::new(site.dir.path()).unwrap()),
+        };
+        site.bootstrapped = true;
+        let mut config = MetaConfig::new(site.dir.path(), site.endpoint.clone());
+        config.log_bytes_per_snapshot = self.log_bytes_per_snapshot;
+        config.watch_bytes_max = self.watch_bytes_max;
+        self.running.insert(id, serve(config, deps).await.unwrap());
+    }
+
+    /// Stops a replica and drops what it had not synced.
+    pub(crate) async fn crash(&mut self, id: u64) {
+        self.running.remove(&id).unwrap().shutdown().await;
+        self.sites[&id].disk.crash(|_| 0);
+    }
+
+    pub(crate) fn channel(&self, id: u64) -> Channel {
+        rpc::channel(Arc::new(TokioNet), &self.sites[&id].endpoint)
+    }
+
+    pub(crate) fn meta(&self, id: u64) -> MetaClient<Channel> {
+        MetaClient::new(self.channel(id))
+    }
+
+    pub(crate) fn admin(&self, id: u64) -> AdminClient<Channel> {
+        AdminClient::new(self.channel(id))
+    }
+
+    pub(crate) async fn status(&self, id: u64) -> ReplicaStatus {
+        let json = self.admin(id).status(wire::StatusRequest {}).await.unwrap().into_inner().json;
+        serde_json::from_str(&json).unwrap()
+    }
+
+    /// Waits for a leader all running replicas agree on.
+    pub(crate) async fn leader(&self) -> u64 {
+        self.eventually("one leader", async || {
+            let mut leaders = Vec::new();
+            for id in self.running.keys() {
+                leaders.push(self.status(*id).await.leader_id);
+            }
+            leaders.dedup();
+            match leaders.as_slice() {
+                [Some(leader)] if self.running.contains_key(leader) => Some(*leader),
+                _ => None,
+            }
+        })
+        .await
+    }
+
+    pub(crate) async fn follower(&self) -> u64 {
+        let leader = self.leader().await;
+        *self.running.keys().find(|id| **id != leader).unwrap()
+    }
+
+    /// Waits until all running replicas report one revision and one digest.
+    pub(crate) async fn converged(&self) -> ReplicaStatus {
+        self.eventually("one revision and one digest", async || {
+            let mut seen = Vec::new();
+            for id in self.running.keys() {
+                seen.push(self.status(*id).await);
+            }
+            let same = seen
+                .windows(2)
+                .all(|pair| pair[0].revision == pair[1].revision && pair[0].state_digest == pair[1].state_digest);
+            same.then(|| seen.remove(0))
+        })
+        .await
+    }
+
+    pub(crate) async fn eventually<T>(&self, what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+        let looking = async {
+            loop {
+                if let Some(found) = check().await {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("never came: {what}"))
+    }
+}
+
+pub(crate) fn free_endpoint() -> Endpoint {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    Endpoint::Tcp(socket.local_addr().unwrap().to_string())
+}
+
+/// A session that grants and publishes through one replica.
+pub(crate) struct Agent {
+    pub(crate) client: MetaClient<Channel>,
+    pub(crate) session: u64,
+    pub(crate) sequence: u64,
+    pub(crate) namespace: u32,
+    pub(crate) epoch: u32,
+    pub(crate) slots: Vec<SlotRef>,
+}
+
+pub(crate) fn namespace() -> Namespace {
+    Namespace::simple("test", 64, vec![4096])
+}
+
+pub(crate) fn key(number: u64) -> PageKey {
+    PageKey::opaque(&number.to_le_bytes())
+}
+
+impl Agent {
+    pub(crate) async fn open(cluster: &Cluster, replica: u64, node: &str) -> Self {
+        let mut client = cluster.meta(replica);
+        client
+            .hello(wire::HelloRequest { wire_version: WIRE_VERSION, cluster_id: cluster.id.0.to_vec().into() })
+            .await
+            .unwrap();
+        let registered = client
+            .register_namespace(RegisterNamespaceRequest { namespace: Some((&namespace()).into()) })
+            .await
+            .unwrap()
+            .into_inner();
+        let opened = client
+            .open_session(OpenSessionRequest { node: node.into(), incarnation: 1, endpoint: String::new() })
+            .await
+            .unwrap()
+            .into_inner();
+        Self {
+            client,
+            session: opened.session,
+            sequence: 0,
+            namespace: registered.namespace_id,
+            epoch: registered.epoch,
+            slots: Vec::new(),
+        }
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    pub(crate) async fn grant(&mut self, slots: u32) {
+        let request = GrantRequest { session: self.session, sequence: self.next(), slot_bytes: 4096, slots };
+        let granted = self.client.grant(request).await.unwrap().into_inner();
+        self.slots.extend(records::decode::<SlotRef>("slots", &granted.slots, 0, 4096).unwrap());
+    }
+
+    pub(crate) fn page(&mut self, number: u64) -> PageRecord {
+        let slot = self.slots.pop().expect("granted slots are left");
+        let checksums = foreword_proto::location::Checksums::new(&[number]);
+        PageRecord { key: key(number).entry(), parent: 0, location: Location { slot, checksums } }
+    }
+
+    pub(crate) fn publish_request(&mut self, pages: &[PageRecord]) -> PublishRequest {
+        PublishRequest {
+            session: self.session,
+            sequence: self.next(),
+            namespace_id: self.namespace,
+            epoch: self.epoch,
+            pages: records::encode(pages, 1),
+        }
+    }
+
+    /// Publishes these pages in one batch, granting what it needs; answers with the revision.
+    pub(crate) async fn publish(&mut self, numbers: std::ops::Range<u64>) -> u64 {
+        let needed = (numbers.end - numbers.start) as usize;
+        while self.slots.len() < needed {
+            self.grant(needed as u32).await;
+        }
+        let pages: Vec<_> = numbers.map(|number| self.page(number)).collect();
+        let request = self.publish_request(&pages);
+        let response = self.client.publish(request).await.unwrap().into_inner();
+        assert!(response.outcomes.iter().all(|outcome| *outcome == 1), "{:?}", response.outcomes);
+        response.revision
+    }
+}
+
+/// Which of these keys a linearizable lookup at a replica finds.
+pub(crate) async fn present(
+    cluster: &Cluster,
+    replica: u64,
+    namespace: u32,
+    numbers: std::ops::Range<u64>,
+) -> Vec<bool> {
+    let keys: Vec<_> = numbers.map(key).collect();
+    let request = wire::LookupRequest {
+        namespace_id: namespace,
+        keys: foreword_proto::key::page_keys_to_wire(&keys),
+        freshness: Some(foreword_proto::wire::common::Freshness { min_revision: 0, linearizable: true }),
+        every_key: true,
+        ..wire::LookupRequest::default()
+    };
+    let response = cluster.meta(replica).lookup(request).await.unwrap().into_inner();
+    response.present.iter().map(|byte| *byte == 1).collect()
+}
+
+/// The entry key of a page.
+pub(crate) fn entry(number: u64) -> EntryKey {
+    key(number).entry()
+}
