@@ -1,5 +1,22 @@
-//! node
+//! Foreword's agent: one per machine. It mirrors the index of the namespaces open on it, keeps pages in its arena (L1), and moves
+//! page bytes to and from L3 itself.
+//!
+//! [`serve`] is the one entry point, for the binary and for the simulator alike.
 
+pub mod agent;
+pub mod api;
 pub mod arena;
+pub mod config;
+pub mod counters;
+pub mod l3;
+pub mod meta_client;
+pub mod mirror;
+pub mod plan;
+pub mod serve;
+pub mod service;
+pub mod session;
 pub mod store;
 pub mod tier;
+
+pub use config::{L3Location, NodeConfig};
+pub use serve::{Deps, Handle, ServeError, StoreFactory, serve};

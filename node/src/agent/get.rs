@@ -1,0 +1,121 @@
+//! Gets: pages in the order of their keys, a window of them read ahead.
+
+use std::sync::Arc;
+
+use foreword_proto::{EntryKey, Epoch, Location, Revision, Tier};
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+
+use super::Core;
+use super::open::OpenNamespace;
+use crate::api::{ApiError, GetAsk, Miss, PageAnswer, PageBytes};
+use crate::arena::Frame;
+
+/// Pages of one get on their way at once.
+const WINDOW_PAGES_MAX: usize = 32;
+/// One get takes at most this part of the room for gets, so that a slow reader does not stop the others.
+const WINDOW_ROOM_PART: usize = 16;
+
+/// Where a page was when it was asked for.
+enum Whereabouts {
+    L1(Frame),
+    L3(Epoch, Location),
+    Absent,
+}
+
+impl Core {
+    pub(super) fn get(self: &Arc<Self>, ask: GetAsk) -> Result<BoxStream<'static, PageAnswer>, ApiError> {
+        let open = self.open(ask.namespace)?;
+        let room_pages = self.get_room.pages(open.geometry.frame_bytes);
+        let window = (room_pages / WINDOW_ROOM_PART).clamp(1, WINDOW_PAGES_MAX);
+        let every_key = ask.every_key;
+        let heat = HeatOfGet { open: open.clone(), hits: Vec::new() };
+        let core = self.clone();
+        let ask = Arc::new(ask);
+        let answers = stream::iter(0..ask.keys.len())
+            .map(move |index| {
+                let (core, open, ask) = (core.clone(), open.clone(), ask.clone());
+                async move { (ask.keys[index].entry(), core.page(&open, &ask, index).await) }
+            })
+            .buffered(window)
+            .scan((heat, false), move |(heat, ended), (key, answer)| {
+                let over = *ended;
+                match &answer.page {
+                    Ok(_) => heat.hits.push(key),
+                    Err(_) => *ended = !every_key,
+                }
+                futures::future::ready((!over).then_some(answer))
+            });
+        Ok(answers.boxed())
+    }
+
+    async fn page(self: &Arc<Self>, open: &Arc<OpenNamespace>, ask: &GetAsk, index: usize) -> PageAnswer {
+        let key = ask.keys[index].entry();
+        open.ahead.lock().followed(&key);
+        let Some(room) = self.get_room.take(open.geometry.frame_bytes, ask.deadline).await else {
+            self.counters.misses.add(1);
+            let revision = open.mirror.read(|view| view.revision());
+            return PageAnswer { index, page: Err(Miss::NoRoom), revision };
+        };
+        let (mut whereabouts, mut revision) = self.whereabouts(open, &key, ask.bypass_cache);
+        if matches!(whereabouts, Whereabouts::Absent) && ask.min_revision > revision {
+            open.mirror.reached(ask.min_revision, ask.deadline).await;
+            (whereabouts, revision) = self.whereabouts(open, &key, ask.bypass_cache);
+        }
+        let read = match whereabouts {
+            Whereabouts::L1(frame) => Ok((frame, Tier::L1)),
+            Whereabouts::L3(epoch, location) => {
+                self.from_l3(open, ask, epoch, key, location).await.map(|frame| (frame, Tier::L3))
+            }
+            Whereabouts::Absent => Err(Miss::Absent),
+        };
+        match &read {
+            Ok((_, Tier::L1)) => self.counters.l1_hits.add(1),
+            Ok(_) => self.counters.l3_hits.add(1),
+            Err(_) => self.counters.misses.add(1),
+        }
+        PageAnswer { index, page: read.map(|(frame, tier)| (PageBytes { frame, _room: room }, tier)), revision }
+    }
+
+    fn whereabouts(&self, open: &OpenNamespace, key: &EntryKey, bypass_cache: bool) -> (Whereabouts, Revision) {
+        open.mirror.read(|view| {
+            if !bypass_cache {
+                if let Some(frame) = self.l1.lock().get(&open.page(view.epoch(), *key)) {
+                    return (Whereabouts::L1(frame), view.revision());
+                }
+            }
+            let location = view.location(key);
+            let found = location.map_or(Whereabouts::Absent, |location| Whereabouts::L3(view.epoch(), location));
+            (found, view.revision())
+        })
+    }
+
+    async fn from_l3(
+        self: &Arc<Self>,
+        open: &Arc<OpenNamespace>,
+        ask: &GetAsk,
+        epoch: Epoch,
+        key: EntryKey,
+        location: Location,
+    ) -> Result<Frame, Miss> {
+        let reading = async {
+            if ask.bypass_cache {
+                return self.read_page(open, key, location, None).await;
+            }
+            self.shared_read(open, epoch, key, location).await.unwrap_or(Err(Miss::ReadFailed))
+        };
+        tokio::time::timeout_at(ask.deadline, reading).await.unwrap_or(Err(Miss::Deadline))
+    }
+}
+
+/// Reports the pages a get gave, however it ended.
+struct HeatOfGet {
+    open: Arc<OpenNamespace>,
+    hits: Vec<EntryKey>,
+}
+
+impl Drop for HeatOfGet {
+    fn drop(&mut self) {
+        self.open.heat.used(&self.hits);
+    }
+}

@@ -1,0 +1,74 @@
+//! Lookups: answered from the mirror, without a network hop.
+
+use foreword_proto::key::page_keys_to_wire;
+use foreword_proto::wire::{common, meta as wire};
+use foreword_proto::{EntryKey, NamespaceId, PageKey, Revision};
+use tokio::time::Instant;
+
+use super::Core;
+use super::open::OpenNamespace;
+use crate::api::{ApiError, Found, LOCATED_L1, LOCATED_L3, Located, LookupAsk};
+use crate::plan::lookup::leading_run;
+
+impl Core {
+    pub(super) async fn lookup(&self, ask: LookupAsk) -> Result<Found, ApiError> {
+        let open = self.open(ask.namespace)?;
+        let mut min_revision = ask.min_revision;
+        if ask.linearizable {
+            min_revision = min_revision.max(self.newest_revision(&open, &ask.keys, ask.deadline).await?);
+        }
+        if min_revision > 0 {
+            open.mirror.reached(min_revision, ask.deadline).await;
+        }
+        let keys: Vec<EntryKey> = ask.keys.iter().map(PageKey::entry).collect();
+        let l3_asked = self.l3.asked();
+        let (run, revision) = open.mirror.read(|view| {
+            let l1 = self.l1.lock();
+            let epoch = view.epoch();
+            let in_l1 = |key: &EntryKey| l1.contains(&open.page(epoch, *key));
+            (leading_run(&keys, l3_asked, in_l1, |key| view.present(key)), view.revision())
+        });
+        open.heat.used(&keys[..run.pages as usize]);
+        self.counters.lookups.add(1);
+        self.counters.lookup_keys.add(keys.len() as u64);
+        Ok(Found { pages: run.pages, revision, l1_pages: run.l1_pages, l3_pages: run.l3_pages })
+    }
+
+    /// A revision that covers every publish acknowledged before now, from the leader's read index.
+    async fn newest_revision(
+        &self,
+        open: &OpenNamespace,
+        keys: &[PageKey],
+        deadline: Instant,
+    ) -> Result<Revision, ApiError> {
+        let freshness = common::Freshness { min_revision: 0, linearizable: true };
+        let request = wire::LookupRequest {
+            namespace_id: open.id,
+            keys: page_keys_to_wire(&keys[..keys.len().min(1)]),
+            freshness: Some(freshness),
+            ..Default::default()
+        };
+        let answer = self.meta.retry(deadline, |mut client| {
+            let request = request.clone();
+            async move { client.lookup(request).await }
+        });
+        Ok(answer.await.map_err(ApiError::Group)?.revision)
+    }
+
+    pub(super) fn locate(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<Located, ApiError> {
+        let open = self.open(namespace)?;
+        let l3_asked = self.l3.asked();
+        Ok(open.mirror.read(|view| {
+            let l1 = self.l1.lock();
+            let tiers = keys
+                .iter()
+                .map(|key| {
+                    let key = key.entry();
+                    let in_l1 = if l1.contains(&open.page(view.epoch(), key)) { LOCATED_L1 } else { 0 };
+                    in_l1 | if l3_asked && view.present(&key) { LOCATED_L3 } else { 0 }
+                })
+                .collect();
+            Located { revision: view.revision(), tiers }
+        }))
+    }
+}

@@ -1,0 +1,264 @@
+//! The agent's core: what it holds, and the API over it. Each file beside this one is one path through it.
+
+mod get;
+mod heat;
+mod look;
+mod open;
+mod page_work;
+mod prefetch;
+mod publish;
+mod put;
+mod read;
+mod stats;
+mod suspects;
+mod sweep;
+mod write;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use foreword_proto::limits::SHARD_ALIGN_BYTES;
+use foreword_proto::status::AgentStatus;
+use foreword_proto::{Namespace, NamespaceId, PageKey};
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::{ApiError, EngineApi, Found, GetAsk, Located, LookupAsk, Opened, PageAnswer, PutAsk, PutCall};
+use crate::arena::{FrameMut, TenantId};
+use crate::config::NodeConfig;
+use crate::counters::Counters;
+use crate::l3::L3;
+use crate::meta_client::{Cluster, MetaClient};
+use crate::session::Sessions;
+use crate::session::grants::Grants;
+use crate::tier::L1;
+
+use open::OpenNamespace;
+use suspects::Suspects;
+use write::WriteJob;
+
+/// The part of the arena that pages on their way to L3 may fill: 1/2.
+const PUT_ARENA_PART: u64 = 2;
+/// The part of the arena that pages on their way to engines may fill: 1/4.
+const GET_ARENA_PART: u64 = 4;
+/// Room is counted in units of this.
+const ROOM_UNIT_BYTES: u64 = SHARD_ALIGN_BYTES;
+/// How soon to try again when the arena has no frame although there is room: its holders are about to leave.
+const FRAME_RETRY: Duration = Duration::from_millis(2);
+/// Namespaces open on one agent.
+pub const OPEN_NAMESPACES_MAX: usize = 1024;
+
+/// What the core is made of.
+pub struct Parts {
+    pub config: NodeConfig,
+    pub cluster: Cluster,
+    pub meta: MetaClient,
+    pub sessions: Arc<Sessions>,
+    pub grants: Arc<Grants>,
+    pub l1: L1,
+    pub l3: Arc<L3>,
+    pub counters: Arc<Counters>,
+    pub files: Option<Arc<dyn foreword_seams::Files>>,
+}
+
+/// An agent.
+#[derive(Clone)]
+pub struct Agent {
+    core: Arc<Core>,
+}
+
+pub(crate) struct Core {
+    config: NodeConfig,
+    cluster: Cluster,
+    meta: MetaClient,
+    sessions: Arc<Sessions>,
+    grants: Arc<Grants>,
+    /// Taken after a mirror's lock, never before it.
+    l1: Mutex<L1>,
+    l3: Arc<L3>,
+    counters: Arc<Counters>,
+    #[allow(dead_code)]
+    files: Option<Arc<dyn foreword_seams::Files>>,
+    namespaces: RwLock<BTreeMap<NamespaceId, Arc<OpenNamespace>>>,
+    /// Tenants by name, numbered as they come.
+    tenants: Mutex<BTreeMap<String, TenantId>>,
+    /// One queue a slot size: a full class does not hold up another.
+    writers: Mutex<BTreeMap<u32, mpsc::Sender<WriteJob>>>,
+    put_room: Room,
+    get_room: Room,
+    suspects: Suspects,
+    next_writer: AtomicU64,
+    ready: AtomicBool,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Agent {
+    /// An agent of these parts; [`Agent::start`] makes it work.
+    pub fn new(parts: Parts, stop: CancellationToken) -> Self {
+        let arena_bytes = parts.config.arena_bytes;
+        let core = Core {
+            put_room: Room::new(arena_bytes / PUT_ARENA_PART),
+            get_room: Room::new(arena_bytes / GET_ARENA_PART),
+            config: parts.config,
+            cluster: parts.cluster,
+            meta: parts.meta,
+            sessions: parts.sessions,
+            grants: parts.grants,
+            l1: Mutex::new(parts.l1),
+            l3: parts.l3,
+            counters: parts.counters,
+            files: parts.files,
+            namespaces: RwLock::default(),
+            tenants: Mutex::default(),
+            writers: Mutex::default(),
+            suspects: Suspects::default(),
+            next_writer: AtomicU64::new(1),
+            ready: AtomicBool::new(false),
+            stop,
+            tasks: TaskTracker::new(),
+        };
+        Self { core: Arc::new(core) }
+    }
+
+    /// Starts the tasks every agent has.
+    pub fn start(&self) {
+        let core = &self.core;
+        core.spawn(core.l3.clone().run(core.stop.clone()));
+        core.spawn(suspects::report(core.clone()));
+        core.spawn(heat::report(core.clone()));
+        core.spawn(sweep::sweep(core.clone()));
+    }
+
+    /// True after the first session and the first sync of every namespace open then; and then for good.
+    pub fn is_ready(&self) -> bool {
+        self.core.is_ready()
+    }
+
+    /// Waits until all tasks have ended; they were told to by the token given at the start.
+    pub async fn ended(&self) {
+        self.core.tasks.close();
+        self.core.tasks.wait().await;
+    }
+}
+
+impl Core {
+    /// Runs a task until it ends or the agent stops.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = task => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    fn open(&self, namespace: NamespaceId) -> Result<Arc<OpenNamespace>, ApiError> {
+        self.namespaces.read().get(&namespace).cloned().ok_or(ApiError::UnknownNamespace(namespace))
+    }
+
+    fn is_ready(&self) -> bool {
+        if self.ready.load(Ordering::Relaxed) {
+            return true;
+        }
+        let synced = self.namespaces.read().values().all(|open| open.mirror.read(|view| view.synced()));
+        let ready = synced && self.sessions.current().is_some();
+        if ready {
+            self.ready.store(true, Ordering::Relaxed);
+        }
+        ready
+    }
+
+    /// A frame for a page of this namespace; L1 gives way. None: the arena stayed full until the deadline.
+    async fn frame(&self, open: &OpenNamespace, deadline: Instant) -> Option<FrameMut> {
+        loop {
+            if let Some(frame) = self.l1.lock().allocate(open.tenant, open.geometry.frame_bytes) {
+                return Some(frame);
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+            tokio::time::sleep(FRAME_RETRY).await;
+        }
+    }
+}
+
+/// A part of the arena, counted in bytes of pages that may be on their way at once.
+struct Room {
+    units: Arc<Semaphore>,
+    units_max: u32,
+}
+
+impl Room {
+    fn new(bytes: u64) -> Self {
+        let units_max = (bytes / ROOM_UNIT_BYTES).clamp(1, u64::from(u32::MAX >> 4)) as u32;
+        Self { units: Arc::new(Semaphore::new(units_max as usize)), units_max }
+    }
+
+    /// Units for one page of this size; a page larger than the room takes all of it.
+    fn units(&self, bytes: u64) -> u32 {
+        bytes.div_ceil(ROOM_UNIT_BYTES).clamp(1, u64::from(self.units_max)) as u32
+    }
+
+    /// Room for a page, in the order of asking. None: not before the deadline.
+    async fn take(&self, bytes: u64, deadline: Instant) -> Option<OwnedSemaphorePermit> {
+        let waiting = self.units.clone().acquire_many_owned(self.units(bytes));
+        tokio::time::timeout_at(deadline, waiting).await.ok()?.ok()
+    }
+
+    /// Room for a page if there is some now.
+    fn take_now(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        self.units.clone().try_acquire_many_owned(self.units(bytes)).ok()
+    }
+
+    /// Pages of this size that fit at once.
+    fn pages(&self, bytes: u64) -> usize {
+        (self.units_max / self.units(bytes)) as usize
+    }
+}
+
+impl EngineApi for Agent {
+    fn open_namespace(&self, namespace: Namespace, deadline: Instant) -> BoxFuture<'_, Result<Opened, ApiError>> {
+        Box::pin(self.core.open_namespace(namespace, deadline))
+    }
+
+    fn namespace(&self, namespace: NamespaceId) -> Result<Opened, ApiError> {
+        Ok(self.core.open(namespace)?.opened())
+    }
+
+    fn lookup(&self, ask: LookupAsk) -> BoxFuture<'_, Result<Found, ApiError>> {
+        Box::pin(self.core.lookup(ask))
+    }
+
+    fn locate(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<Located, ApiError> {
+        self.core.locate(namespace, keys)
+    }
+
+    fn get(&self, ask: GetAsk) -> Result<BoxStream<'static, PageAnswer>, ApiError> {
+        self.core.get(ask)
+    }
+
+    fn put(&self, ask: PutAsk) -> Result<Box<dyn PutCall>, ApiError> {
+        self.core.put(ask)
+    }
+
+    fn prefetch(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<u32, ApiError> {
+        self.core.prefetch(namespace, keys)
+    }
+
+    fn release(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<(), ApiError> {
+        self.core.release(namespace, keys)
+    }
+
+    fn stats(&self) -> AgentStatus {
+        self.core.stats()
+    }
+}

@@ -1,0 +1,169 @@
+//! Namespaces open on this agent.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use foreword_proto::namespace::Geometry;
+use foreword_proto::wire::{common, meta as wire};
+use foreword_proto::{BadInput, EntryKey, Epoch, Namespace, NamespaceId};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::heat::HeatLog;
+use super::page_work::PageWork;
+use super::publish::{PUBLISH_QUEUE_PAGES_MAX, PublishJob, publish_pages};
+use super::read::SharedReads;
+use super::write::WriteJob;
+use super::{Core, OPEN_NAMESPACES_MAX};
+use crate::api::{ApiError, Opened};
+use crate::arena::TenantId;
+use crate::l3::PageShape;
+use crate::mirror::Mirror;
+use crate::mirror::watcher::{WatchEvents, Watched, follow};
+use crate::plan::prefetch::PrefetchWindow;
+use crate::tier::PageId;
+
+/// A page takes at most this part of the arena: others must find room beside it.
+const PAGE_ARENA_PART: u64 = 8;
+
+/// One open namespace.
+pub(super) struct OpenNamespace {
+    pub(super) id: NamespaceId,
+    pub(super) namespace: Namespace,
+    pub(super) geometry: Geometry,
+    pub(super) shape: PageShape,
+    pub(super) tenant: TenantId,
+    pub(super) mirror: Arc<Mirror>,
+    pub(super) reads: SharedReads,
+    /// Pages on their way to L3, by the epoch in which their bytes came.
+    pub(super) works: Mutex<BTreeMap<(Epoch, EntryKey), Arc<PageWork>>>,
+    pub(super) ahead: Mutex<PrefetchWindow>,
+    pub(super) heat: HeatLog,
+    pub(super) writer: mpsc::Sender<WriteJob>,
+    pub(super) publisher: mpsc::Sender<PublishJob>,
+}
+
+impl OpenNamespace {
+    pub(super) fn opened(&self) -> Opened {
+        let (epoch, revision) = self.mirror.read(|view| (view.epoch(), view.revision()));
+        Opened {
+            namespace: self.id,
+            epoch,
+            revision,
+            geometry: self.geometry.clone(),
+            slot_bytes: self.shape.slot_bytes,
+            page_tokens: self.namespace.page_tokens,
+        }
+    }
+
+    pub(super) fn page(&self, epoch: Epoch, key: EntryKey) -> PageId {
+        PageId { namespace: self.id, epoch, key }
+    }
+}
+
+impl Core {
+    pub(super) async fn open_namespace(
+        self: &Arc<Self>,
+        namespace: Namespace,
+        deadline: Instant,
+    ) -> Result<Opened, ApiError> {
+        namespace.validate().map_err(|error| error.within("namespace"))?;
+        let geometry = namespace.geometry();
+        let frame_bytes_max = self.config.arena_bytes / PAGE_ARENA_PART;
+        if geometry.frame_bytes > frame_bytes_max {
+            let expected = format!("a page of at most {frame_bytes_max} bytes (1/8 of arena_bytes), got {}", geometry.frame_bytes);
+            return Err(BadInput::new("namespace.shard_bytes", expected).into());
+        }
+        let request = wire::RegisterNamespaceRequest { namespace: Some(common::Namespace::from(&namespace)) };
+        let registered = self
+            .meta
+            .retry(deadline, |mut client| {
+                let request = request.clone();
+                async move { client.register_namespace(request).await }
+            })
+            .await
+            .map_err(ApiError::Group)?;
+        let expected = geometry.slot_bytes(self.cluster.chunk_bytes);
+        if u64::from(registered.slot_bytes) != expected {
+            let expected = format!("slots of {expected} bytes, the group says {}", registered.slot_bytes);
+            return Err(BadInput::new("namespace.shard_bytes", expected).into());
+        }
+        let open = self.enter(namespace, geometry, &registered)?;
+        open.mirror.synced(deadline).await;
+        Ok(open.opened())
+    }
+
+    /// Opens the namespace here unless it is open.
+    fn enter(
+        self: &Arc<Self>,
+        namespace: Namespace,
+        geometry: Geometry,
+        registered: &wire::RegisterNamespaceResponse,
+    ) -> Result<Arc<OpenNamespace>, ApiError> {
+        let mut namespaces = self.namespaces.write();
+        if let Some(open) = namespaces.get(&registered.namespace_id) {
+            return Ok(open.clone());
+        }
+        if namespaces.len() >= OPEN_NAMESPACES_MAX {
+            return Err(BadInput::new("namespace", format!("at most {OPEN_NAMESPACES_MAX} open on one agent")).into());
+        }
+        let shape = PageShape { slot_bytes: registered.slot_bytes, frame_bytes: geometry.frame_bytes };
+        let (publisher, publish_jobs) = mpsc::channel(PUBLISH_QUEUE_PAGES_MAX);
+        let open = Arc::new(OpenNamespace {
+            id: registered.namespace_id,
+            tenant: self.tenant(&namespace.tenant),
+            mirror: Arc::new(Mirror::new(namespace.shards(), registered.epoch)),
+            reads: SharedReads::default(),
+            works: Mutex::default(),
+            ahead: Mutex::new(PrefetchWindow::new(self.config.arena_bytes, geometry.frame_bytes)),
+            heat: HeatLog::default(),
+            writer: self.writer(shape),
+            publisher,
+            shape,
+            namespace,
+            geometry,
+        });
+        self.spawn(publish_pages(self.clone(), open.clone(), publish_jobs));
+        let watched = Watched { namespace: open.id, shards: open.geometry.shards() };
+        let events = Arc::new(Purger { core: Arc::downgrade(self), namespace: open.id });
+        self.spawn(follow(open.mirror.clone(), watched, self.meta.clone(), events, self.stop.clone()));
+        namespaces.insert(open.id, open.clone());
+        Ok(open)
+    }
+
+    fn tenant(&self, name: &str) -> TenantId {
+        let mut tenants = self.tenants.lock();
+        let next = tenants.len() as TenantId;
+        *tenants.entry(name.to_owned()).or_insert(next)
+    }
+}
+
+/// Purges L1 of what was deleted or cleared.
+struct Purger {
+    core: Weak<Core>,
+    namespace: NamespaceId,
+}
+
+impl WatchEvents for Purger {
+    fn purged(&self, keys: &[EntryKey]) {
+        let Some(core) = self.core.upgrade() else { return };
+        let Ok(open) = core.open(self.namespace) else { return };
+        let epoch = open.mirror.read(|view| view.epoch());
+        let mut l1 = core.l1.lock();
+        for key in keys {
+            l1.remove(&open.page(epoch, *key));
+        }
+    }
+
+    fn epoch_began(&self, epoch: Epoch) {
+        let Some(core) = self.core.upgrade() else { return };
+        core.l1.lock().remove_namespace(self.namespace, epoch.saturating_sub(1));
+    }
+
+    fn resynced(&self) {
+        if let Some(core) = self.core.upgrade() {
+            core.counters.watch_resyncs.add(1);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! One page on its way in: gathered from its shards, written, published, or given up.
+
+use std::sync::{Arc, OnceLock};
+
+use foreword_proto::checksum::shard_checksum;
+use foreword_proto::key::ParentHint;
+use foreword_proto::location::Checksums;
+use foreword_proto::namespace::Geometry;
+use foreword_proto::{BadInput, EntryKey, Epoch, PutOutcome};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::Instant;
+
+use crate::arena::{Frame, FrameMut};
+use crate::plan::gather::{Accepted, Begin, Gather, WriterId};
+
+/// A page on its way in.
+pub(super) struct PageWork {
+    pub(super) epoch: Epoch,
+    pub(super) key: EntryKey,
+    pub(super) parent: ParentHint,
+    pub(super) started: Instant,
+    /// None once the page is whole, or given up.
+    gathering: Mutex<Option<Gathering>>,
+    outcome: OnceLock<PutOutcome>,
+    settled: Notify,
+}
+
+struct Gathering {
+    gather: Gather,
+    frame: FrameMut,
+    room: OwnedSemaphorePermit,
+}
+
+/// A page whose bytes are all here.
+pub(super) struct WholePage {
+    pub(super) frame: Frame,
+    pub(super) checksums: Checksums,
+    pub(super) room: OwnedSemaphorePermit,
+}
+
+/// What became of a piece.
+pub(super) enum Piece {
+    /// Taken; more of the shard is to come.
+    Taken,
+    /// The shard is whole; with it, maybe the page.
+    ShardWhole(Option<WholePage>),
+    /// Another writer has the shard: the bytes are not needed.
+    Joined,
+}
+
+impl PageWork {
+    /// A page of which nothing has come; its padding is zeroed.
+    pub(super) fn new(
+        epoch: Epoch,
+        key: EntryKey,
+        parent: ParentHint,
+        geometry: &Geometry,
+        mut frame: FrameMut,
+        room: OwnedSemaphorePermit,
+    ) -> Self {
+        zero_padding(geometry, frame.bytes_mut());
+        let gathering = Gathering { gather: Gather::new(&geometry.shard_bytes), frame, room };
+        Self {
+            epoch,
+            key,
+            parent,
+            started: Instant::now(),
+            gathering: Mutex::new(Some(gathering)),
+            outcome: OnceLock::new(),
+            settled: Notify::new(),
+        }
+    }
+
+    /// Takes bytes of a shard from its writer.
+    pub(super) fn piece(
+        &self,
+        geometry: &Geometry,
+        shard: usize,
+        writer: WriterId,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<Piece, BadInput> {
+        let mut slot = self.gathering.lock();
+        let Some(gathering) = slot.as_mut() else { return Ok(Piece::Joined) };
+        if gathering.gather.begin(shard, writer) == Begin::Join {
+            return Ok(Piece::Joined);
+        }
+        let accepted = gathering.gather.accept(shard, writer, offset, bytes.len() as u64).map_err(|misplaced| {
+            let (at, of) = (misplaced.offset_expected, misplaced.shard_bytes);
+            let got = format!("{} bytes at offset {offset}", bytes.len());
+            BadInput::new("pieces", format!("bytes from offset {at} within a shard of {of} bytes, got {got}"))
+        })?;
+        let range = geometry.shard_range(shard);
+        let start = range.start + offset as usize;
+        gathering.frame.bytes_mut()[start..start + bytes.len()].copy_from_slice(bytes);
+        if accepted == Accepted::More {
+            return Ok(Piece::Taken);
+        }
+        let checksum = shard_checksum(&self.key, shard as u32, &gathering.frame.bytes()[range]);
+        if !gathering.gather.arrived(shard, checksum) {
+            return Ok(Piece::ShardWhole(None));
+        }
+        Ok(Piece::ShardWhole(slot.take().and_then(Gathering::whole)))
+    }
+
+    /// The writer is gone before its shard was whole. True: nothing else is here of the page.
+    pub(super) fn abandon(&self, shard: usize, writer: WriterId) -> bool {
+        let mut slot = self.gathering.lock();
+        let Some(gathering) = slot.as_mut() else { return false };
+        gathering.gather.abandon(shard, writer);
+        gathering.gather.is_empty()
+    }
+
+    /// Gives the page up if it is still gathering: its frame is free at once. False: it is whole, or was given up before.
+    pub(super) fn give_up(&self) -> bool {
+        self.gathering.lock().take().is_some()
+    }
+
+    /// True while shards are missing.
+    pub(super) fn is_gathering(&self) -> bool {
+        self.gathering.lock().is_some()
+    }
+
+    /// Says what became of the page; the first word counts.
+    pub(super) fn settle(&self, outcome: PutOutcome) {
+        let _ = self.outcome.set(outcome);
+        self.settled.notify_waiters();
+    }
+
+    /// What became of the page, if that is known.
+    pub(super) fn outcome(&self) -> Option<PutOutcome> {
+        self.outcome.get().cloned()
+    }
+
+    /// Waits for what becomes of the page.
+    pub(super) async fn settled(self: Arc<Self>) -> PutOutcome {
+        loop {
+            let settled = self.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            if let Some(outcome) = self.outcome() {
+                return outcome;
+            }
+            settled.await;
+        }
+    }
+}
+
+impl Gathering {
+    fn whole(self) -> Option<WholePage> {
+        let checksums = Checksums::new(&self.gather.checksums()?);
+        Some(WholePage { frame: self.frame.freeze(), checksums, room: self.room })
+    }
+}
+
+fn zero_padding(geometry: &Geometry, bytes: &mut [u8]) {
+    for shard in 0..geometry.shards() {
+        let start = geometry.shard_range(shard).end;
+        let end = geometry.shard_offsets.get(shard + 1).map_or(bytes.len(), |next| *next as usize);
+        bytes[start..end].fill(0);
+    }
+}

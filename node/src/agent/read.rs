@@ -1,0 +1,157 @@
+//! One page from L3: read once for all who want it, verified before anyone sees it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use foreword_proto::checksum::shard_checksum;
+use foreword_proto::namespace::Geometry;
+use foreword_proto::records::SuspectRecord;
+use foreword_proto::{EntryKey, Epoch, Location};
+use futures::FutureExt;
+use futures::future::Shared;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Core;
+use super::open::OpenNamespace;
+use crate::api::Miss;
+use crate::arena::Frame;
+use crate::l3::IoFailure;
+use crate::store::StoreError;
+use crate::tier::Entrance;
+
+/// Locations tried for one page: it may move while it is read.
+const LOCATIONS_MAX: usize = 3;
+
+/// What a read gave, for all its waiters.
+pub(super) type ReadAnswer = Result<Frame, Miss>;
+/// A read under way. Dropping it does not end the read.
+pub(super) type SharedRead = Shared<oneshot::Receiver<ReadAnswer>>;
+
+/// L3 reads under way, one a page.
+#[derive(Default)]
+pub(super) struct SharedReads {
+    under_way: Mutex<BTreeMap<EntryKey, SharedRead>>,
+}
+
+impl Core {
+    /// Joins the read of this page, or starts one. A failure fails those present, once; the next asker starts anew.
+    pub(super) fn shared_read(
+        self: &Arc<Self>,
+        open: &Arc<OpenNamespace>,
+        epoch: Epoch,
+        key: EntryKey,
+        location: Location,
+    ) -> SharedRead {
+        let mut under_way = open.reads.under_way.lock();
+        if let Some(reading) = under_way.get(&key) {
+            self.counters.l3_reads_coalesced.add(1);
+            return reading.clone();
+        }
+        let (answer, reading) = oneshot::channel();
+        let reading = reading.shared();
+        under_way.insert(key, reading.clone());
+        drop(under_way);
+        let (core, open) = (self.clone(), open.clone());
+        self.spawn(async move {
+            let read = core.read_page(&open, key, location, Some(epoch)).await;
+            open.reads.under_way.lock().remove(&key);
+            let _ = answer.send(read);
+        });
+        reading
+    }
+
+    /// Reads and verifies a page; with `keep`, it stays in L1 as a page of that epoch if the index still names what was read.
+    pub(super) async fn read_page(
+        &self,
+        open: &OpenNamespace,
+        key: EntryKey,
+        mut location: Location,
+        keep: Option<Epoch>,
+    ) -> ReadAnswer {
+        let deadline = Instant::now() + std::time::Duration::from_millis(self.config.l3_deadline_ms);
+        for _ in 0..LOCATIONS_MAX {
+            let mut bad_shard = 0;
+            // A mismatch is read once more: the first may have been torn.
+            for _ in 0..2 {
+                match self.read_once(open, key, &location, deadline).await? {
+                    Ok(frame) => {
+                        if let Some(epoch) = keep {
+                            self.keep_read(open, epoch, key, &location, &frame);
+                        }
+                        return Ok(frame);
+                    }
+                    Err(shard) => bad_shard = shard,
+                }
+                self.counters.checksum_mismatches.add(1);
+                match open.mirror.read(|view| view.location(&key)) {
+                    None => return Err(Miss::Absent),
+                    Some(now) if now != location => {
+                        location = now;
+                        bad_shard = u32::MAX;
+                        break;
+                    }
+                    Some(_) => {}
+                }
+            }
+            if bad_shard != u32::MAX {
+                self.suspect(open, key, &location, bad_shard);
+                return Err(Miss::Checksum);
+            }
+        }
+        Err(Miss::Checksum)
+    }
+
+    /// One read: the page, or the first shard whose bytes are not the page's.
+    async fn read_once(
+        &self,
+        open: &OpenNamespace,
+        key: EntryKey,
+        location: &Location,
+        deadline: Instant,
+    ) -> Result<Result<Frame, u32>, Miss> {
+        let frame = self.frame(open, deadline).await.ok_or(Miss::NoRoom)?;
+        let read = self.l3.read(open.shape, location.slot, frame, deadline).await;
+        let (frame, bytes) = read.map_err(|failure| match failure {
+            IoFailure::BreakerOpen => Miss::BreakerOpen,
+            IoFailure::Store(StoreError::TimedOut) => Miss::Deadline,
+            IoFailure::Store(error) => {
+                tracing::debug!(%key, %error, "an L3 read failed");
+                Miss::ReadFailed
+            }
+        })?;
+        Ok(match bad_shard(&open.geometry, &key, location, &frame.bytes()[..bytes as usize]) {
+            None => Ok(frame.freeze()),
+            Some(shard) => Err(shard),
+        })
+    }
+
+    /// The index may say by now that the page is gone, deleted even: then no copy is kept. Within the mirror's lock, so that a
+    /// purge comes after it.
+    fn keep_read(&self, open: &OpenNamespace, epoch: Epoch, key: EntryKey, location: &Location, frame: &Frame) {
+        open.mirror.read(|view| {
+            if view.epoch() == epoch && view.slot(&key) == Some(location.slot) {
+                self.l1.lock().insert(open.page(epoch, key), frame.clone(), Entrance::Protected);
+            }
+        });
+    }
+
+    fn suspect(&self, open: &OpenNamespace, key: EntryKey, location: &Location, shard: u32) {
+        open.mirror.write(|view| view.avoid(key, location.slot));
+        let checksum = location.checksums.as_slice()[shard as usize];
+        tracing::warn!(namespace = open.id, %key, slot = ?location.slot, shard, "a page on L3 does not verify");
+        self.suspects.add(open.id, SuspectRecord { key, slot: location.slot, shard, checksum });
+    }
+}
+
+/// The first shard whose bytes are not what the location promises; bytes that are missing are bad.
+fn bad_shard(geometry: &Geometry, key: &EntryKey, location: &Location, bytes: &[u8]) -> Option<u32> {
+    let expected = location.checksums.as_slice();
+    (0..geometry.shards()).find_map(|shard| {
+        let good = bytes
+            .get(geometry.shard_range(shard))
+            .is_some_and(|bytes| shard_checksum(key, shard as u32, bytes) == expected[shard]);
+        (!good).then_some(shard as u32)
+    })
+}

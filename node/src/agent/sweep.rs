@@ -1,0 +1,29 @@
+//! Gives up pages whose shards did not all come in time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Core;
+use super::open::OpenNamespace;
+use super::page_work::PageWork;
+
+/// Looks this often in one gather deadline.
+const LOOKS_PER_DEADLINE: u32 = 10;
+
+/// Sweeps until the agent stops.
+pub(super) async fn sweep(core: Arc<Core>) {
+    let deadline = Duration::from_millis(core.config.gather_deadline_ms);
+    loop {
+        tokio::time::sleep(deadline / LOOKS_PER_DEADLINE).await;
+        let namespaces: Vec<Arc<OpenNamespace>> = core.namespaces.read().values().cloned().collect();
+        for open in namespaces {
+            let late: Vec<Arc<PageWork>> = {
+                let works = open.works.lock();
+                works.values().filter(|work| work.started.elapsed() >= deadline && work.is_gathering()).cloned().collect()
+            };
+            for work in late {
+                core.abort_gather(&open, &work);
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Whole pages to L3: a slot each, in batches, several batches under way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreword_proto::{Location, PutOutcome, SlotRef};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+
+use super::Core;
+use super::open::OpenNamespace;
+use super::page_work::{PageWork, WholePage};
+use super::publish::PublishJob;
+use crate::l3::{NotSubmitted, PageShape, Written};
+use crate::session::Session;
+
+/// Whole pages waiting for a slot; more are refused. Their bytes are bounded by the room for puts as well.
+pub(super) const WRITE_QUEUE_PAGES_MAX: usize = 16_384;
+/// Pages of one batch.
+const BATCH_PAGES_MAX: usize = 64;
+
+/// A whole page to write.
+pub(super) struct WriteJob {
+    pub(super) open: Arc<OpenNamespace>,
+    pub(super) work: Arc<PageWork>,
+    pub(super) page: WholePage,
+    /// When the page was whole.
+    pub(super) taken: Instant,
+}
+
+impl Core {
+    /// The queue of pages with this slot size; its writer is started with the first namespace that has it.
+    pub(super) fn writer(self: &Arc<Self>, shape: PageShape) -> mpsc::Sender<WriteJob> {
+        let mut writers = self.writers.lock();
+        let writer = writers.entry(shape.slot_bytes).or_insert_with(|| {
+            let (sender, jobs) = mpsc::channel(WRITE_QUEUE_PAGES_MAX);
+            let writer = Writer {
+                core: self.clone(),
+                slot_bytes: shape.slot_bytes,
+                depth: Arc::new(Semaphore::new(self.config.l3_write_depth)),
+                session_began: Instant::now(),
+                session: 0,
+            };
+            self.spawn(writer.run(jobs));
+            sender
+        });
+        writer.clone()
+    }
+
+    fn refuse(&self, job: &WriteJob, reason: &'static str) {
+        self.settle(&job.open, &job.work, PutOutcome::Refused { reason });
+    }
+}
+
+/// Gives slots to the pages of one slot size.
+struct Writer {
+    core: Arc<Core>,
+    slot_bytes: u32,
+    depth: Arc<Semaphore>,
+    session: u64,
+    /// When this writer first saw the session: pages that waited for it get the full wait for room.
+    session_began: Instant,
+}
+
+impl Writer {
+    async fn run(mut self, mut queue: mpsc::Receiver<WriteJob>) {
+        let mut jobs = Vec::new();
+        let batch_max = BATCH_PAGES_MAX.min(self.core.config.l3_write_depth);
+        while queue.recv_many(&mut jobs, batch_max).await > 0 {
+            while !jobs.is_empty() {
+                self.write_some(&mut jobs).await;
+            }
+        }
+    }
+
+    /// Writes as many of the jobs as there are slots for, or refuses those that waited for too long.
+    async fn write_some(&mut self, jobs: &mut Vec<WriteJob>) {
+        let publish_wait = Duration::from_millis(self.core.config.publish_wait_ms);
+        let Some(session) = self.core.sessions.writable(jobs[0].taken + publish_wait).await else {
+            return self.refuse_older(jobs, Instant::now(), publish_wait, "fenced");
+        };
+        if session.id != self.session {
+            (self.session, self.session_began) = (session.id, Instant::now());
+        }
+        let room_wait = Duration::from_millis(self.core.config.put_room_wait_ms);
+        let until = jobs[0].taken.max(self.session_began) + room_wait;
+        let slots = self.core.grants.take(&session, self.slot_bytes, jobs.len(), until).await;
+        if slots.is_empty() {
+            let now = Instant::now();
+            if !session.is_lost() && now >= until {
+                self.refuse_older(jobs, now, room_wait, "l3_full");
+            }
+            return;
+        }
+        let batch: Vec<(SlotRef, WriteJob)> = slots.into_iter().zip(jobs.drain(..)).collect::<Vec<_>>();
+        let permits = self.depth.clone().acquire_many_owned(batch.len() as u32).await;
+        let Ok(permits) = permits else { return };
+        self.core.spawn(write_batch(self.core.clone(), session, self.slot_bytes, batch, permits));
+    }
+
+    /// Refuses the jobs that have waited this long; the first one always.
+    fn refuse_older(&self, jobs: &mut Vec<WriteJob>, now: Instant, wait: Duration, reason: &'static str) {
+        let mut first = true;
+        jobs.retain(|job| {
+            let refused = std::mem::take(&mut first) || job.taken + wait <= now;
+            if refused {
+                self.core.refuse(job, reason);
+            }
+            !refused
+        });
+    }
+}
+
+/// Writes pages of one slot size to their slots and hands the written ones to their publishers.
+async fn write_batch(
+    core: Arc<Core>,
+    session: Arc<Session>,
+    slot_bytes: u32,
+    batch: Vec<(SlotRef, WriteJob)>,
+    _depth: OwnedSemaphorePermit,
+) {
+    let mut unknown = Vec::new();
+    let mut unwritten = Vec::new();
+    // Pages of one slot size may still differ in how many bytes they move.
+    let mut rest = batch;
+    while let Some(shape) = rest.first().map(|(_, job)| job.open.shape) {
+        let (same, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|(_, job)| job.open.shape == shape);
+        rest = others;
+        let pages = same.iter().map(|(slot, job)| (*slot, job.page.frame.clone())).collect();
+        let results = core.l3.write(shape, pages, || session.may_write()).await;
+        for ((slot, job), result) in same.into_iter().zip(results) {
+            match result {
+                Written::Whole => hand_on(&core, &session, slot, job).await,
+                Written::NotSubmitted(why) => {
+                    unwritten.push(slot);
+                    core.refuse(&job, if why == NotSubmitted::Fenced { "fenced" } else { "write_failed" });
+                }
+                Written::Unknown(error) => {
+                    tracing::warn!(?slot, %error, "an L3 write has no known result");
+                    unknown.push(slot);
+                    core.refuse(&job, "write_failed");
+                }
+            }
+        }
+    }
+    core.grants.give_back(session.id, slot_bytes, &unwritten);
+    core.grants.abort_unknown(&session, unknown);
+}
+
+async fn hand_on(core: &Core, session: &Arc<Session>, slot: SlotRef, job: WriteJob) {
+    let WholePage { frame, checksums, room } = job.page;
+    let location = Location { slot, checksums };
+    let publish = PublishJob { session: session.clone(), work: job.work, frame, location, _room: room };
+    if let Err(unsent) = job.open.publisher.send(publish).await {
+        core.settle(&job.open, &unsent.0.work, PutOutcome::Refused { reason: "fenced" });
+    }
+}

@@ -1,0 +1,179 @@
+//! What an engine or a router can ask of its agent, whatever carries the bytes. gRPC is the first client of this trait.
+
+use std::borrow::Cow;
+
+use foreword_proto::namespace::Geometry;
+use foreword_proto::status::AgentStatus;
+use foreword_proto::{BadInput, Epoch, Namespace, NamespaceId, PageKey, PutOutcome, Revision, Tier};
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use tonic::Status;
+
+use crate::arena::Frame;
+
+/// Why a call has no answer. A page that is not there is an answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ApiError {
+    #[error("{0}")]
+    BadInput(#[from] BadInput),
+    #[error("namespace_id: expected a namespace opened on this agent, {0} is not one")]
+    UnknownNamespace(NamespaceId),
+    #[error("the metadata group refused: {0}")]
+    Group(Status),
+    #[error("deadline: {0}")]
+    Deadline(Cow<'static, str>),
+    #[error("this agent is stopping")]
+    Stopping,
+}
+
+/// An open namespace.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    pub namespace: NamespaceId,
+    pub epoch: Epoch,
+    /// What the mirror has.
+    pub revision: Revision,
+    pub geometry: Geometry,
+    pub slot_bytes: u32,
+    pub page_tokens: u32,
+}
+
+/// A longest-prefix question.
+#[derive(Debug, Clone)]
+pub struct LookupAsk {
+    pub namespace: NamespaceId,
+    pub keys: Vec<PageKey>,
+    /// Wait until this revision is in the mirror.
+    pub min_revision: Revision,
+    /// Ask the group's leader for the newest revision first.
+    pub linearizable: bool,
+    /// When to answer with what is known.
+    pub deadline: Instant,
+}
+
+/// Leading pages this agent could deliver now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    pub pages: u32,
+    pub revision: Revision,
+    pub l1_pages: u32,
+    pub l3_pages: u32,
+}
+
+/// Where each of some pages is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    pub revision: Revision,
+    /// One byte a key: bit 0 L1, bit 1 L2, bit 2 L3.
+    pub tiers: Vec<u8>,
+}
+
+/// Bits of [`Located::tiers`].
+pub const LOCATED_L1: u8 = 1;
+pub const LOCATED_L3: u8 = 4;
+
+/// Pages to give, in the order of the keys.
+#[derive(Debug, Clone)]
+pub struct GetAsk {
+    pub namespace: NamespaceId,
+    pub keys: Vec<PageKey>,
+    /// Read L3 even when a nearer tier has the page.
+    pub bypass_cache: bool,
+    /// Go on after a miss; else the first miss is the last answer.
+    pub every_key: bool,
+    /// Wait until the mirror has this revision before a miss is said.
+    pub min_revision: Revision,
+    pub deadline: Instant,
+}
+
+/// Why a page was not given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Miss {
+    Absent,
+    ReadFailed,
+    Checksum,
+    BreakerOpen,
+    Deadline,
+    NoRoom,
+}
+
+impl Miss {
+    /// The wire's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::ReadFailed => "read_failed",
+            Self::Checksum => "checksum",
+            Self::BreakerOpen => "breaker_open",
+            Self::Deadline => "deadline",
+            Self::NoRoom => "no_room",
+        }
+    }
+}
+
+/// A page on its way to the caller: its bytes stay as they are while this lives.
+#[derive(Debug)]
+pub struct PageBytes {
+    pub frame: Frame,
+    /// Room taken up until the caller has the bytes.
+    pub(crate) _room: OwnedSemaphorePermit,
+}
+
+/// One page of a get.
+#[derive(Debug)]
+pub struct PageAnswer {
+    /// Index of its key.
+    pub index: usize,
+    pub page: Result<(PageBytes, Tier), Miss>,
+    /// The mirror's revision when it was decided.
+    pub revision: Revision,
+}
+
+/// One shard of some pages.
+#[derive(Debug, Clone)]
+pub struct PutAsk {
+    pub namespace: NamespaceId,
+    pub shard: u32,
+    pub keys: Vec<PageKey>,
+    /// The page before the first key.
+    pub parent: Option<PageKey>,
+    /// Finish when each page is published or refused; else when the agent has the bytes.
+    pub wait_published: bool,
+}
+
+/// A put under way. Dropping it gives up the pages whose bytes did not come in whole.
+pub trait PutCall: Send {
+    /// Bytes of the page with this index, in order and without gaps within a page. Copied when the future is ready.
+    ///
+    /// Errors: bytes that do not continue the page or do not fit into the shard (field `pieces`). Pages already whole go on.
+    fn piece<'a>(&'a mut self, index: usize, offset: u64, bytes: &'a [u8]) -> BoxFuture<'a, Result<(), ApiError>>;
+
+    /// No more bytes: one outcome a key, in order.
+    ///
+    /// Errors: a page of which only a part came (field `pieces`).
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<Vec<PutOutcome>, ApiError>>;
+}
+
+/// The agent's API.
+pub trait EngineApi: Send + Sync + 'static {
+    /// Registers the namespace with the group, watches it, and waits for the first sync until the deadline. Idempotent.
+    fn open_namespace(&self, namespace: Namespace, deadline: Instant) -> BoxFuture<'_, Result<Opened, ApiError>>;
+    /// An open namespace's shape.
+    fn namespace(&self, namespace: NamespaceId) -> Result<Opened, ApiError>;
+    /// The leading pages this agent could deliver now.
+    fn lookup(&self, ask: LookupAsk) -> BoxFuture<'_, Result<Found, ApiError>>;
+    /// Where pages are, for routers.
+    fn locate(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<Located, ApiError>;
+    /// Pages in the order of their keys. Never wrong bytes: what did not verify is a miss.
+    fn get(&self, ask: GetAsk) -> Result<BoxStream<'static, PageAnswer>, ApiError>;
+    /// Begins to take one shard of some pages.
+    fn put(&self, ask: PutAsk) -> Result<Box<dyn PutCall>, ApiError>;
+    /// Begins to read pages into L1, as many as the window allows; answers with their number.
+    fn prefetch(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<u32, ApiError>;
+    /// Pages that will not be asked for after all.
+    fn release(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<(), ApiError>;
+    /// The agent about itself.
+    fn stats(&self) -> AgentStatus;
+}

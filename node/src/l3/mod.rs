@@ -1,0 +1,277 @@
+//! L3 as the agent sees it: whole pages read and written with a deadline, behind the breaker.
+//!
+//! The store gives completions; [`L3::run`] hands each to whoever waits for it. An I/O whose waiter has left still completes, and
+//! its frame is free only then.
+
+mod slabs;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreword_proto::SlotRef;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::arena::{Frame, FrameMut};
+use crate::counters::Counters;
+use crate::plan::breaker::{Breaker, BreakerState};
+use crate::store::{Completion, Io, OpId, SharedStore, StoreError, Transfer};
+use slabs::Slabs;
+
+/// How pages of one kind lie on L3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageShape {
+    pub slot_bytes: u32,
+    /// Bytes moved: the sum of the strides.
+    pub frame_bytes: u64,
+}
+
+/// Why there are no bytes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IoFailure {
+    #[error("the breaker is open")]
+    BreakerOpen,
+    #[error("{0}")]
+    Store(#[from] StoreError),
+}
+
+/// What became of one page's write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written {
+    /// All bytes are on L3.
+    Whole,
+    /// Nothing was submitted: the slot is as it was.
+    NotSubmitted(NotSubmitted),
+    /// Nobody knows what the slot holds, or when a late write reaches it.
+    Unknown(StoreError),
+}
+
+/// Why a write was not submitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotSubmitted {
+    BreakerOpen,
+    Fenced,
+    NoSlab,
+}
+
+/// L3 with its breaker and its I/Os under way.
+pub struct L3 {
+    store: SharedStore,
+    slabs: Slabs,
+    deadline: Duration,
+    started: Instant,
+    breaker: Mutex<Breaker>,
+    under_way: Mutex<UnderWay>,
+    counters: Arc<Counters>,
+}
+
+#[derive(Default)]
+struct UnderWay {
+    last_op: OpId,
+    waiters: BTreeMap<OpId, oneshot::Sender<Completion>>,
+}
+
+struct Waiter {
+    op: OpId,
+    completion: oneshot::Receiver<Completion>,
+}
+
+impl L3 {
+    /// L3 in this store; slab files have `slab_bytes`, rounded down to whole slots.
+    pub fn new(store: SharedStore, slab_bytes: u64, deadline: Duration, counters: Arc<Counters>) -> Self {
+        Self {
+            slabs: Slabs::new(store.clone(), slab_bytes),
+            store,
+            deadline,
+            started: Instant::now(),
+            breaker: Mutex::default(),
+            under_way: Mutex::default(),
+            counters,
+        }
+    }
+
+    /// Hands completions to their waiters until stopped.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            let completions = tokio::select! {
+                completions = self.store.complete() => completions,
+                () = stop.cancelled() => return,
+            };
+            let mut under_way = self.under_way.lock();
+            for completion in completions {
+                if let Some(waiter) = under_way.waiters.remove(&completion.op) {
+                    // A waiter that left gets nothing; the frame is free here.
+                    let _ = waiter.send(completion);
+                }
+            }
+        }
+    }
+
+    /// Where the breaker stands.
+    pub fn breaker(&self) -> BreakerState {
+        self.breaker.lock().state(self.now_ms())
+    }
+
+    /// True if a read would be tried now: what a lookup may count.
+    pub fn asked(&self) -> bool {
+        self.breaker() != BreakerState::Open
+    }
+
+    /// Fills the frame from a slot; gives the bytes read, fewer than asked where the slab file ends.
+    pub async fn read(
+        &self,
+        shape: PageShape,
+        slot: SlotRef,
+        frame: FrameMut,
+        deadline: Instant,
+    ) -> Result<(FrameMut, u64), IoFailure> {
+        let admitted = self.admit().ok_or(IoFailure::BreakerOpen)?;
+        let deadline = deadline.min(Instant::now() + self.deadline);
+        if let Err(error) = self.slabs.open(slot.slab, shape.slot_bytes, deadline).await {
+            admitted.failed();
+            return Err(error.into());
+        }
+        let mut waiters = self.submit(vec![(slot, shape, Transfer::Read(frame))]);
+        let waiter = waiters.pop().ok_or(StoreError::Gone)?;
+        match self.wait(waiter, deadline).await {
+            Ok((Transfer::Read(frame), bytes)) => {
+                admitted.answered();
+                self.counters.l3_reads.add(1);
+                self.counters.l3_read_bytes.add(bytes);
+                Ok((frame, bytes))
+            }
+            Ok((Transfer::Write(_), _)) => Err(StoreError::Gone.into()),
+            Err(error) => {
+                admitted.failed();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Writes pages to their slots, in one batch. `may_submit` is asked last: a fenced agent submits nothing.
+    pub async fn write(
+        &self,
+        shape: PageShape,
+        pages: Vec<(SlotRef, Frame)>,
+        may_submit: impl Fn() -> bool,
+    ) -> Vec<Written> {
+        let deadline = Instant::now() + self.deadline;
+        let mut results: Vec<Written> = vec![Written::NotSubmitted(NotSubmitted::Fenced); pages.len()];
+        let mut admitted = Vec::with_capacity(pages.len());
+        for (index, (slot, frame)) in pages.into_iter().enumerate() {
+            let Some(admission) = self.admit() else {
+                results[index] = Written::NotSubmitted(NotSubmitted::BreakerOpen);
+                continue;
+            };
+            if let Err(error) = self.slabs.open(slot.slab, shape.slot_bytes, deadline).await {
+                tracing::warn!(slab = slot.slab, %error, "a slab could not be opened for writing");
+                admission.failed();
+                results[index] = Written::NotSubmitted(NotSubmitted::NoSlab);
+                continue;
+            }
+            admitted.push((index, admission, (slot, shape, Transfer::Write(frame))));
+        }
+        if !may_submit() {
+            return results;
+        }
+        let (who, transfers): (Vec<_>, Vec<_>) =
+            admitted.into_iter().map(|(index, admission, transfer)| ((index, admission), transfer)).unzip();
+        let waiters = self.submit(transfers);
+        for ((index, admission), waiter) in who.into_iter().zip(waiters) {
+            results[index] = match self.wait(waiter, deadline).await {
+                Ok((_, bytes)) if bytes == shape.frame_bytes => {
+                    admission.answered();
+                    self.counters.l3_writes.add(1);
+                    self.counters.l3_write_bytes.add(bytes);
+                    Written::Whole
+                }
+                Ok((_, bytes)) => {
+                    admission.failed();
+                    tracing::warn!(bytes, expected = shape.frame_bytes, "a short write");
+                    Written::Unknown(StoreError::Gone)
+                }
+                Err(error) => {
+                    admission.failed();
+                    Written::Unknown(error)
+                }
+            };
+        }
+        results
+    }
+
+    fn submit(&self, transfers: Vec<(SlotRef, PageShape, Transfer)>) -> Vec<Waiter> {
+        let mut batch = Vec::with_capacity(transfers.len());
+        let mut waiters = Vec::with_capacity(transfers.len());
+        let mut under_way = self.under_way.lock();
+        for (slot, shape, transfer) in transfers {
+            under_way.last_op += 1;
+            let op = under_way.last_op;
+            let (sender, completion) = oneshot::channel();
+            under_way.waiters.insert(op, sender);
+            waiters.push(Waiter { op, completion });
+            let offset = u64::from(slot.slot) * u64::from(shape.slot_bytes);
+            batch.push(Io { op, slab: slot.slab, offset, len: shape.frame_bytes, transfer });
+        }
+        drop(under_way);
+        self.store.submit(batch);
+        waiters
+    }
+
+    async fn wait(&self, waiter: Waiter, deadline: Instant) -> Result<(Transfer, u64), StoreError> {
+        match tokio::time::timeout_at(deadline, waiter.completion).await {
+            Ok(Ok(completion)) => Ok((completion.transfer, completion.result?)),
+            Ok(Err(_)) => Err(StoreError::Gone),
+            Err(_) => {
+                self.under_way.lock().waiters.remove(&waiter.op);
+                Err(StoreError::TimedOut)
+            }
+        }
+    }
+
+    /// Milliseconds since the agent started.
+    pub fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn admit(&self) -> Option<Admitted<'_>> {
+        let now_ms = self.now_ms();
+        self.breaker.lock().admit(now_ms).then_some(Admitted { l3: self, reported: false })
+    }
+}
+
+/// An I/O the breaker let through: it reports exactly once.
+struct Admitted<'a> {
+    l3: &'a L3,
+    reported: bool,
+}
+
+impl Admitted<'_> {
+    fn answered(mut self) {
+        self.reported = true;
+        self.l3.breaker.lock().answered(self.l3.now_ms());
+    }
+
+    fn failed(mut self) {
+        self.reported = true;
+        if self.l3.breaker.lock().failed(self.l3.now_ms()) {
+            self.l3.counters.breaker_openings.add(1);
+            tracing::warn!("L3 fails: the breaker opens");
+        }
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        if !self.reported {
+            self.l3.breaker.lock().abandoned();
+        }
+    }
+}
+
+/// Bytes of a slab file with slots of this size.
+pub fn slab_file_bytes(slab_bytes: u64, slot_bytes: u32) -> u64 {
+    slab_bytes / u64::from(slot_bytes) * u64::from(slot_bytes)
+}

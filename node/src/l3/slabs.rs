@@ -1,0 +1,37 @@
+//! Slab files are opened before their first I/O, once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use foreword_proto::SlabId;
+use parking_lot::Mutex;
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
+
+use super::slab_file_bytes;
+use crate::store::{SharedStore, StoreError};
+
+/// The slabs of one store.
+pub(super) struct Slabs {
+    store: SharedStore,
+    slab_bytes: u64,
+    cells: Mutex<BTreeMap<SlabId, Arc<OnceCell<()>>>>,
+}
+
+impl Slabs {
+    pub(super) fn new(store: SharedStore, slab_bytes: u64) -> Self {
+        Self { store, slab_bytes, cells: Mutex::default() }
+    }
+
+    /// Opens the slab unless it is open; several callers wait for one opening.
+    pub(super) async fn open(&self, slab: SlabId, slot_bytes: u32, deadline: Instant) -> Result<(), StoreError> {
+        let cell = self.cells.lock().entry(slab).or_default().clone();
+        if cell.initialized() {
+            return Ok(());
+        }
+        let bytes = slab_file_bytes(self.slab_bytes, slot_bytes);
+        let opening = cell.get_or_try_init(|| self.store.open_slab(slab, bytes));
+        tokio::time::timeout_at(deadline, opening).await.map_err(|_| StoreError::TimedOut)??;
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! The first words with the group: do we belong together?
+
+use foreword_proto::limits::WIRE_VERSION;
+use foreword_proto::wire::meta as wire;
+use foreword_proto::{BadInput, ClusterId};
+use foreword_seams::Endpoint;
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::MetaClient;
+
+/// What the group says of itself and every agent must agree with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    pub cluster_id: ClusterId,
+    pub chunk_bytes: u32,
+    /// A slab file's size, before rounding down to whole slots.
+    pub slab_bytes: u64,
+    pub lease_ms: u32,
+}
+
+/// Why an agent does not join.
+#[derive(Debug, thiserror::Error)]
+pub enum HelloError {
+    #[error("no replica answered: {0}")]
+    NoReplica(Status),
+    #[error("the group refused: {0}")]
+    Refused(Status),
+    #[error("wire version: this agent speaks {WIRE_VERSION}, the replica {0}")]
+    OtherVersion(u32),
+    #[error("cluster_id: configured {configured}, the replicas belong to {theirs}")]
+    OtherCluster { configured: ClusterId, theirs: ClusterId },
+    #[error("the replica's hello is malformed: {0}")]
+    Malformed(#[from] BadInput),
+}
+
+impl MetaClient {
+    /// Finds the group and checks that this agent belongs to it; learns its other replicas.
+    pub async fn hello(&self, expected: Option<ClusterId>, deadline: Instant) -> Result<Cluster, HelloError> {
+        let cluster_id = expected.map(|id| id.0.to_vec()).unwrap_or_default();
+        let request = wire::HelloRequest { wire_version: WIRE_VERSION, cluster_id: cluster_id.into() };
+        let answer = self
+            .retry(deadline, |mut client| {
+                let request = request.clone();
+                async move { client.hello(request).await }
+            })
+            .await
+            .map_err(|status| {
+                if super::worth_another_replica(&status) {
+                    HelloError::NoReplica(status)
+                } else {
+                    HelloError::Refused(status)
+                }
+            })?;
+        if answer.wire_version != WIRE_VERSION {
+            return Err(HelloError::OtherVersion(answer.wire_version));
+        }
+        let theirs = ClusterId::from_wire(&answer.cluster_id)?;
+        if let Some(configured) = expected.filter(|id| *id != theirs) {
+            return Err(HelloError::OtherCluster { configured, theirs });
+        }
+        self.learn(answer.endpoints.iter().filter_map(|text| text.parse::<Endpoint>().ok()));
+        Ok(Cluster {
+            cluster_id: theirs,
+            chunk_bytes: answer.chunk_bytes,
+            slab_bytes: answer.slab_bytes,
+            lease_ms: answer.lease_ms,
+        })
+    }
+}

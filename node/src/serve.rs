@@ -1,0 +1,250 @@
+//! The agent's one entry point.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreword_proto::{BadInput, ClusterId};
+use foreword_seams::{Endpoint, Entropy, Files, Incoming, Net, Telemetry};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::agent::{Agent, Parts};
+use crate::arena::{Arena, ArenaError, ArenaSettings, RegionProvider};
+use crate::config::{L3Location, NodeConfig};
+use crate::counters::Counters;
+use crate::l3::L3;
+use crate::meta_client::{Cluster, HelloError, MetaClient};
+use crate::service::{GrpcServer, http};
+use crate::session::grants::Grants;
+use crate::session::{Identity, Sessions, keep};
+use crate::store::{MemoryL3, MemoryStore, PosixStore, SharedStore, StoreError};
+use crate::tier::L1;
+
+/// Makes the store of a cluster, once the group has named itself and its chunk size.
+pub type StoreFactory = Arc<dyn Fn(&L3Location, ClusterId, u32) -> Result<SharedStore, BadInput> + Send + Sync>;
+
+/// I/O threads of a posix store.
+const POSIX_IO_THREADS: usize = 8;
+/// How long an orderly end may take.
+const SHUTDOWN: Duration = Duration::from_secs(2);
+
+/// What an agent needs of the world. The binary passes the machine's, the simulator its own.
+#[derive(Clone)]
+pub struct Deps {
+    pub net: Arc<dyn Net>,
+    pub entropy: Arc<dyn Entropy>,
+    pub store: StoreFactory,
+    /// Where mirrors are saved; none: they are not.
+    pub files: Option<Arc<dyn Files>>,
+    pub regions: Arc<dyn RegionProvider>,
+    pub telemetry: Telemetry,
+}
+
+/// Why an agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("{0}")]
+    Config(#[from] BadInput),
+    #[error("{field}: could not listen on {endpoint}: {error}")]
+    Listen { field: &'static str, endpoint: Endpoint, error: io::Error },
+    #[error("{0}")]
+    Arena(#[from] ArenaError),
+    #[error("meta: {0}")]
+    Hello(#[from] HelloError),
+    #[error("l3: the group's chunks have {group} bytes, the store's {store}")]
+    ChunkBytes { group: u32, store: u32 },
+    #[error("l3: {location} holds no directory of cluster {cluster_id} (`foreword meta init` makes it)")]
+    NoCluster { location: L3Location, cluster_id: ClusterId },
+    #[error("l3: {location} belongs elsewhere: {error}")]
+    OtherCluster { location: L3Location, error: BadInput },
+    #[error("l3: {location}: {error}")]
+    Store { location: L3Location, error: StoreError },
+}
+
+/// Stores of this machine: posix directories, or this process's memory, one for each call.
+pub fn machine_stores() -> StoreFactory {
+    Arc::new(|location, cluster_id, chunk_bytes| {
+        Ok(match location {
+            L3Location::Posix(root) => Arc::new(PosixStore::new(root, cluster_id, chunk_bytes, POSIX_IO_THREADS)?),
+            L3Location::Memory => {
+                let l3 = MemoryL3::default();
+                l3.init(&crate::store::ClusterMark::new(cluster_id, chunk_bytes, "memory"));
+                Arc::new(MemoryStore::new(l3, cluster_id, chunk_bytes))
+            }
+        })
+    })
+}
+
+/// A running agent.
+pub struct Handle {
+    agent: Agent,
+    endpoint: Endpoint,
+    http_endpoint: Option<Endpoint>,
+    sessions: Arc<Sessions>,
+    grants: Arc<Grants>,
+    stop: CancellationToken,
+    servers: TaskTracker,
+}
+
+impl Handle {
+    /// Where gRPC over TCP listens.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Where HTTP listens, if it does.
+    pub fn http_endpoint(&self) -> Option<&Endpoint> {
+        self.http_endpoint.as_ref()
+    }
+
+    /// The agent's API, in process.
+    pub fn api(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// True after the first session and the first sync of the namespaces open then; and then for good.
+    pub fn ready(&self) -> bool {
+        self.agent.is_ready()
+    }
+
+    /// Gives unused slots back, closes the session and ends. Dropping the handle instead leaves the tasks to the runtime.
+    pub async fn shutdown(self) {
+        let deadline = Instant::now() + SHUTDOWN;
+        let _ = tokio::time::timeout_at(deadline, self.grants.return_unused(deadline)).await;
+        let _ = tokio::time::timeout_at(deadline, self.sessions.close(deadline)).await;
+        self.stop.cancel();
+        self.servers.close();
+        let _ = tokio::time::timeout(SHUTDOWN, self.servers.wait()).await;
+        let _ = tokio::time::timeout(SHUTDOWN, self.agent.ended()).await;
+    }
+}
+
+/// Starts an agent: checks the configuration, listens, finds the group, checks L3, and serves.
+///
+/// Errors: whatever would make it serve nothing, or another cluster's pages; each names the setting.
+pub async fn serve(config: NodeConfig, deps: Deps) -> Result<Handle, ServeError> {
+    config.validate()?;
+    let listeners = Listeners::bind(&config, &*deps.net).await?;
+    let l1 = L1::new(Arena::new(arena_settings(&config), deps.regions.clone())?);
+    let meta = MetaClient::new(deps.net.clone(), deps.entropy.clone(), &config.meta);
+    let meta_wait = Duration::from_millis(config.meta_wait_ms);
+    let cluster = meta.hello(config.cluster_id, Instant::now() + meta_wait).await?;
+    let store = checked_store(&config, &deps.store, &cluster).await?;
+
+    let counters = Arc::new(Counters::new(deps.telemetry.clone()));
+    let l3_deadline = Duration::from_millis(config.l3_deadline_ms);
+    let l3 = Arc::new(L3::new(store, cluster.slab_bytes, l3_deadline, counters.clone()));
+    let sessions = Arc::new(Sessions::new(meta.clone()));
+    let grants = Arc::new(Grants::new(sessions.clone()));
+    let stop = CancellationToken::new();
+    let identity = Identity { node: config.node.clone(), endpoint: listeners.tcp.1.to_string() };
+    let calls_max = config.calls_max;
+    let files = deps.files.clone();
+    let parts = Parts {
+        config,
+        cluster,
+        meta,
+        sessions: sessions.clone(),
+        grants: grants.clone(),
+        l1,
+        l3,
+        counters: counters.clone(),
+        files,
+    };
+    let agent = Agent::new(parts, stop.clone());
+    agent.start();
+
+    let servers = TaskTracker::new();
+    let opened = {
+        let grants = grants.clone();
+        move |session: &Arc<crate::session::Session>| {
+            counters.sessions_opened.add(1);
+            grants.session_opened(session.id);
+        }
+    };
+    servers.spawn(keep(sessions.clone(), identity, opened, stop.clone()));
+    let grpc = GrpcServer::new(Arc::new(agent.clone()), calls_max, deps.telemetry.clone());
+    let (endpoint, http_endpoint) = listeners.serve(grpc, &agent, &deps.telemetry, &servers, &stop);
+    tracing::info!(%endpoint, "the agent serves");
+    Ok(Handle { agent, endpoint, http_endpoint, sessions, grants, stop, servers })
+}
+
+fn arena_settings(config: &NodeConfig) -> ArenaSettings {
+    match config.segment_bytes {
+        Some(segment_bytes) => ArenaSettings { arena_bytes: config.arena_bytes, segment_bytes },
+        None => ArenaSettings::new(config.arena_bytes),
+    }
+}
+
+/// The cluster's store, after it has said whose it is.
+async fn checked_store(config: &NodeConfig, stores: &StoreFactory, cluster: &Cluster) -> Result<SharedStore, ServeError> {
+    let location = config.l3.clone();
+    let store = stores(&location, cluster.cluster_id, cluster.chunk_bytes).map_err(|error| error.within("l3"))?;
+    if store.chunk_bytes() != cluster.chunk_bytes {
+        return Err(ServeError::ChunkBytes { group: cluster.chunk_bytes, store: store.chunk_bytes() });
+    }
+    match store.cluster_mark().await {
+        Err(error) => Err(ServeError::Store { location, error }),
+        Ok(None) => Err(ServeError::NoCluster { location, cluster_id: cluster.cluster_id }),
+        Ok(Some(mark)) => match mark.check(cluster.cluster_id, cluster.chunk_bytes) {
+            Ok(()) => Ok(store),
+            Err(error) => Err(ServeError::OtherCluster { location, error }),
+        },
+    }
+}
+
+/// Everything the agent listens on, bound before it does anything else: a port in use is known at once.
+struct Listeners {
+    tcp: (Incoming, Endpoint),
+    unix: Option<Incoming>,
+    http: Option<(Incoming, Endpoint)>,
+}
+
+impl Listeners {
+    async fn bind(config: &NodeConfig, net: &dyn Net) -> Result<Self, ServeError> {
+        let tcp = listen(net, "listen", &config.listen).await?;
+        let unix = match &config.socket {
+            Some(path) => Some(listen(net, "socket", &Endpoint::Unix(path.clone())).await?.0),
+            None => None,
+        };
+        let http = match &config.http {
+            Some(endpoint) => Some(listen(net, "http", endpoint).await?),
+            None => None,
+        };
+        Ok(Self { tcp, unix, http })
+    }
+
+    fn serve(
+        self,
+        grpc: GrpcServer,
+        agent: &Agent,
+        telemetry: &Telemetry,
+        servers: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> (Endpoint, Option<Endpoint>) {
+        let (tcp, endpoint) = self.tcp;
+        if let Some(unix) = self.unix {
+            servers.spawn(grpc.clone().run(unix, stop.clone()));
+        }
+        servers.spawn(grpc.run(tcp, stop.clone()));
+        let http_endpoint = self.http.map(|(incoming, endpoint)| {
+            let router = http::router(agent.clone(), telemetry.clone());
+            let serving =
+                foreword_seams::http::serve(incoming, endpoint.clone(), router, stop.clone().cancelled_owned());
+            servers.spawn(async move {
+                if let Err(error) = serving.await {
+                    tracing::error!(%error, "the HTTP server ended");
+                }
+            });
+            endpoint
+        });
+        (endpoint, http_endpoint)
+    }
+}
+
+async fn listen(net: &dyn Net, field: &'static str, endpoint: &Endpoint) -> Result<(Incoming, Endpoint), ServeError> {
+    let bound = net.listen(endpoint).await;
+    bound.map_err(|error| ServeError::Listen { field, endpoint: endpoint.clone(), error })
+}

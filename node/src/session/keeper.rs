@@ -1,0 +1,106 @@
+//! Opens a session, renews it, and opens another when it is over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreword_proto::wire::meta as wire;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::{Session, Sessions, says_session_lost};
+use crate::meta_client::Backoff;
+
+/// A lease shorter than this could not be renewed in time by any means.
+const LEASE_MIN: Duration = Duration::from_millis(50);
+/// Renewals in one lease.
+const RENEWALS_PER_LEASE: u32 = 5;
+
+/// Who opens the sessions.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub node: String,
+    /// Where this agent's own API listens, for status only.
+    pub endpoint: String,
+}
+
+/// Keeps a session open until stopped. `opened` is called with each new one.
+pub async fn keep(
+    sessions: Arc<Sessions>,
+    identity: Identity,
+    opened: impl Fn(&Arc<Session>) + Send + Sync,
+    stop: CancellationToken,
+) {
+    let mut backoff = Backoff::default();
+    while !stop.is_cancelled() {
+        let open = tokio::select! {
+            open = open(&sessions, &identity) => open,
+            () = stop.cancelled() => return,
+        };
+        match open {
+            Ok(session) => {
+                backoff = Backoff::default();
+                opened(&session);
+                sessions.current.send_replace(Some(session.clone()));
+                tokio::select! {
+                    () = renew(&sessions, &session) => {}
+                    () = stop.cancelled() => return,
+                }
+                session.lost.cancel();
+                sessions.current.send_replace(None);
+            }
+            Err(status) => tracing::warn!(%status, "no session could be opened"),
+        }
+        let pause = backoff.next(sessions.meta.entropy());
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+async fn open(sessions: &Sessions, identity: &Identity) -> Result<Arc<Session>, Status> {
+    const OPEN: Duration = Duration::from_secs(10);
+    let request = wire::OpenSessionRequest {
+        node: identity.node.clone(),
+        incarnation: sessions.meta.entropy().u64(),
+        endpoint: identity.endpoint.clone(),
+    };
+    let sent = Mutex::new(Instant::now());
+    let call = |mut client: crate::meta_client::ReplicaClient| {
+        let request = request.clone();
+        *sent.lock() = Instant::now();
+        async move { client.open_session(request).await }
+    };
+    let answer = sessions.meta.retry(Instant::now() + OPEN, call).await?;
+    let lease = Duration::from_millis(u64::from(answer.lease_ms)).max(LEASE_MIN);
+    tracing::info!(session = answer.session, lease_ms = answer.lease_ms, "session opened");
+    let opened = *sent.lock();
+    Ok(Arc::new(Session::new(answer.session, lease, answer.window, opened)))
+}
+
+/// Renews until the group says that the session is over.
+async fn renew(sessions: &Sessions, session: &Session) {
+    let every = session.lease / RENEWALS_PER_LEASE;
+    let request = wire::RenewSessionRequest { session: session.id };
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = session.lost.cancelled() => return,
+        }
+        let sent = Mutex::new(Instant::now());
+        let call = |mut client: crate::meta_client::ReplicaClient| {
+            *sent.lock() = Instant::now();
+            async move { client.renew_session(request).await }
+        };
+        match sessions.meta.retry(Instant::now() + session.lease, call).await {
+            Ok(_) => *session.renewed.lock() = *sent.lock(),
+            Err(status) if says_session_lost(&status) => {
+                tracing::warn!(session = session.id, %status, "the session is over");
+                return;
+            }
+            Err(status) => tracing::warn!(session = session.id, %status, "the session could not be renewed yet"),
+        }
+    }
+}
