@@ -92,6 +92,7 @@ pub struct State {
     pub suspects: Vec<SuspectRecord>,
     pub aborted_unknown: Vec<SlotRef>,
     pub publishes: u64,
+    pub snapshots_sent: u64,
 }
 
 #[derive(Clone)]
@@ -99,10 +100,6 @@ pub struct FakeMeta {
     pub state: Arc<Mutex<State>>,
     pub settings: Arc<Mutex<Settings>>,
     changed: Arc<watch::Sender<u64>>,
-}
-
-fn fingerprint_order(namespace: &foreword_proto::Namespace) -> Fingerprint {
-    namespace.fingerprint()
 }
 
 impl FakeMeta {
@@ -135,6 +132,10 @@ impl FakeMeta {
 
     pub fn pages(&self, namespace: u32) -> usize {
         self.state.lock().spaces[&namespace].entries.len()
+    }
+
+    pub fn sessions(&self) -> usize {
+        self.state.lock().sessions.len()
     }
 
     pub fn revision(&self) -> Revision {
@@ -285,7 +286,7 @@ impl Meta for FakeMeta {
         let namespace = namespace_from_wire(request.into_inner().namespace)?;
         let mut state = self.state.lock();
         let next = state.ids.len() as u32 + 1;
-        let id = *state.ids.entry(fingerprint_order(&namespace)).or_insert(next);
+        let id = *state.ids.entry(namespace.fingerprint()).or_insert(next);
         let slot_bytes = namespace.geometry().slot_bytes(CHUNK_BYTES) as u32;
         state.spaces.entry(id).or_insert_with(|| Space {
             epoch: 1,
@@ -438,6 +439,7 @@ async fn watch_one(
             (wanted.then(|| records::encode(&pages, space.shards)), state.revision, space.epoch)
         };
         if let Some(entries) = snapshot {
+            meta.state.lock().snapshots_sent += 1;
             sender.send(say(Kind::Begin(wire::SnapshotBegin { revision, epoch, entries: 0 }))).await.ok()?;
             sender.send(say(Kind::Part(wire::SnapshotPart { bucket: 0, entries }))).await.ok()?;
             sender.send(say(Kind::End(wire::SnapshotEnd { revision }))).await.ok()?;

@@ -143,8 +143,12 @@ impl TestAgent {
     }
 
     pub async fn get(&self, namespace: u32, keys: &[PageKey], change: impl FnOnce(&mut wire::GetRequest)) -> Vec<Got> {
-        let mut request =
-            wire::GetRequest { namespace_id: namespace, keys: page_keys_to_wire(keys), every_key: true, ..Default::default() };
+        let mut request = wire::GetRequest {
+            namespace_id: namespace,
+            keys: page_keys_to_wire(keys),
+            every_key: true,
+            ..Default::default()
+        };
         change(&mut request);
         let mut stream = self.client.clone().get(Request::new(request)).await.unwrap().into_inner();
         let mut got: Vec<Got> = Vec::new();
