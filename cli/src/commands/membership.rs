@@ -1,0 +1,125 @@
+//! `foreword meta add | remove | replace`: changes who is in the group.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use foreword_proto::wire::meta as m;
+use foreword_seams::Endpoint;
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::Done;
+use crate::args::GroupArgs;
+use crate::clients;
+
+/// A new replica is sent a snapshot before it votes: that takes as long as it takes.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+const ADD_EXAMPLE: &str = "\
+Example (the replica runs already, with a directory made by `foreword meta init --join`):
+  foreword meta add --meta m1:7400 --replica-id 4 --endpoint m4:7400";
+
+/// `foreword meta add`
+#[derive(Debug, Args)]
+#[command(after_help = ADD_EXAMPLE)]
+pub struct AddArgs {
+    #[command(flatten)]
+    pub group: GroupArgs,
+    /// The new replica's id
+    #[arg(long, value_name = "ID")]
+    pub replica_id: u64,
+    /// Where the others reach it
+    #[arg(long, value_name = "HOST:PORT")]
+    pub endpoint: Endpoint,
+}
+
+/// `foreword meta remove`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  foreword meta remove --meta m1:7400 --replica-id 3")]
+pub struct RemoveArgs {
+    #[command(flatten)]
+    pub group: GroupArgs,
+    /// The replica to take out
+    #[arg(long, value_name = "ID")]
+    pub replica_id: u64,
+}
+
+/// `foreword meta replace`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  foreword meta replace --meta m1:7400 --old 3 --new 4 --endpoint m4:7400")]
+pub struct ReplaceArgs {
+    #[command(flatten)]
+    pub group: GroupArgs,
+    /// The replica to take out
+    #[arg(long, value_name = "ID")]
+    pub old: u64,
+    /// The replica to take in
+    #[arg(long, value_name = "ID")]
+    pub new: u64,
+    /// Where the others reach the new one
+    #[arg(long, value_name = "HOST:PORT")]
+    pub endpoint: Endpoint,
+}
+
+/// A change of the group.
+pub enum Change {
+    Add(AddArgs),
+    Remove(RemoveArgs),
+    Replace(ReplaceArgs),
+}
+
+/// Runs the command. Any replica takes it; the leader does it.
+pub async fn run(change: Change, json: bool) -> Done {
+    let endpoints = match &change {
+        Change::Add(args) => &args.group.meta,
+        Change::Remove(args) => &args.group.meta,
+        Change::Replace(args) => &args.group.meta,
+    };
+    let mut last = None;
+    for endpoint in endpoints {
+        match timeout(PATIENCE, ask(endpoint, &change)).await.context("no answer in time").flatten() {
+            Ok(voters) => {
+                if json {
+                    println!("{}", json!({ "voters": voters }));
+                } else {
+                    println!("voters: {}", voters.iter().map(u64::to_string).collect::<Vec<_>>().join(", "));
+                }
+                return Ok(ExitCode::SUCCESS);
+            }
+            Err(error) => {
+                let unreachable = error
+                    .downcast_ref::<tonic::Status>()
+                    .is_some_and(|status| status.code() == tonic::Code::Unavailable);
+                let error = error.context(format!("meta {endpoint}"));
+                // Only a replica that could not be asked leaves the question to the next one.
+                if !unreachable {
+                    return Err(error);
+                }
+                last = Some(error);
+            }
+        }
+    }
+    Err(last.context("meta: expected at least one endpoint")?)
+}
+
+async fn ask(endpoint: &Endpoint, change: &Change) -> anyhow::Result<Vec<u64>> {
+    let mut admin = clients::admin(endpoint);
+    let answer = match change {
+        Change::Add(args) => {
+            let endpoint = args.endpoint.to_string();
+            admin.add_replica(m::AddReplicaRequest { replica_id: args.replica_id, endpoint }).await
+        }
+        Change::Remove(args) => admin.remove_replica(m::RemoveReplicaRequest { replica_id: args.replica_id }).await,
+        Change::Replace(args) => {
+            let request = m::ReplaceReplicaRequest {
+                old_replica_id: args.old,
+                new_replica_id: args.new,
+                endpoint: args.endpoint.to_string(),
+            };
+            admin.replace_replica(request).await
+        }
+    };
+    Ok(answer?.into_inner().voters)
+}

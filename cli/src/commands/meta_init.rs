@@ -1,0 +1,278 @@
+//! `foreword meta init`: makes a cluster's data directories and marks its L3 directory.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use foreword_meta::state::command::ClusterSettings;
+use foreword_meta::storage::{DataDir, Identity};
+use foreword_node::store::{ClusterMark, filesystem_type, init_l3_root, read_cluster_mark};
+use foreword_proto::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
+use foreword_proto::wire::meta as m;
+use foreword_proto::{BadInput, ClusterId};
+use foreword_seams::{Endpoint, Entropy, OsEntropy};
+use serde_json::json;
+
+use super::Done;
+use crate::clients::Group;
+use crate::human::{Size, Span};
+
+/// Slabs that a budget is divided into when --slab-bytes is not given.
+const SLABS_OF_A_BUDGET: u64 = 16;
+const SLAB_BYTES_MAX_DEFAULT: u64 = 16 << 30;
+const JOIN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
+const EXAMPLES: &str = "\
+Examples:
+  three replicas on one machine
+    foreword meta init --data-dir /d/1 --data-dir /d/2 --data-dir /d/3 \\
+      --peers 1=127.0.0.1:7401,2=127.0.0.1:7402,3=127.0.0.1:7403 --l3 posix:/d/l3 --l3-bytes 16GiB
+  one replica on each of three machines: the first draws the cluster id and prints it, the others are told
+    foreword meta init --data-dir /d --replica-id 1 --peers 1=m1:7400,2=m2:7400,3=m3:7400 --l3 posix:/mnt/3fs/f --l3-bytes 4TiB
+    foreword meta init --data-dir /d --replica-id 2 --cluster-id HEX --peers … --l3 … --l3-bytes 4TiB   (same flags)
+  a replica that joins a running group later (then: foreword meta run, foreword meta add)
+    foreword meta init --data-dir /d --replica-id 4 --join m1:7400";
+
+/// `foreword meta init`
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct InitArgs {
+    /// Data directory to make; once for each peer, in order, or once with --replica-id
+    #[arg(long, value_name = "DIR", required = true)]
+    pub data_dir: Vec<PathBuf>,
+    /// All first members: replica ids and the addresses they are reached at
+    #[arg(long, value_name = "ID=HOST:PORT,…", value_delimiter = ',', value_parser = parse_peer)]
+    pub peers: Vec<(u64, Endpoint)>,
+    /// The one replica whose directory is made here
+    #[arg(long, value_name = "ID")]
+    pub replica_id: Option<u64>,
+    /// The cluster's id, as the first `meta init` printed it [default: drawn]
+    #[arg(long, value_name = "HEX")]
+    pub cluster_id: Option<ClusterId>,
+    /// A running group to join: its id and settings are asked for there
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["peers", "cluster_id", "l3", "l3_bytes"], requires = "replica_id")]
+    pub join: Option<Endpoint>,
+    /// The L3 store, marked as this cluster's: posix:/dir
+    #[arg(long, value_name = "STORE", required_unless_present = "join")]
+    pub l3: Option<String>,
+    /// L3's budget: what all slabs together may take
+    #[arg(long, value_name = "SIZE", required_unless_present = "join")]
+    pub l3_bytes: Option<Size>,
+    /// Size of one slab file [default: a sixteenth of --l3-bytes, 16GiB at most]
+    #[arg(long, value_name = "SIZE")]
+    pub slab_bytes: Option<Size>,
+    /// L3's chunk: 4096 for posix, the directory's chunk size on 3FS
+    #[arg(long, value_name = "SIZE", default_value = "4096")]
+    pub chunk_bytes: Size,
+    /// An agent's lease
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub lease: Span,
+    /// How long a retired slot rests: longer than the L3 client retries
+    #[arg(long, value_name = "TIME", default_value = "120s")]
+    pub read_rest: Span,
+    /// How long a slot rests whose write has no known result
+    #[arg(long, value_name = "TIME", default_value = "300s")]
+    pub write_rest: Span,
+}
+
+fn parse_peer(text: &str) -> Result<(u64, Endpoint), String> {
+    let bad = || format!("expected ID=HOST:PORT, got {text:?}");
+    let (id, endpoint) = text.split_once('=').ok_or_else(bad)?;
+    let id = id.parse().ok().filter(|id| *id > 0).ok_or_else(bad)?;
+    match endpoint.parse() {
+        Ok(endpoint @ Endpoint::Tcp(_)) => Ok((id, endpoint)),
+        _ => Err(bad()),
+    }
+}
+
+/// Runs the command.
+pub async fn run(args: InitArgs, json: bool) -> Done {
+    let made = match &args.join {
+        Some(endpoint) => join(&args, endpoint).await?,
+        None => begin(&args)?,
+    };
+    if json {
+        println!("{}", json!({ "cluster_id": made.cluster_id, "data_dirs": made.data_dirs, "l3": args.l3 }));
+    } else {
+        println!("cluster {}", made.cluster_id);
+        for dir in &made.data_dirs {
+            println!("made {}", dir.display());
+        }
+        if let Some(l3) = &args.l3 {
+            println!("L3 {l3}");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Made {
+    cluster_id: ClusterId,
+    data_dirs: Vec<PathBuf>,
+}
+
+fn begin(args: &InitArgs) -> anyhow::Result<Made> {
+    let settings = settings(args)?;
+    let members = members(&args.peers)?;
+    let replicas = replicas(args, &members)?;
+    let root = l3_root(args.l3.as_deref().unwrap_or_default())?;
+    let cluster_id = args.cluster_id.unwrap_or_else(|| ClusterId(OsEntropy.bytes16()));
+    mark_l3(&root, cluster_id, settings.chunk_bytes, args.cluster_id.is_some())?;
+    for (id, dir) in &replicas {
+        DataDir::init(dir, &Identity::new(cluster_id, *id, settings.clone(), members.clone()))?;
+    }
+    Ok(Made { cluster_id, data_dirs: args.data_dir.clone() })
+}
+
+/// A replica that joins later: what the running group says is what its directory says.
+async fn join(args: &InitArgs, endpoint: &Endpoint) -> anyhow::Result<Made> {
+    let group = Group::new(std::slice::from_ref(endpoint))?;
+    let hello = m::HelloRequest { wire_version: foreword_proto::limits::WIRE_VERSION, cluster_id: Default::default() };
+    let hello = group
+        .call(JOIN_PATIENCE, |mut replica| {
+            let hello = hello.clone();
+            async move { replica.hello(hello).await }
+        })
+        .await
+        .with_context(|| format!("join: {endpoint}"))?;
+    let cluster_id = ClusterId::from_wire(&hello.cluster_id)?;
+    let settings = ClusterSettings {
+        chunk_bytes: hello.chunk_bytes,
+        slab_bytes: hello.slab_bytes,
+        l3_bytes: hello.l3_bytes,
+        read_rest_ms: u64::from(hello.read_rest_ms),
+        write_rest_ms: u64::from(hello.write_rest_ms),
+        lease_ms: u64::from(hello.lease_ms),
+    };
+    let (Some(id), [dir]) = (args.replica_id, args.data_dir.as_slice()) else {
+        return Err(BadInput::new("data_dir", "exactly one directory, with --replica-id").into());
+    };
+    DataDir::init(dir, &Identity::new(cluster_id, id, settings, BTreeMap::new()))?;
+    Ok(Made { cluster_id, data_dirs: args.data_dir.clone() })
+}
+
+fn settings(args: &InitArgs) -> Result<ClusterSettings, BadInput> {
+    let l3_bytes = args.l3_bytes.map_or(0, |size| size.0);
+    let chunk_bytes = u32::try_from(args.chunk_bytes.0)
+        .ok()
+        .filter(|bytes| (CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(bytes) && bytes.is_power_of_two())
+        .ok_or_else(|| {
+            let expected =
+                format!("a power of two from {CHUNK_BYTES_MIN} to {CHUNK_BYTES_MAX}, got {}", args.chunk_bytes);
+            BadInput::new("chunk_bytes", expected)
+        })?;
+    let chunk = u64::from(chunk_bytes);
+    let by_default = (l3_bytes / SLABS_OF_A_BUDGET / chunk * chunk).clamp(chunk, SLAB_BYTES_MAX_DEFAULT);
+    let slab_bytes = args.slab_bytes.map_or(by_default, |size| size.0);
+    if slab_bytes < chunk || slab_bytes > l3_bytes {
+        let expected = format!("from chunk_bytes {chunk} to l3_bytes {l3_bytes}, got {slab_bytes}");
+        return Err(BadInput::new("slab_bytes", expected));
+    }
+    for (field, span) in [("lease", args.lease), ("read_rest", args.read_rest), ("write_rest", args.write_rest)] {
+        if span.ms() == 0 || span.ms() > u64::from(u32::MAX) {
+            return Err(BadInput::new(field, format!("1ms to {}ms, got {span}", u32::MAX)));
+        }
+    }
+    Ok(ClusterSettings {
+        chunk_bytes,
+        slab_bytes,
+        l3_bytes,
+        read_rest_ms: args.read_rest.ms(),
+        write_rest_ms: args.write_rest.ms(),
+        lease_ms: args.lease.ms(),
+    })
+}
+
+fn members(peers: &[(u64, Endpoint)]) -> Result<BTreeMap<u64, String>, BadInput> {
+    let members: BTreeMap<u64, String> = peers.iter().map(|(id, endpoint)| (*id, endpoint.to_string())).collect();
+    if peers.is_empty() || members.len() != peers.len() {
+        return Err(BadInput::new("peers", "every member once, as ID=HOST:PORT,… (or --join for a running group)"));
+    }
+    Ok(members)
+}
+
+/// Which replica gets which directory.
+fn replicas(args: &InitArgs, members: &BTreeMap<u64, String>) -> Result<Vec<(u64, PathBuf)>, BadInput> {
+    match args.replica_id {
+        Some(id) if !members.contains_key(&id) => {
+            Err(BadInput::new("replica_id", format!("one of the peers' ids, got {id}")))
+        }
+        Some(id) => match args.data_dir.as_slice() {
+            [dir] => Ok(vec![(id, dir.clone())]),
+            dirs => Err(BadInput::new("data_dir", format!("one directory with --replica-id, got {}", dirs.len()))),
+        },
+        None if args.data_dir.len() != args.peers.len() => {
+            let expected = format!("one directory for each of {} peers, got {}", args.peers.len(), args.data_dir.len());
+            Err(BadInput::new("data_dir", format!("{expected} (or one, with --replica-id)")))
+        }
+        None => Ok(args.peers.iter().map(|(id, _)| *id).zip(args.data_dir.iter().cloned()).collect()),
+    }
+}
+
+fn l3_root(l3: &str) -> Result<PathBuf, BadInput> {
+    let root = match l3.split_once(':') {
+        Some(("posix", path)) if path.starts_with('/') => PathBuf::from(path),
+        Some(("usrbio", _)) => {
+            return Err(BadInput::new("l3", "posix:/dir: this build has no USRBIO store yet"));
+        }
+        _ => return Err(BadInput::new("l3", format!("posix:/dir, got {l3:?}"))),
+    };
+    if !root.is_dir() {
+        return Err(BadInput::new("l3", format!("an existing directory, got {}", root.display())));
+    }
+    Ok(root)
+}
+
+/// Writes the CLUSTER mark; a replica of a cluster whose id is known already finds it, or makes it where L3 is not shared yet.
+fn mark_l3(root: &std::path::Path, cluster_id: ClusterId, chunk_bytes: u32, known: bool) -> anyhow::Result<()> {
+    if known && let Some(found) = read_cluster_mark(root, cluster_id)? {
+        found.check(cluster_id, chunk_bytes).map_err(|error| error.within("l3"))?;
+        return Ok(());
+    }
+    let fs_type = filesystem_type(root);
+    init_l3_root(root, &ClusterMark::new(cluster_id, chunk_bytes, fs_type)).context("l3")?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(extra: &[&str]) -> InitArgs {
+        #[derive(clap::Parser)]
+        struct Wrap {
+            #[command(flatten)]
+            args: InitArgs,
+        }
+        let base = ["init", "--data-dir=/a", "--peers=1=h:1,2=h:2", "--l3=posix:/", "--l3-bytes=1MiB"];
+        let parsed = <Wrap as clap::Parser>::try_parse_from(base.iter().chain(extra));
+        parsed.map(|wrap| wrap.args).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn errors_name_their_field() {
+        type Check = fn(&InitArgs) -> Result<(), BadInput>;
+        let settings_of: Check = |args| settings(args).map(drop);
+        let replicas_of: Check = |args| replicas(args, &members(&args.peers)?).map(drop);
+        let cases: [(&[&str], &str, Check); 7] = [
+            (&["--chunk-bytes=5000"], "chunk_bytes", settings_of),
+            (&["--slab-bytes=2MiB"], "slab_bytes", settings_of),
+            (&["--read-rest=0s"], "read_rest", settings_of),
+            (&[], "data_dir", replicas_of),
+            (&["--replica-id=3"], "replica_id", replicas_of),
+            (&["--replica-id=1", "--data-dir=/b"], "data_dir", replicas_of),
+            (&["--peers=1=h:3"], "peers", replicas_of),
+        ];
+        for (extra, field, check) in cases {
+            assert_eq!(check(&args(extra)).unwrap_err().field, field, "{extra:?}");
+        }
+        assert!(replicas(&args(&["--replica-id=2"]), &members(&args(&[]).peers).unwrap()).is_ok());
+        assert_eq!(l3_root("usrbio:/x").unwrap_err().field, "l3");
+    }
+
+    #[test]
+    fn the_default_slab_is_whole_chunks_of_a_sixteenth() {
+        assert_eq!(settings(&args(&[])).unwrap().slab_bytes, 65_536);
+    }
+}

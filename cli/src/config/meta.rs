@@ -1,0 +1,34 @@
+//! The flags of `foreword meta run` that lie over the `[meta]` section.
+//! The section's fields, their defaults and their checks are the replica's own.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use foreword_seams::Endpoint;
+
+use super::Overlay;
+
+/// The flags and variables that lie over the `[meta]` section.
+#[derive(Debug, Clone, Default, Args)]
+pub struct MetaFlags {
+    /// Data directory of this replica, made by `foreword meta init`
+    #[arg(long, env = "FOREWORD_META_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where gRPC listens, for agents and the other replicas [default: this replica's address in its data directory]
+    #[arg(long, env = "FOREWORD_META_LISTEN", value_name = "HOST:PORT")]
+    pub listen: Option<Endpoint>,
+    /// Where /metrics, /healthz, /readyz and /status are served [default: nowhere]
+    #[arg(long, env = "FOREWORD_META_HTTP", value_name = "HOST:PORT")]
+    pub http: Option<Endpoint>,
+}
+
+impl MetaFlags {
+    /// What lies over the file.
+    pub fn overlay(&self) -> Overlay {
+        let data_dir = self.data_dir.as_ref().map(|dir| dir.display().to_string());
+        Overlay::default()
+            .with("data_dir", data_dir)
+            .with_text("listen", self.listen.as_ref())
+            .with_text("http", self.http.as_ref())
+    }
+}
