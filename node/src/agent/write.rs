@@ -114,6 +114,9 @@ impl Writer {
             return;
         }
         let taken = jobs.drain(..slots.len()).collect::<Vec<_>>();
+        for job in &taken {
+            self.core.counters.stages.slot.record(job.taken.elapsed().as_secs_f64());
+        }
         let batch: Vec<(SlotRef, WriteJob)> = slots.into_iter().zip(taken).collect();
         let permits = self.depth.clone().acquire_many_owned(batch.len() as u32).await;
         let Ok(permits) = permits else { return };
@@ -149,7 +152,9 @@ async fn write_batch(
         let (same, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|(_, job)| job.pending.open.shape == shape);
         rest = others;
         let pages = same.iter().map(|(slot, job)| (*slot, job.page.frame.clone())).collect();
+        let began = Instant::now();
         let results = core.l3.write(shape, pages, || session.may_write()).await;
+        core.counters.stages.write.record(began.elapsed().as_secs_f64());
         for ((slot, job), result) in same.into_iter().zip(results) {
             match result {
                 Written::Whole => hand_on(&session, slot, job).await,
