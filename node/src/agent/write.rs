@@ -89,13 +89,13 @@ impl Writer {
         let batch_max = BATCH_PAGES_MAX.min(self.core.config.l3_write_depth);
         while queue.recv_many(&mut jobs, batch_max).await > 0 {
             while !jobs.is_empty() {
-                self.write_some(&mut jobs).await;
+                self.write_some(&mut jobs, queue.len()).await;
             }
         }
     }
 
     /// Writes as many of the jobs as there are slots for, or refuses those that waited for too long.
-    async fn write_some(&mut self, jobs: &mut Vec<WriteJob>) {
+    async fn write_some(&mut self, jobs: &mut Vec<WriteJob>, behind: usize) {
         let publish_wait = Duration::from_millis(self.core.config.publish_wait_ms);
         let Some(session) = self.core.sessions.writable(jobs[0].taken + publish_wait).await else {
             return self.refuse_older(jobs, Instant::now(), publish_wait, "fenced");
@@ -105,7 +105,7 @@ impl Writer {
         }
         let room_wait = Duration::from_millis(self.core.config.put_room_wait_ms);
         let until = jobs[0].taken.max(self.session_began) + room_wait;
-        let slots = self.core.grants.take(&session, self.slot_bytes, jobs.len(), until).await;
+        let slots = self.core.grants.take(&session, self.slot_bytes, jobs.len(), behind, until).await;
         if slots.is_empty() {
             let now = Instant::now();
             if !session.is_lost() && now >= until {
