@@ -117,7 +117,7 @@ impl Grants {
         let asking = books.asking.entry(slot_bytes).or_default();
         while !full && asking.len() < GRANTS_UNDER_WAY_MAX {
             let coming: u32 = asking.iter().sum();
-            let Some(ask) = slots_to_ask(held + coming as usize, waiting, per_s) else { return };
+            let Some(ask) = slots_to_ask(held + coming as usize, waiting, per_s, gives) else { return };
             asking.push(ask.min(gives));
             tokio::spawn(self.clone().ask(session.clone(), slot_bytes, ask));
         }
