@@ -5,6 +5,7 @@
 
 mod child;
 mod converge;
+mod members;
 mod ports;
 
 use std::path::{Path, PathBuf};
@@ -43,6 +44,8 @@ pub struct Spec {
     pub lease: Span,
     pub read_rest: Span,
     pub write_rest: Span,
+    /// Further flags of each replica.
+    pub meta_flags: Vec<String>,
     /// Further flags of each agent.
     pub agent_flags: Vec<String>,
 }
@@ -177,7 +180,16 @@ impl Cluster {
     }
 
     async fn start_replica(&mut self, id: u64) -> anyhow::Result<()> {
-        let args = ["meta".to_owned(), "run".to_owned(), format!("--data-dir={}", self.data_dir(id).display())];
+        let endpoint = self.replica(id)?.endpoint.clone();
+        let mut args = vec![
+            "meta".to_owned(),
+            "run".to_owned(),
+            format!("--data-dir={}", self.data_dir(id).display()),
+            // A replica that joined later has no address in its directory.
+            format!("--listen={endpoint}"),
+            "--http=127.0.0.1:0".to_owned(),
+        ];
+        args.extend(self.spec.meta_flags.iter().cloned());
         let log = self.log(&format!("meta-{id}"));
         let child = Child::start(&self.spec.binary, &format!("meta {id}"), &args, &log).await?;
         self.replica(id)?.child = Some(child);
