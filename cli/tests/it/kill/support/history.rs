@@ -1,0 +1,57 @@
+//! What happened in a run, as its clients saw it. Times are since the run began.
+
+use std::time::Duration;
+
+use foreword_cli::driver::transfer::Got;
+use foreword_proto::{PageKey, Revision};
+
+/// A page that an agent said is published.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ack {
+    pub(crate) key: PageKey,
+    pub(crate) revision: Revision,
+    pub(crate) agent: usize,
+    /// When the put began that was acknowledged.
+    pub(crate) submitted: Duration,
+    pub(crate) acked: Duration,
+}
+
+/// One read of one page.
+#[derive(Debug, Clone)]
+pub(crate) struct Read {
+    pub(crate) agent: usize,
+    pub(crate) key: PageKey,
+    /// Of the page's acknowledgement.
+    pub(crate) acked: Revision,
+    pub(crate) from: Duration,
+    pub(crate) until: Duration,
+    /// What the agent gave, or why the call failed.
+    pub(crate) seen: Result<Got, String>,
+}
+
+/// A time during which an agent was dead: calls that touch it may fail.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Away {
+    pub(crate) agent: usize,
+    pub(crate) from: Duration,
+    pub(crate) until: Duration,
+}
+
+impl Away {
+    /// Whether any part of the call was within this time.
+    pub(crate) fn touches(&self, read: &Read) -> bool {
+        self.agent == read.agent && read.from <= self.until && self.from <= read.until
+    }
+}
+
+/// Everything the clients saw.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    pub(crate) acks: Vec<Ack>,
+    pub(crate) reads: Vec<Read>,
+    pub(crate) away: Vec<Away>,
+    /// Pages an agent refused; they were put again.
+    pub(crate) refused: u64,
+    /// Puts whose call failed; they were put again.
+    pub(crate) puts_failed: u64,
+}

@@ -1,0 +1,3 @@
+//! Tests of the binary with real processes.
+
+mod kill;
