@@ -4,7 +4,7 @@ use super::support::run::{Run, spec};
 use super::support::until;
 
 /// A few thousand publishes.
-const CONFIG: &str = "[meta]\nlog_bytes_per_snapshot = \"64KiB\"\n";
+const CONFIG: &str = "[meta]\nlog_bytes_per_snapshot = 65536\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_missed_a_snapshots_worth_of_log_catches_up() {

@@ -80,7 +80,8 @@ fn answers(history: &History) -> Vec<Fault> {
     history.reads.iter().filter_map(fault).collect()
 }
 
-/// A miss that began after a hit of the same page through the same agent was over.
+/// A miss that began after a hit of the same page through the same agent was over. An agent that starts again may miss
+/// until the namespace is open on it again.
 fn hits_turned_misses(history: &History, end: &End) -> Vec<Fault> {
     let mut first_hits: BTreeMap<(usize, [u8; 32]), Duration> = BTreeMap::new();
     for read in history.reads.iter().filter(|read| matches!(read.seen, Ok(Got::Right(_)))) {
@@ -91,7 +92,8 @@ fn hits_turned_misses(history: &History, end: &End) -> Vec<Fault> {
     let mut named = BTreeSet::new();
     for read in history.reads.iter().filter(|read| matches!(read.seen, Ok(Got::Miss))) {
         let Some(hit) = first_hits.get(&(read.agent, read.key.0)) else { continue };
-        let turned = *hit <= read.from && !end.explains(&read.key, read.acked);
+        let away = history.away.iter().any(|away| away.touches(read));
+        let turned = *hit <= read.from && !away && !end.explains(&read.key, read.acked);
         // One fault a page is enough to read.
         if turned && named.insert((read.agent, read.key.0)) {
             faults.push(Fault::HitTurnedMiss { agent: read.agent, key: read.key, hit: *hit, miss: read.from });
@@ -200,6 +202,8 @@ mod tests {
         history.reads.push(read("a", 40, Ok(Got::Miss)));
         let turned = [Fault::HitTurnedMiss { agent: 1, key: key("a"), hit: ms(12), miss: ms(30) }];
         assert_eq!(check(&history, &end), turned);
+        history.away.push(Away { agent: 1, from: ms(30), until: ms(39) });
+        assert_eq!(check(&history, &end).len(), 1, "the second miss came when the agent was back");
         end.retired.insert(key("a").0, 7);
         assert_eq!(check(&history, &end), []);
     }
