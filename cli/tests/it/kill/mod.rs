@@ -11,3 +11,4 @@ mod leader_killed;
 mod replica_behind;
 mod replica_replaced;
 pub(crate) mod support;
+mod under_pressure;

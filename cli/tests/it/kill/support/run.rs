@@ -188,8 +188,11 @@ impl Run {
     }
 
     /// Stops the load, waits for one digest, empties L1, looks for every acknowledged page, and panics at any fault.
-    pub(crate) async fn judge(mut self) {
+    ///
+    /// Returns how many acknowledged pages are gone, each explained by a retire in the record.
+    pub(crate) async fn judge(mut self) -> usize {
         self.stop.send_replace(true);
+        let loaded = self.load.now();
         while let Some(ended) = self.clients.join_next().await {
             ended.expect("a client that ends in good order");
         }
@@ -202,7 +205,7 @@ impl Run {
         let history = std::mem::take(&mut *self.load.history.lock());
         let load = &self.load;
         let end = audit::audit(&self.group, &load.sockets, load.namespace_id, &self.recorder, &history.acks).await;
-        self.report(&history, &end, revision, &digest);
+        let absent = self.report(loaded, &history, &end, (revision, &digest));
         let faults = checker::check(&history, &end);
         for fault in faults.iter().take(FAULTS_SHOWN) {
             eprintln!("{}: {fault:?}", self.name);
@@ -210,9 +213,17 @@ impl Run {
         assert!(faults.is_empty(), "{}: {} faults (first above), seed {}", self.name, faults.len(), load.seed);
         assert!(!end.record_has_gap, "{}: the watch stream skipped events", self.name);
         assert!(history.acks.len() > 100, "{}: only {} pages", self.name, history.acks.len());
+        absent
     }
 
-    fn report(&self, history: &History, end: &checker::End, revision: u64, digest: &str) {
+    /// Prints what the run showed; how many acknowledged pages are gone.
+    fn report(
+        &self,
+        loaded: Duration,
+        history: &History,
+        end: &checker::End,
+        (revision, digest): (u64, &str),
+    ) -> usize {
         let mut seen: BTreeMap<String, u64> = BTreeMap::new();
         for read in &history.reads {
             let what = match &read.seen {
@@ -225,14 +236,16 @@ impl Run {
         }
         let absent = end.pages.values().filter(|found| **found == checker::AtEnd::Absent).count();
         eprintln!(
-            "{}: {:.1} s, acked {}, absent and explained {absent}, refused {}, puts failed {}, reads {seen:?}, \
-             digest {digest} at {revision}",
+            "{}: {:.1} s under load, acked {}, gone {absent}, refused {}, puts failed {}, reads {seen:?} ({:.0}/s an \
+             agent), digest {digest} at {revision}",
             self.name,
-            self.load.now().as_secs_f64(),
+            loaded.as_secs_f64(),
             history.acks.len(),
             history.refused,
             history.puts_failed,
+            history.reads.len() as f64 / AGENTS as f64 / loaded.as_secs_f64(),
         );
+        absent
     }
 }
 
