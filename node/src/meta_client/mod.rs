@@ -25,7 +25,7 @@ pub const ATTEMPT: Duration = Duration::from_secs(2);
 /// Replicas remembered; more than any group has.
 const REPLICAS_MAX: usize = 32;
 const BACKOFF_MS_MIN: u64 = 10;
-const BACKOFF_MS_MAX: u64 = 250;
+const BACKOFF_MS_MAX: u64 = 100;
 
 /// Which replica a client was of, so that only its failure makes everybody change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +127,8 @@ impl MetaClient {
         let (replica, client) = self.client();
         let until = deadline.min(Instant::now() + ATTEMPT);
         let answered = tokio::time::timeout_at(until, call(client)).await;
-        let answered = answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("the replica did not answer in time")));
+        let answered =
+            answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("the replica did not answer in time")));
         match answered {
             Ok(answer) => Ok(answer.into_inner()),
             Err(status) => {

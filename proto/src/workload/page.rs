@@ -106,22 +106,6 @@ mod tests {
         assert_eq!(verify(&[0; 4096], &key, 0), Err(Mismatch { offset: 8 }));
     }
 
-    #[test]
-    #[ignore = "prints figures; see docs/PERFORMANCE.md"]
-    #[allow(clippy::disallowed_methods)]
-    fn page_speed() {
-        let key = PageKey::opaque(b"speed");
-        let mut page = vec![0; 4 << 20];
-        let gib_per_s = |work: &mut dyn FnMut()| {
-            let start = std::time::Instant::now();
-            (0..256).for_each(|_| work());
-            1.0 / start.elapsed().as_secs_f64()
-        };
-        let filled = gib_per_s(&mut || fill(&mut page, &key, 0, 7));
-        let verified = gib_per_s(&mut || assert_eq!(verify(&page, &key, 0), Ok(7)));
-        println!("fill {filled:.1} GiB/s, verify {verified:.1} GiB/s");
-    }
-
     proptest! {
         #[test]
         fn what_fill_writes_verify_accepts(len in 16usize..300, name: [u8; 8], shard in 0u32..4, nonce: u64) {

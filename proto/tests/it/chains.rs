@@ -187,16 +187,3 @@ fn a_request_asks_by_keys_or_by_tokens() {
     assert_eq!(field(asked_keys(&wire, Some(&prompt.to_wire()), 4)), "tokens");
     assert_eq!(field(asked_keys(&wire[1..], None, 4)), "keys");
 }
-
-#[test]
-#[ignore = "prints figures; see docs/PERFORMANCE.md"]
-#[allow(clippy::disallowed_methods)]
-fn chain_speed() {
-    let tokens = TokenIds::Narrow((0..1 << 17).collect());
-    for (name, algorithm) in [("sha256", Algorithm::Sha256), ("blake3", Algorithm::Blake3)] {
-        let chain = Chain { algorithm, unit: Unit::Token, seed: None };
-        let start = std::time::Instant::now();
-        let pages: usize = (0..50).map(|_| chain.page_keys(&tokens, 64).unwrap().len()).sum();
-        println!("{name}: {:.0} ns a page of 64 tokens", start.elapsed().as_nanos() as f64 / pages as f64);
-    }
-}

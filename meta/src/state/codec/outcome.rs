@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use foreword_proto::PublishOutcome;
 
-use super::{CODEC_VERSION, put_bytes, put_slots, take_slots};
+use super::{CODEC_VERSION, SLOT_REF_BYTES, put_bytes, put_slots, take_slots};
 use crate::state::command::{Outcome, Refusal, SuspectOutcome};
 use crate::state::input::{DecodeError, Input};
 
@@ -27,9 +27,13 @@ mod kind {
     pub(super) const REFUSED_TOO_MANY: u8 = 25;
 }
 
-/// An outcome as bytes of its own.
+/// An outcome as bytes of its own, with no room to spare where it is large: sessions keep many.
 pub fn outcome_bytes(outcome: &Outcome) -> Bytes {
-    let mut out = BytesMut::new();
+    let mut out = BytesMut::with_capacity(match outcome {
+        Outcome::Granted { slots, .. } => 10 + SLOT_REF_BYTES * slots.len(),
+        Outcome::Published { outcomes, existing, .. } => 18 + outcomes.len() + existing.len(),
+        _ => 16,
+    });
     encode_outcome(outcome, &mut out);
     out.freeze()
 }
