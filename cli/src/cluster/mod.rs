@@ -46,7 +46,7 @@ pub struct Spec {
     pub write_rest: Span,
     /// Further flags of each replica.
     pub meta_flags: Vec<String>,
-    /// Further flags of each agent.
+    /// Further flags of each agent; `{agent}` stands for its number.
     pub agent_flags: Vec<String>,
 }
 
@@ -209,7 +209,7 @@ impl Cluster {
             format!("--arena-bytes={}", Size(self.spec.arena_bytes)),
             format!("--l3=posix:{}", self.dir.path().join("l3").display()),
         ];
-        args.extend(self.spec.agent_flags.iter().cloned());
+        args.extend(self.spec.agent_flags.iter().map(|flag| flag.replace("{agent}", &number.to_string())));
         let log = self.log(&format!("agent-{number}"));
         let child = Child::start(&self.spec.binary, &format!("agent {number}"), &args, &log).await?;
         self.agents[number].child = Some(child);

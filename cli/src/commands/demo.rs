@@ -124,9 +124,6 @@ async fn demo(args: DemoArgs, json: bool) -> Done {
         findings: Some(findings),
         ..facts(&script, agents.len(), wall)
     };
-    if counts.calls_failed > 0 {
-        voice.say(&format!("{} calls failed; what they cost is in the figures", counts.calls_failed));
-    }
     let report = Report::new(&counts, &facts);
     let code = print(&report, findings, json)?;
     if !json {

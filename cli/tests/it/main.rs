@@ -1,3 +1,9 @@
-//! Tests of the binary with real processes.
+//! The binary and the driver from outside.
 
+mod binary;
+mod driver;
+mod fakes;
 mod kill;
+
+/// Clusters at once: with more than two on a small machine elections flap.
+static CLUSTERS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(2);

@@ -73,11 +73,15 @@ fn acknowledged(history: &History, end: &End) -> Vec<Fault> {
 fn answers(history: &History) -> Vec<Fault> {
     let fault = |read: &super::history::Read| match &read.seen {
         Ok(Got::Wrong) => Some(Fault::WrongBytes { agent: read.agent, key: read.key, at: read.until }),
-        Err(_) if history.away.iter().any(|away| away.touches(read)) => None,
+        Err(_) if history.was_away(read.agent, read.from, read.until) => None,
         Err(status) => Some(Fault::CallFailed { agent: read.agent, at: read.from, status: status.clone() }),
         Ok(Got::Right(_) | Got::Miss) => None,
     };
-    history.reads.iter().filter_map(fault).collect()
+    let put = |put: &super::history::PutFailed| {
+        let fault = Fault::CallFailed { agent: put.agent, at: put.from, status: put.status.clone() };
+        (!history.was_away(put.agent, put.from, put.until)).then_some(fault)
+    };
+    history.reads.iter().filter_map(fault).chain(history.puts_failed.iter().filter_map(put)).collect()
 }
 
 /// A miss that began after a hit of the same page through the same agent was over. An agent that starts again may miss
@@ -92,7 +96,7 @@ fn hits_turned_misses(history: &History, end: &End) -> Vec<Fault> {
     let mut named = BTreeSet::new();
     for read in history.reads.iter().filter(|read| matches!(read.seen, Ok(Got::Miss))) {
         let Some(hit) = first_hits.get(&(read.agent, read.key.0)) else { continue };
-        let away = history.away.iter().any(|away| away.touches(read));
+        let away = history.was_away(read.agent, read.from, read.until);
         let turned = *hit <= read.from && !away && !end.explains(&read.key, read.acked);
         // One fault a page is enough to read.
         if turned && named.insert((read.agent, read.key.0)) {
@@ -106,7 +110,7 @@ fn hits_turned_misses(history: &History, end: &End) -> Vec<Fault> {
 mod tests {
     use foreword_proto::Tier;
 
-    use super::super::history::{Ack, Away, Read};
+    use super::super::history::{Ack, Away, PutFailed, Read};
     use super::*;
 
     const RIGHT: Got = Got::Right(Tier::L3);
@@ -192,6 +196,15 @@ mod tests {
         history.away = vec![Away { agent: 1, from: ms(23), until: ms(100) }];
         assert_eq!(check(&history, &end), failed, "it was over before the agent died");
         history.away = vec![Away { agent: 1, from: ms(21), until: ms(100) }];
+        assert_eq!(check(&history, &end), []);
+    }
+
+    #[test]
+    fn a_put_without_an_answer_is_found_unless_its_agent_was_dead() {
+        let (mut history, end) = sound();
+        history.puts_failed.push(PutFailed { agent: 0, from: ms(5), until: ms(9), status: "no answer".into() });
+        assert_eq!(check(&history, &end), [Fault::CallFailed { agent: 0, at: ms(5), status: "no answer".into() }]);
+        history.away.push(Away { agent: 0, from: ms(8), until: ms(20) });
         assert_eq!(check(&history, &end), []);
     }
 

@@ -38,10 +38,19 @@ pub(crate) struct Away {
 }
 
 impl Away {
-    /// Whether any part of the call was within this time.
-    pub(crate) fn touches(&self, read: &Read) -> bool {
-        self.agent == read.agent && read.from <= self.until && self.from <= read.until
+    /// Whether any part of a call to this agent was within this time.
+    pub(crate) fn touches(&self, agent: usize, from: Duration, until: Duration) -> bool {
+        self.agent == agent && from <= self.until && self.from <= until
     }
+}
+
+/// A put whose call failed; its pages were put again.
+#[derive(Debug, Clone)]
+pub(crate) struct PutFailed {
+    pub(crate) agent: usize,
+    pub(crate) from: Duration,
+    pub(crate) until: Duration,
+    pub(crate) status: String,
 }
 
 /// Everything the clients saw.
@@ -52,6 +61,12 @@ pub(crate) struct History {
     pub(crate) away: Vec<Away>,
     /// Pages an agent refused; they were put again.
     pub(crate) refused: u64,
-    /// Puts whose call failed; they were put again.
-    pub(crate) puts_failed: u64,
+    pub(crate) puts_failed: Vec<PutFailed>,
+}
+
+impl History {
+    /// Whether the agent was dead at any moment of this time.
+    pub(crate) fn was_away(&self, agent: usize, from: Duration, until: Duration) -> bool {
+        self.away.iter().any(|away| away.touches(agent, from, until))
+    }
 }

@@ -4,7 +4,6 @@
 
 pub(crate) mod audit;
 pub(crate) mod checker;
-pub(crate) mod gate;
 pub(crate) mod history;
 pub(crate) mod readers;
 pub(crate) mod run;

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::history::{Away, History};
-use super::{audit, checker, gate, readers, until, writers};
+use super::{audit, checker, readers, until, writers};
 
 /// Bytes of a page, which has one shard.
 pub(crate) const PAGE_BYTES: u64 = 4096;
@@ -93,7 +93,7 @@ pub(crate) fn spec() -> Spec {
 impl Run {
     /// Starts a cluster, eight writers and a reader an agent.
     pub(crate) async fn start(name: &'static str, spec: Spec) -> Self {
-        let room = gate::enter().await;
+        let room = crate::CLUSTERS.acquire().await.expect("a semaphore that is never closed");
         let say = |what: &str| eprintln!("{name}: {what}");
         let cluster = Cluster::start(spec, say).await.expect("a cluster");
         let sockets = cluster.agent_endpoints();
@@ -242,7 +242,7 @@ impl Run {
             loaded.as_secs_f64(),
             history.acks.len(),
             history.refused,
-            history.puts_failed,
+            history.puts_failed.len(),
             history.reads.len() as f64 / AGENTS as f64 / loaded.as_secs_f64(),
         );
         absent

@@ -6,10 +6,10 @@ use std::time::Duration;
 use foreword_cli::clients;
 use foreword_cli::driver::transfer::{self, ShardPut};
 use foreword_proto::PageKey;
-use foreword_proto::wire::node::PutOutcome;
+use foreword_proto::wire::node::{PagePut, PutOutcome};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::history::Ack;
+use super::history::{Ack, History, PutFailed};
 use super::run::{Load, PAGE_BYTES};
 
 /// Pages of one put.
@@ -53,10 +53,22 @@ async fn put(load: &Load, client: &mut clients::Agent, agent: usize, nonce: u64,
     let answer = timeout(PUT_TIMEOUT, transfer::put(client, ask, keys.as_slice().into())).await;
     let acked = load.now();
     let mut history = load.history.lock();
-    let Ok(Ok(pages)) = answer else {
-        history.puts_failed += 1;
-        return keys;
+    let failed = match answer {
+        Ok(Ok(pages)) => return settle(&mut history, keys, &pages, (agent, submitted, acked)),
+        Ok(Err(status)) => status.to_string(),
+        Err(_) => format!("no answer within {PUT_TIMEOUT:?}"),
     };
+    history.puts_failed.push(PutFailed { agent, from: submitted, until: acked, status: failed });
+    keys
+}
+
+/// Remembers what was acknowledged; those that were not.
+fn settle(
+    history: &mut History,
+    keys: Vec<PageKey>,
+    pages: &[PagePut],
+    (agent, submitted, acked): (usize, Duration, Duration),
+) -> Vec<PageKey> {
     let mut open = Vec::new();
     for (key, page) in keys.into_iter().zip(pages) {
         match page.outcome() {
