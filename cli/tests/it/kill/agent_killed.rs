@@ -40,6 +40,7 @@ async fn a_killed_agent_takes_nothing_with_it_and_serves_hits_again() {
     run.judge().await;
 }
 
+/// Whether a whole file is there: one that is still written to has a suffix.
 fn is_saved(dir: &Path) -> bool {
-    std::fs::read_dir(dir).unwrap().flatten().any(|file| file.metadata().is_ok_and(|file| file.len() > 0))
+    std::fs::read_dir(dir).unwrap().flatten().any(|file| !file.file_name().to_string_lossy().ends_with(".unsealed"))
 }

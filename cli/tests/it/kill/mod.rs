@@ -5,6 +5,7 @@
 
 mod agent_killed;
 mod all_replicas_killed;
+mod canary;
 mod cluster_restarted;
 mod follower_killed;
 mod leader_killed;

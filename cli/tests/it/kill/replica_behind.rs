@@ -33,7 +33,11 @@ async fn a_replica_that_missed_a_snapshots_worth_of_log_catches_up() {
     run.acked(200).await;
     let statuses = run.cluster.statuses().await;
     let back = statuses.iter().find(|status| status.replica_id == follower).unwrap();
-    assert!(back.purged_index >= purged, "it has a log from {} on, only a snapshot leads past {purged}", back.purged_index);
+    assert!(
+        back.purged_index >= purged,
+        "it has a log from {} on, only a snapshot leads past {purged}",
+        back.purged_index
+    );
     eprintln!("replica behind: it had {had}, the others had purged to {purged}");
     run.judge().await;
 }

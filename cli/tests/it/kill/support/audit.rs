@@ -104,7 +104,7 @@ async fn read_record(recorder: &Recorder, acks: &[Ack], end: &mut End) {
             // The record compared; the checker compares again, against the same acknowledgement.
             retired.map(|ack| (ack.key.0, ack.revision + 1)).collect::<BTreeMap<_, _>>()
         });
-        end.record_has_gap = recorder.read(|record| record.gap);
+        (end.record_has_gap, end.retired_as_suspect) = recorder.read(|record| (record.gap, record.retired_as_suspect));
         let absent = end.pages.iter().filter(|(_, found)| **found == AtEnd::Absent);
         let explained = absent.map(|(key, _)| key).all(|key| end.retired.contains_key(key));
         if explained || Instant::now() >= until {

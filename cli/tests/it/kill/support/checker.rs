@@ -26,6 +26,8 @@ pub(crate) struct End {
     pub(crate) retired: BTreeMap<[u8; 32], Revision>,
     /// The record has a hole: it explains nothing.
     pub(crate) record_has_gap: bool,
+    /// Pages that were retired because their bytes were bad.
+    pub(crate) retired_as_suspect: u64,
 }
 
 impl End {
@@ -49,6 +51,10 @@ pub(crate) enum Fault {
     CallFailed { agent: usize, at: Duration, status: String },
     /// A page was a hit through this agent, and then a miss that no retire explains.
     HitTurnedMiss { agent: usize, key: PageKey, hit: Duration, miss: Duration },
+    /// Bytes on L3 were bad, and nothing but Foreword had touched them: the retire would explain what should not have been.
+    RetiredAsSuspect { pages: u64 },
+    /// The watch stream skipped events.
+    RecordHasGap,
 }
 
 /// Every fault of a run.
@@ -56,6 +62,12 @@ pub(crate) fn check(history: &History, end: &End) -> Vec<Fault> {
     let mut faults = acknowledged(history, end);
     faults.extend(answers(history));
     faults.extend(hits_turned_misses(history, end));
+    if end.retired_as_suspect > 0 {
+        faults.push(Fault::RetiredAsSuspect { pages: end.retired_as_suspect });
+    }
+    if end.record_has_gap {
+        faults.push(Fault::RecordHasGap);
+    }
     faults
 }
 
@@ -157,7 +169,8 @@ mod tests {
         end.retired.insert(key("b").0, 6);
         assert_eq!(check(&history, &end), [], "a later retire explains it");
         end.record_has_gap = true;
-        assert_eq!(check(&history, &end), lost, "a record with a hole explains nothing");
+        let explains_nothing = [lost[0].clone(), Fault::RecordHasGap];
+        assert_eq!(check(&history, &end), explains_nothing);
     }
 
     #[test]
@@ -168,6 +181,15 @@ mod tests {
             end.retired.insert(key("a").0, 9);
             assert_eq!(check(&history, &end), [Fault::Unreadable { key: key("a"), got }], "no retire excuses this");
         }
+    }
+
+    #[test]
+    fn a_page_retired_for_its_bytes_is_a_fault_of_its_own() {
+        let (history, mut end) = sound();
+        end.pages.insert(key("b").0, AtEnd::Absent);
+        end.retired.insert(key("b").0, 6);
+        end.retired_as_suspect = 1;
+        assert_eq!(check(&history, &end), [Fault::RetiredAsSuspect { pages: 1 }]);
     }
 
     #[test]

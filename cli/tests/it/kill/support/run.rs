@@ -10,14 +10,15 @@ use foreword_cli::cluster::{Cluster, Spec};
 use foreword_cli::driver::recorder::Recorder;
 use foreword_cli::driver::transfer::Got;
 use foreword_cli::human::Span;
-use foreword_proto::{Namespace, Tier};
 use foreword_proto::wire::node as n;
+use foreword_proto::{Namespace, Tier};
 use foreword_seams::{Endpoint, Entropy, OsEntropy};
 use parking_lot::Mutex;
 use tokio::sync::{SemaphorePermit, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::checker::Fault;
 use super::history::{Away, History};
 use super::{audit, checker, readers, until, writers};
 
@@ -35,6 +36,8 @@ const LEASE: Span = Span(Duration::from_secs(3));
 const REST: Span = Span(Duration::from_millis(100));
 /// Set to a directory: clusters live there and stay, with their logs.
 const KEEP_ENV: &str = "FOREWORD_KILL_TESTS_DIR";
+/// A run that acknowledged less proved nothing.
+const PAGES_MIN: usize = 100;
 /// Faults printed before the rest is only counted.
 const FAULTS_SHOWN: usize = 10;
 
@@ -66,6 +69,8 @@ pub(crate) struct Run {
     group: Group,
     recorder: Recorder,
     stop: watch::Sender<bool>,
+    /// When the load ended.
+    loaded: Duration,
     _room: SemaphorePermit<'static>,
 }
 
@@ -116,7 +121,7 @@ impl Run {
         for agent in 0..AGENTS {
             clients.spawn(readers::read(Arc::clone(&load), agent));
         }
-        Self { clients, cluster, name, namespace, load, group, recorder, stop, _room: room }
+        Self { clients, cluster, name, namespace, load, group, recorder, stop, loaded: Duration::ZERO, _room: room }
     }
 
     /// Waits until so many more pages are acknowledged, of puts that begin after now.
@@ -187,15 +192,40 @@ impl Run {
         self.load.now()
     }
 
-    /// Stops the load, waits for one digest, empties L1, looks for every acknowledged page, and panics at any fault.
-    ///
-    /// Returns how many acknowledged pages are gone, each explained by a retire in the record.
-    pub(crate) async fn judge(mut self) -> usize {
+    /// Stops the load and judges the run; panics at any fault, and if any page is gone: there was room for all.
+    pub(crate) async fn judge(mut self) {
+        self.stop_load().await;
+        let (gone, faults) = self.examine().await;
+        self.panic_at(&faults);
+        assert_eq!(gone, 0, "{}: pages were retired though there was room", self.name);
+    }
+
+    /// The same where pages are evicted; how many acknowledged ones are gone, each explained by a retire in the record.
+    pub(crate) async fn judge_under_eviction(mut self) -> usize {
+        self.stop_load().await;
+        let (gone, faults) = self.examine().await;
+        self.panic_at(&faults);
+        gone
+    }
+
+    fn panic_at(&self, faults: &[Fault]) {
+        for fault in faults.iter().take(FAULTS_SHOWN) {
+            eprintln!("{}: {fault:?}", self.name);
+        }
+        assert!(faults.is_empty(), "{}: {} faults (first above), seed {}", self.name, faults.len(), self.load.seed);
+    }
+
+    /// Stops writers and readers; returns when their last calls are over.
+    pub(crate) async fn stop_load(&mut self) {
         self.stop.send_replace(true);
-        let loaded = self.load.now();
         while let Some(ended) = self.clients.join_next().await {
             ended.expect("a client that ends in good order");
         }
+        self.loaded = self.load.now();
+    }
+
+    /// Waits for one digest, empties L1, looks for every acknowledged page and reads it; how many are gone, and every fault.
+    pub(crate) async fn examine(&mut self) -> (usize, Vec<Fault>) {
         self.cluster.check().expect("every process that was not killed still runs");
         let (revision, digest) = self.cluster.converged().await.expect("one digest");
         for agent in 0..AGENTS {
@@ -203,27 +233,20 @@ impl Run {
             self.agent_is_back(agent).await;
         }
         let history = std::mem::take(&mut *self.load.history.lock());
+        assert!(history.acks.len() > PAGES_MIN, "{}: only {} pages", self.name, history.acks.len());
         let load = &self.load;
         let end = audit::audit(&self.group, &load.sockets, load.namespace_id, &self.recorder, &history.acks).await;
-        let absent = self.report(loaded, &history, &end, (revision, &digest));
-        let faults = checker::check(&history, &end);
-        for fault in faults.iter().take(FAULTS_SHOWN) {
-            eprintln!("{}: {fault:?}", self.name);
-        }
-        assert!(faults.is_empty(), "{}: {} faults (first above), seed {}", self.name, faults.len(), load.seed);
-        assert!(!end.record_has_gap, "{}: the watch stream skipped events", self.name);
-        assert!(history.acks.len() > 100, "{}: only {} pages", self.name, history.acks.len());
-        absent
+        let gone = self.report(&history, &end, revision, &digest);
+        (gone, checker::check(&history, &end))
+    }
+
+    /// The history, to plant a fault in.
+    pub(crate) fn with_history(&self, change: impl FnOnce(&mut History)) {
+        change(&mut self.load.history.lock());
     }
 
     /// Prints what the run showed; how many acknowledged pages are gone.
-    fn report(
-        &self,
-        loaded: Duration,
-        history: &History,
-        end: &checker::End,
-        (revision, digest): (u64, &str),
-    ) -> usize {
+    fn report(&self, history: &History, end: &checker::End, revision: u64, digest: &str) -> usize {
         let mut seen: BTreeMap<String, u64> = BTreeMap::new();
         for read in &history.reads {
             let what = match &read.seen {
@@ -234,18 +257,18 @@ impl Run {
             };
             *seen.entry(what).or_default() += 1;
         }
-        let absent = end.pages.values().filter(|found| **found == checker::AtEnd::Absent).count();
+        let gone = end.pages.values().filter(|found| **found == checker::AtEnd::Absent).count();
         eprintln!(
-            "{}: {:.1} s under load, acked {}, gone {absent}, refused {}, puts failed {}, reads {seen:?} ({:.0}/s an \
+            "{}: {:.1} s under load, acked {}, gone {gone}, refused {}, puts failed {}, reads {seen:?} ({:.0}/s an \
              agent), digest {digest} at {revision}",
             self.name,
-            loaded.as_secs_f64(),
+            self.loaded.as_secs_f64(),
             history.acks.len(),
             history.refused,
             history.puts_failed.len(),
-            history.reads.len() as f64 / AGENTS as f64 / loaded.as_secs_f64(),
+            history.reads.len() as f64 / AGENTS as f64 / self.loaded.as_secs_f64(),
         );
-        absent
+        gone
     }
 }
 
