@@ -92,10 +92,15 @@ impl Child {
         }
     }
 
-    /// SIGKILL, and waits for the end.
-    pub(super) fn kill(&mut self) {
+    /// SIGKILL, without waiting for the end.
+    pub(super) fn signal_kill(&mut self) {
         // An error means that it has ended and was waited for.
         let _ = self.process.kill();
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub(super) fn kill(&mut self) {
+        self.signal_kill();
         let _ = self.process.wait();
     }
 

@@ -5,6 +5,7 @@
 
 mod child;
 mod converge;
+mod members;
 mod ports;
 
 use std::path::{Path, PathBuf};
@@ -46,6 +47,10 @@ pub struct Spec {
     pub write_rest: Span,
     /// A configuration file for all servers, with [meta] and [node] sections: what flags do not say.
     pub config: String,
+    /// Further flags of each replica.
+    pub meta_flags: Vec<String>,
+    /// Further flags of each agent; `{agent}` stands for its number.
+    pub agent_flags: Vec<String>,
 }
 
 struct Replica {
@@ -179,9 +184,17 @@ impl Cluster {
     }
 
     async fn start_replica(&mut self, id: u64) -> anyhow::Result<()> {
-        let data_dir = format!("--data-dir={}", self.data_dir(id).display());
-        let (meta, run, http) = ("meta".to_owned(), "run".to_owned(), "--http=127.0.0.1:0".to_owned());
-        let args = [meta, run, self.config_flag(), data_dir, http];
+        let endpoint = self.replica(id)?.endpoint.clone();
+        let mut args = vec![
+            "meta".to_owned(),
+            "run".to_owned(),
+            self.config_flag(),
+            format!("--data-dir={}", self.data_dir(id).display()),
+            // A replica that joined later has no address in its directory.
+            format!("--listen={endpoint}"),
+            "--http=127.0.0.1:0".to_owned(),
+        ];
+        args.extend(self.spec.meta_flags.iter().cloned());
         let log = self.log(&format!("meta-{id}"));
         let child = Child::start(&self.spec.binary, &format!("meta {id}"), &args, &log).await?;
         self.replica(id)?.child = Some(child);
@@ -191,7 +204,7 @@ impl Cluster {
     async fn start_agent(&mut self, number: usize) -> anyhow::Result<()> {
         let Endpoint::Unix(socket) = &self.agents[number].socket else { bail!("an agent without a socket") };
         let meta: Vec<String> = self.replicas.iter().map(|one| one.endpoint.to_string()).collect();
-        let args = [
+        let mut args = vec![
             "node".to_owned(),
             self.config_flag(),
             format!("--name=agent-{number}"),
@@ -202,6 +215,7 @@ impl Cluster {
             format!("--arena-bytes={}", Size(self.spec.arena_bytes)),
             format!("--l3=posix:{}", self.dir.path().join("l3").display()),
         ];
+        args.extend(self.spec.agent_flags.iter().map(|flag| flag.replace("{agent}", &number.to_string())));
         let log = self.log(&format!("agent-{number}"));
         let child = Child::start(&self.spec.binary, &format!("agent {number}"), &args, &log).await?;
         self.agents[number].child = Some(child);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use foreword_proto::records::NamespaceEvent;
 use foreword_proto::wire::meta as m;
 use foreword_proto::wire::meta::watch_response::Kind;
-use foreword_proto::{BadInput, EntryKey, Revision};
+use foreword_proto::{BadInput, EntryKey, RetireReason, Revision};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -32,6 +32,8 @@ pub struct Record {
     retired: HashMap<EntryKey, Revision>,
     /// Published pages whose slot was used before.
     pub slots_reused: u64,
+    /// Pages retired because their bytes on L3 were bad.
+    pub retired_as_suspect: u64,
     /// The stream skipped events once: what is missing then cannot be explained.
     pub gap: bool,
 }
@@ -73,7 +75,8 @@ impl Record {
                 NamespaceEvent::Published { location, .. } => {
                     self.slots_reused += u64::from(!seen && location.slot.generation > 1);
                 }
-                NamespaceEvent::Retired { key, .. } => {
+                NamespaceEvent::Retired { key, reason, .. } => {
+                    self.retired_as_suspect += u64::from(!seen && reason == RetireReason::Suspect);
                     let last = self.retired.entry(key).or_default();
                     *last = revision.max(*last);
                 }
@@ -165,7 +168,7 @@ async fn one_stream(
 mod tests {
     use bytes::BytesMut;
     use foreword_proto::location::{Checksums, Location};
-    use foreword_proto::{PageKey, RetireReason, SlotRef};
+    use foreword_proto::{PageKey, SlotRef};
 
     use super::*;
 

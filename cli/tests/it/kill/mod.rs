@@ -1,0 +1,15 @@
+//! Kill tests with real processes: SIGKILL under load, one file a scenario. Nothing acknowledged may be lost, no byte may be
+//! wrong, no reader of a living agent may notice.
+//!
+//! `FOREWORD_KILL_TESTS_DIR=/some/dir` keeps the clusters' directories, with a log of each process.
+
+mod agent_killed;
+mod all_replicas_killed;
+mod canary;
+mod cluster_restarted;
+mod follower_killed;
+mod leader_killed;
+mod replica_behind;
+mod replica_replaced;
+pub(crate) mod support;
+mod under_pressure;
