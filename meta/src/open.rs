@@ -1,12 +1,12 @@
 //! From a data directory to a replica's [`Deps`]: what the binary does before it serves.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use foreword_seams::{Entropy, LocalFiles, Net, Telemetry};
 use parking_lot::Mutex;
 
+use crate::config::MetaConfig;
 use crate::serve::{Deps, IdentityFile};
 use crate::storage::{
     DataDir, DataDirError, LocalMark, LogEngine, LogStore, MarkFile, OpenError, Recovered, Runner, SledEngine,
@@ -63,14 +63,18 @@ pub enum OpenDirError {
     Snapshots(io::Error),
 }
 
-/// Opens a data directory on local disk, with its log in sled.
+/// Opens a replica's data directory on local disk, with its log in sled.
+///
+/// Errors: one of another cluster or replica than the settings name, before anything in it is touched.
 pub fn open_data_dir(
-    path: &Path,
+    config: &MetaConfig,
     net: Arc<dyn Net>,
     entropy: Arc<dyn Entropy>,
     telemetry: Telemetry,
 ) -> Result<Deps, OpenDirError> {
-    let dir = Arc::new(SharedDataDir(Mutex::new(DataDir::open(path)?)));
+    let dir = DataDir::open(&config.data_dir)?;
+    dir.expect(config.cluster_id, config.replica_id).map_err(DataDirError::from)?;
+    let dir = Arc::new(SharedDataDir(Mutex::new(dir)));
     let parts = || {
         let dir = dir.0.lock();
         let engine = SledEngine::open(&dir.log()).map_err(|lost| OpenError::Lost(lost.to_string()))?;
