@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use foreword_proto::BadInput;
 use foreword_proto::limits::RAFT_PAYLOAD_ENTRIES_MAX;
+use foreword_seams::rpc_errors::NameMessageLayer;
 use foreword_seams::rpc_metrics::RpcMetricsLayer;
 use foreword_seams::{Endpoint, Entropy, Files, Incoming, Net, Telemetry, http, rpc};
 use openraft::{BasicNode, Raft, SnapshotPolicy};
@@ -57,8 +58,8 @@ pub struct Deps {
 pub enum ServeError {
     #[error(transparent)]
     BadInput(#[from] BadInput),
-    #[error("listen: expected a free address, {endpoint}: {error}")]
-    Listen { endpoint: Endpoint, error: io::Error },
+    #[error("{field}: expected a free address, {endpoint}: {error}")]
+    Listen { field: &'static str, endpoint: Endpoint, error: io::Error },
     #[error("snapshots: {0}")]
     Snapshots(io::Error),
     #[error("raft: {0}")]
@@ -136,9 +137,9 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let hub = Arc::new(WatchHub::new(config.watch_bytes_max as usize));
     let applied = Arc::new(Applied::new(state, position, hub.clone()));
     // Bound before Raft starts: a port in use must stop the replica before it takes part in an election.
-    let (incoming, endpoint) = listen(&*deps.net, &config.listen).await?;
+    let (incoming, endpoint) = listen(&*deps.net, "listen", &config.listen).await?;
     let http = match &config.http {
-        Some(http) => Some(listen(&*deps.net, http).await?),
+        Some(http) => Some(listen(&*deps.net, "http", http).await?),
         None => None,
     };
 
@@ -177,6 +178,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     tasks.spawn(form_or_rejoin(group.clone(), identity, deps.identity_file, may_vote.clone()));
     let services = rpc::server()
         .layer(RpcMetricsLayer::new(deps.telemetry.clone()))
+        .layer(NameMessageLayer)
         .load_shed(true)
         .concurrency_limit_per_connection(config.requests_max)
         .add_service(MetaService::server(group.clone(), duties, hub))
@@ -201,8 +203,12 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     Ok(Handle { endpoint, http_endpoint, group, ready, stop, tasks, failed, log_end })
 }
 
-async fn listen(net: &dyn Net, endpoint: &Endpoint) -> Result<(Incoming, Endpoint), ServeError> {
-    net.listen(endpoint).await.map_err(|error| ServeError::Listen { endpoint: endpoint.clone(), error })
+async fn listen(
+    net: &dyn Net,
+    field: &'static str,
+    endpoint: &Endpoint,
+) -> Result<(Incoming, Endpoint), ServeError> {
+    net.listen(endpoint).await.map_err(|error| ServeError::Listen { field, endpoint: endpoint.clone(), error })
 }
 
 fn raft_config(config: &MetaConfig) -> openraft::Config {
