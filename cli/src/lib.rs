@@ -1,8 +1,64 @@
 //! The `foreword` binary: wiring, subcommands, the cluster harness and the driver of demo and replay.
 
+pub mod args;
 pub mod clients;
 pub mod cluster;
+pub mod commands;
 pub mod config;
 pub mod driver;
 pub mod human;
 pub mod process;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use foreword_proto::BadInput;
+
+use self::args::{Cli, Command, MetaCommand};
+use self::commands::membership::Change;
+use self::commands::{Done, demo, keyed, membership, meta_init, meta_run, node, replay, status};
+
+/// Runs the binary: parses the command line, runs the command, says what went wrong. Exit codes: `foreword --help`.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match run_command(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("foreword: {error:#}");
+            // What the caller can mend names a field; everything else happened to us.
+            let bad_input = error.chain().any(|cause| cause.is::<BadInput>());
+            ExitCode::from(if bad_input { 2 } else { 1 })
+        }
+    }
+}
+
+fn run_command(cli: Cli) -> Done {
+    let server = match &cli.command {
+        Command::Meta(MetaCommand::Run(args)) => Some(&args.server),
+        Command::Node(args) => Some(&args.server),
+        _ => None,
+    };
+    process::init_logs(if server.is_some() { "info" } else { "error" })?;
+    if let Some(parent) = server.and_then(|server| server.die_with_parent) {
+        process::die_with_parent(parent)?;
+    }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(dispatch(cli))
+}
+
+async fn dispatch(cli: Cli) -> Done {
+    let json = cli.json;
+    match cli.command {
+        Command::Demo(args) => demo::run(*args, json).await,
+        Command::Replay(args) => replay::run(*args, json).await,
+        Command::Meta(MetaCommand::Init(args)) => meta_init::run(*args, json).await,
+        Command::Meta(MetaCommand::Run(args)) => meta_run::run(*args).await,
+        Command::Meta(MetaCommand::Add(args)) => membership::run(Change::Add(args), json).await,
+        Command::Meta(MetaCommand::Remove(args)) => membership::run(Change::Remove(args), json).await,
+        Command::Meta(MetaCommand::Replace(args)) => membership::run(Change::Replace(args), json).await,
+        Command::Node(args) => node::run(*args).await,
+        Command::Status(args) => status::run(args, json).await,
+        Command::Lookup(args) => keyed::lookup(*args, json).await,
+        Command::Get(args) => keyed::get(*args, json).await,
+        Command::Put(args) => keyed::put(*args, json).await,
+    }
+}

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `foreword` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    foreword_cli::run()
+}

@@ -177,7 +177,8 @@ impl Cluster {
     }
 
     async fn start_replica(&mut self, id: u64) -> anyhow::Result<()> {
-        let args = ["meta".to_owned(), "run".to_owned(), format!("--data-dir={}", self.data_dir(id).display())];
+        let data_dir = format!("--data-dir={}", self.data_dir(id).display());
+        let args = ["meta".to_owned(), "run".to_owned(), data_dir, "--http=127.0.0.1:0".to_owned()];
         let log = self.log(&format!("meta-{id}"));
         let child = Child::start(&self.spec.binary, &format!("meta {id}"), &args, &log).await?;
         self.replica(id)?.child = Some(child);

@@ -111,9 +111,7 @@ async fn ask(endpoint: &Endpoint, change: &Change) -> anyhow::Result<Vec<u64>> {
             let endpoint = args.endpoint.to_string();
             admin.add_replica(m::AddReplicaRequest { replica_id: args.replica_id, endpoint }).await
         }
-        Change::Remove(args) => {
-            admin.remove_replica(m::RemoveReplicaRequest { replica_id: args.replica_id }).await
-        }
+        Change::Remove(args) => admin.remove_replica(m::RemoveReplicaRequest { replica_id: args.replica_id }).await,
         Change::Replace(args) => {
             let request = m::ReplaceReplicaRequest {
                 old_replica_id: args.old,

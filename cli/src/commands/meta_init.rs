@@ -158,7 +158,8 @@ fn settings(args: &InitArgs) -> Result<ClusterSettings, BadInput> {
         .ok()
         .filter(|bytes| (CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(bytes) && bytes.is_power_of_two())
         .ok_or_else(|| {
-            let expected = format!("a power of two from {CHUNK_BYTES_MIN} to {CHUNK_BYTES_MAX}, got {}", args.chunk_bytes);
+            let expected =
+                format!("a power of two from {CHUNK_BYTES_MIN} to {CHUNK_BYTES_MAX}, got {}", args.chunk_bytes);
             BadInput::new("chunk_bytes", expected)
         })?;
     let chunk = u64::from(chunk_bytes);
@@ -229,7 +230,7 @@ fn mark_l3(root: &std::path::Path, cluster_id: ClusterId, chunk_bytes: u32, know
         found.check(cluster_id, chunk_bytes).map_err(|error| error.within("l3"))?;
         return Ok(());
     }
-    let fs_type = filesystem_type(root).with_context(|| format!("l3: {}", root.display()))?;
+    let fs_type = filesystem_type(root);
     init_l3_root(root, &ClusterMark::new(cluster_id, chunk_bytes, fs_type)).context("l3")?;
     Ok(())
 }

@@ -22,7 +22,13 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct StatusArgs {
     /// gRPC endpoints of meta replicas
-    #[arg(long, env = "FOREWORD_META", value_name = "HOST:PORT,…", value_delimiter = ',', required_unless_present = "agent")]
+    #[arg(
+        long,
+        env = "FOREWORD_META",
+        value_name = "HOST:PORT,…",
+        value_delimiter = ',',
+        required_unless_present = "agent"
+    )]
     pub meta: Vec<Endpoint>,
     /// Endpoints of agents: unix:/path or host:port
     #[arg(long, env = "FOREWORD_AGENT", value_name = "ENDPOINT,…", value_delimiter = ',')]
@@ -56,7 +62,10 @@ fn print_replicas(replicas: &[anyhow::Result<ReplicaStatus>]) {
     if replicas.is_empty() {
         return;
     }
-    println!("{:<8} {:<10} {:>6} {:>12} {:>10} {:>10}  state digest", "replica", "role", "term", "revision", "pages", "log");
+    println!(
+        "{:<8} {:<10} {:>6} {:>12} {:>10} {:>10}  state digest",
+        "replica", "role", "term", "revision", "pages", "log"
+    );
     for replica in replicas {
         match replica {
             Ok(r) => println!(
@@ -75,7 +84,12 @@ fn print_replicas(replicas: &[anyhow::Result<ReplicaStatus>]) {
     }
     let Some(one) = replicas.iter().flatten().max_by_key(|replica| replica.revision) else { return };
     let l3 = &one.l3;
-    println!("cluster {}, leader {}, voters {:?}", one.cluster_id, one.leader_id.map_or("none".into(), |id| id.to_string()), one.voters);
+    println!(
+        "cluster {}, leader {}, voters {:?}",
+        one.cluster_id,
+        one.leader_id.map_or("none".into(), |id| id.to_string()),
+        one.voters
+    );
     println!(
         "L3: budget {}, {} slabs; free {}, granted {}, published {}, resting {}; {} slots reused",
         Size(l3.budget_bytes),
@@ -87,7 +101,10 @@ fn print_replicas(replicas: &[anyhow::Result<ReplicaStatus>]) {
         l3.slots_reused
     );
     for n in &one.namespaces {
-        println!("namespace {} ({}/{}): {} pages, epoch {}, {} shards", n.id, n.tenant, n.model, n.pages, n.epoch, n.shards);
+        println!(
+            "namespace {} ({}/{}): {} pages, epoch {}, {} shards",
+            n.id, n.tenant, n.model, n.pages, n.epoch, n.shards
+        );
     }
     for s in &one.sessions {
         println!("session {} of {} at {}: {} slots granted", s.id, s.node, s.endpoint, s.granted_slots);
@@ -98,7 +115,13 @@ fn print_agents(agents: &[anyhow::Result<AgentStatus>]) {
     for agent in agents {
         match agent {
             Ok(a) => {
-                let state = if a.fenced { "fenced" } else if a.ready { "ready" } else { "not ready" };
+                let state = if a.fenced {
+                    "fenced"
+                } else if a.ready {
+                    "ready"
+                } else {
+                    "not ready"
+                };
                 let c = &a.counters;
                 println!("agent {}: {state}, L3 breaker {}, session {:?}", a.node, a.l3_breaker, a.session);
                 println!(
@@ -113,7 +136,10 @@ fn print_agents(agents: &[anyhow::Result<AgentStatus>]) {
                     c.puts_refused
                 );
                 for n in &a.namespaces {
-                    println!("  namespace {}: {} pages at revision {}, mirror {} ms old", n.id, n.pages, n.revision, n.mirror_age_ms);
+                    println!(
+                        "  namespace {}: {} pages at revision {}, mirror {} ms old",
+                        n.id, n.pages, n.revision, n.mirror_age_ms
+                    );
                 }
             }
             Err(error) => println!("{error:#}"),

@@ -47,26 +47,59 @@ impl Source {
     }
 }
 
-/// Reads a server's settings: its section of the file, with the overlay on top.
-///
-/// A field that ends in `_bytes` may be written as a size, one that ends in `_ms` as a duration. Errors name
-/// `section.field`.
-pub fn load<T: DeserializeOwned>(source: &Source, section: &str, overlay: Overlay) -> Result<T, BadInput> {
-    let mut file = source.table()?;
-    if let Some(other) = file.keys().find(|name| !SECTIONS.contains(&name.as_str())) {
-        let error = BadInput::new(other, format!("one of the sections [{}]: unknown field", SECTIONS.join("], [")));
-        return Err(source.place(error));
+/// A server's section of the file, with flags on top.
+#[derive(Debug)]
+pub struct Section<'a> {
+    source: &'a Source,
+    name: &'static str,
+    table: Table,
+}
+
+impl<'a> Section<'a> {
+    /// Reads the section and lays the overlay over it.
+    ///
+    /// A field that ends in `_bytes` may be written as a size, one that ends in `_ms` as a duration. Errors name
+    /// `section.field`.
+    pub fn new(source: &'a Source, name: &'static str, overlay: Overlay) -> Result<Self, BadInput> {
+        let mut file = source.table()?;
+        if let Some(other) = file.keys().find(|name| !SECTIONS.contains(&name.as_str())) {
+            let error = BadInput::new(other, format!("one of the sections [{}]: unknown field", SECTIONS.join("], [")));
+            return Err(source.place(error));
+        }
+        let mut table = match file.remove(name) {
+            Some(Value::Table(table)) => table,
+            Some(_) => return Err(source.place(BadInput::new(name, "a section"))),
+            None => Table::new(),
+        };
+        table.extend(overlay.0);
+        let section = Self { source, name, table: Table::new() };
+        for (field, value) in &mut table {
+            plain(field, value).map_err(|error| section.place(error))?;
+        }
+        Ok(Self { table, ..section })
     }
-    let mut table = match file.remove(section) {
-        Some(Value::Table(table)) => table,
-        Some(_) => return Err(source.place(BadInput::new(section, "a section"))),
-        None => Table::new(),
-    };
-    table.extend(overlay.0);
-    for (field, value) in &mut table {
-        plain(field, value).map_err(|error| source.place(error.within(section)))?;
+
+    /// Whether the field has a value.
+    pub fn has(&self, field: &str) -> bool {
+        self.table.contains_key(field)
     }
-    T::deserialize(Value::Table(table)).map_err(|error| source.place(field_error(&error).within(section)))
+
+    /// Gives a field a value when it has none.
+    #[must_use]
+    pub fn or(mut self, field: &str, value: impl Into<Value>) -> Self {
+        self.table.entry(field).or_insert_with(|| value.into());
+        self
+    }
+
+    /// The settings.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, BadInput> {
+        T::deserialize(Value::Table(self.table.clone())).map_err(|error| self.place(field_error(&error)))
+    }
+
+    /// The error with the section before its field, and with `file:line` when the file has it.
+    pub fn place(&self, error: BadInput) -> BadInput {
+        self.source.place(error.within(self.name))
+    }
 }
 
 /// Turns a size or a duration that is written as text into its number.
@@ -146,7 +179,7 @@ mod tests {
 
     fn read(text: &str, overlay: Overlay) -> Result<Node, BadInput> {
         let source = Source { path: Some("f.toml".into()), text: text.to_owned() };
-        load(&source, "node", overlay)
+        Section::new(&source, "node", overlay)?.read()
     }
 
     #[test]

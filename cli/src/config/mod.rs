@@ -7,7 +7,7 @@ mod load;
 pub mod meta;
 pub mod node;
 
-pub use load::{Source, load};
+pub use load::{Section, Source};
 
 use foreword_proto::BadInput;
 use toml::{Table, Value};

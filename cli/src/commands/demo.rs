@@ -1,0 +1,224 @@
+//! `foreword demo`: a whole cluster here, requests through it, its leader killed, every byte checked.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use foreword_proto::BadInput;
+use foreword_proto::limits::CHUNK_BYTES_MIN;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Done;
+use super::playing::{PlayArgs, Script, Stage, Voice};
+use super::replay::{facts, print};
+use crate::cluster::{Cluster, Spec};
+use crate::driver::Report;
+use crate::driver::probe::{Probe, outage};
+use crate::driver::report::Facts;
+use crate::human::{Size, Span};
+use crate::process::stop_signal;
+
+/// Without --l3-bytes there is room for so many times the distinct pages: nothing is evicted, whatever grants and rests hold.
+const ROOM: u64 = 2;
+const L3_BYTES_MIN: u64 = 64 << 20;
+const ARENA_BYTES_DEFAULT: u64 = 256 << 20;
+/// Share of the L3 budget that L1 gets with --l3-bytes, and a slab.
+const L1_OF_L3: u64 = 16;
+const SLABS: u64 = 16;
+const SLAB_BYTES_MAX: u64 = 1 << 30;
+/// No L3 client here retries: slots rest as briefly as the checks allow, so that they are reused while readers read.
+const REST: Span = Span(Duration::from_millis(100));
+const LEASE: Span = Span(Duration::from_secs(3));
+
+const EXAMPLES: &str = "\
+Examples:
+  foreword demo
+  foreword demo --trace conversation.jsonl.gz --page-bytes 4096 --json
+  foreword demo --trace conversation.jsonl.gz --page-bytes 4096 --shards 1 --l3-bytes 75MB    (constant eviction)
+  foreword demo --requests 500 --no-kill --keep                                               (leaves its directory)
+
+Ctrl-C leaves no process and no file behind. Exit code 0 only if no byte was wrong and no acknowledged publish was lost.";
+
+/// `foreword demo`
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct DemoArgs {
+    #[command(flatten)]
+    pub play: PlayArgs,
+    /// Meta replicas
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub replicas: usize,
+    /// Agents
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub agents: usize,
+    /// L3's budget; L1 then gets a sixteenth of it [default: room for all pages twice]
+    #[arg(long, value_name = "SIZE")]
+    pub l3_bytes: Option<Size>,
+    /// Each agent's L1 [default: 256MiB, or a sixteenth of --l3-bytes]
+    #[arg(long, value_name = "SIZE")]
+    pub l1_bytes: Option<Size>,
+    /// The kind of L3: posix (files in the demo's directory)
+    #[arg(long, value_name = "STORE", default_value = "posix")]
+    pub l3: String,
+    /// Kill nobody
+    #[arg(long)]
+    pub no_kill: bool,
+    /// Make the demo's directory in this one [default: the system's place for temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Leave the demo's directory behind: data directories, L3 and logs
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Runs the command.
+pub async fn run(args: DemoArgs, json: bool) -> Done {
+    // Dropping the demo drops its cluster: no process, no file.
+    tokio::select! {
+        done = demo(args, json) => done,
+        stopped = stop_signal() => {
+            stopped?;
+            Ok(ExitCode::from(130))
+        }
+    }
+}
+
+async fn demo(args: DemoArgs, json: bool) -> Done {
+    let voice = Voice::default();
+    voice.say("reading the requests");
+    let script = args.play.script(Vec::new())?;
+    let spec = spec(&args, &script)?;
+    let requests = script.plan.requests.len();
+    voice.say(&format!(
+        "{requests} requests ask for {} pages of {}, {} of them different",
+        script.ideal.blocks, args.play.page_bytes, script.ideal.distinct
+    ));
+    let mut cluster = Cluster::start(spec, |text| voice.say(text)).await?;
+    if args.keep {
+        voice.say(&format!("everything stays in {}", cluster.dir().display()));
+    }
+    let (agents, meta) = (cluster.agent_endpoints(), cluster.meta_endpoints());
+    let stage = Stage::open(&script, &agents, &meta).await?;
+    // With nobody killed there is no outage to measure.
+    let probe = match args.no_kill {
+        true => None,
+        false => Some(Probe::start(&agents[0], stage.group.clone(), args.play.seed).await?),
+    };
+    let (submitted, following) = watch::channel(0);
+    let killing =
+        async { if args.no_kill { Ok(None) } else { kill(&mut cluster, following, requests, &voice).await.map(Some) } };
+    let playing = async { anyhow::Ok(stage.play(&script, &submitted, &voice).await) };
+    let ((counts, wall), killed) = tokio::try_join!(playing, killing)?;
+    let outage = match (probe, killed) {
+        (Some(probe), Some(killed)) => outage(&probe.finish().await?, killed),
+        _ => None,
+    };
+    settle(&mut cluster, &voice).await?;
+    let findings = stage.audit(&script, &counts, &voice).await?;
+    let facts = Facts {
+        slots_reused: stage.slots_reused(),
+        outage,
+        findings: Some(findings),
+        ..facts(&script, agents.len(), wall)
+    };
+    if counts.calls_failed > 0 {
+        voice.say(&format!("{} calls failed; what they cost is in the figures", counts.calls_failed));
+    }
+    let report = Report::new(&counts, &facts);
+    let code = print(&report, findings, json)?;
+    if !json {
+        println!("\n{}", verdict(&report));
+    }
+    Ok(code)
+}
+
+fn verdict(report: &Report) -> String {
+    if !report.passed() {
+        return "FAILED: a byte was wrong or an acknowledged publish is lost.".into();
+    }
+    let killed = if report.outage_ms.is_some() { ", with the group's leader killed in the middle" } else { "" };
+    format!(
+        "{} pages that one node wrote were read by another through the replicated index{killed}: every byte was right, and \
+         every acknowledged page is there or was evicted on the record.",
+        report.cross_node_hits
+    )
+}
+
+/// Kills the leader when half of the requests are submitted, and restarts it at three quarters. When it was killed.
+async fn kill(
+    cluster: &mut Cluster,
+    mut submitted: watch::Receiver<usize>,
+    requests: usize,
+    voice: &Voice,
+) -> anyhow::Result<Instant> {
+    submitted.wait_for(|count| *count * 2 >= requests).await?;
+    let leader = cluster.leader().await?;
+    let killed = Instant::now();
+    cluster.kill_replica(leader)?;
+    voice.say(&format!("killed replica {leader}, the leader"));
+    submitted.wait_for(|count| *count * 4 >= requests * 3).await?;
+    cluster.restart_replica(leader).await?;
+    voice.say(&format!("restarted replica {leader}"));
+    Ok(killed)
+}
+
+/// All replicas agree; all are killed and restarted; all agree again.
+async fn settle(cluster: &mut Cluster, voice: &Voice) -> anyhow::Result<()> {
+    cluster.check().context("a process of the demo ended by itself")?;
+    let (revision, digest) = cluster.converged().await?;
+    voice.say(&format!("all replicas report state digest {digest} at revision {revision}"));
+    voice.say("killing and restarting all replicas");
+    cluster.restart_all_replicas().await?;
+    let (revision, digest) = cluster.converged().await?;
+    voice.say(&format!("all replicas report state digest {digest} at revision {revision}"));
+    Ok(())
+}
+
+/// What cluster the arguments and the script ask for.
+fn spec(args: &DemoArgs, script: &Script) -> anyhow::Result<Spec> {
+    match args.l3.as_str() {
+        "posix" => {}
+        "memory" => {
+            let expected = "posix: one process's memory cannot be read by another agent";
+            return Err(BadInput::new("l3", expected).into());
+        }
+        "usrbio" => return Err(BadInput::new("l3", "posix: this build has no USRBIO store yet").into()),
+        other => return Err(BadInput::new("l3", format!("posix, got {other:?}")).into()),
+    }
+    for (field, count, max) in [("replicas", args.replicas, 9), ("agents", args.agents, 64)] {
+        if count == 0 || count > max {
+            return Err(BadInput::new(field, format!("1 to {max}, got {count}")).into());
+        }
+    }
+    if !args.no_kill && args.replicas < 3 {
+        return Err(BadInput::new("replicas", "at least 3 to survive a kill, or --no-kill").into());
+    }
+    let chunk_bytes = u64::from(CHUNK_BYTES_MIN);
+    let slot_bytes = script.namespace.geometry().slot_bytes(CHUNK_BYTES_MIN);
+    let room = (script.ideal.distinct * slot_bytes * ROOM).max(L3_BYTES_MIN).next_multiple_of(chunk_bytes);
+    let l3_bytes = args.l3_bytes.map_or(room, |size| size.0);
+    let slab_bytes = (l3_bytes / SLABS).min(SLAB_BYTES_MAX) / slot_bytes * slot_bytes;
+    if slab_bytes == 0 {
+        let expected = format!("room for {SLABS} slabs of at least one slot of {slot_bytes} bytes");
+        return Err(BadInput::new("l3_bytes", format!("{expected}, got {}", Size(l3_bytes))).into());
+    }
+    let by_l3 = args.l3_bytes.map_or(ARENA_BYTES_DEFAULT, |size| size.0 / L1_OF_L3);
+    Ok(Spec {
+        binary: std::env::current_exe().context("this binary's own path")?,
+        dir: args.dir.clone(),
+        keep: args.keep,
+        replicas: args.replicas,
+        agents: args.agents,
+        l3_bytes,
+        slab_bytes,
+        chunk_bytes,
+        arena_bytes: args.l1_bytes.map_or(by_l3, |size| size.0),
+        lease: LEASE,
+        read_rest: REST,
+        write_rest: REST,
+        agent_flags: Vec::new(),
+    })
+}

@@ -1,0 +1,56 @@
+//! `foreword meta run`: one replica, until it is told to stop.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use foreword_meta::config::MetaConfig;
+use foreword_meta::open::open_data_dir;
+use foreword_meta::serve::serve;
+use foreword_proto::BadInput;
+use foreword_seams::{OsEntropy, Telemetry, TokioNet};
+
+use super::Done;
+use crate::args::RunArgs;
+use crate::config::{Section, Source};
+use crate::process::{Announcement, stop_signal};
+
+/// Runs the command.
+pub async fn run(args: RunArgs) -> Done {
+    let source = Source::read(args.server.config.as_deref())?;
+    let section = Section::new(&source, "meta", args.flags.overlay())?;
+    let listen_is_set = section.has("listen");
+    // Stands in until the data directory has said where; everything else is checked before that is opened.
+    let section = section.or("listen", "127.0.0.1:0");
+    let mut config: MetaConfig = section.read()?;
+    config.validate().map_err(|error| section.place(error))?;
+    if !config.data_dir.is_dir() {
+        let expected = format!("a directory made by `foreword meta init`, got {}", config.data_dir.display());
+        return Err(section.place(BadInput::new("data_dir", expected)).into());
+    }
+    let deps = open_data_dir(&config.data_dir, Arc::new(TokioNet), Arc::new(OsEntropy), Telemetry::new())?;
+    let replica_id = deps.identity.replica_id;
+    if !listen_is_set {
+        let address = deps.identity.members.get(&replica_id).ok_or_else(|| {
+            section.place(BadInput::new("listen", "host:port: this replica joins later, its directory has no address"))
+        })?;
+        config.listen = address.parse()?;
+    }
+    let mut handle = serve(config, deps).await.context("meta")?;
+    Announcement {
+        role: "meta".into(),
+        name: replica_id.to_string(),
+        grpc: handle.endpoint().to_string(),
+        socket: None,
+        http: handle.http_endpoint().map(ToString::to_string),
+        pid: std::process::id(),
+    }
+    .print()?;
+    tokio::select! {
+        stopped = stop_signal() => stopped?,
+        reason = handle.failed() => bail!("meta: {reason}"),
+    }
+    tracing::info!("stopping");
+    handle.shutdown().await;
+    Ok(ExitCode::SUCCESS)
+}

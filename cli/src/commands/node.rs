@@ -1,0 +1,53 @@
+//! `foreword node`: the agent of this machine, until it is told to stop.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use foreword_node::arena::MemfdRegions;
+use foreword_node::serve::machine_stores;
+use foreword_node::{Deps, NodeConfig, serve};
+use foreword_proto::BadInput;
+use foreword_seams::{Files, LocalFiles, OsEntropy, Telemetry, TokioNet};
+
+use super::Done;
+use crate::args::NodeArgs;
+use crate::config::{Section, Source};
+use crate::process::{Announcement, stop_signal};
+
+/// Runs the command.
+pub async fn run(args: NodeArgs) -> Done {
+    let source = Source::read(args.server.config.as_deref())?;
+    let section = Section::new(&source, "node", args.flags.overlay()?)?;
+    let config: NodeConfig = section.read()?;
+    config.validate().map_err(|error| section.place(error))?;
+    let files = match &config.mirror_dir {
+        None => None,
+        Some(dir) => Some(Arc::new(LocalFiles::new(dir).map_err(|error| {
+            section.place(BadInput::new("mirror_dir", format!("a directory, {}: {error}", dir.display())))
+        })?) as Arc<dyn Files>),
+    };
+    let deps = Deps {
+        net: Arc::new(TokioNet),
+        entropy: Arc::new(OsEntropy),
+        store: machine_stores(),
+        files,
+        regions: Arc::new(MemfdRegions { prefault: true }),
+        telemetry: Telemetry::new(),
+    };
+    let (name, socket) = (config.node.clone(), config.socket.clone());
+    let handle = serve(config, deps).await.context("node")?;
+    Announcement {
+        role: "node".into(),
+        name,
+        grpc: handle.endpoint().to_string(),
+        socket: socket.map(|path| path.display().to_string()),
+        http: handle.http_endpoint().map(ToString::to_string),
+        pid: std::process::id(),
+    }
+    .print()?;
+    stop_signal().await?;
+    tracing::info!("stopping");
+    handle.shutdown().await;
+    Ok(ExitCode::SUCCESS)
+}
