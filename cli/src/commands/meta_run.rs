@@ -28,7 +28,7 @@ pub async fn run(args: RunArgs) -> Done {
         let expected = format!("a directory made by `foreword meta init`, got {}", config.data_dir.display());
         return Err(section.place(BadInput::new("data_dir", expected)).into());
     }
-    let deps = open_data_dir(&config.data_dir, Arc::new(TokioNet), Arc::new(OsEntropy), Telemetry::new())?;
+    let deps = open_data_dir(&config, Arc::new(TokioNet), Arc::new(OsEntropy), Telemetry::new())?;
     let replica_id = deps.identity.replica_id;
     if !listen_is_set {
         let address = deps.identity.members.get(&replica_id).ok_or_else(|| {
