@@ -38,7 +38,7 @@ fn run_command(cli: Cli) -> Done {
         Command::Node(args) => Some(&args.server),
         _ => None,
     };
-    process::init_logs(if server.is_some() { "info" } else { "error" })?;
+    process::init_logs(if server.is_some() { "info,openraft=warn" } else { "error" })?;
     if let Some(parent) = server.and_then(|server| server.die_with_parent) {
         process::die_with_parent(parent)?;
     }

@@ -77,7 +77,7 @@ pub fn open_data_dir(
     let dir = Arc::new(SharedDataDir(Mutex::new(dir)));
     let parts = || {
         let dir = dir.0.lock();
-        let engine = SledEngine::open(&dir.log()).map_err(|lost| OpenError::Lost(lost.to_string()))?;
+        let engine = SledEngine::open(&dir.log())?;
         let mark = LocalMark::open(&dir.mark())?;
         Ok((Box::new(engine) as Box<dyn LogEngine>, Box::new(mark) as Box<dyn MarkFile>))
     };

@@ -146,13 +146,19 @@ impl NodeConfig {
     /// Checks every field; the error names it.
     pub fn validate(&self) -> Result<(), BadInput> {
         if self.node.is_empty() || self.node.len() > NODE_NAME_BYTES_MAX {
-            return Err(BadInput::new("node", format!("a name of 1 to {NODE_NAME_BYTES_MAX} bytes, got {:?}", self.node)));
+            return Err(BadInput::new(
+                "node",
+                format!("a name of 1 to {NODE_NAME_BYTES_MAX} bytes, got {:?}", self.node),
+            ));
         }
         if self.meta.is_empty() {
             return Err(BadInput::new("meta", "at least one replica's endpoint, got none"));
         }
         if matches!(self.listen, Endpoint::Unix(_)) {
-            return Err(BadInput::new("listen", format!("host:port (`socket` is the unix socket), got {}", self.listen)));
+            return Err(BadInput::new(
+                "listen",
+                format!("host:port (`socket` is the unix socket), got {}", self.listen),
+            ));
         }
         if self.socket.as_ref().is_some_and(|path| !path.is_absolute()) {
             return Err(BadInput::new("socket", "an absolute path"));
@@ -166,11 +172,10 @@ impl NodeConfig {
             let expected = format!("at least {ARENA_BYTES_MIN} bytes, got {}", self.arena_bytes);
             return Err(BadInput::new("arena_bytes", expected));
         }
-        if let Some(bytes) = self.segment_bytes {
-            if bytes == 0 || bytes > self.arena_bytes || !bytes.is_multiple_of(SHARD_ALIGN_BYTES) {
-                let expected = format!("a multiple of {SHARD_ALIGN_BYTES} up to arena_bytes, got {bytes}");
-                return Err(BadInput::new("segment_bytes", expected));
-            }
+        let fits = |bytes: u64| bytes > 0 && bytes <= self.arena_bytes && bytes.is_multiple_of(SHARD_ALIGN_BYTES);
+        if let Some(bytes) = self.segment_bytes.filter(|bytes| !fits(*bytes)) {
+            let expected = format!("a multiple of {SHARD_ALIGN_BYTES} up to arena_bytes, got {bytes}");
+            return Err(BadInput::new("segment_bytes", expected));
         }
         let counts = [
             ("l3_write_depth", self.l3_write_depth, 4096),

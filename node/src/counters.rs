@@ -66,7 +66,12 @@ impl Counters {
         self.puts_refused.add(1);
         let mut refused = self.refused.lock();
         let counter = refused.entry(reason).or_insert_with(|| {
-            self.telemetry.counter_with("foreword_agent_puts_refused_total", "Pages dropped, by reason", "reason", reason)
+            self.telemetry.counter_with(
+                "foreword_agent_puts_refused_total",
+                "Pages dropped, by reason",
+                "reason",
+                reason,
+            )
         });
         counter.increment(1);
     }

@@ -123,6 +123,7 @@ impl Handle {
         let deadline = Instant::now() + SHUTDOWN;
         let _ = tokio::time::timeout_at(deadline, self.grants.return_unused(deadline)).await;
         let _ = tokio::time::timeout_at(deadline, self.sessions.close(deadline)).await;
+        self.agent.save_mirrors().await;
         self.stop.cancel();
         self.servers.close();
         let _ = tokio::time::timeout(SHUTDOWN, self.servers.wait()).await;
@@ -188,7 +189,11 @@ fn arena_settings(config: &NodeConfig) -> ArenaSettings {
 }
 
 /// The cluster's store, after it has said whose it is.
-async fn checked_store(config: &NodeConfig, stores: &StoreFactory, cluster: &Cluster) -> Result<SharedStore, ServeError> {
+async fn checked_store(
+    config: &NodeConfig,
+    stores: &StoreFactory,
+    cluster: &Cluster,
+) -> Result<SharedStore, ServeError> {
     let location = config.l3.clone();
     let store = stores(&location, cluster.cluster_id, cluster.chunk_bytes).map_err(|error| error.within("l3"))?;
     if store.chunk_bytes() != cluster.chunk_bytes {

@@ -166,9 +166,12 @@ impl Shared {
         let pages = &self.plan.requests[index].pages;
         let agent = index % self.agents.len();
         self.counts.lock().pages_asked += pages.len() as u64;
+        tracing::debug!(index, agent, "starts");
         let min_revision = self.schedule.lock().min_revision(index);
         let (promised, revision) = self.lookup(agent, pages, min_revision).await;
+        tracing::debug!(index, agent, asked = pages.len(), promised, revision, min_revision, "looked up");
         let hits = self.get(agent, &pages[..promised], min_revision).await;
+        tracing::debug!(index, got = hits.tiers.len(), "got");
         let (found, new) = pages.split_at(hits.tiers.len());
         {
             let mut counts = self.counts.lock();
@@ -185,6 +188,7 @@ impl Shared {
         };
         self.release(ready);
         let written = self.put(index, agent, found.last().copied(), new).await;
+        tracing::debug!(index, put = written.len(), "over");
         let ready = self.schedule.lock().finish(index, &written);
         self.release(ready);
     }

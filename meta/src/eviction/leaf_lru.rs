@@ -1,6 +1,7 @@
 //! Exact leaf-first LRU: of all pages without a present child, the one that was asked for longest ago; then up its chain.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 
 use foreword_proto::key::ParentHint;
 use foreword_proto::{EntryKey, Epoch, NamespaceId};
@@ -39,9 +40,8 @@ pub struct LeafLru {
     calls: u64,
     /// Picked pages by the call that picked them.
     picked: VecDeque<(u64, EntryId)>,
-    /// Where to look on for nodes of cleared namespaces, and how many to look at.
-    sweep_at: usize,
-    sweep_left: usize,
+    /// Which nodes are still to be looked at for being of a cleared namespace.
+    sweep: Range<usize>,
 }
 
 impl Default for LeafLru {
@@ -61,8 +61,7 @@ impl LeafLru {
             accesses: 0,
             calls: 0,
             picked: VecDeque::new(),
-            sweep_at: 0,
-            sweep_left: 0,
+            sweep: 0..0,
         }
     }
 
@@ -171,15 +170,14 @@ impl LeafLru {
         let class = self.spaces[old as usize].class;
         self.spaces[old as usize].cleared = true;
         self.add_space(namespace, epoch, class);
-        self.sweep_left = self.arena.len();
+        self.sweep = 0..self.arena.len();
     }
 
     /// Frees some nodes of cleared namespaces. They have no more to do with any other.
-    fn sweep(&mut self) {
-        for _ in 0..SWEEP_NODES_PER_EVENT.min(self.sweep_left) {
-            self.sweep_left -= 1;
-            self.sweep_at = (self.sweep_at + 1) % self.arena.len();
-            let index = self.sweep_at as NodeIndex;
+    fn sweep_some(&mut self) {
+        for _ in 0..SWEEP_NODES_PER_EVENT {
+            let Some(index) = self.sweep.next() else { return };
+            let index = index as NodeIndex;
             let node = *self.arena.node(index);
             if node.standing != Standing::Vacant && self.spaces[node.space as usize].cleared {
                 self.drop_cleared(index);
@@ -256,7 +254,7 @@ impl EvictionPolicy for LeafLru {
             Event::Cleared { namespace, epoch } => self.cleared(*namespace, *epoch),
             Event::SessionEnded { .. } => {}
         }
-        self.sweep();
+        self.sweep_some();
     }
 
     fn heat(&mut self, entries: &[(EntryId, u8)]) {

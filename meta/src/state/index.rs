@@ -163,6 +163,10 @@ impl Bucket {
         }
     }
 
+    fn iter(&self, shards: usize) -> impl Iterator<Item = (Entry, LocationRef<'_>)> {
+        (0..self.entries.len()).map(move |place| (self.entries[place], self.location(place, shards)))
+    }
+
     fn heap_bytes(&self) -> usize {
         self.entries.capacity() * size_of::<Entry>()
             + self.further.capacity() * size_of::<u64>()
@@ -262,9 +266,7 @@ impl Index {
     /// The entries of one bucket of a group.
     pub(super) fn bucket(&self, shards: usize, bucket: usize) -> impl Iterator<Item = (Entry, LocationRef<'_>)> {
         let bucket = self.groups.get(&shards).and_then(|group| group.buckets.get(bucket));
-        bucket.into_iter().flat_map(move |bucket| {
-            (0..bucket.entries.len()).map(move |place| (bucket.entries[place], bucket.location(place, shards)))
-        })
+        bucket.into_iter().flat_map(move |bucket| bucket.iter(shards))
     }
 
     /// Numbers of shards for which there are buckets.
@@ -274,10 +276,10 @@ impl Index {
 
     /// All entries of all tables, group by group and bucket by bucket.
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, Entry, LocationRef<'_>)> {
-        self.groups.values().flat_map(move |group| {
-            (0..BUCKETS).flat_map(move |bucket| {
-                self.bucket(group.shards, bucket).map(move |(entry, location)| (group.shards, entry, location))
-            })
+        self.groups.values().flat_map(|group| {
+            let shards = group.shards;
+            let used = group.buckets.iter().filter(|bucket| !bucket.entries.is_empty());
+            used.flat_map(move |bucket| bucket.iter(shards).map(move |(entry, location)| (shards, entry, location)))
         })
     }
 

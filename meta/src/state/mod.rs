@@ -274,7 +274,8 @@ impl State {
             fields.u64(*slot_bytes).u64(class.last_granted.into());
         }
         for garbage in &self.garbage {
-            fields.u64(garbage.table.into()).u64(garbage.bucket as u64).u64(garbage.entries);
+            fields.u64(garbage.table.into()).u64(garbage.shards as u64);
+            fields.u64(garbage.bucket as u64).u64(garbage.entries);
         }
         self.namespaces.hash_into(&mut fields);
         self.sessions.hash_into(&mut fields);

@@ -10,6 +10,8 @@ use super::slab::{Slab, SlotCounts, SlotUse};
 
 /// A grant takes a share of its slots from each of as many slabs, where there are that many.
 const SLABS_PER_GRANT: u32 = 4;
+/// A slab that is not needed yet is created only if it takes at most this part of the budget that is left.
+const SPREAD_BUDGET_DIVISOR: u64 = 8;
 /// A grant takes at most this part of its class's room.
 const GRANT_ROOM_DIVISOR: u64 = 64;
 
@@ -93,7 +95,22 @@ impl Slots {
             let Some(slots) = self.create_slab(settings, slot_bytes) else { break };
             free += u64::from(slots);
         }
+        self.spread(settings, slot_bytes);
         self.take_free(session, slot_bytes, wanted)
+    }
+
+    /// Opens further slabs while few of the class have free slots and the budget is far from used: writes then spread over files from the start.
+    fn spread(&mut self, settings: &ClusterSettings, slot_bytes: u64) {
+        let Some(class) = self.classes.get(&slot_bytes) else { return };
+        let has_free = |slab: &&SlabId| self.slabs.get(slab).is_some_and(|table| table.counts.free > 0);
+        let open = class.slabs.iter().filter(has_free).count() as u32;
+        for _ in open..SLABS_PER_GRANT {
+            let whole = u64::from(slots_per_slab(settings, slot_bytes)) * slot_bytes;
+            if whole > settings.l3_bytes.saturating_sub(self.file_bytes) / SPREAD_BUDGET_DIVISOR {
+                return;
+            }
+            self.create_slab(settings, slot_bytes);
+        }
     }
 
     fn take_free(&mut self, session: SessionId, slot_bytes: u64, wanted: u32) -> Vec<SlotRef> {

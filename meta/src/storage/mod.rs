@@ -20,6 +20,6 @@ pub use engine::{LogEngine, MetaKey};
 pub use log_store::{LogReader, LogStore, Recovered};
 pub use mark::{LocalMark, MarkFile};
 pub use recovery::OpenError;
-pub use sled_engine::{SledEngine, SledLost};
+pub use sled_engine::{SledEngine, SledOpenError};
 pub use snapshot_file::{SnapshotError, SnapshotHeader, SnapshotReader, SnapshotReceiver, SnapshotWriter};
 pub use writer::{Runner, on_a_task, on_a_thread};

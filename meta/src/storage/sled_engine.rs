@@ -6,7 +6,7 @@
 //!   an acknowledged write; after several unsynced flushes many did.
 //! - sled moves what exceeds a quarter of a segment to blob files which it never syncs, and it writes a leaf (17 values before it
 //!   splits, a few more after a merge) as one piece: so a value has at most [`CHUNK_BYTES`], and an item as many chunks as it needs.
-//! - A database that does not open is a lost replica; nothing is repaired.
+//! - A database whose files do not open is a lost replica; nothing is repaired.
 //!
 //! Tree `log`: key = index (u64 big-endian), chunk number (u32 big-endian); the first chunk starts with the item's length (u32 LE).
 //! Tree `meta`: key = the [`MetaKey`]'s number.
@@ -21,6 +21,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
 
 use super::engine::{Item, LogEngine, MetaKey, check_consecutive};
+use super::recovery::OpenError;
 
 /// Bytes of one sled value: 20 of them and their keys stay below a quarter of sled's 512 KiB segment.
 const CHUNK_BYTES: usize = 5 << 10;
@@ -38,10 +39,35 @@ const SEGMENT_BYTES: usize = 512 << 10;
 
 const _: () = assert!(20 * (CHUNK_BYTES + WRITE_OVERHEAD_BYTES) < SEGMENT_BYTES / 4);
 
-/// Why the database did not open: the replica's log is lost and its directory is to be set aside.
+/// Why the database did not open.
 #[derive(Debug, thiserror::Error)]
-#[error("log: expected a database that opens, {0}")]
-pub struct SledLost(pub String);
+pub enum SledOpenError {
+    /// What the files hold is no database: the replica's log is lost, its directory is to be set aside.
+    #[error("log: expected a database that opens, {0}")]
+    Lost(String),
+    /// The operating system refused (permissions, descriptors, a full or failing disk), or another process holds the database.
+    /// The log may be whole: setting it aside would throw away what it promises.
+    #[error("log: {0}")]
+    Io(io::Error),
+}
+
+impl From<SledOpenError> for OpenError {
+    fn from(error: SledOpenError) -> Self {
+        match error {
+            SledOpenError::Lost(what) => Self::Lost(what),
+            SledOpenError::Io(error) => Self::Io(error),
+        }
+    }
+}
+
+fn open_error(error: io::Error) -> SledOpenError {
+    let locked = error.to_string().contains("could not acquire lock");
+    if locked || error.raw_os_error().is_some() {
+        SledOpenError::Io(error)
+    } else {
+        SledOpenError::Lost(format!("got: {error}"))
+    }
+}
 
 /// A log in a directory of its own.
 pub struct SledEngine {
@@ -56,11 +82,11 @@ pub struct SledEngine {
 
 impl SledEngine {
     /// Opens or makes the database in `dir`. What an interrupted append, truncation or purge left half done is finished.
-    pub fn open(dir: &Path) -> Result<Self, SledLost> {
+    pub fn open(dir: &Path) -> Result<Self, SledOpenError> {
         let opened = catch_unwind(AssertUnwindSafe(|| Self::try_open(dir)));
         match opened {
-            Ok(engine) => engine.map_err(|error| SledLost(format!("got: {error}"))),
-            Err(panic) => Err(SledLost(format!("sled panicked: {}", panic_text(&*panic)))),
+            Ok(engine) => engine.map_err(open_error),
+            Err(panic) => Err(SledOpenError::Lost(format!("sled panicked: {}", panic_text(&*panic)))),
         }
     }
 

@@ -151,11 +151,9 @@ impl Writer {
                 self.fail(error);
             }
         }
-        if self.fault.is_none()
-            && self.committed.is_some()
-            && let Err(error) = self.save_committed().await
-        {
-            tracing::warn!(%error, "the committed position was not saved at the end");
+        if self.fault.is_none() {
+            let saved = self.save_committed().await;
+            saved.unwrap_or_else(|error| tracing::warn!(%error, "the committed position was not saved at the end"));
         }
         drop(self.engine);
         drop(self.ended);
@@ -244,11 +242,7 @@ impl Writer {
             if let Some(committed) = self.committed.take() {
                 self.engine.put_meta(MetaKey::Committed, committed)?;
             }
-            if let Some(index) = self.purging
-                && self.engine.purge_to(index, PURGE_ITEMS_PER_GROUP)?
-            {
-                self.purging = None;
-            }
+            self.purge_some(PURGE_ITEMS_PER_GROUP)?;
             self.engine.sync().await?;
             self.keeper.save(self.mark).await?;
             self.purging = self.purge_next.take().or(self.purging);
@@ -264,20 +258,23 @@ impl Writer {
     /// Purged items in the way of an append go at once: a snapshot reached beyond the log, and the log goes on after it.
     async fn finish_purge(&mut self) -> io::Result<()> {
         self.commit().await?;
-        while let Some(index) = self.purging {
-            if self.engine.purge_to(index, PURGE_ITEMS_WHEN_IDLE)? {
-                self.purging = None;
-            }
+        while self.purge_some(PURGE_ITEMS_WHEN_IDLE)? {
             self.engine.sync().await?;
         }
         Ok(())
     }
 
+    /// Removes up to `items_max` purged items. False when there were none to remove.
+    fn purge_some(&mut self, items_max: usize) -> io::Result<bool> {
+        let Some(index) = self.purging else { return Ok(false) };
+        if self.engine.purge_to(index, items_max)? {
+            self.purging = None;
+        }
+        Ok(true)
+    }
+
     async fn idle(&mut self) -> io::Result<()> {
-        if let Some(index) = self.purging {
-            if self.engine.purge_to(index, PURGE_ITEMS_WHEN_IDLE)? {
-                self.purging = None;
-            }
+        if self.purge_some(PURGE_ITEMS_WHEN_IDLE)? {
             return self.engine.sync().await;
         }
         self.save_committed().await

@@ -1,16 +1,18 @@
 //! Replicas on loopback ports, with everything a test asks of them.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use foreword_meta::config::MetaConfig;
+use foreword_meta::open::open_log;
 use foreword_meta::serve::{Deps, Handle, IdentityFile, serve};
 use foreword_meta::state::command::ClusterSettings;
 use foreword_meta::storage::mark::MemoryMark;
 use foreword_meta::storage::memory_engine::MemoryDisk;
-use foreword_meta::storage::{Identity, LogStore, on_a_task};
+use foreword_meta::storage::{Identity, LogEngine, MarkFile, on_a_task};
 use foreword_proto::limits::WIRE_VERSION;
 use foreword_proto::records::{self, PageRecord};
 use foreword_proto::status::ReplicaStatus;
@@ -41,10 +43,11 @@ impl IdentityFile for NoFile {
 /// What of a replica outlives its process.
 pub(crate) struct Site {
     pub(crate) endpoint: Endpoint,
-    disk: MemoryDisk,
+    pub(crate) disk: MemoryDisk,
     mark: MemoryMark,
     dir: tempfile::TempDir,
     bootstrapped: bool,
+    rejoining: bool,
     members: BTreeMap<u64, Endpoint>,
 }
 
@@ -97,6 +100,7 @@ impl Cluster {
             mark: MemoryMark::default(),
             dir: tempfile::tempdir().unwrap(),
             bootstrapped: false,
+            rejoining: false,
             members,
         };
         self.sites.insert(id, site);
@@ -116,7 +120,22 @@ impl Cluster {
         let members = site.members.iter().map(|(id, endpoint)| (*id, endpoint.to_string())).collect();
         let mut identity = Identity::new(self.id, id, settings(), members);
         identity.bootstrapped = site.bootstrapped;
-        let (log, _) = LogStore::open(Box::new(site.disk.open()), Box::new(site.mark.clone()), &on_a_task()).unwrap();
+        let parts = RefCell::new((site.disk.clone(), site.mark.clone()));
+        let (log, _, lost) = open_log(
+            || {
+                let (disk, mark) = &*parts.borrow();
+                Ok((Box::new(disk.open()) as Box<dyn LogEngine>, Box::new(mark.clone()) as Box<dyn MarkFile>))
+            },
+            &on_a_task(),
+            || {
+                *parts.borrow_mut() = Default::default();
+                Ok(())
+            },
+        )
+        .unwrap();
+        (site.disk, site.mark) = parts.into_inner();
+        site.rejoining |= lost;
+        identity.rejoining = site.rejoining;
         let deps = Deps {
             net: Arc::new(TokioNet),
             entropy: Arc::new(OsEntropy),

@@ -82,3 +82,41 @@ async fn a_session_expires_only_after_a_whole_lease_without_renewal() {
     assert_eq!(error.code(), tonic::Code::FailedPrecondition);
     assert_eq!(foreword_proto::bad_input::field_of(&error), Some("session"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_log_ends_before_its_mark_rejoins_empty_and_votes_only_once_caught_up() {
+    let mut cluster = Cluster::started(3).await;
+    let leader = cluster.leader().await;
+    let followers: Vec<u64> = cluster.running.keys().copied().filter(|id| *id != leader).collect();
+    let (lost, other) = (followers[0], followers[1]);
+    let mut agent = Agent::open(&cluster, leader, "a").await;
+    agent.publish(0..100).await;
+    cluster.converged().await;
+    cluster.crash(lost).await;
+    cluster.sites[&lost].disk.lose_tail(3);
+    // Alone with the replica that has lost entries, the other must not be elected.
+    cluster.crash(leader).await;
+    cluster.start(lost).await;
+    cluster
+        .eventually("the replica knows what it lost", async || {
+            (cluster.status(lost).await.role == "rejoining").then_some(())
+        })
+        .await;
+    let before = cluster.status(other).await.term;
+    cluster
+        .eventually("the other stood for election, in vain", async || {
+            let status = cluster.status(other).await;
+            assert_ne!(status.role, "leader");
+            (status.term > before + 1).then_some(())
+        })
+        .await;
+    assert_eq!(cluster.status(lost).await.pages, 0);
+    cluster.start(leader).await;
+    cluster
+        .eventually("it has caught up and votes", async || {
+            (cluster.status(lost).await.role == "follower").then_some(())
+        })
+        .await;
+    assert_eq!(cluster.converged().await.pages, 100);
+    assert!(present(&cluster, lost, agent.namespace, 0..100).await.into_iter().all(|found| found));
+}

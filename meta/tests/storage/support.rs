@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use foreword_meta::raft::types::{Entry, EntryBatch, LogId, TypeConfig};
 use foreword_meta::storage::conformance::World;
+use foreword_meta::storage::mark::MemoryMark;
 use foreword_meta::storage::memory_engine::{MemoryDisk, MemoryEngine};
 use foreword_meta::storage::sled_engine::SledEngine;
-use foreword_meta::storage::{LogEngine, LogStore};
+use foreword_meta::storage::{LogEngine, LogStore, OpenError, Recovered, on_a_task};
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::{CommittedLeaderId, EntryPayload};
 
@@ -106,4 +107,17 @@ pub(crate) async fn close(store: LogStore) {
 
 pub(crate) async fn last(store: &mut LogStore) -> Option<LogId> {
     store.get_log_state().await.unwrap().last_log_id
+}
+
+/// A log store's disks in memory: what outlives its process.
+#[derive(Default, Clone)]
+pub(crate) struct MemoryReplica {
+    pub(crate) disk: MemoryDisk,
+    pub(crate) mark: MemoryMark,
+}
+
+impl MemoryReplica {
+    pub(crate) fn open(&self) -> Result<(LogStore, Recovered), OpenError> {
+        LogStore::open(Box::new(self.disk.open()), Box::new(self.mark.clone()), &on_a_task())
+    }
 }

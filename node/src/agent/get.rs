@@ -79,10 +79,8 @@ impl Core {
 
     fn whereabouts(&self, open: &OpenNamespace, key: &EntryKey, bypass_cache: bool) -> (Whereabouts, Revision) {
         open.mirror.read(|view| {
-            if !bypass_cache {
-                if let Some(frame) = self.l1.lock().get(&open.page(view.epoch(), *key)) {
-                    return (Whereabouts::L1(frame), view.revision());
-                }
+            if !bypass_cache && let Some(frame) = self.l1.lock().get(&open.page(view.epoch(), *key)) {
+                return (Whereabouts::L1(frame), view.revision());
             }
             let location = view.location(key);
             let found = location.map_or(Whereabouts::Absent, |location| Whereabouts::L3(view.epoch(), location));

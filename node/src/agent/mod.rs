@@ -9,6 +9,7 @@ mod prefetch;
 mod publish;
 mod put;
 mod read;
+mod save;
 mod stats;
 mod suspects;
 mod sweep;
@@ -84,7 +85,6 @@ pub(crate) struct Core {
     l1: Mutex<L1>,
     l3: Arc<L3>,
     counters: Arc<Counters>,
-    #[allow(dead_code)]
     files: Option<Arc<dyn foreword_seams::Files>>,
     namespaces: RwLock<BTreeMap<NamespaceId, Arc<OpenNamespace>>>,
     /// Tenants by name, numbered as they come.
@@ -135,11 +135,19 @@ impl Agent {
         core.spawn(suspects::report(core.clone()));
         core.spawn(heat::report(core.clone()));
         core.spawn(sweep::sweep(core.clone()));
+        core.spawn(save::keep_saving(core.clone()));
     }
 
     /// True after the first session and the first sync of every namespace open then; and then for good.
     pub fn is_ready(&self) -> bool {
         self.core.is_ready()
+    }
+
+    /// Saves the mirrors, if they are saved at all.
+    pub async fn save_mirrors(&self) {
+        if let Some(files) = &self.core.files {
+            self.core.save_mirrors(files).await;
+        }
     }
 
     /// Waits until all tasks have ended; they were told to by the token given at the start.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use foreword_proto::namespace::Geometry;
 use foreword_proto::wire::{common, meta as wire};
-use foreword_proto::{BadInput, EntryKey, Epoch, Namespace, NamespaceId};
+use foreword_proto::{BadInput, EntryKey, Epoch, Namespace, NamespaceId, Revision};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -20,6 +20,7 @@ use crate::api::{ApiError, Opened};
 use crate::arena::TenantId;
 use crate::l3::PageShape;
 use crate::mirror::Mirror;
+use crate::mirror::table::Table;
 use crate::mirror::watcher::{WatchEvents, Watched, follow};
 use crate::plan::prefetch::PrefetchWindow;
 use crate::tier::PageId;
@@ -40,6 +41,8 @@ pub(super) struct OpenNamespace {
     pub(super) works: Mutex<BTreeMap<(Epoch, EntryKey), Arc<PageWork>>>,
     pub(super) ahead: Mutex<PrefetchWindow>,
     pub(super) heat: HeatLog,
+    /// What is on local disk.
+    pub(super) saved_revision: Mutex<Revision>,
     pub(super) writer: mpsc::Sender<WriteJob>,
     pub(super) publisher: mpsc::Sender<PublishJob>,
 }
@@ -72,7 +75,8 @@ impl Core {
         let geometry = namespace.geometry();
         let frame_bytes_max = self.config.arena_bytes / PAGE_ARENA_PART;
         if geometry.frame_bytes > frame_bytes_max {
-            let expected = format!("a page of at most {frame_bytes_max} bytes (1/8 of arena_bytes), got {}", geometry.frame_bytes);
+            let expected =
+                format!("a page of at most {frame_bytes_max} bytes (1/8 of arena_bytes), got {}", geometry.frame_bytes);
             return Err(BadInput::new("namespace.shard_bytes", expected).into());
         }
         let request = wire::RegisterNamespaceRequest { namespace: Some(common::Namespace::from(&namespace)) };
@@ -89,8 +93,14 @@ impl Core {
             let expected = format!("slots of {expected} bytes, the group says {}", registered.slot_bytes);
             return Err(BadInput::new("namespace.shard_bytes", expected).into());
         }
-        let open = self.enter(namespace, geometry, &registered)?;
+        let saved = match self.open(registered.namespace_id) {
+            Ok(_) => None,
+            Err(_) => self.saved_mirror(&namespace, registered.namespace_id, registered.epoch).await,
+        };
+        let open = self.enter(namespace, geometry, &registered, saved)?;
         open.mirror.synced(deadline).await;
+        // What was there before the namespace was opened is seen by the first lookup.
+        open.mirror.reached(registered.revision, deadline).await;
         Ok(open.opened())
     }
 
@@ -100,6 +110,7 @@ impl Core {
         namespace: Namespace,
         geometry: Geometry,
         registered: &wire::RegisterNamespaceResponse,
+        saved: Option<(Revision, Table)>,
     ) -> Result<Arc<OpenNamespace>, ApiError> {
         let mut namespaces = self.namespaces.write();
         if let Some(open) = namespaces.get(&registered.namespace_id) {
@@ -109,15 +120,28 @@ impl Core {
             return Err(BadInput::new("namespace", format!("at most {OPEN_NAMESPACES_MAX} open on one agent")).into());
         }
         let shape = PageShape { slot_bytes: registered.slot_bytes, frame_bytes: geometry.frame_bytes };
+        let mirror = Mirror::new(namespace.shards(), registered.epoch);
+        let mut saved_revision = 0;
+        if let Some((revision, table)) = saved {
+            tracing::info!(
+                namespace = registered.namespace_id,
+                revision,
+                pages = table.len(),
+                "a saved mirror is used"
+            );
+            saved_revision = revision;
+            mirror.write(|view| view.restore(registered.epoch, revision, table));
+        }
         let (publisher, publish_jobs) = mpsc::channel(PUBLISH_QUEUE_PAGES_MAX);
         let open = Arc::new(OpenNamespace {
             id: registered.namespace_id,
             tenant: self.tenant(&namespace.tenant),
-            mirror: Arc::new(Mirror::new(namespace.shards(), registered.epoch)),
+            mirror: Arc::new(mirror),
             reads: SharedReads::default(),
             works: Mutex::default(),
             ahead: Mutex::new(PrefetchWindow::new(self.config.arena_bytes, geometry.frame_bytes)),
             heat: HeatLog::default(),
+            saved_revision: Mutex::new(saved_revision),
             writer: self.writer(shape),
             publisher,
             shape,

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::Core;
 use super::open::OpenNamespace;
-use super::page_work::PageWork;
+use super::write::Pending;
 use crate::arena::Frame;
 use crate::session::{CommandError, Session};
 use crate::tier::Entrance;
@@ -22,7 +22,7 @@ const PUBLISHES_UNDER_WAY: usize = 8;
 /// A written page to publish.
 pub(super) struct PublishJob {
     pub(super) session: Arc<Session>,
-    pub(super) work: Arc<PageWork>,
+    pub(super) pending: Pending,
     pub(super) frame: Frame,
     pub(super) location: Location,
     /// Room for puts, until the page is settled.
@@ -39,20 +39,29 @@ pub(super) async fn publish_pages(core: Arc<Core>, open: Arc<OpenNamespace>, mut
             return;
         }
         // One command is of one session and one epoch.
-        let (session, epoch) = (jobs[0].session.id, jobs[0].work.epoch);
-        let same = jobs.iter().take_while(|job| job.session.id == session && job.work.epoch == epoch).count();
+        let (session, epoch) = (jobs[0].session.id, jobs[0].pending.work.epoch);
+        let same = jobs.iter().take_while(|job| job.session.id == session && job.pending.work.epoch == epoch).count();
         let batch = jobs.drain(..same).collect();
         core.spawn(publish_batch(core.clone(), open.clone(), batch, permit));
     }
 }
 
-async fn publish_batch(core: Arc<Core>, open: Arc<OpenNamespace>, batch: Vec<PublishJob>, _permit: OwnedSemaphorePermit) {
+async fn publish_batch(
+    core: Arc<Core>,
+    open: Arc<OpenNamespace>,
+    batch: Vec<PublishJob>,
+    _permit: OwnedSemaphorePermit,
+) {
     let Some(first) = batch.first() else { return };
-    let (session, epoch) = (first.session.clone(), first.work.epoch);
+    let (session, epoch) = (first.session.clone(), first.pending.work.epoch);
     let shards = open.geometry.shards();
     let records: Vec<PageRecord> = batch
         .iter()
-        .map(|job| PageRecord { key: job.work.key, parent: job.work.parent, location: job.location.clone() })
+        .map(|job| PageRecord {
+            key: job.pending.work.key,
+            parent: job.pending.work.parent,
+            location: job.location.clone(),
+        })
         .collect();
     let pages = records::encode(&records, shards);
     let answer = core
@@ -68,13 +77,13 @@ async fn publish_batch(core: Arc<Core>, open: Arc<OpenNamespace>, batch: Vec<Pub
             Ok(answer) => settle_batch(&core, &open, &session, &batch, answer),
             Err(error) => {
                 tracing::error!(%error, "a publish's answer could not be read");
-                give_up(&core, &open, &session, &batch, "write_failed");
+                give_up(&core, &session, &batch, "write_failed");
             }
         },
-        Err(CommandError::SessionLost) => give_up(&core, &open, &session, &batch, "fenced"),
+        Err(CommandError::SessionLost) => give_up(&core, &session, &batch, "fenced"),
         Err(CommandError::Refused(status)) => {
             tracing::error!(%status, pages = batch.len(), "the group refused a publish");
-            give_up(&core, &open, &session, &batch, "write_failed");
+            give_up(&core, &session, &batch, "write_failed");
         }
     }
 }
@@ -107,7 +116,7 @@ fn settle_batch(core: &Core, open: &OpenNamespace, session: &Session, batch: &[P
     open.mirror.write(|view| {
         let mut l1 = core.l1.lock();
         for (job, outcome) in batch.iter().zip(&answer.outcomes) {
-            let (epoch, key) = (job.work.epoch, job.work.key);
+            let (epoch, key) = (job.pending.work.epoch, job.pending.work.key);
             let location = match outcome {
                 PublishOutcome::Published => Some(job.location.clone()),
                 PublishOutcome::Existing => existing.next(),
@@ -130,15 +139,15 @@ fn settle_batch(core: &Core, open: &OpenNamespace, session: &Session, batch: &[P
         }
     });
     for (job, outcome) in batch.iter().zip(outcomes) {
-        core.settle(open, &job.work, outcome);
+        job.pending.settle(outcome);
     }
     core.grants.give_back(session.id, open.shape.slot_bytes, &unused);
 }
 
 /// The pages were not published as far as is known; their slots are not used again by this session.
-fn give_up(core: &Core, open: &OpenNamespace, session: &Arc<Session>, batch: &[PublishJob], reason: &'static str) {
+fn give_up(core: &Core, session: &Arc<Session>, batch: &[PublishJob], reason: &'static str) {
     for job in batch {
-        core.settle(open, &job.work, PutOutcome::Refused { reason });
+        job.pending.refuse(reason);
     }
     core.grants.abort_unknown(session, batch.iter().map(|job| job.location.slot).collect());
 }

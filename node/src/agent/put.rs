@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Core;
 use super::open::OpenNamespace;
 use super::page_work::{PageWork, Piece, WholePage};
-use super::write::WriteJob;
+use super::write::{Pending, WriteJob};
 use crate::api::{ApiError, PutAsk, PutCall};
 use crate::plan::gather::WriterId;
 
@@ -76,9 +76,10 @@ impl Core {
 
     fn page_is_whole(self: &Arc<Self>, open: &Arc<OpenNamespace>, work: &Arc<PageWork>, page: WholePage) {
         self.counters.puts_taken.add(1);
-        let job = WriteJob { open: open.clone(), work: work.clone(), page, taken: Instant::now() };
-        if open.writer.try_send(job).is_err() {
-            self.settle(open, work, PutOutcome::Refused { reason: "queue_full" });
+        let pending = Pending { core: self.clone(), open: open.clone(), work: work.clone() };
+        let job = WriteJob { page, pending, taken: Instant::now() };
+        if let Err(unsent) = open.writer.try_send(job) {
+            unsent.into_inner().pending.refuse("queue_full");
         }
     }
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreword_proto::NamespaceId;
 use foreword_proto::limits::SUSPECTS_PER_REPORT_MAX;
 use foreword_proto::records::{self, SuspectRecord};
 use foreword_proto::wire::meta as wire;
-use foreword_proto::NamespaceId;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;

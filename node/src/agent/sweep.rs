@@ -19,7 +19,11 @@ pub(super) async fn sweep(core: Arc<Core>) {
         for open in namespaces {
             let late: Vec<Arc<PageWork>> = {
                 let works = open.works.lock();
-                works.values().filter(|work| work.started.elapsed() >= deadline && work.is_gathering()).cloned().collect()
+                works
+                    .values()
+                    .filter(|work| work.started.elapsed() >= deadline && work.is_gathering())
+                    .cloned()
+                    .collect()
             };
             for work in late {
                 core.abort_gather(&open, &work);

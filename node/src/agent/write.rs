@@ -19,11 +19,36 @@ pub(super) const WRITE_QUEUE_PAGES_MAX: usize = 16_384;
 /// Pages of one batch.
 const BATCH_PAGES_MAX: usize = 64;
 
-/// A whole page to write.
-pub(super) struct WriteJob {
+/// A page somebody has promised to settle. Dropped without a word, however that came, it is refused: nobody waits for ever.
+pub(super) struct Pending {
+    pub(super) core: Arc<Core>,
     pub(super) open: Arc<OpenNamespace>,
     pub(super) work: Arc<PageWork>,
+}
+
+impl Pending {
+    /// Says what became of the page.
+    pub(super) fn settle(&self, outcome: PutOutcome) {
+        self.core.settle(&self.open, &self.work, outcome);
+    }
+
+    pub(super) fn refuse(&self, reason: &'static str) {
+        self.settle(PutOutcome::Refused { reason });
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if self.work.outcome().is_none() {
+            self.refuse("write_failed");
+        }
+    }
+}
+
+/// A whole page to write.
+pub(super) struct WriteJob {
     pub(super) page: WholePage,
+    pub(super) pending: Pending,
     /// When the page was whole.
     pub(super) taken: Instant,
 }
@@ -45,10 +70,6 @@ impl Core {
             sender
         });
         writer.clone()
-    }
-
-    fn refuse(&self, job: &WriteJob, reason: &'static str) {
-        self.settle(&job.open, &job.work, PutOutcome::Refused { reason });
     }
 }
 
@@ -92,7 +113,8 @@ impl Writer {
             }
             return;
         }
-        let batch: Vec<(SlotRef, WriteJob)> = slots.into_iter().zip(jobs.drain(..)).collect::<Vec<_>>();
+        let taken = jobs.drain(..slots.len()).collect::<Vec<_>>();
+        let batch: Vec<(SlotRef, WriteJob)> = slots.into_iter().zip(taken).collect();
         let permits = self.depth.clone().acquire_many_owned(batch.len() as u32).await;
         let Ok(permits) = permits else { return };
         self.core.spawn(write_batch(self.core.clone(), session, self.slot_bytes, batch, permits));
@@ -104,7 +126,7 @@ impl Writer {
         jobs.retain(|job| {
             let refused = std::mem::take(&mut first) || job.taken + wait <= now;
             if refused {
-                self.core.refuse(job, reason);
+                job.pending.refuse(reason);
             }
             !refused
         });
@@ -123,22 +145,22 @@ async fn write_batch(
     let mut unwritten = Vec::new();
     // Pages of one slot size may still differ in how many bytes they move.
     let mut rest = batch;
-    while let Some(shape) = rest.first().map(|(_, job)| job.open.shape) {
-        let (same, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|(_, job)| job.open.shape == shape);
+    while let Some(shape) = rest.first().map(|(_, job)| job.pending.open.shape) {
+        let (same, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|(_, job)| job.pending.open.shape == shape);
         rest = others;
         let pages = same.iter().map(|(slot, job)| (*slot, job.page.frame.clone())).collect();
         let results = core.l3.write(shape, pages, || session.may_write()).await;
         for ((slot, job), result) in same.into_iter().zip(results) {
             match result {
-                Written::Whole => hand_on(&core, &session, slot, job).await,
+                Written::Whole => hand_on(&session, slot, job).await,
                 Written::NotSubmitted(why) => {
                     unwritten.push(slot);
-                    core.refuse(&job, if why == NotSubmitted::Fenced { "fenced" } else { "write_failed" });
+                    job.pending.refuse(if why == NotSubmitted::Fenced { "fenced" } else { "write_failed" });
                 }
                 Written::Unknown(error) => {
                     tracing::warn!(?slot, %error, "an L3 write has no known result");
                     unknown.push(slot);
-                    core.refuse(&job, "write_failed");
+                    job.pending.refuse("write_failed");
                 }
             }
         }
@@ -147,11 +169,11 @@ async fn write_batch(
     core.grants.abort_unknown(&session, unknown);
 }
 
-async fn hand_on(core: &Core, session: &Arc<Session>, slot: SlotRef, job: WriteJob) {
+async fn hand_on(session: &Arc<Session>, slot: SlotRef, job: WriteJob) {
     let WholePage { frame, checksums, room } = job.page;
     let location = Location { slot, checksums };
-    let publish = PublishJob { session: session.clone(), work: job.work, frame, location, _room: room };
-    if let Err(unsent) = job.open.publisher.send(publish).await {
-        core.settle(&job.open, &unsent.0.work, PutOutcome::Refused { reason: "fenced" });
-    }
+    let publisher = job.pending.open.publisher.clone();
+    let publish = PublishJob { session: session.clone(), pending: job.pending, frame, location, _room: room };
+    // The publisher ends with the agent only; the page is refused as it drops.
+    let _ = publisher.send(publish).await;
 }

@@ -75,6 +75,15 @@ pub struct MemfdRegions {
 }
 
 impl RegionProvider for MemfdRegions {
+    fn reserve(&self, arena_bytes: u64) -> io::Result<()> {
+        let info = rustix::system::sysinfo();
+        let memory_bytes = info.totalram as u64 * u64::from(info.mem_unit);
+        if arena_bytes > memory_bytes {
+            return Err(io::Error::new(io::ErrorKind::OutOfMemory, format!("this machine has {memory_bytes} bytes")));
+        }
+        Ok(())
+    }
+
     fn region(&self, bytes: u64) -> io::Result<Region> {
         let fd = rustix::fs::memfd_create("foreword-arena", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&fd, bytes)?;

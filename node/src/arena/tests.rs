@@ -239,6 +239,8 @@ fn memory_that_cannot_be_had_is_no_room() {
     assert_eq!(fill(&arena, 1, PAGE).len(), 2, "the room of a failed segment is given back");
     let error = Arena::new(ArenaSettings::new(2 << 20), provider).err().unwrap();
     assert!(matches!(error, ArenaError::Region { .. }), "{error}");
+    let error = Arena::new(ArenaSettings::new(1 << 50), Arc::new(MemfdRegions::default())).err().unwrap();
+    assert!(error.to_string().contains("this machine has"), "{error}");
 }
 
 #[test]

@@ -127,7 +127,8 @@ impl MetaClient {
         let (replica, client) = self.client();
         let until = deadline.min(Instant::now() + ATTEMPT);
         let answered = tokio::time::timeout_at(until, call(client)).await;
-        let answered = answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("the replica did not answer in time")));
+        let answered =
+            answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("the replica did not answer in time")));
         match answered {
             Ok(answer) => Ok(answer.into_inner()),
             Err(status) => {

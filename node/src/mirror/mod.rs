@@ -2,6 +2,7 @@
 
 pub mod avoid;
 pub mod overlay;
+pub mod saved;
 pub mod table;
 pub mod view;
 pub mod watcher;

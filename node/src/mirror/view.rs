@@ -1,7 +1,7 @@
 //! What an agent knows of one namespace: table, overlay and avoid-list at one revision. Pure.
 
 use foreword_proto::records::{EntryEvents, NamespaceEvent, PageRecord};
-use foreword_proto::{Epoch, EntryKey, Location, RetireReason, Revision, SlotRef};
+use foreword_proto::{EntryKey, Epoch, Location, RetireReason, Revision, SlotRef};
 
 use super::avoid::AvoidList;
 use super::overlay::Overlay;
@@ -14,6 +14,8 @@ pub struct View {
     epoch: Epoch,
     revision: Revision,
     synced: bool,
+    /// False: the table serves, but the stream cannot go on from its revision; only a snapshot helps.
+    resumable: bool,
     table: Table,
     /// The table that a snapshot is filling, while the old one serves.
     building: Option<Table>,
@@ -24,12 +26,12 @@ pub struct View {
 /// Why a watch message cannot be taken: the stream is broken and starts anew.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OutOfOrder {
-    #[error("a part or an end of a snapshot that did not begin")]
+    #[error("a snapshot did not begin, and without one nothing can be continued")]
     NoSnapshot,
     #[error("events inside a snapshot")]
     InsideSnapshot,
-    #[error("a location with {got} checksums in a namespace of {shards} shards")]
-    OtherShards { got: usize, shards: usize },
+    #[error("behind: the replica is at revision {revision} of epoch {epoch}, which is older than what is known here")]
+    Behind { epoch: Epoch, revision: Revision },
 }
 
 impl View {
@@ -40,6 +42,7 @@ impl View {
             epoch,
             revision: 0,
             synced: false,
+            resumable: false,
             table: Table::new(shards, 0),
             building: None,
             overlay: Overlay::default(),
@@ -53,18 +56,25 @@ impl View {
         self.revision = revision;
         self.table = table;
         self.synced = true;
+        self.resumable = true;
         self.overlay.reached(revision);
     }
 
     /// A snapshot begins. In a new epoch everything older is invisible at once; else the old table serves until the end.
-    pub fn begin_snapshot(&mut self, epoch: Epoch, entries: u64) {
+    /// One that is older than what is known here is refused: another replica has a newer one.
+    pub fn begin_snapshot(&mut self, epoch: Epoch, revision: Revision, entries: u64) -> Result<(), OutOfOrder> {
+        if epoch < self.epoch || revision < self.revision {
+            return Err(OutOfOrder::Behind { epoch, revision });
+        }
         if epoch != self.epoch {
             self.epoch = epoch;
+            self.resumable = false;
             self.table = Table::new(self.shards, 0);
             self.overlay.clear();
         }
         // The count is the sender's word: it only saves some growing.
         self.building = Some(Table::new(self.shards, entries.min(1 << 24) as usize));
+        Ok(())
     }
 
     /// Some of the snapshot's entries.
@@ -81,19 +91,29 @@ impl View {
         self.table = self.building.take().ok_or(OutOfOrder::NoSnapshot)?;
         self.revision = revision;
         self.synced = true;
+        self.resumable = true;
         self.overlay.reached(revision);
         Ok(())
     }
 
-    /// The stream broke: a snapshot that was not whole is given up.
-    pub fn stream_broke(&mut self) {
+    /// The stream broke: a snapshot that was not whole is given up. `distrusted`: the next one begins with a snapshot.
+    pub fn stream_broke(&mut self, distrusted: bool) {
         self.building = None;
+        self.resumable &= !distrusted;
+    }
+
+    /// The revision from which a stream can go on; 0: only with a snapshot.
+    pub fn resume_from(&self) -> Revision {
+        if self.resumable { self.revision } else { 0 }
     }
 
     /// The next entries of the log; answers with the keys whose copies must go as well. Entries seen before are skipped.
     pub fn apply(&mut self, revision: Revision, entries: &[EntryEvents]) -> Result<Vec<EntryKey>, OutOfOrder> {
         if self.building.is_some() {
             return Err(OutOfOrder::InsideSnapshot);
+        }
+        if !self.resumable {
+            return Err(OutOfOrder::NoSnapshot);
         }
         let (mut purged, seen) = (Vec::new(), self.revision);
         for entry in entries.iter().filter(|entry| entry.revision > seen) {
@@ -227,15 +247,22 @@ mod tests {
         EntryEvents { revision, events: vec![event] }
     }
 
+    fn synced() -> View {
+        let mut view = View::new(1, 1);
+        view.begin_snapshot(1, 0, 0).unwrap();
+        view.end_snapshot(0).unwrap();
+        view
+    }
+
     fn record(number: u8, slot: u32) -> PageRecord {
         PageRecord { key: key(number), parent: 0, location: location(slot) }
     }
 
     #[test]
     fn the_old_table_serves_until_a_resync_is_whole() {
-        let mut view = View::new(1, 1);
+        let mut view = synced();
         view.apply(5, &[published(5, 1, 10)]).unwrap();
-        view.begin_snapshot(1, 1);
+        view.begin_snapshot(1, 9, 1).unwrap();
         view.snapshot_part(&[record(2, 20)]).unwrap();
         assert!(view.present(&key(1)) && !view.present(&key(2)));
         assert_eq!(view.apply(6, &[]), Err(OutOfOrder::InsideSnapshot));
@@ -247,17 +274,35 @@ mod tests {
 
     #[test]
     fn a_new_epoch_hides_everything_at_once() {
-        let mut view = View::new(1, 1);
+        let mut view = synced();
         view.apply(5, &[published(5, 1, 10)]).unwrap();
         assert!(view.acknowledge(1, 8, key(2), location(11)));
-        view.begin_snapshot(2, 0);
+        view.begin_snapshot(2, 8, 0).unwrap();
         assert!(!view.present(&key(1)) && !view.present(&key(2)));
         assert!(!view.acknowledge(1, 9, key(3), location(12)));
     }
 
     #[test]
-    fn an_avoided_page_stays_hidden_until_it_is_elsewhere() {
+    fn a_snapshot_that_breaks_off_is_not_taken_for_a_table() {
         let mut view = View::new(1, 1);
+        assert_eq!((view.resume_from(), view.apply(5, &[])), (0, Err(OutOfOrder::NoSnapshot)));
+        view.begin_snapshot(1, 5, 0).unwrap();
+        view.end_snapshot(5).unwrap();
+        assert_eq!(view.resume_from(), 5);
+        view.begin_snapshot(2, 8, 1).unwrap();
+        view.stream_broke(false);
+        assert_eq!(view.resume_from(), 0, "the table of the new epoch is not there");
+        view.begin_snapshot(2, 8, 1).unwrap();
+        view.end_snapshot(8).unwrap();
+        view.stream_broke(true);
+        assert_eq!((view.resume_from(), view.revision()), (0, 8));
+        assert_eq!(view.begin_snapshot(2, 7, 0), Err(OutOfOrder::Behind { epoch: 2, revision: 7 }));
+        assert_eq!(view.begin_snapshot(1, 9, 0), Err(OutOfOrder::Behind { epoch: 1, revision: 9 }));
+    }
+
+    #[test]
+    fn an_avoided_page_stays_hidden_until_it_is_elsewhere() {
+        let mut view = synced();
         view.apply(5, &[published(5, 1, 10)]).unwrap();
         view.avoid(key(1), location(10).slot);
         assert!(!view.present(&key(1)) && view.location(&key(1)).is_none());
@@ -267,7 +312,7 @@ mod tests {
 
     #[test]
     fn only_deleted_and_cleared_pages_are_purged() {
-        let mut view = View::new(1, 1);
+        let mut view = synced();
         let entries = [
             published(1, 1, 1),
             retired(2, 1, 1, RetireReason::Evicted),
@@ -285,7 +330,7 @@ mod tests {
             log in prop::collection::vec((0u8..6, any::<bool>()), 1..60),
             lag in prop::collection::vec(0usize..8, 60),
         ) {
-            let mut view = View::new(1, 1);
+            let mut view = synced();
             let mut index: BTreeMap<u8, u32> = BTreeMap::new();
             let mut entries: Vec<EntryEvents> = Vec::new();
             let mut streamed = 0;

@@ -59,20 +59,16 @@ pub async fn follow(
     stop: CancellationToken,
 ) {
     let mut backoff = Backoff::default();
-    let mut from_zero = false;
     loop {
-        let heard = tokio::select! {
+        let (messages, ended) = tokio::select! {
             () = stop.cancelled() => return,
-            heard = follow_once(&mirror, watched, &meta, &*events, from_zero) => heard,
+            heard = follow_once(&mirror, watched, &meta, &*events) => heard,
         };
-        mirror.write(super::View::stream_broke);
-        let (messages, ended) = heard;
-        from_zero = match &ended {
-            Ended::Resync(_) | Ended::OutOfOrder(_) | Ended::BadInput(_) => true,
-            // A snapshot that broke off starts anew; a tail goes on where it was.
-            Ended::Status(_) | Ended::Closed => from_zero && messages == 0,
-        };
-        if from_zero {
+        // After a mere failure the tail goes on where it was.
+        let failed = matches!(ended, Ended::Status(_) | Ended::Closed | Ended::OutOfOrder(OutOfOrder::Behind { .. }));
+        let distrusted = !failed;
+        mirror.write(|view| view.stream_broke(distrusted));
+        if distrusted {
             events.resynced();
         }
         if messages > 0 {
@@ -88,16 +84,9 @@ pub async fn follow(
 }
 
 /// One stream from one replica: the messages taken, and why it ended.
-async fn follow_once(
-    mirror: &Mirror,
-    watched: Watched,
-    meta: &MetaClient,
-    events: &dyn WatchEvents,
-    from_zero: bool,
-) -> (u64, Ended) {
+async fn follow_once(mirror: &Mirror, watched: Watched, meta: &MetaClient, events: &dyn WatchEvents) -> (u64, Ended) {
     let (replica, mut client) = meta.client();
-    let (revision, epoch) = mirror.read(|view| (if view.synced() { view.revision() } else { 0 }, view.epoch()));
-    let from_revision = if from_zero { 0 } else { revision };
+    let (from_revision, epoch) = mirror.read(|view| (view.resume_from(), view.epoch()));
     let request = wire::WatchRequest { namespace_id: watched.namespace, from_revision, epoch };
     let mut messages = 0;
     let ended = async {
@@ -119,12 +108,17 @@ async fn follow_once(
     (messages, ended)
 }
 
-fn take(mirror: &Mirror, watched: Watched, events: &dyn WatchEvents, message: wire::WatchResponse) -> Result<(), Ended> {
+fn take(
+    mirror: &Mirror,
+    watched: Watched,
+    events: &dyn WatchEvents,
+    message: wire::WatchResponse,
+) -> Result<(), Ended> {
     let records_max = META_MESSAGE_BYTES_MAX / PageRecord::bytes(watched.shards);
     match message.kind {
         Some(Kind::Begin(begin)) => {
             let before = mirror.read(super::View::epoch);
-            mirror.write(|view| view.begin_snapshot(begin.epoch, begin.entries));
+            mirror.write(|view| view.begin_snapshot(begin.epoch, begin.revision, begin.entries))?;
             if begin.epoch != before {
                 events.epoch_began(begin.epoch);
             }

@@ -162,9 +162,7 @@ mod tests {
                 now += later;
                 let before = breaker.state(now);
                 match what {
-                    0 => {
-                        if breaker.admit(now) { under_way += 1; }
-                    }
+                    0 => under_way += u32::from(breaker.admit(now)),
                     1 if under_way > 0 => { under_way -= 1; breaker.answered(now); }
                     2 if under_way > 0 => {
                         under_way -= 1;

@@ -41,7 +41,11 @@ pub struct Admission<S> {
 
 /// What a call above the limit is told.
 pub(super) fn overloaded(calls_max: usize) -> Status {
-    status_for(Code::ResourceExhausted, "calls_max", format!("calls_max: expected at most {calls_max} calls at once; try again later"))
+    status_for(
+        Code::ResourceExhausted,
+        "calls_max",
+        format!("calls_max: expected at most {calls_max} calls at once; try again later"),
+    )
 }
 
 impl<S, Q> Service<http::Request<Q>> for Admission<S>

@@ -60,7 +60,8 @@ pub(super) fn parent_from_wire(bytes: &[u8]) -> Result<Option<PageKey>, BadInput
         return Ok(None);
     }
     let key = bytes.try_into();
-    let key = key.map_err(|_| BadInput::new("parent", format!("none or {PAGE_KEY_BYTES} bytes, got {}", bytes.len())))?;
+    let key =
+        key.map_err(|_| BadInput::new("parent", format!("none or {PAGE_KEY_BYTES} bytes, got {}", bytes.len())))?;
     Ok(Some(PageKey(key)))
 }
 

@@ -43,7 +43,12 @@ impl NodeService {
         Self { api, streams: Arc::new(Semaphore::new(streams_max)), streams_max }
     }
 
-    fn keys(&self, opened: &Opened, keys: &[u8], tokens: Option<&foreword_proto::wire::common::Tokens>) -> Result<Vec<PageKey>, BadInput> {
+    fn keys(
+        &self,
+        opened: &Opened,
+        keys: &[u8],
+        tokens: Option<&foreword_proto::wire::common::Tokens>,
+    ) -> Result<Vec<PageKey>, BadInput> {
         asked_keys(keys, tokens, opened.page_tokens)
     }
 

@@ -35,12 +35,18 @@ impl Gauges {
     fn new(telemetry: &Telemetry) -> Self {
         let gauge = |name, help| telemetry.gauge(name, help);
         Self {
-            mirror_age_seconds: gauge("foreword_agent_mirror_age_seconds", "Since the last watch frame, the oldest mirror's"),
+            mirror_age_seconds: gauge(
+                "foreword_agent_mirror_age_seconds",
+                "Since the last watch frame, the oldest mirror's",
+            ),
             mirror_pages: gauge("foreword_agent_mirror_pages", "Pages in all mirrors"),
             overlay_pages: gauge("foreword_agent_overlay_pages", "Own publishes the mirrors have not seen"),
             arena_bytes_used: gauge("foreword_agent_arena_bytes_used", "Bytes of frames in use"),
             l1_pages: gauge("foreword_agent_l1_pages", "Pages in L1"),
-            quarantined_bytes: gauge("foreword_agent_quarantined_bytes", "Bytes of frames whose I/O was never answered"),
+            quarantined_bytes: gauge(
+                "foreword_agent_quarantined_bytes",
+                "Bytes of frames whose I/O was never answered",
+            ),
             fenced: gauge("foreword_agent_fenced", "1 while no L3 write is submitted"),
             breaker_open: gauge("foreword_agent_l3_breaker_open", "1 while L3 is not asked"),
         }

@@ -92,10 +92,10 @@ impl Grants {
         let waiting = slots_max - slots.len();
         let ask = slots_to_ask(books.pool.held(slot_bytes), waiting, per_s);
         let full = books.full.get(&slot_bytes).is_some_and(|since| since.elapsed() < FULL_RETRY);
-        if let Some(ask) = ask.filter(|_| !full) {
-            if books.asking.insert(slot_bytes) {
-                tokio::spawn(self.clone().ask(session.clone(), slot_bytes, ask));
-            }
+        if let Some(ask) = ask.filter(|_| !full)
+            && books.asking.insert(slot_bytes)
+        {
+            tokio::spawn(self.clone().ask(session.clone(), slot_bytes, ask));
         }
         slots
     }
@@ -109,10 +109,12 @@ impl Grants {
             })
             .await;
         let granted = answer.map(|answer| {
-            records::decode::<SlotRef>("slots", &answer.slots, 0, SLOTS_PER_GRANT_MAX as usize).unwrap_or_else(|error| {
-                tracing::error!(%error, "a grant could not be read");
-                Vec::new()
-            })
+            records::decode::<SlotRef>("slots", &answer.slots, 0, SLOTS_PER_GRANT_MAX as usize).unwrap_or_else(
+                |error| {
+                    tracing::error!(%error, "a grant could not be read");
+                    Vec::new()
+                },
+            )
         });
         let mut books = self.books.lock();
         if books.session == session.id {

@@ -45,6 +45,7 @@ pub async fn keep(
                 sessions.current.send_replace(Some(session.clone()));
                 tokio::select! {
                     () = renew(&sessions, &session) => {}
+                    () = session.lost.cancelled() => {}
                     () = stop.cancelled() => return,
                 }
                 session.lost.cancel();
@@ -85,10 +86,7 @@ async fn renew(sessions: &Sessions, session: &Session) {
     let every = session.lease / RENEWALS_PER_LEASE;
     let request = wire::RenewSessionRequest { session: session.id };
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(every) => {}
-            () = session.lost.cancelled() => return,
-        }
+        tokio::time::sleep(every).await;
         let sent = Mutex::new(Instant::now());
         let call = |mut client: crate::meta_client::ReplicaClient| {
             *sent.lock() = Instant::now();

@@ -2,6 +2,10 @@
 //!
 //! No threads and no clock but tokio's: an I/O is done when it is submitted, or when its delay is over.
 
+mod slab;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,11 +17,10 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use slab::Slab;
+
 use super::completions::Completions;
 use super::{ClusterMark, Completion, IOS_QUEUED_MAX, Io, OpId, PageStore, StoreError, Transfer};
-
-/// Bytes of a hole that is filled at once: slabs are as sparse as files.
-const BLOCK_BYTES: u64 = 64 << 10;
 
 /// What an I/O is, to a fault that decides about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,54 +107,6 @@ impl MemoryL3 {
             directory.slabs.remove(&slab);
         }
     }
-}
-
-/// A sparse file.
-#[derive(Default)]
-struct Slab {
-    bytes: u64,
-    blocks: BTreeMap<u64, Box<[u8]>>,
-}
-
-impl Slab {
-    /// Bytes read: up to the end of the file.
-    fn read(&self, offset: u64, out: &mut [u8]) -> u64 {
-        let len = (out.len() as u64).min(self.bytes.saturating_sub(offset));
-        for (block, within, done) in pieces(offset, len) {
-            let out = &mut out[done..done + within.len()];
-            match self.blocks.get(&block) {
-                Some(bytes) => out.copy_from_slice(&bytes[within]),
-                None => out.fill(0),
-            }
-        }
-        len
-    }
-
-    fn write(&mut self, offset: u64, bytes: &[u8]) -> u64 {
-        let len = bytes.len() as u64;
-        for (block, within, done) in pieces(offset, len) {
-            let from = &bytes[done..done + within.len()];
-            let hole = || vec![0; BLOCK_BYTES as usize].into_boxed_slice();
-            self.blocks.entry(block).or_insert_with(hole)[within].copy_from_slice(from);
-        }
-        self.bytes = self.bytes.max(offset + len);
-        len
-    }
-}
-
-/// Cuts a range at block ends: block, range within it, bytes before it.
-fn pieces(offset: u64, len: u64) -> impl Iterator<Item = (u64, std::ops::Range<usize>, usize)> {
-    let mut done = 0;
-    std::iter::from_fn(move || {
-        let at = offset + done;
-        let start = at % BLOCK_BYTES;
-        let step = (BLOCK_BYTES - start).min(len - done);
-        (step > 0).then(|| {
-            let piece = (at / BLOCK_BYTES, start as usize..(start + step) as usize, done as usize);
-            done += step;
-            piece
-        })
-    })
 }
 
 /// One agent's way to a [`MemoryL3`].

@@ -2,6 +2,9 @@
 //!
 //! No fsync and no metadata operation per page: a slab is opened once. Layout: `<root>/<cluster id>/slabs/<8 hex digits>.slab`.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;

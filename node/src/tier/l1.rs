@@ -74,7 +74,9 @@ impl L1 {
         let class = self.class_of.get(id)?;
         self.touches += 1;
         let frame = self.classes.get_mut(class)?.touch(id, self.touches)?;
-        self.segments.entry(frame.id().segment).or_default().touch(self.touches);
+        if let Some(pages) = self.segments.get_mut(&frame.id().segment) {
+            pages.touch(self.touches);
+        }
         Some(frame)
     }
 
@@ -95,7 +97,7 @@ impl L1 {
         let entrance = if was_protected { Entrance::Protected } else { entrance };
         self.touches += 1;
         let (class, place) = (frame.class(), frame.id());
-        let pages = self.segments.entry(place.segment).or_default();
+        let pages = self.segments.entry(place.segment).or_insert_with(|| SegmentPages::new(class));
         pages.put(place.index, id);
         pages.touch(self.touches);
         self.class_of.insert(id, class);
@@ -237,17 +239,15 @@ impl L1 {
     fn segment_to_drain(&self, class: FrameClass) -> Option<SegmentId> {
         let candidate = |id: SegmentId, pages: &SegmentPages| {
             let evictable = pages.ids().filter(|id| self.is_evictable(id)).count();
-            let used = self.arena.segment(id)?.frames_used as usize;
-            (evictable > 0).then(|| (self.draining != Some(id), used.saturating_sub(evictable), pages.touched(), id))
+            let usage = self.arena.segment(id)?;
+            let in_the_way = (usage.frames_used as usize).saturating_sub(evictable);
+            (evictable > 0).then(|| (!usage.draining, in_the_way, pages.touched(), id))
         };
         self.foreign_segments(class).filter_map(|(id, pages)| candidate(id, pages)).min().map(|best| best.3)
     }
 
     fn foreign_segments(&self, class: FrameClass) -> impl Iterator<Item = (SegmentId, &SegmentPages)> {
-        self.segments
-            .iter()
-            .filter(move |(id, _)| self.arena.segment(**id).is_some_and(|usage| usage.class != class))
-            .map(|(id, pages)| (*id, pages))
+        self.segments.iter().filter(move |(_, pages)| pages.class() != class).map(|(id, pages)| (*id, pages))
     }
 
     /// Evicts at most `max` pages of a segment; the arena gives out none of its frames until it is free as a whole.

@@ -1,10 +1,11 @@
 //! Which pages lie in one segment of the arena.
 
+use crate::arena::FrameClass;
 use crate::tier::PageId;
 
 /// The pages of one segment, by frame.
-#[derive(Default)]
 pub(super) struct SegmentPages {
+    class: FrameClass,
     by_frame: Vec<Option<PageId>>,
     pages: usize,
     touched: u64,
@@ -13,6 +14,14 @@ pub(super) struct SegmentPages {
 }
 
 impl SegmentPages {
+    pub(super) fn new(class: FrameClass) -> Self {
+        Self { class, by_frame: Vec::new(), pages: 0, touched: 0, cursor: 0 }
+    }
+
+    pub(super) fn class(&self) -> FrameClass {
+        self.class
+    }
+
     /// A page enters the frame `index`.
     pub(super) fn put(&mut self, index: u32, id: PageId) {
         let index = index as usize;

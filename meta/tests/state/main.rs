@@ -1,0 +1,10 @@
+//! The state machine and the eviction policy, against models that are slow and obvious.
+
+mod codec;
+mod eviction;
+mod examples;
+mod memory;
+mod model;
+mod operations;
+pub(crate) mod random;
+mod restore;

@@ -1,0 +1,41 @@
+//! What a page costs, in a state of many.
+
+use crate::examples::Cluster;
+
+const AT_LEAST: f64 = 52.0;
+const AT_MOST: f64 = 64.0;
+
+/// After churn: a bucket keeps the room of its largest size.
+const AT_MOST_AFTER_CHURN: f64 = 66.0;
+
+fn assert_bytes_per_page(cluster: &Cluster, when: &str, at_most: f64) {
+    let pages = cluster.state.pages();
+    let per_page = cluster.state.heap_bytes() as f64 / pages as f64;
+    println!("{when}, {pages} pages: {per_page:.1} B a page");
+    assert!((AT_LEAST..=at_most).contains(&per_page), "{when}, {pages} pages: {per_page:.1} B a page");
+}
+
+/// Where the position tables are full, where they have just doubled, and in between.
+#[test]
+fn a_page_takes_at_most_64_bytes() {
+    let mut cluster = Cluster::with_slots(1_100_000);
+    for pages in [430_000, 470_000, 600_000, 850_000, 950_000, 1_000_000] {
+        cluster.fill(pages);
+        assert_bytes_per_page(&cluster, "filled", AT_MOST);
+    }
+}
+
+/// Pages that come and go leave nothing behind.
+#[test]
+fn churn_does_not_grow_the_index() {
+    let mut cluster = Cluster::with_slots(410_000);
+    cluster.fill(400_000);
+    for round in 0..20 {
+        cluster.delete_oldest(20_000);
+        cluster.tick(1000);
+        cluster.fill(400_000);
+        if round % 5 == 4 {
+            assert_bytes_per_page(&cluster, "after churn", AT_MOST_AFTER_CHURN);
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Snapshots that are not whole, not ours, or damaged.
+
+use bytes::Bytes;
+use foreword_meta::state::command::{Command, SessionOperation};
+use foreword_meta::state::{DecodeError, RestoreError, Restorer, SNAPSHOT_VERSION, State};
+use foreword_proto::Namespace;
+
+use crate::examples::{Cluster, READ_REST_MS};
+
+/// A state with something of everything.
+fn varied(pages: u64) -> State {
+    let mut cluster = Cluster::with(4 * pages + 200, 300);
+    cluster.open("b");
+    cluster.fill(pages);
+    cluster.delete_oldest(pages / 10);
+    cluster.tick(READ_REST_MS / 2);
+    cluster.apply(Command::Clear { namespace: 1 });
+    cluster.apply(Command::Reclaim { entries_max: pages as u32 / 10 });
+    cluster.fill(pages / 2);
+    let namespace = Box::new(Namespace { tp_size: 3, ..Namespace::simple("wide", 16, vec![9, 9, 9]) });
+    cluster.apply(Command::RegisterNamespace { namespace });
+    cluster.grant(2, 9);
+    cluster.session(1, SessionOperation::Grant { slot_bytes: 12_288, slots: 2 });
+    cluster.state
+}
+
+fn pieces(state: &State) -> Vec<Bytes> {
+    state.freeze().chunks().collect()
+}
+
+fn restore(pieces: Vec<Bytes>) -> Result<State, RestoreError> {
+    State::restore(pieces.into_iter().map(Ok))
+}
+
+#[test]
+fn a_large_state_comes_in_pieces_of_a_mebibyte() {
+    let state = varied(60_000);
+    let pieces = pieces(&state);
+    assert!(pieces.len() > 10, "{}", pieces.len());
+    let longest = pieces.iter().map(Bytes::len).max().unwrap();
+    assert!(longest < (1 << 20) + (64 << 10), "{longest}");
+    let again = restore(pieces).unwrap();
+    assert_eq!((again.digest(), again.digest_from_scratch()), (state.digest(), state.digest()));
+    assert_eq!((again.pages(), again.reclaimable()), (state.pages(), state.reclaimable()));
+    assert_eq!(again.l3_status(), state.l3_status());
+}
+
+#[test]
+fn a_snapshot_without_one_of_its_pieces_is_refused() {
+    let pieces = pieces(&varied(500));
+    for missing in 0..pieces.len() {
+        let mut left = pieces.clone();
+        left.remove(missing);
+        assert!(restore(left).is_err(), "piece {missing} of {}", pieces.len());
+    }
+    assert_eq!(Restorer::new().finish().unwrap_err(), RestoreError::Incomplete { missing: "the head" });
+}
+
+#[test]
+fn another_version_is_named_with_ours() {
+    let mut pieces = pieces(&varied(10));
+    let mut newer = pieces[0].to_vec();
+    newer[0] = SNAPSHOT_VERSION + 1;
+    pieces[0] = Bytes::from(newer);
+    let error = restore(pieces).unwrap_err();
+    assert_eq!(error, DecodeError::Version { what: "snapshot", found: 2, known: 1 }.into());
+}
+
+/// Any one byte changed, any piece cut short: an error, or (where the byte says nothing) the same state; never a panic.
+#[test]
+fn damage_is_found() {
+    let state = varied(40);
+    let pieces = pieces(&state);
+    for piece in 0..pieces.len() {
+        for at in 0..pieces[piece].len() {
+            let mut damaged = pieces.clone();
+            let mut bytes = damaged[piece].to_vec();
+            bytes[at] ^= 1 << (at % 8);
+            damaged[piece] = Bytes::from(bytes);
+            if let Ok(again) = restore(damaged) {
+                assert_eq!(again.digest_from_scratch(), state.digest(), "byte {at} of piece {piece}");
+            }
+            if at % 7 == 0 {
+                let mut cut = pieces.clone();
+                cut[piece].truncate(at);
+                assert!(restore(cut).is_err(), "piece {piece} cut at {at}");
+            }
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What L3 can do to an agent: never wrong bytes, and no more misses than needed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use foreword_node::api::EngineApi;
+use foreword_node::store::{Decision, Faults, IoView};
+use foreword_proto::key::page_keys_to_wire;
+use foreword_proto::wire::node as wire;
+use foreword_proto::{Namespace, RetireReason};
+
+use crate::harness::{Cluster, TestAgent, entry, eventually, expected, key, keys};
+
+const BYTES: usize = 5000;
+
+fn namespace() -> Namespace {
+    Namespace::simple("m", 64, vec![BYTES as u64])
+}
+
+/// Decides by a function, and counts.
+struct Script<F> {
+    decide: F,
+    on: AtomicBool,
+    decided: AtomicU64,
+}
+
+impl<F: Fn(&IoView, u64) -> Decision + Send + Sync> Script<F> {
+    /// `decide` sees each I/O and how many it saw before, while the script is on.
+    fn new(on: bool, decide: F) -> Arc<Self> {
+        Arc::new(Self { decide, on: AtomicBool::new(on), decided: AtomicU64::new(0) })
+    }
+
+    fn turn(&self, on: bool) {
+        self.on.store(on, Ordering::SeqCst);
+    }
+}
+
+impl<F: Fn(&IoView, u64) -> Decision + Send + Sync> Faults for Script<F> {
+    fn on(&self, io: &IoView) -> Decision {
+        if !self.on.load(Ordering::SeqCst) {
+            return Decision::Proceed;
+        }
+        (self.decide)(io, self.decided.fetch_add(1, Ordering::SeqCst))
+    }
+}
+
+/// A cluster with a page 0..n written by a healthy agent, and a second agent with this L3.
+async fn reader_of(pages: u64, faults: Arc<dyn Faults>) -> (Cluster, TestAgent, TestAgent, u32) {
+    let cluster = Cluster::start().await;
+    let writer = cluster.agent("writer").await;
+    let mut config = cluster.config("reader");
+    config.l3_deadline_ms = 300;
+    let reader = cluster.agent_with(config, faults).await;
+    let ns = writer.open(&namespace()).await;
+    reader.open(&namespace()).await;
+    let put = writer.put(ns, &keys(0..pages), 1, BYTES).await;
+    let revision = put.iter().map(|page| page.revision).max().unwrap();
+    reader.lookup(ns, &[], revision).await;
+    (cluster, writer, reader, ns)
+}
+
+#[tokio::test]
+async fn a_flipped_bit_is_a_miss_and_a_report_and_never_bytes() {
+    let faults = Script::new(true, |io, _| if io.write { Decision::Proceed } else { Decision::FlipBit(777) });
+    let (cluster, _writer, reader, ns) = reader_of(3, faults.clone()).await;
+    let got = reader.get(ns, &keys(0..3), |_| {}).await;
+    assert!(got.iter().all(|page| !page.hit && page.bytes.is_empty() && page.reason == "checksum"), "{got:?}");
+    let meta = cluster.meta.clone();
+    eventually("the pages are reported", || meta.state.lock().suspects.len() == 3).await;
+    let counters = reader.counters();
+    // Each was read twice before it was called bad.
+    assert_eq!((counters.l3_reads, counters.checksum_mismatches), (6, 6));
+    assert_eq!(reader.handle.api().stats().l3_breaker, "closed");
+    // The next writer fills the pages again.
+    faults.turn(false);
+    reader.lookup(ns, &[], cluster.meta.revision()).await;
+    let put = reader.put(ns, &keys(0..3), 1, BYTES).await;
+    assert!(put.iter().all(|page| page.outcome() == wire::PutOutcome::Published), "{put:?}");
+    let audit = reader.get(ns, &keys(0..3), |get| get.bypass_cache = true).await;
+    assert!(audit.iter().zip(keys(0..3)).all(|(page, key)| page.bytes == expected(&key, 1, BYTES)));
+}
+
+#[tokio::test]
+async fn an_avoided_page_is_not_promised() {
+    let faults = Script::new(true, |_, _| Decision::FlipBit(1));
+    let (cluster, _writer, reader, ns) = reader_of(2, faults).await;
+    // The report is void: the group keeps the pages.
+    cluster.meta.set(|settings| settings.hold_watches = true);
+    assert_eq!(reader.lookup(ns, &keys(0..2), 0).await.pages, 2);
+    reader.get(ns, &keys(0..1), |_| {}).await;
+    assert_eq!(reader.lookup(ns, &keys(0..2), 0).await.pages, 0);
+    let got = reader.get(ns, &keys(0..1), |_| {}).await;
+    assert_eq!(got[0].reason, "absent");
+    assert_eq!(reader.counters().l3_reads, 2);
+}
+
+#[tokio::test]
+async fn a_read_that_was_torn_once_is_read_again() {
+    let faults = Script::new(true, |_, seen| if seen == 0 { Decision::FlipBit(5) } else { Decision::Proceed });
+    let (cluster, _writer, reader, ns) = reader_of(1, faults).await;
+    let got = reader.get(ns, &keys(0..1), |_| {}).await;
+    assert_eq!(got[0].bytes, expected(&key(0), 1, BYTES));
+    assert_eq!(reader.counters().checksum_mismatches, 1);
+    assert!(cluster.meta.state.lock().suspects.is_empty());
+}
+
+#[tokio::test]
+async fn short_reads_are_misses_and_do_not_open_the_breaker() {
+    let faults = Script::new(true, |_, _| Decision::Short(4096));
+    let (_cluster, _writer, reader, ns) = reader_of(10, faults).await;
+    let got = reader.get(ns, &keys(0..10), |_| {}).await;
+    assert!(got.iter().all(|page| !page.hit && page.reason == "checksum"), "{got:?}");
+    assert_eq!(reader.handle.api().stats().l3_breaker, "closed");
+}
+
+#[tokio::test]
+async fn errnos_open_the_breaker_and_a_probe_closes_it() {
+    let faults = Script::new(true, |_, _| Decision::Errno(5));
+    let (_cluster, _writer, reader, ns) = reader_of(20, faults.clone()).await;
+    let got = reader.get(ns, &keys(0..20), |_| {}).await;
+    assert!(got.iter().all(|page| !page.hit));
+    assert!(got.iter().any(|page| page.reason == "read_failed"));
+    assert_eq!(reader.lookup(ns, &keys(0..20), 0).await.pages, 0, "what L3 cannot deliver is not promised");
+    assert_eq!(reader.counters().breaker_openings, 1);
+    faults.turn(false);
+    eventually("the breaker lets a probe through", || reader.handle.api().stats().l3_breaker != "open").await;
+    let probe = reader.get(ns, &keys(0..1), |_| {}).await;
+    assert!(probe[0].hit, "{}", probe[0].reason);
+    assert_eq!(reader.handle.api().stats().l3_breaker, "closed");
+    let got = reader.get(ns, &keys(0..20), |_| {}).await;
+    assert!(got.iter().all(|page| page.hit));
+}
+
+#[tokio::test]
+async fn a_read_that_is_never_answered_is_a_miss_by_its_deadline() {
+    let faults = Script::new(true, |_, _| Decision::Drop { done: false });
+    let (_cluster, _writer, reader, ns) = reader_of(1, faults).await;
+    let got = reader.get(ns, &keys(0..1), |_| {}).await;
+    assert_eq!((got[0].hit, got[0].reason.as_str()), (false, "deadline"));
+}
+
+#[tokio::test]
+async fn many_gets_of_one_page_share_one_read() {
+    let faults = Script::new(true, |_, _| Decision::Delay(Duration::from_millis(100)));
+    let (_cluster, _writer, reader, ns) = reader_of(1, faults).await;
+    let asked = keys(0..1);
+    let gets = (0..10).map(|_| reader.get(ns, &asked, |_| {}));
+    let got = futures::future::join_all(gets).await;
+    for page in got.iter().map(|pages| &pages[0]) {
+        assert_eq!(page.bytes, expected(&key(0), 1, BYTES));
+        assert_eq!(page.tier, wire::Tier::L3 as i32);
+    }
+    let counters = reader.counters();
+    assert_eq!((counters.l3_reads, counters.l3_reads_coalesced), (1, 9));
+}
+
+#[tokio::test]
+async fn a_reader_that_leaves_does_not_end_the_read() {
+    let faults = Script::new(true, |_, _| Decision::Delay(Duration::from_millis(100)));
+    let (_cluster, _writer, reader, ns) = reader_of(1, faults.clone()).await;
+    let request = wire::GetRequest { namespace_id: ns, keys: page_keys_to_wire(&keys(0..1)), ..Default::default() };
+    let stream = reader.client.clone().get(request).await.unwrap();
+    let seen = faults.clone();
+    eventually("the read is under way", || seen.decided.load(Ordering::SeqCst) == 1).await;
+    drop(stream);
+    eventually("the page is in L1", || reader.handle.api().stats().arena.pages == 1).await;
+    let got = reader.get(ns, &keys(0..1), |_| {}).await;
+    assert_eq!((got[0].hit, got[0].tier), (true, wire::Tier::L1 as i32));
+}
+
+#[tokio::test]
+async fn a_reused_slot_is_never_mistaken_for_the_old_page() {
+    let cluster = Cluster::with(crate::fake_meta::Settings { slots: 64, ..Default::default() }).await;
+    let (writer, reader) = (cluster.agent("writer").await, cluster.agent("reader").await);
+    let ns = writer.open(&namespace()).await;
+    reader.open(&namespace()).await;
+    let put = writer.put(ns, &keys(0..64), 1, BYTES).await;
+    let revision = put.iter().map(|page| page.revision).max().unwrap();
+    reader.lookup(ns, &[], revision).await;
+    // The reader's mirror stands still while every slot gets another page, without any rest.
+    cluster.meta.set(|settings| settings.hold_watches = true);
+    for old in keys(0..64) {
+        cluster.meta.retire(ns, &entry(&old), RetireReason::Evicted);
+    }
+    let put = writer.put(ns, &keys(100..164), 1, BYTES).await;
+    assert!(put.iter().all(|page| page.outcome() == wire::PutOutcome::Published));
+    let got = reader.get(ns, &keys(0..64), |_| {}).await;
+    assert!(got.iter().all(|page| !page.hit && page.bytes.is_empty()));
+    cluster.meta.set(|settings| settings.hold_watches = false);
+    reader.lookup(ns, &[], cluster.meta.revision()).await;
+    let got = reader.get(ns, &keys(100..164), |_| {}).await;
+    assert!(got.iter().zip(keys(100..164)).all(|(page, key)| page.bytes == expected(&key, 1, BYTES)));
+}
+
+#[tokio::test]
+async fn a_write_without_a_known_result_is_refused_and_its_slot_rests() {
+    let cluster = Cluster::start().await;
+    let mut config = cluster.config("a");
+    config.l3_deadline_ms = 200;
+    let faults = Script::new(true, |io, seen| match (io.write, seen) {
+        (true, 0) => Decision::Drop { done: true },
+        (true, 1) => Decision::Errno(5),
+        _ => Decision::Proceed,
+    });
+    let a = cluster.agent_with(config, faults).await;
+    let ns = a.open(&namespace()).await;
+    let put = a.put(ns, &keys(0..6), 1, BYTES).await;
+    let refused: Vec<_> = put.iter().filter(|page| page.outcome() == wire::PutOutcome::Refused).collect();
+    assert_eq!(refused.len(), 2);
+    assert!(refused.iter().all(|page| page.reason == "write_failed"));
+    let meta = cluster.meta.clone();
+    eventually("the slots rest", || meta.state.lock().aborted_unknown.len() == 2).await;
+    let again = a.put(ns, &keys(0..6), 1, BYTES).await;
+    assert!(again.iter().all(|page| page.outcome() != wire::PutOutcome::Refused), "{again:?}");
+    let unknown = cluster.meta.state.lock().aborted_unknown.clone();
+    for key in keys(0..6) {
+        let slot = cluster.meta.location(ns, &entry(&key)).unwrap().slot;
+        assert!(!unknown.contains(&slot), "a slot with an unknown write was used again");
+    }
+}
+
+#[tokio::test]
+async fn a_prefetch_reads_ahead_of_the_gets() {
+    let faults = Script::new(false, |_, _| Decision::Proceed);
+    let (_cluster, _writer, reader, ns) = reader_of(20, faults).await;
+    let request = wire::PrefetchRequest { namespace_id: ns, keys: page_keys_to_wire(&keys(0..20)) };
+    assert_eq!(reader.client.clone().prefetch(request).await.unwrap().into_inner().started, 20);
+    eventually("the pages are in L1", || reader.handle.api().stats().arena.pages == 20).await;
+    let got = reader.get(ns, &keys(0..20), |_| {}).await;
+    assert!(got.iter().all(|page| page.tier == wire::Tier::L1 as i32));
+    assert_eq!(reader.counters().l3_reads, 20);
+}

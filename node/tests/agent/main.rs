@@ -1,0 +1,13 @@
+//! The agent from outside: gRPC in, a fake metadata group and a memory L3 behind it.
+
+// A test binary exports nothing.
+#![allow(unreachable_pub)]
+
+mod bad_input;
+mod fake_meta;
+mod faults;
+mod harness;
+mod restart;
+mod sessions;
+mod sharing;
+mod start;

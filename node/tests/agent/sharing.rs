@@ -1,0 +1,191 @@
+//! The straight path: what one agent put, another gets.
+
+use foreword_proto::wire::node as wire;
+use foreword_proto::{Namespace, RetireReason};
+
+use crate::harness::{Cluster, entry, eventually, expected, key, keys, page_bytes};
+
+const BYTES: usize = 3000;
+
+fn namespace() -> Namespace {
+    Namespace::simple("m", 64, vec![BYTES as u64, BYTES as u64])
+}
+
+#[tokio::test]
+async fn a_page_put_through_one_agent_is_got_through_another() {
+    let cluster = Cluster::start().await;
+    let (a, b) = (cluster.agent("a").await, cluster.agent("b").await);
+    let ns = a.open(&namespace()).await;
+    assert_eq!(b.open(&namespace()).await, ns);
+    let keys = keys(0..40);
+    let put = a.put(ns, &keys, 2, BYTES).await;
+    assert!(put.iter().all(|page| page.outcome() == wire::PutOutcome::Published), "{put:?}");
+    let revision = put.iter().map(|page| page.revision).max().unwrap();
+
+    let found = b.lookup(ns, &keys, revision).await;
+    assert_eq!((found.pages, found.l1_pages, found.l3_pages), (40, 0, 40));
+    assert!(found.revision >= revision);
+    let own = a.lookup(ns, &keys, 0).await;
+    assert_eq!((own.pages, own.l1_pages), (40, 40));
+
+    for (agent, tier) in [(&b, wire::Tier::L3), (&b, wire::Tier::L1), (&a, wire::Tier::L1)] {
+        let got = agent.get(ns, &keys, |_| {}).await;
+        assert_eq!(got.len(), 40);
+        for (page, key) in got.iter().zip(&keys) {
+            assert!(page.hit, "{}", page.reason);
+            assert_eq!(page.tier, tier as i32);
+            assert_eq!(page.bytes, expected(key, 2, BYTES));
+        }
+    }
+    let audit = a.get(ns, &keys, |get| get.bypass_cache = true).await;
+    assert!(audit.iter().all(|page| page.hit && page.tier == wire::Tier::L3 as i32));
+}
+
+#[tokio::test]
+async fn a_page_put_again_exists_and_costs_no_write() {
+    let cluster = Cluster::start().await;
+    let (a, b) = (cluster.agent("a").await, cluster.agent("b").await);
+    let ns = a.open(&namespace()).await;
+    b.open(&namespace()).await;
+    let put = a.put(ns, &keys(0..5), 2, BYTES).await;
+    let revision = put.iter().map(|page| page.revision).max().unwrap();
+    b.lookup(ns, &keys(0..5), revision).await;
+    for agent in [&a, &b] {
+        let again = agent.put(ns, &keys(0..5), 2, BYTES).await;
+        assert!(again.iter().all(|page| page.outcome() == wire::PutOutcome::Exists), "{again:?}");
+        assert!(again.iter().all(|page| page.revision >= 1));
+    }
+    assert_eq!((a.counters().l3_writes, b.counters().l3_writes), (5, 0));
+}
+
+#[tokio::test]
+async fn two_agents_that_put_the_same_pages_at_once_share_one_entry_each() {
+    let cluster = Cluster::start().await;
+    let (a, b) = (cluster.agent("a").await, cluster.agent("b").await);
+    let ns = a.open(&namespace()).await;
+    b.open(&namespace()).await;
+    // Neither sees the other's publishes before its own are answered.
+    cluster.meta.set(|settings| settings.hold_watches = true);
+    let keys = keys(0..30);
+    let (of_a, of_b) = tokio::join!(a.put(ns, &keys, 2, BYTES), b.put(ns, &keys, 2, BYTES));
+    for (x, y) in of_a.iter().zip(&of_b) {
+        let mut outcomes = [x.outcome() as i32, y.outcome() as i32];
+        outcomes.sort_unstable();
+        assert_eq!(outcomes, [wire::PutOutcome::Published as i32, wire::PutOutcome::Exists as i32]);
+    }
+    assert_eq!(cluster.meta.pages(ns), 30);
+    // The loser reads its own copy or the winner's: both are right.
+    for agent in [&a, &b] {
+        let got = agent.get(ns, &keys, |_| {}).await;
+        assert!(got.iter().zip(&keys).all(|(page, key)| page.bytes == expected(key, 2, BYTES)));
+    }
+}
+
+#[tokio::test]
+async fn large_pages_travel_in_pieces() {
+    const LARGE: usize = 2_500_001;
+    let cluster = Cluster::start().await;
+    let (a, b) = (cluster.agent("a").await, cluster.agent("b").await);
+    let large = Namespace::simple("large", 64, vec![LARGE as u64, LARGE as u64]);
+    let ns = a.open(&large).await;
+    b.open(&large).await;
+    let put = a.put(ns, &keys(0..3), 2, LARGE).await;
+    let revision = put.iter().map(|page| page.revision).max().unwrap();
+    let got = b.get(ns, &keys(0..3), |get| get.min_revision = revision).await;
+    for (page, key) in got.iter().zip(keys(0..3)) {
+        assert!(page.hit, "{}", page.reason);
+        assert!(page.bytes == expected(&key, 2, LARGE));
+    }
+}
+
+#[tokio::test]
+async fn a_get_ends_at_the_first_miss_unless_every_key_is_wanted() {
+    let cluster = Cluster::start().await;
+    let a = cluster.agent("a").await;
+    let ns = a.open(&namespace()).await;
+    a.put(ns, &[key(0), key(2)], 2, BYTES).await;
+    let some = a.get(ns, &keys(0..3), |get| get.every_key = false).await;
+    assert_eq!(some.iter().map(|page| page.hit).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(some[1].reason, "absent");
+    let all = a.get(ns, &keys(0..3), |_| {}).await;
+    assert_eq!(all.iter().map(|page| page.hit).collect::<Vec<_>>(), [true, false, true]);
+    let one_shard = a.get(ns, &[key(0)], |get| get.shards = vec![1]).await;
+    assert_eq!(one_shard[0].bytes, [vec![], page_bytes(&key(0), 1, BYTES)]);
+}
+
+#[tokio::test]
+async fn own_publishes_are_seen_before_the_watch_stream_brings_them() {
+    let cluster = Cluster::start().await;
+    let a = cluster.agent("a").await;
+    let ns = a.open(&namespace()).await;
+    cluster.meta.set(|settings| settings.hold_watches = true);
+    a.put(ns, &keys(0..3), 2, BYTES).await;
+    assert_eq!(a.lookup(ns, &keys(0..3), 0).await.pages, 3);
+    let audit = a.get(ns, &keys(0..3), |get| get.bypass_cache = true).await;
+    assert!(audit.iter().all(|page| page.hit));
+}
+
+#[tokio::test]
+async fn a_lookup_waits_for_the_revision_it_demands() {
+    let cluster = Cluster::start().await;
+    let (a, b) = (cluster.agent("a").await, cluster.agent("b").await);
+    let ns = a.open(&namespace()).await;
+    b.open(&namespace()).await;
+    cluster.meta.set(|settings| settings.hold_watches = true);
+    let revision = a.put(ns, &keys(0..3), 2, BYTES).await.iter().map(|page| page.revision).max().unwrap();
+    let asked = keys(0..3);
+    assert_eq!(b.lookup(ns, &asked, 0).await.pages, 0);
+    let waiting = b.lookup(ns, &asked, revision);
+    tokio::pin!(waiting);
+    assert!(futures::poll!(&mut waiting).is_pending());
+    cluster.meta.set(|settings| settings.hold_watches = false);
+    let found = waiting.await;
+    assert_eq!(found.pages, 3);
+    assert!(found.revision >= revision);
+}
+
+#[tokio::test]
+async fn retired_deleted_and_cleared_pages_are_gone_as_each_should_be() {
+    let cluster = Cluster::start().await;
+    let a = cluster.agent("a").await;
+    let ns = a.open(&namespace()).await;
+    a.put(ns, &keys(0..3), 2, BYTES).await;
+    cluster.meta.retire(ns, &entry(&key(0)), RetireReason::Evicted);
+    cluster.meta.retire(ns, &entry(&key(1)), RetireReason::Deleted);
+    let revision = cluster.meta.revision();
+    a.lookup(ns, &[], revision).await;
+    let hits = || async { a.get(ns, &keys(0..3), |_| {}).await.iter().map(|page| page.hit).collect::<Vec<_>>() };
+    // Evicted from L3 only: L1 still has it. Deleted: nobody may have it.
+    assert_eq!(hits().await, [true, false, true]);
+    cluster.meta.clear_namespace(ns);
+    a.lookup(ns, &[], cluster.meta.revision()).await;
+    assert_eq!(hits().await, [false, false, false]);
+    let put = a.put(ns, &keys(0..3), 2, BYTES).await;
+    assert!(put.iter().all(|page| page.outcome() == wire::PutOutcome::Published), "{put:?}");
+    assert_eq!(hits().await, [true, true, true]);
+}
+
+#[tokio::test]
+async fn what_is_used_is_reported_with_the_root_as_the_newest() {
+    let cluster = Cluster::start().await;
+    let a = cluster.agent("a").await;
+    let ns = a.open(&namespace()).await;
+    a.put(ns, &keys(0..3), 2, BYTES).await;
+    a.get(ns, &keys(0..3), |_| {}).await;
+    let meta = cluster.meta.clone();
+    eventually("heat is reported", || meta.state.lock().heat.len() >= 3).await;
+    let newest: Vec<_> = meta.state.lock().heat.iter().rev().take(3).copied().collect();
+    assert_eq!(newest, keys(0..3).iter().map(entry).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_answer_lost_on_the_way_is_asked_for_again_and_nothing_is_done_twice() {
+    let cluster = Cluster::start().await;
+    let a = cluster.agent("a").await;
+    let ns = a.open(&namespace()).await;
+    cluster.meta.set(|settings| settings.lose_answers = 6);
+    let put = a.put(ns, &keys(0..20), 2, BYTES).await;
+    assert!(put.iter().all(|page| page.outcome() == wire::PutOutcome::Published), "{put:?}");
+    assert_eq!(cluster.meta.pages(ns), 20);
+    assert_eq!(cluster.meta.settings.lock().lose_answers, 0);
+}
