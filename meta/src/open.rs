@@ -7,7 +7,7 @@ use foreword_seams::{Entropy, LocalFiles, Net, Telemetry};
 use parking_lot::Mutex;
 
 use crate::config::MetaConfig;
-use crate::serve::{Deps, IdentityFile};
+use crate::serve::{Deps, IdentityFile, ServeError};
 use crate::storage::{
     DataDir, DataDirError, LocalMark, LogEngine, LogStore, MarkFile, OpenError, Recovered, Runner, SledEngine,
     on_a_thread,
@@ -93,4 +93,12 @@ pub fn open_data_dir(
         (dir.identity().clone(), LocalFiles::new(dir.snapshots()).map_err(OpenDirError::Snapshots)?)
     };
     Ok(Deps { net, entropy, telemetry, identity, identity_file: dir, log, snapshots: Arc::new(snapshots) })
+}
+
+/// Sets a replica's log and snapshots aside after [`crate::serve::ServeError::SnapshotLost`]; opened again, it rejoins empty.
+pub fn set_log_aside(config: &MetaConfig, why: &ServeError) -> Result<(), DataDirError> {
+    tracing::error!(%why, "setting the log aside; this replica rejoins empty");
+    let moved = DataDir::open(&config.data_dir)?.set_log_aside()?;
+    tracing::warn!(?moved, "kept for someone to look at");
+    Ok(())
 }

@@ -62,8 +62,15 @@ pub enum ServeError {
     Listen { field: &'static str, endpoint: Endpoint, error: io::Error },
     #[error("snapshots: {0}")]
     Snapshots(io::Error),
+    /// What the log was purged of is in no snapshot: the replica must rejoin empty. Its log is closed.
+    #[error("snapshots: expected one that verifies and covers the log's first {purged} entries, got {}", ends_at(.covered))]
+    SnapshotLost { purged: u64, covered: Option<u64> },
     #[error("raft: {0}")]
     Raft(String),
+}
+
+fn ends_at(index: &Option<u64>) -> String {
+    index.map_or_else(|| "none".to_owned(), |index| format!("one that covers {index}"))
 }
 
 /// A running replica.
@@ -129,11 +136,17 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let log = deps.log;
     let log_reader = log.reader();
     let log_end = log.end();
-    let (state, position) = snapshots
-        .load_newest()
-        .await
-        .map_err(ServeError::Snapshots)?
-        .unwrap_or_else(|| (State::new(identity.settings.clone()), Position::default()));
+    let newest = snapshots.load_newest().await.map_err(ServeError::Snapshots)?;
+    let (state, position) =
+        newest.loaded.unwrap_or_else(|| (State::new(identity.settings.clone()), Position::default()));
+    let covered = position.last_applied.map(|id| id.index);
+    if let Some(purged) = log_reader.purged().map(|id| id.index).filter(|purged| Some(*purged) > covered) {
+        // Whoever sets the directory aside must find the log closed.
+        drop(log);
+        log_end.wait().await;
+        return Err(ServeError::SnapshotLost { purged, covered });
+    }
+    snapshots.remove(&newest.unusable).await.map_err(ServeError::Snapshots)?;
     let hub = Arc::new(WatchHub::new(config.watch_bytes_max as usize));
     let applied = Arc::new(Applied::new(state, position, hub.clone()));
     // Bound before Raft starts: a port in use must stop the replica before it takes part in an election.
