@@ -83,6 +83,8 @@ pub struct Handle {
     tasks: JoinSet<()>,
     failed: watch::Receiver<Option<String>>,
     log_end: crate::storage::writer::WriterEnd,
+    /// Holds the data directory's lock until the log is closed.
+    identity_file: Arc<dyn IdentityFile>,
 }
 
 impl Handle {
@@ -121,9 +123,10 @@ impl Handle {
             tracing::warn!(%error, "raft did not stop cleanly");
         }
         self.tasks.shutdown().await;
-        let log_end = self.log_end.clone();
+        let (log_end, identity_file) = (self.log_end.clone(), self.identity_file.clone());
         drop(self);
         log_end.wait().await;
+        drop(identity_file);
     }
 }
 
@@ -188,7 +191,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     tasks.spawn(duties.clone().run());
     tasks.spawn(snapshot_by_bytes(source.clone(), config.log_bytes_per_snapshot));
     tasks.spawn(become_ready(group.clone(), ready.clone()));
-    tasks.spawn(form_or_rejoin(group.clone(), identity, deps.identity_file, may_vote.clone()));
+    tasks.spawn(form_or_rejoin(group.clone(), identity, deps.identity_file.clone(), may_vote.clone()));
     let services = rpc::server()
         .layer(RpcMetricsLayer::new(deps.telemetry.clone()))
         .layer(NameMessageLayer)
@@ -213,7 +216,8 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
             }
         });
     }
-    Ok(Handle { endpoint, http_endpoint, group, ready, stop, tasks, failed, log_end })
+    let identity_file = deps.identity_file;
+    Ok(Handle { endpoint, http_endpoint, group, ready, stop, tasks, failed, log_end, identity_file })
 }
 
 async fn listen(
