@@ -22,6 +22,7 @@ use crate::human::{Size, Span};
 
 /// Times a cluster is laid out anew because a drawn port was taken before its replica bound it.
 const LAYOUTS_MAX: usize = 5;
+const CONFIG: &str = "foreword.toml";
 /// Longest path of a unix socket, by sockaddr_un.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -44,8 +45,8 @@ pub struct Spec {
     pub lease: Span,
     pub read_rest: Span,
     pub write_rest: Span,
-    /// Further flags of each agent.
-    pub agent_flags: Vec<String>,
+    /// A configuration file for all servers, with [meta] and [node] sections: what flags do not say.
+    pub config: String,
 }
 
 struct Replica {
@@ -133,6 +134,7 @@ impl Cluster {
         for made in [&l3, &dir.join("logs")] {
             std::fs::create_dir(made)?;
         }
+        std::fs::write(dir.join(CONFIG), &spec.config)?;
         let ports = ports::draw(spec.replicas)?;
         for (at, port) in ports.iter().enumerate() {
             let endpoint = Endpoint::Tcp(format!("127.0.0.1:{port}"));
@@ -179,7 +181,8 @@ impl Cluster {
 
     async fn start_replica(&mut self, id: u64) -> anyhow::Result<()> {
         let data_dir = format!("--data-dir={}", self.data_dir(id).display());
-        let args = ["meta".to_owned(), "run".to_owned(), data_dir, "--http=127.0.0.1:0".to_owned()];
+        let (meta, run, http) = ("meta".to_owned(), "run".to_owned(), "--http=127.0.0.1:0".to_owned());
+        let args = [meta, run, self.config_flag(), data_dir, http];
         let log = self.log(&format!("meta-{id}"));
         let child = Child::start(&self.spec.binary, &format!("meta {id}"), &args, &log).await?;
         self.replica(id)?.child = Some(child);
@@ -189,8 +192,9 @@ impl Cluster {
     async fn start_agent(&mut self, number: usize) -> anyhow::Result<()> {
         let Endpoint::Unix(socket) = &self.agents[number].socket else { bail!("an agent without a socket") };
         let meta: Vec<String> = self.replicas.iter().map(|one| one.endpoint.to_string()).collect();
-        let mut args = vec![
+        let args = [
             "node".to_owned(),
+            self.config_flag(),
             format!("--name=agent-{number}"),
             format!("--meta={}", meta.join(",")),
             "--listen=127.0.0.1:0".to_owned(),
@@ -199,7 +203,6 @@ impl Cluster {
             format!("--arena-bytes={}", Size(self.spec.arena_bytes)),
             format!("--l3=posix:{}", self.dir.path().join("l3").display()),
         ];
-        args.extend(self.spec.agent_flags.iter().cloned());
         let log = self.log(&format!("agent-{number}"));
         let child = Child::start(&self.spec.binary, &format!("agent {number}"), &args, &log).await?;
         self.agents[number].child = Some(child);
@@ -208,6 +211,10 @@ impl Cluster {
 
     fn replica(&mut self, id: u64) -> anyhow::Result<&mut Replica> {
         self.replicas.iter_mut().find(|one| one.id == id).with_context(|| format!("a replica {id}"))
+    }
+
+    fn config_flag(&self) -> String {
+        format!("--config={}", self.dir.path().join(CONFIG).display())
     }
 
     fn log(&self, name: &str) -> PathBuf {

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::clients::Group;
-use crate::driver::audit::{Audit, Findings};
+use crate::driver::audit::{Audit, Findings, RECORD_PATIENCE};
 use crate::driver::recorder::Recorder;
 use crate::driver::run::{Agents, Play, play};
 use crate::driver::{Counts, Plan};
@@ -131,6 +131,12 @@ impl Stage {
         };
         let played = play(script.plan.clone(), self.agents.clone(), script.play.clone(), submitted, over).await;
         bar.end();
+        for (reason, pages) in &played.0.refused_for {
+            voice.say(&format!("{pages} pages were refused: {reason}"));
+        }
+        if played.0.calls_failed > 0 {
+            voice.say(&format!("{} calls failed; what they cost is in the figures", played.0.calls_failed));
+        }
         played
     }
 
@@ -143,6 +149,7 @@ impl Stage {
             group: &self.group,
             recorder: &self.recorder,
             acked_revision: &counts.acked_revision,
+            record_patience: RECORD_PATIENCE,
         };
         let bar = voice.bar(counts.publishes_acked(), "acknowledged pages audited");
         let findings = audit.run(|settled| bar.at(settled)).await;

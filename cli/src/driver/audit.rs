@@ -25,9 +25,10 @@ const LOOKUP_KEYS: usize = 8192;
 const GET_PAGES: usize = 256;
 /// Gets under way at once.
 const GETS_UNDER_WAY: usize = 4;
-/// How long lookups may take, and the record may need to catch up with what a lookup saw.
+/// How long lookups may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-const RECORD_PATIENCE: Duration = Duration::from_secs(15);
+/// How long the record may take to catch up with what a lookup saw.
+pub const RECORD_PATIENCE: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(50);
 /// A page that could not be read is asked for again, this often: the leader may have evicted it meanwhile.
 const READ_ROUNDS: usize = 3;
@@ -41,6 +42,8 @@ pub struct Audit<'a> {
     pub recorder: &'a Recorder,
     /// Of each page, the largest revision at which it was acknowledged; 0: never.
     pub acked_revision: &'a [u64],
+    /// How long to wait for an explanation of an absent page: [`RECORD_PATIENCE`].
+    pub record_patience: Duration,
 }
 
 /// What the audit found.
@@ -119,7 +122,7 @@ impl Audit<'_> {
 
     /// Those absent pages that no retire in the record explains, once the record has had time to catch up.
     async fn unexplained(&self, mut absent: Vec<PageIndex>) -> Vec<PageIndex> {
-        let until = Instant::now() + RECORD_PATIENCE;
+        let until = Instant::now() + self.record_patience;
         loop {
             self.recorder.read(|record| {
                 absent.retain(|page| {

@@ -1,6 +1,6 @@
 //! What the driver counts, and what it must remember of each page to count it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use foreword_proto::Tier;
 
@@ -17,6 +17,8 @@ pub struct Counts {
     pub wrong_bytes: u64,
     pub publishes_declined: u64,
     pub publishes_refused: u64,
+    /// Why pages were refused, and how many for each reason.
+    pub refused_for: BTreeMap<String, u64>,
     /// Pages put, over all requests.
     pub pages_put: u64,
     /// Calls that failed: each costs hits or publishes, and shows there.
@@ -63,6 +65,12 @@ impl Counts {
         let acked = &mut self.acked_revision[page as usize];
         *acked = (*acked).max(revision);
         self.published_by[page as usize] = agent + 1;
+    }
+
+    /// A page was refused, for this reason.
+    pub fn refused(&mut self, reason: &str) {
+        self.publishes_refused += 1;
+        *self.refused_for.entry(reason.to_owned()).or_default() += 1;
     }
 
     /// (page, agent) pairs put through another agent and got through this one.

@@ -315,7 +315,7 @@ fn settle<'a>(
     agent: u32,
     shards: impl Iterator<Item = &'a n::PagePut>,
 ) -> Option<u64> {
-    let (mut present, mut declined) = (None, false);
+    let (mut present, mut declined, mut reason) = (None, false, "call_failed");
     for put in shards {
         match put.outcome() {
             n::PutOutcome::Published => {
@@ -324,15 +324,13 @@ fn settle<'a>(
             }
             n::PutOutcome::Exists => present = present.max(Some(put.revision)),
             n::PutOutcome::Declined => declined = true,
-            n::PutOutcome::Taken | n::PutOutcome::Refused | n::PutOutcome::Unspecified => {
-                tracing::debug!(reason = put.reason, "a page was refused");
-            }
+            n::PutOutcome::Taken | n::PutOutcome::Refused | n::PutOutcome::Unspecified => reason = &put.reason,
         }
     }
     match (present, declined) {
         (Some(_), _) => {}
         (None, true) => counts.publishes_declined += 1,
-        (None, false) => counts.publishes_refused += 1,
+        (None, false) => counts.refused(reason),
     }
     present
 }

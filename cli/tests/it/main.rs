@@ -1,6 +1,9 @@
-//! Tests of the binary: every one of them starts real processes.
+//! The binary and the driver from outside.
 
 mod bad_input;
+mod binary;
+mod driver;
+mod fakes;
 
 /// Clusters at once: with more than two on a small machine elections flap.
 static CLUSTERS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(2);
