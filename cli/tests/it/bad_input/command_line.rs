@@ -71,7 +71,7 @@ async fn commands_name_what_is_wrong() {
     of(init(&["--peers=1=h:1,1=h:2", room])).await.refused(2, "peers", &[]);
     of(init(&["--peers=1=h:1,2=h:2", room])).await.refused(2, "data_dir", &[]);
     of(init(&[peers, "--l3-bytes=much"])).await.refused(2, "l3_bytes", &["much"]);
-    of(init(&[peers, room, "--chunk-bytes=5000"])).await.refused(2, "chunk_bytes", &["5000"]);
+    of(init(&[peers, room, "--chunk-bytes=5000"])).await.refused(2, "chunk_bytes", &["5KB"]);
     of(init(&[peers, room, "--slab-bytes=2MiB"])).await.refused(2, "slab_bytes", &[]);
     of(init(&[peers, room, "--lease=0s"])).await.refused(2, "lease", &[]);
     of(init(&[peers, room, "--cluster-id=xyz"])).await.refused(2, "cluster_id", &["xyz"]);

@@ -49,7 +49,7 @@ pub(super) fn spec(replicas: usize, agents: usize) -> Spec {
         lease: "5s".parse().unwrap(),
         read_rest: "100ms".parse().unwrap(),
         write_rest: "100ms".parse().unwrap(),
-        agent_flags: Vec::new(),
+        config: String::new(),
     }
 }
 
