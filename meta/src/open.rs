@@ -78,7 +78,11 @@ pub fn open_data_dir(
     let parts = || {
         let dir = dir.0.lock();
         let engine = SledEngine::open(&dir.log())?;
-        let mark = LocalMark::open(&dir.mark())?;
+        // A mark of another size says as little as one that cannot be read: what was acknowledged is unknown.
+        let mark = LocalMark::open(&dir.mark()).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => OpenError::Lost(error.to_string()),
+            _ => OpenError::Io(error),
+        })?;
         Ok((Box::new(engine) as Box<dyn LogEngine>, Box::new(mark) as Box<dyn MarkFile>))
     };
     let set_aside = || {
