@@ -18,14 +18,12 @@ const PAGES: usize = 40;
 /// More entries than a snapshot leaves in the log: after it, the log begins with what the snapshot covers.
 const PAGES_BEFORE_SNAPSHOT: usize = 200;
 
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { files.extend(self::files(&path)) } else { files.push(path) }
+/// The file, or every file below the directory.
+fn files(path: PathBuf) -> Vec<PathBuf> {
+    if path.is_file() {
+        return vec![path];
     }
-    files.sort();
-    files
+    fs::read_dir(path).unwrap().flat_map(|entry| files(entry.unwrap().path())).collect()
 }
 
 /// Cuts each file to half its length.
@@ -63,7 +61,7 @@ impl Damaged {
     async fn survives(&mut self, what: &str, id: u64, part: &str, damage: fn(&Path)) {
         self.publish(PAGES).await;
         self.live.cluster.kill_replica(id).unwrap();
-        let damaged = files(&self.live.cluster.data_dir(id).join(part));
+        let damaged = files(self.live.cluster.data_dir(id).join(part));
         assert!(!damaged.is_empty(), "{what}: nothing to damage");
         damaged.iter().for_each(|path| damage(path));
         self.publish(PAGES).await;
@@ -77,8 +75,11 @@ impl Damaged {
     async fn nothing_is_lost(&mut self, what: &str, id: u64) {
         let keys: Vec<PageKey> = self.acknowledged.iter().map(|(key, _)| *key).collect();
         let freshness = Some(Freshness { min_revision: 0, linearizable: true });
-        let request =
-            m::LookupRequest { freshness, every_key: true, ..meta_lookup(self.live.namespace_id, page_keys_to_wire(&keys)) };
+        let request = m::LookupRequest {
+            freshness,
+            every_key: true,
+            ..meta_lookup(self.live.namespace_id, page_keys_to_wire(&keys))
+        };
         let found = self.live.meta(id).lookup(request).await.unwrap().into_inner();
         for ((key, revision), present) in self.acknowledged.iter().zip(&found.present) {
             assert_eq!(*present, 1, "{what}: {key}, acknowledged at {revision}, is not on replica {id}");
@@ -88,13 +89,22 @@ impl Damaged {
         }
     }
 
-    /// What was set aside of a replica's directory, and that its log says so.
-    fn set_aside(&self, what: &str, id: u64, part: &str) {
-        let aside = self.live.cluster.data_dir(id).join(part);
-        assert!(aside.exists(), "{what}: expected {}", aside.display());
-        let log = self.live.cluster.dir().join(format!("logs/meta-{id}.log"));
-        let said = fs::read_to_string(log).unwrap();
-        assert!(said.contains("aside") && !said.contains("panicked at meta"), "{what}\n{said}");
+    /// How often the log of a replica was set aside, by its directory; its own log says so as often.
+    fn times_set_aside(&self, id: u64) -> usize {
+        let aside = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("log.lost-");
+        let found =
+            fs::read_dir(self.live.cluster.data_dir(id)).unwrap().filter(|entry| aside(entry.as_ref().unwrap()));
+        let said = fs::read_to_string(self.live.cluster.dir().join(format!("logs/meta-{id}.log"))).unwrap();
+        let found = found.count();
+        assert_eq!(said.matches("setting the log aside").count(), found, "{said}");
+        found
+    }
+
+    /// [`Damaged::survives`], by beginning again with nothing.
+    async fn rejoins(&mut self, what: &str, id: u64, part: &str, damage: fn(&Path)) {
+        let before = self.times_set_aside(id);
+        self.survives(what, id, part, damage).await;
+        assert_eq!(self.times_set_aside(id), before + 1, "{what}");
     }
 
     fn follower(leader: u64) -> u64 {
@@ -106,12 +116,14 @@ impl Damaged {
 async fn a_damaged_log_is_set_aside_and_nothing_is_lost() {
     let mut it = Damaged { live: Live::start(spec(3, 1)).await, acknowledged: Vec::new() };
     let id = Damaged::follower(it.live.cluster.leader().await.unwrap());
-    it.survives("a truncated log", id, "log", truncate).await;
-    it.set_aside("a truncated log", id, "log.lost-1");
+    it.rejoins("a truncated log", id, "log", truncate).await;
     let id = it.live.cluster.leader().await.unwrap();
-    it.survives("a corrupted log of the leader", id, "log", corrupt).await;
+    it.rejoins("a corrupted log of the leader", id, "log", corrupt).await;
     let id = Damaged::follower(it.live.cluster.leader().await.unwrap());
-    it.survives("an emptied log", id, "log", |path| fs::remove_file(path).unwrap()).await;
+    it.rejoins("an emptied log", id, "log", |path| fs::remove_file(path).unwrap()).await;
+    let id = Damaged::follower(it.live.cluster.leader().await.unwrap());
+    it.rejoins("a damaged mark", id, "MARK", |path| fs::write(path, [0x5a; 4096]).unwrap()).await;
+    it.rejoins("a truncated mark", id, "MARK", truncate).await;
     it.live.cluster.check().unwrap();
 }
 
@@ -129,8 +141,7 @@ async fn a_damaged_snapshot_is_not_used_and_nothing_is_lost() {
     it.publish(1).await;
     snapshot(&it, id).await;
     it.survives("a corrupted snapshot before a whole log", id, "snapshots", corrupt).await;
-    let aside = it.live.cluster.data_dir(id).join("snapshots.lost-1");
-    assert!(!aside.exists(), "nothing was lost, yet there is {}", aside.display());
+    assert_eq!(it.times_set_aside(id), 0, "nothing was lost");
 
     it.publish(PAGES_BEFORE_SNAPSHOT).await;
     let damages: [(&str, fn(&Path)); 3] = [
@@ -147,8 +158,7 @@ async fn a_damaged_snapshot_is_not_used_and_nothing_is_lost() {
             foreword_cli::clients::replica_status(&endpoint).await.unwrap().purged_index > 0
         })
         .await;
-        it.survives(what, id, "snapshots", damage).await;
-        it.set_aside(what, id, "snapshots.lost-1");
+        it.rejoins(what, id, "snapshots", damage).await;
     }
     it.live.cluster.check().unwrap();
 }

@@ -1,7 +1,7 @@
 //! Bytes that are no request at all, on every port: the servers live on.
 
-use foreword_proto::workload::page;
 use foreword_proto::PageKey;
+use foreword_proto::workload::page;
 use foreword_seams::{Endpoint, Net, TokioNet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -65,7 +65,11 @@ async fn servers_outlive_garbage() {
         assert_eq!(http_status(http, &noise(100)).await, Some(400), "{http}");
         assert_eq!(http_status(http, b"GET /nothing HTTP/1.1").await, Some(404), "{http}");
         assert_eq!(http_status(http, b"DELETE /status HTTP/1.1").await, Some(405), "{http}");
-        assert_eq!(http_status(http, &[b"GET /", &[b'a'; 1 << 17][..], b" HTTP/1.1"].concat()).await, Some(414), "{http}");
+        assert_eq!(
+            http_status(http, &[b"GET /", &[b'a'; 1 << 17][..], b" HTTP/1.1"].concat()).await,
+            Some(414),
+            "{http}"
+        );
         assert_eq!(http_status(http, b"GET /readyz HTTP/1.1").await, Some(200), "{http}");
     }
     live.cluster.check().unwrap();

@@ -34,7 +34,8 @@ async fn an_agent_refuses_an_l3_directory_that_is_not_its_clusters() {
     run(&start).await.refused(1, "cluster_id", &[&ours, &theirs]);
 
     // Our own mark, with one field changed.
-    let mark: Value = serde_json::from_slice(&std::fs::read(dir.join("l3").join(&ours).join("CLUSTER")).unwrap()).unwrap();
+    let mark: Value =
+        serde_json::from_slice(&std::fs::read(dir.join("l3").join(&ours).join("CLUSTER")).unwrap()).unwrap();
     let changed = |field: &str, value: Value| {
         let mut mark = mark.clone();
         mark[field] = value;

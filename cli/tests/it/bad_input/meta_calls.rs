@@ -142,8 +142,9 @@ async fn strangers(live: &mut Live) {
     live.refuses("a peer that says nothing", another("wire_version"), vote(None, 0)).await;
     let newer = vote(Some(ours.to_string()), WIRE_VERSION + 1);
     live.refuses("a peer of another version", another("wire_version"), newer).await;
-    let error =
-        live.refuses("a peer of another cluster", another("cluster_id"), vote(Some(hex::encode(other)), WIRE_VERSION)).await;
+    let error = live
+        .refuses("a peer of another cluster", another("cluster_id"), vote(Some(hex::encode(other)), WIRE_VERSION))
+        .await;
     assert!(error.message().contains(&ours.to_string()) && error.message().contains(&hex::encode(other)), "{error}");
     let broken = vote(Some(ours.to_string()), WIRE_VERSION);
     live.refuses("a peer's broken message", (Code::InvalidArgument, "body"), broken).await;

@@ -81,7 +81,8 @@ async fn what_a_client_held_that_vanishes_is_free_again() {
 async fn half_a_put(live: &mut Live, id: u32) {
     let endpoint = live.cluster.agent_endpoints()[0].clone();
     let before = live.stats().await;
-    let keys: Vec<PageKey> = (0..CLIENTS as u32).map(|at| PageKey::opaque(&[&b"half"[..], &at.to_le_bytes()].concat())).collect();
+    let keys: Vec<PageKey> =
+        (0..CLIENTS as u32).map(|at| PageKey::opaque(&[&b"half"[..], &at.to_le_bytes()].concat())).collect();
     for (at, key) in keys.iter().enumerate() {
         let cable = Cable::to(&endpoint).await;
         let (messages, stream) = mpsc::channel(4);
@@ -90,7 +91,8 @@ async fn half_a_put(live: &mut Live, id: u32) {
         messages.send(header(id, 0, *key)).await.unwrap();
         messages.send(piece(0, 0, 0, page_of(key).slice(..PAGE_BYTES / 2))).await.unwrap();
         let taken = before.counters.bytes_copied + ((at + 1) * PAGE_BYTES / 2) as u64;
-        eventually("half of the page is in the arena", async || live.stats().await.counters.bytes_copied == taken).await;
+        eventually("half of the page is in the arena", async || live.stats().await.counters.bytes_copied == taken)
+            .await;
         cable.cut();
         assert!(putting.await.unwrap().is_err(), "the client of a cut connection");
         drop(messages);
