@@ -220,11 +220,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     Ok(Handle { endpoint, http_endpoint, group, ready, stop, tasks, failed, log_end, identity_file })
 }
 
-async fn listen(
-    net: &dyn Net,
-    field: &'static str,
-    endpoint: &Endpoint,
-) -> Result<(Incoming, Endpoint), ServeError> {
+async fn listen(net: &dyn Net, field: &'static str, endpoint: &Endpoint) -> Result<(Incoming, Endpoint), ServeError> {
     net.listen(endpoint).await.map_err(|error| ServeError::Listen { field, endpoint: endpoint.clone(), error })
 }
 

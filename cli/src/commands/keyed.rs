@@ -96,7 +96,8 @@ pub struct AgentArg {
 
 async fn open(endpoint: &Endpoint, agent: &mut Agent, namespace: &Namespace) -> anyhow::Result<u32> {
     let request = n::OpenNamespaceRequest { namespace: Some(namespace.into()) };
-    let opened = agent.open_namespace(request).await.map_err(|status| said_no(format_args!("agent {endpoint}"), &status))?;
+    let opened =
+        agent.open_namespace(request).await.map_err(|status| said_no(format_args!("agent {endpoint}"), &status))?;
     Ok(opened.into_inner().namespace_id)
 }
 
@@ -245,7 +246,8 @@ pub async fn get(args: GetArgs, json: bool) -> Done {
         min_revision: args.min_revision,
     };
     let answers = agent.get(request).await;
-    let mut answers = answers.map_err(|status| said_no(format_args!("agent {}", args.agent.agent), &status))?.into_inner();
+    let mut answers =
+        answers.map_err(|status| said_no(format_args!("agent {}", args.agent.agent), &status))?.into_inner();
     let mut starts = vec![0usize];
     for bytes in &namespace.shard_bytes {
         starts.push(starts[starts.len() - 1] + *bytes as usize);
@@ -363,5 +365,9 @@ async fn put_shard(mut agent: Agent, header: n::PutHeader, shard_page: Bytes) ->
         message(n::put_request::Kind::Pieces(n::Pieces { pieces: vec![piece] }))
     });
     let answer = agent.put(stream::iter(std::iter::once(header).chain(pieces))).await?.into_inner();
-    answer.pages.into_iter().next().ok_or_else(|| Status::internal("the agent answered without an outcome for the page"))
+    answer
+        .pages
+        .into_iter()
+        .next()
+        .ok_or_else(|| Status::internal("the agent answered without an outcome for the page"))
 }

@@ -128,8 +128,9 @@ impl MetaClient {
         let (replica, client) = self.client();
         let until = deadline.min(Instant::now() + ATTEMPT);
         let answered = tokio::time::timeout_at(until, call(client)).await;
-        let answered =
-            answered.unwrap_or_else(|_| Err(status_for(Code::DeadlineExceeded, "deadline", "deadline: no answer of the replica in time")));
+        let answered = answered.unwrap_or_else(|_| {
+            Err(status_for(Code::DeadlineExceeded, "deadline", "deadline: no answer of the replica in time"))
+        });
         match answered {
             Ok(answer) => Ok(answer.into_inner()),
             Err(status) => {
