@@ -64,12 +64,24 @@ pub async fn agent_status(endpoint: &Endpoint) -> anyhow::Result<AgentStatus> {
     timeout(CALL_TIMEOUT, call).await.context("no answer in time").flatten().with_context(|| format!("node {endpoint}"))
 }
 
+/// Why a server did not do what it was asked to, as one line: who, the message, which names the field, and the code.
+pub fn said_no(server: impl std::fmt::Display, status: &Status) -> anyhow::Error {
+    anyhow::anyhow!("{server}: {} ({:?})", status.message(), status.code())
+}
+
 /// The replicas of one group: a call goes to one that answers.
 #[derive(Clone)]
 pub struct Group {
     endpoints: Arc<[Endpoint]>,
     replicas: Arc<[Replica]>,
     current: Arc<AtomicUsize>,
+}
+
+impl std::fmt::Display for Group {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let endpoints: Vec<String> = self.endpoints.iter().map(ToString::to_string).collect();
+        write!(f, "meta {}", endpoints.join(","))
+    }
 }
 
 impl Group {

@@ -12,6 +12,8 @@ pub mod process;
 use std::process::ExitCode;
 
 use clap::Parser;
+use foreword_meta::open::OpenDirError;
+use foreword_meta::storage::DataDirError;
 use foreword_proto::BadInput;
 
 use self::args::{Cli, Command, MetaCommand};
@@ -25,11 +27,17 @@ pub fn run() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("foreword: {error:#}");
-            // What the caller can mend names a field; everything else happened to us.
-            let bad_input = error.chain().any(|cause| cause.is::<BadInput>());
-            ExitCode::from(if bad_input { 2 } else { 1 })
+            ExitCode::from(if error.chain().any(is_bad_input) { 2 } else { 1 })
         }
     }
+}
+
+/// What the caller can mend names a field; everything else happened to us.
+fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let of_a_directory = |error: &DataDirError| matches!(error, DataDirError::Bad(_));
+    cause.is::<BadInput>()
+        || cause.downcast_ref().is_some_and(of_a_directory)
+        || matches!(cause.downcast_ref(), Some(OpenDirError::Dir(error)) if of_a_directory(error))
 }
 
 fn run_command(cli: Cli) -> Done {

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use anyhow::Context;
+use foreword_proto::BadInput;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
@@ -42,8 +43,8 @@ impl Announcement {
 /// Errors: a filter that does not parse.
 pub fn init_logs(default: &str) -> anyhow::Result<()> {
     let text = std::env::var(LOG_ENV).unwrap_or_else(|_| default.to_owned());
-    let filter =
-        EnvFilter::try_new(&text).with_context(|| format!("{LOG_ENV}: expected a log filter, got {text:?}"))?;
+    let filter = EnvFilter::try_new(&text)
+        .map_err(|error| BadInput::new(LOG_ENV, format!("a log filter, got {text:?}: {error}")))?;
     let ansi = std::io::stderr().is_terminal();
     // A second call (tests in one process) keeps the first subscriber.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).try_init();

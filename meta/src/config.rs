@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use foreword_proto::BadInput;
+use foreword_proto::{BadInput, ClusterId};
 use foreword_seams::Endpoint;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,11 @@ use serde::{Deserialize, Serialize};
 pub struct MetaConfig {
     /// The directory `meta init` made.
     pub data_dir: PathBuf,
+    /// Whose directory it must be; none: any cluster's, any replica's.
+    #[serde(default)]
+    pub cluster_id: Option<ClusterId>,
+    #[serde(default)]
+    pub replica_id: Option<u64>,
     /// Where gRPC listens; the address peers use is in the group's membership.
     pub listen: Endpoint,
     /// Where HTTP listens, if anywhere.
@@ -72,6 +77,8 @@ impl MetaConfig {
     pub fn new(data_dir: impl Into<PathBuf>, listen: Endpoint) -> Self {
         Self {
             data_dir: data_dir.into(),
+            cluster_id: None,
+            replica_id: None,
             listen,
             http: None,
             heartbeat_ms: defaults::heartbeat_ms(),

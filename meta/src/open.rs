@@ -1,13 +1,13 @@
 //! From a data directory to a replica's [`Deps`]: what the binary does before it serves.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use foreword_seams::{Entropy, LocalFiles, Net, Telemetry};
 use parking_lot::Mutex;
 
-use crate::serve::{Deps, IdentityFile};
+use crate::config::MetaConfig;
+use crate::serve::{Deps, IdentityFile, ServeError};
 use crate::storage::{
     DataDir, DataDirError, LocalMark, LogEngine, LogStore, MarkFile, OpenError, Recovered, Runner, SledEngine,
     on_a_thread,
@@ -63,18 +63,26 @@ pub enum OpenDirError {
     Snapshots(io::Error),
 }
 
-/// Opens a data directory on local disk, with its log in sled.
+/// Opens a replica's data directory on local disk, with its log in sled.
+///
+/// Errors: one of another cluster or replica than the settings name, before anything in it is touched.
 pub fn open_data_dir(
-    path: &Path,
+    config: &MetaConfig,
     net: Arc<dyn Net>,
     entropy: Arc<dyn Entropy>,
     telemetry: Telemetry,
 ) -> Result<Deps, OpenDirError> {
-    let dir = Arc::new(SharedDataDir(Mutex::new(DataDir::open(path)?)));
+    let dir = DataDir::open(&config.data_dir)?;
+    dir.expect(config.cluster_id, config.replica_id).map_err(DataDirError::from)?;
+    let dir = Arc::new(SharedDataDir(Mutex::new(dir)));
     let parts = || {
         let dir = dir.0.lock();
         let engine = SledEngine::open(&dir.log())?;
-        let mark = LocalMark::open(&dir.mark())?;
+        // A mark of another size says as little as one that cannot be read: what was acknowledged is unknown.
+        let mark = LocalMark::open(&dir.mark()).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => OpenError::Lost(error.to_string()),
+            _ => OpenError::Io(error),
+        })?;
         Ok((Box::new(engine) as Box<dyn LogEngine>, Box::new(mark) as Box<dyn MarkFile>))
     };
     let set_aside = || {
@@ -89,4 +97,12 @@ pub fn open_data_dir(
         (dir.identity().clone(), LocalFiles::new(dir.snapshots()).map_err(OpenDirError::Snapshots)?)
     };
     Ok(Deps { net, entropy, telemetry, identity, identity_file: dir, log, snapshots: Arc::new(snapshots) })
+}
+
+/// Sets a replica's log and snapshots aside after [`crate::serve::ServeError::SnapshotLost`]; opened again, it rejoins empty.
+pub fn set_log_aside(config: &MetaConfig, why: &ServeError) -> Result<(), DataDirError> {
+    tracing::error!(%why, "setting the log aside; this replica rejoins empty");
+    let moved = DataDir::open(&config.data_dir)?.set_log_aside()?;
+    tracing::warn!(?moved, "kept for someone to look at");
+    Ok(())
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use foreword_proto::BadInput;
 use foreword_proto::limits::RAFT_PAYLOAD_ENTRIES_MAX;
+use foreword_seams::rpc_errors::NameMessageLayer;
 use foreword_seams::rpc_metrics::RpcMetricsLayer;
 use foreword_seams::{Endpoint, Entropy, Files, Incoming, Net, Telemetry, http, rpc};
 use openraft::{BasicNode, Raft, SnapshotPolicy};
@@ -57,12 +58,19 @@ pub struct Deps {
 pub enum ServeError {
     #[error(transparent)]
     BadInput(#[from] BadInput),
-    #[error("listen: expected a free address, {endpoint}: {error}")]
-    Listen { endpoint: Endpoint, error: io::Error },
+    #[error("{field}: expected a free address, {endpoint}: {error}")]
+    Listen { field: &'static str, endpoint: Endpoint, error: io::Error },
     #[error("snapshots: {0}")]
     Snapshots(io::Error),
+    /// What the log was purged of is in no snapshot: the replica must rejoin empty. Its log is closed.
+    #[error("snapshots: expected one that verifies and covers the log's first {purged} entries, got {}", ends_at(.covered))]
+    SnapshotLost { purged: u64, covered: Option<u64> },
     #[error("raft: {0}")]
     Raft(String),
+}
+
+fn ends_at(index: &Option<u64>) -> String {
+    index.map_or_else(|| "none".to_owned(), |index| format!("one that covers {index}"))
 }
 
 /// A running replica.
@@ -75,6 +83,8 @@ pub struct Handle {
     tasks: JoinSet<()>,
     failed: watch::Receiver<Option<String>>,
     log_end: crate::storage::writer::WriterEnd,
+    /// Holds the data directory's lock until the log is closed.
+    identity_file: Arc<dyn IdentityFile>,
 }
 
 impl Handle {
@@ -113,9 +123,10 @@ impl Handle {
             tracing::warn!(%error, "raft did not stop cleanly");
         }
         self.tasks.shutdown().await;
-        let log_end = self.log_end.clone();
+        let (log_end, identity_file) = (self.log_end.clone(), self.identity_file.clone());
         drop(self);
         log_end.wait().await;
+        drop(identity_file);
     }
 }
 
@@ -128,17 +139,23 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let log = deps.log;
     let log_reader = log.reader();
     let log_end = log.end();
-    let (state, position) = snapshots
-        .load_newest()
-        .await
-        .map_err(ServeError::Snapshots)?
-        .unwrap_or_else(|| (State::new(identity.settings.clone()), Position::default()));
+    let newest = snapshots.load_newest().await.map_err(ServeError::Snapshots)?;
+    let (state, position) =
+        newest.loaded.unwrap_or_else(|| (State::new(identity.settings.clone()), Position::default()));
+    let covered = position.last_applied.map(|id| id.index);
+    if let Some(purged) = log_reader.purged().map(|id| id.index).filter(|purged| Some(*purged) > covered) {
+        // Whoever sets the directory aside must find the log closed.
+        drop(log);
+        log_end.wait().await;
+        return Err(ServeError::SnapshotLost { purged, covered });
+    }
+    snapshots.remove(&newest.unusable).await.map_err(ServeError::Snapshots)?;
     let hub = Arc::new(WatchHub::new(config.watch_bytes_max as usize));
     let applied = Arc::new(Applied::new(state, position, hub.clone()));
     // Bound before Raft starts: a port in use must stop the replica before it takes part in an election.
-    let (incoming, endpoint) = listen(&*deps.net, &config.listen).await?;
+    let (incoming, endpoint) = listen(&*deps.net, "listen", &config.listen).await?;
     let http = match &config.http {
-        Some(http) => Some(listen(&*deps.net, http).await?),
+        Some(http) => Some(listen(&*deps.net, "http", http).await?),
         None => None,
     };
 
@@ -174,9 +191,10 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     tasks.spawn(duties.clone().run());
     tasks.spawn(snapshot_by_bytes(source.clone(), config.log_bytes_per_snapshot));
     tasks.spawn(become_ready(group.clone(), ready.clone()));
-    tasks.spawn(form_or_rejoin(group.clone(), identity, deps.identity_file, may_vote.clone()));
+    tasks.spawn(form_or_rejoin(group.clone(), identity, deps.identity_file.clone(), may_vote.clone()));
     let services = rpc::server()
         .layer(RpcMetricsLayer::new(deps.telemetry.clone()))
+        .layer(NameMessageLayer)
         .load_shed(true)
         .concurrency_limit_per_connection(config.requests_max)
         .add_service(MetaService::server(group.clone(), duties, hub))
@@ -198,11 +216,12 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
             }
         });
     }
-    Ok(Handle { endpoint, http_endpoint, group, ready, stop, tasks, failed, log_end })
+    let identity_file = deps.identity_file;
+    Ok(Handle { endpoint, http_endpoint, group, ready, stop, tasks, failed, log_end, identity_file })
 }
 
-async fn listen(net: &dyn Net, endpoint: &Endpoint) -> Result<(Incoming, Endpoint), ServeError> {
-    net.listen(endpoint).await.map_err(|error| ServeError::Listen { endpoint: endpoint.clone(), error })
+async fn listen(net: &dyn Net, field: &'static str, endpoint: &Endpoint) -> Result<(Incoming, Endpoint), ServeError> {
+    net.listen(endpoint).await.map_err(|error| ServeError::Listen { field, endpoint: endpoint.clone(), error })
 }
 
 fn raft_config(config: &MetaConfig) -> openraft::Config {

@@ -19,7 +19,7 @@ use crate::meta_client::{Cluster, HelloError, MetaClient};
 use crate::service::{GrpcServer, http};
 use crate::session::grants::Grants;
 use crate::session::{Identity, Sessions, keep};
-use crate::store::{MemoryL3, MemoryStore, PosixStore, SharedStore, StoreError};
+use crate::store::{MemoryL3, MemoryStore, PosixStore, SharedStore, StoreError, clusters_under};
 use crate::tier::L1;
 
 /// Makes the store of a cluster, once the group has named itself and its chunk size.
@@ -55,12 +55,21 @@ pub enum ServeError {
     Hello(#[from] HelloError),
     #[error("l3: the group's chunks have {group} bytes, the store's {store}")]
     ChunkBytes { group: u32, store: u32 },
-    #[error("l3: {location} holds no directory of cluster {cluster_id} (`foreword meta init` makes it)")]
-    NoCluster { location: L3Location, cluster_id: ClusterId },
+    #[error("l3: {location} holds no directory of cluster {cluster_id} (`foreword meta init` makes it){}", others(.found))]
+    NoCluster { location: L3Location, cluster_id: ClusterId, found: Vec<ClusterId> },
     #[error("l3: {location} belongs elsewhere: {error}")]
     OtherCluster { location: L3Location, error: BadInput },
     #[error("l3: {location}: {error}")]
     Store { location: L3Location, error: StoreError },
+}
+
+/// What an L3 root holds instead of ours.
+fn others(found: &[ClusterId]) -> String {
+    if found.is_empty() {
+        return String::new();
+    }
+    let ids: Vec<String> = found.iter().map(ToString::to_string).collect();
+    format!("; it holds those of {}", ids.join(", "))
 }
 
 /// Stores of this machine: posix directories, or this process's memory, one for each call.
@@ -192,7 +201,14 @@ async fn checked_store(
     }
     match store.cluster_mark().await {
         Err(error) => Err(ServeError::Store { location, error }),
-        Ok(None) => Err(ServeError::NoCluster { location, cluster_id: cluster.cluster_id }),
+        Ok(None) => {
+            let found = match &location {
+                // Only for the message: a root that cannot be listed names no others.
+                L3Location::Posix(root) => clusters_under(root).unwrap_or_default(),
+                L3Location::Memory => Vec::new(),
+            };
+            Err(ServeError::NoCluster { location, cluster_id: cluster.cluster_id, found })
+        }
         Ok(Some(mark)) => match mark.check(cluster.cluster_id, cluster.chunk_bytes) {
             Ok(()) => Ok(store),
             Err(error) => Err(ServeError::OtherCluster { location, error }),

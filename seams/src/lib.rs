@@ -8,6 +8,7 @@ pub mod files;
 pub mod http;
 pub mod net;
 pub mod rpc;
+pub mod rpc_errors;
 pub mod rpc_metrics;
 pub mod telemetry;
 

@@ -3,6 +3,7 @@
 //! Everything lives in one directory; every process is started here, killed here, and dies with this one. Dropping a
 //! [`Cluster`] kills what runs and removes the directory, unless it is kept.
 
+mod announced;
 mod child;
 mod converge;
 mod members;

@@ -18,9 +18,10 @@ use foreword_proto::{BadInput, Namespace, PageKey};
 use foreword_seams::Endpoint;
 use futures::stream;
 use serde_json::json;
+use tonic::Status;
 
 use super::{Done, NOT_FOUND};
-use crate::clients::{self, Agent, Group};
+use crate::clients::{self, Agent, Group, said_no};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -93,9 +94,11 @@ pub struct AgentArg {
     pub agent: Endpoint,
 }
 
-async fn open(agent: &mut Agent, namespace: &Namespace) -> anyhow::Result<u32> {
+async fn open(endpoint: &Endpoint, agent: &mut Agent, namespace: &Namespace) -> anyhow::Result<u32> {
     let request = n::OpenNamespaceRequest { namespace: Some(namespace.into()) };
-    Ok(agent.open_namespace(request).await.context("open namespace")?.into_inner().namespace_id)
+    let opened =
+        agent.open_namespace(request).await.map_err(|status| said_no(format_args!("agent {endpoint}"), &status))?;
+    Ok(opened.into_inner().namespace_id)
 }
 
 const LOOKUP_EXAMPLES: &str = "\
@@ -153,8 +156,9 @@ pub async fn lookup(args: LookupArgs, json: bool) -> Done {
     let (pages, revision) = match &args.agent {
         Some(endpoint) => {
             let mut agent = clients::agent(endpoint);
-            let namespace_id = open(&mut agent, &namespace).await?;
-            let answer = agent.lookup(n::LookupRequest { namespace_id, keys, tokens, freshness }).await?.into_inner();
+            let namespace_id = open(endpoint, &mut agent, &namespace).await?;
+            let answer = agent.lookup(n::LookupRequest { namespace_id, keys, tokens, freshness }).await;
+            let answer = answer.map_err(|status| said_no(format_args!("agent {endpoint}"), &status))?.into_inner();
             (answer.pages, answer.revision)
         }
         None => lookup_at_group(&args.meta, &namespace, keys, tokens, freshness).await?,
@@ -182,7 +186,7 @@ async fn lookup_at_group(
             async move { replica.register_namespace(register).await }
         })
         .await
-        .context("register namespace")?;
+        .map_err(|status| said_no(&group, &status))?;
     let request = m::LookupRequest {
         namespace_id: registered.namespace_id,
         keys,
@@ -196,7 +200,8 @@ async fn lookup_at_group(
             let request = request.clone();
             async move { replica.lookup(request).await }
         })
-        .await?;
+        .await
+        .map_err(|status| said_no(&group, &status))?;
     Ok((answer.prefix, answer.revision))
 }
 
@@ -231,7 +236,7 @@ pub struct GetArgs {
 pub async fn get(args: GetArgs, json: bool) -> Done {
     let namespace = args.namespace.namespace(None)?;
     let mut agent = clients::agent(&args.agent.agent);
-    let namespace_id = open(&mut agent, &namespace).await?;
+    let namespace_id = open(&args.agent.agent, &mut agent, &namespace).await?;
     let request = n::GetRequest {
         namespace_id,
         keys: page_keys_to_wire(&[args.key.key()?]),
@@ -240,7 +245,9 @@ pub async fn get(args: GetArgs, json: bool) -> Done {
         every_key: true,
         min_revision: args.min_revision,
     };
-    let mut answers = agent.get(request).await?.into_inner();
+    let answers = agent.get(request).await;
+    let mut answers =
+        answers.map_err(|status| said_no(format_args!("agent {}", args.agent.agent), &status))?.into_inner();
     let mut starts = vec![0usize];
     for bytes in &namespace.shard_bytes {
         starts.push(starts[starts.len() - 1] + *bytes as usize);
@@ -309,7 +316,7 @@ pub async fn put(args: PutArgs, json: bool) -> Done {
         return Err(BadInput::new("file", format!("a page of {expected} bytes, got {}", page.len())).into());
     }
     let mut agent = clients::agent(&args.agent.agent);
-    let namespace_id = open(&mut agent, &namespace).await?;
+    let namespace_id = open(&args.agent.agent, &mut agent, &namespace).await?;
     let header = n::PutHeader {
         namespace_id,
         shard: 0,
@@ -323,7 +330,8 @@ pub async fn put(args: PutArgs, json: bool) -> Done {
         start += *bytes as usize;
         puts.push(put_shard(agent.clone(), n::PutHeader { shard: shard as u32, ..header.clone() }, shard_page));
     }
-    let outcomes = futures::future::try_join_all(puts).await?;
+    let outcomes = futures::future::try_join_all(puts).await;
+    let outcomes = outcomes.map_err(|status| said_no(format_args!("agent {}", args.agent.agent), &status))?;
     let published = |put: &n::PagePut| matches!(put.outcome(), n::PutOutcome::Published | n::PutOutcome::Exists);
     let put = outcomes.iter().find(|put| !published(put)).or(outcomes.first()).context("a page without shards")?;
     let outcome = put.outcome().as_str_name().trim_start_matches("PUT_OUTCOME_").to_lowercase();
@@ -346,7 +354,7 @@ fn read_page(file: &std::path::Path) -> anyhow::Result<Bytes> {
     Ok(page.into())
 }
 
-async fn put_shard(mut agent: Agent, header: n::PutHeader, shard_page: Bytes) -> anyhow::Result<n::PagePut> {
+async fn put_shard(mut agent: Agent, header: n::PutHeader, shard_page: Bytes) -> Result<n::PagePut, Status> {
     let shard = header.shard;
     let message = |kind| n::PutRequest { kind: Some(kind) };
     let header = message(n::put_request::Kind::Header(header));
@@ -357,5 +365,9 @@ async fn put_shard(mut agent: Agent, header: n::PutHeader, shard_page: Bytes) ->
         message(n::put_request::Kind::Pieces(n::Pieces { pieces: vec![piece] }))
     });
     let answer = agent.put(stream::iter(std::iter::once(header).chain(pieces))).await?.into_inner();
-    answer.pages.into_iter().next().context("an outcome for the page")
+    answer
+        .pages
+        .into_iter()
+        .next()
+        .ok_or_else(|| Status::internal("the agent answered without an outcome for the page"))
 }

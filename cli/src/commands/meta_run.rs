@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use foreword_meta::config::MetaConfig;
-use foreword_meta::open::open_data_dir;
-use foreword_meta::serve::serve;
+use foreword_meta::open::{OpenDirError, open_data_dir, set_log_aside};
+use foreword_meta::serve::{Deps, Handle, ServeError, serve};
 use foreword_proto::BadInput;
 use foreword_seams::{OsEntropy, Telemetry, TokioNet};
 
@@ -28,7 +28,7 @@ pub async fn run(args: RunArgs) -> Done {
         let expected = format!("a directory made by `foreword meta init`, got {}", config.data_dir.display());
         return Err(section.place(BadInput::new("data_dir", expected)).into());
     }
-    let deps = open_data_dir(&config.data_dir, Arc::new(TokioNet), Arc::new(OsEntropy), Telemetry::new())?;
+    let deps = open(&config)?;
     let replica_id = deps.identity.replica_id;
     if !listen_is_set {
         let address = deps.identity.members.get(&replica_id).ok_or_else(|| {
@@ -36,7 +36,7 @@ pub async fn run(args: RunArgs) -> Done {
         })?;
         config.listen = address.parse()?;
     }
-    let mut handle = serve(config, deps).await.context("meta")?;
+    let mut handle = serve_or_rejoin(config, deps).await?;
     Announcement {
         role: "meta".into(),
         name: replica_id.to_string(),
@@ -53,4 +53,20 @@ pub async fn run(args: RunArgs) -> Done {
     tracing::info!("stopping");
     handle.shutdown().await;
     Ok(ExitCode::SUCCESS)
+}
+
+fn open(config: &MetaConfig) -> Result<Deps, OpenDirError> {
+    open_data_dir(config, Arc::new(TokioNet), Arc::new(OsEntropy), Telemetry::new())
+}
+
+/// Serves; a replica whose snapshot is damaged begins again with nothing and gets everything from the others.
+async fn serve_or_rejoin(config: MetaConfig, deps: Deps) -> anyhow::Result<Handle> {
+    match serve(config.clone(), deps).await {
+        Err(lost @ ServeError::SnapshotLost { .. }) => {
+            set_log_aside(&config, &lost)?;
+            let deps = open(&config)?;
+            serve(config, deps).await.context("meta")
+        }
+        served => served.context("meta"),
+    }
 }

@@ -79,7 +79,7 @@ fn print_replicas(replicas: &[anyhow::Result<ReplicaStatus>]) {
                 r.state_digest,
                 if r.ready { "" } else { "  not ready" }
             ),
-            Err(error) => println!("{error:#}"),
+            Err(error) => eprintln!("foreword: {error:#}"),
         }
     }
     let Some(one) = replicas.iter().flatten().max_by_key(|replica| replica.revision) else { return };
@@ -142,7 +142,7 @@ fn print_agents(agents: &[anyhow::Result<AgentStatus>]) {
                     );
                 }
             }
-            Err(error) => println!("{error:#}"),
+            Err(error) => eprintln!("foreword: {error:#}"),
         }
     }
 }

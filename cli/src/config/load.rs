@@ -58,7 +58,7 @@ pub struct Section<'a> {
 impl<'a> Section<'a> {
     /// Reads the section and lays the overlay over it.
     ///
-    /// A field that ends in `_bytes` may be written as a size, one that ends in `_ms` as a duration. Errors name
+    /// A field of bytes (`arena_bytes`, `watch_bytes_max`) may be written as a size, one of time (`_ms`) as a duration. Errors name
     /// `section.field`.
     pub fn new(source: &'a Source, name: &'static str, overlay: Overlay) -> Result<Self, BadInput> {
         let mut file = source.table()?;
@@ -106,9 +106,9 @@ impl<'a> Section<'a> {
 fn plain(field: &str, value: &mut Value) -> Result<(), BadInput> {
     let Value::String(text) = &*value else { return Ok(()) };
     let bad = |message: String| BadInput::new(field, message.trim_start_matches("expected ").to_owned());
-    if field.ends_with("_bytes") {
+    if field.contains("_bytes") {
         *value = bytes_value(field, text.parse::<Size>().map_err(bad)?.0)?;
-    } else if field.ends_with("_ms") {
+    } else if field.contains("_ms") {
         *value = bytes_value(field, text.parse::<Span>().map_err(bad)?.ms())?;
     }
     Ok(())
@@ -122,7 +122,23 @@ fn field_error(error: &toml::de::Error) -> BadInput {
     // `missing field` and `unknown field` name it in the message only.
     let named = message.split('`').nth(1).filter(|_| message.contains("field `"));
     let field = named.or(path).unwrap_or("config").to_owned();
-    BadInput::new(field, message.trim_start_matches("expected ").to_owned())
+    BadInput::new(field, in_our_words(&message))
+}
+
+/// A message of serde as what was expected.
+fn in_our_words(message: &str) -> String {
+    for kind in ["invalid type: ", "invalid value: "] {
+        if let Some((got, expected)) = message.strip_prefix(kind).and_then(|rest| rest.rsplit_once(", expected ")) {
+            return format!("{expected}, got {got}");
+        }
+    }
+    if message.starts_with("missing field") {
+        return "a value: missing field".to_owned();
+    }
+    match message.split_once(", expected ") {
+        Some((unknown, expected)) if unknown.starts_with("unknown field") => format!("{expected}: {unknown}"),
+        _ => message.trim_start_matches("expected ").to_owned(),
+    }
 }
 
 fn one_line(message: &str) -> String {

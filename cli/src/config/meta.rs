@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use foreword_proto::ClusterId;
 use foreword_seams::Endpoint;
 
 use super::Overlay;
@@ -14,6 +15,12 @@ pub struct MetaFlags {
     /// Data directory of this replica, made by `foreword meta init`
     #[arg(long, env = "FOREWORD_META_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Refuse a data directory of another cluster than this
+    #[arg(long, env = "FOREWORD_META_CLUSTER_ID", value_name = "HEX")]
+    pub cluster_id: Option<ClusterId>,
+    /// Refuse a data directory of another replica than this
+    #[arg(long, env = "FOREWORD_META_REPLICA_ID", value_name = "ID")]
+    pub replica_id: Option<u32>,
     /// Where gRPC listens, for agents and the other replicas [default: this replica's address in its data directory]
     #[arg(long, env = "FOREWORD_META_LISTEN", value_name = "HOST:PORT")]
     pub listen: Option<Endpoint>,
@@ -28,6 +35,8 @@ impl MetaFlags {
         let data_dir = self.data_dir.as_ref().map(|dir| dir.display().to_string());
         Overlay::default()
             .with("data_dir", data_dir)
+            .with_text("cluster_id", self.cluster_id.as_ref())
+            .with("replica_id", self.replica_id)
             .with_text("listen", self.listen.as_ref())
             .with_text("http", self.http.as_ref())
     }

@@ -1,5 +1,6 @@
 //! The binary and the driver from outside.
 
+mod bad_input;
 mod binary;
 mod driver;
 mod fakes;

@@ -27,6 +27,14 @@ pub struct Snapshots {
     cluster_id: ClusterId,
 }
 
+/// What a start finds of snapshots.
+pub struct Newest {
+    /// The newest that verifies, as a state at its position.
+    pub loaded: Option<(State, Position)>,
+    /// Newer ones that do not.
+    pub unusable: Vec<String>,
+}
+
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
 impl Snapshots {
@@ -41,15 +49,30 @@ impl Snapshots {
         Ok(names.into_iter().filter(|name| name.starts_with(PREFIX)).collect())
     }
 
-    /// The newest snapshot that verifies, as a state at its position. One that does not is reported and passed over.
-    pub async fn load_newest(&self) -> std::io::Result<Option<(State, Position)>> {
+    /// The newest snapshot that verifies. One that does not is reported and passed over.
+    pub async fn load_newest(&self) -> std::io::Result<Newest> {
+        let mut newest = Newest { loaded: None, unusable: Vec::new() };
         for name in self.names().await?.into_iter().rev() {
             match self.load(&name).await {
-                Ok(loaded) => return Ok(Some(loaded)),
-                Err(error) => tracing::error!(%error, name, "this snapshot cannot be used"),
+                Ok(loaded) => {
+                    newest.loaded = Some(loaded);
+                    break;
+                }
+                Err(error) => {
+                    tracing::error!(%error, name, "this snapshot cannot be used");
+                    newest.unusable.push(name);
+                }
             }
         }
-        Ok(None)
+        Ok(newest)
+    }
+
+    /// Removes snapshots that do not verify: the newest file is what a follower is offered.
+    pub async fn remove(&self, unusable: &[String]) -> std::io::Result<()> {
+        for name in unusable {
+            self.files.remove(name).await?;
+        }
+        Ok(())
     }
 
     async fn load(&self, name: &str) -> Result<(State, Position), Fault> {

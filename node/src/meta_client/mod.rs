@@ -7,6 +7,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreword_proto::bad_input::status_for;
 use foreword_proto::limits::META_MESSAGE_BYTES_MAX;
 use foreword_proto::wire::meta::meta_client::MetaClient as Generated;
 use foreword_seams::{Endpoint, Entropy, Net, rpc};
@@ -127,8 +128,9 @@ impl MetaClient {
         let (replica, client) = self.client();
         let until = deadline.min(Instant::now() + ATTEMPT);
         let answered = tokio::time::timeout_at(until, call(client)).await;
-        let answered =
-            answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("the replica did not answer in time")));
+        let answered = answered.unwrap_or_else(|_| {
+            Err(status_for(Code::DeadlineExceeded, "deadline", "deadline: no answer of the replica in time"))
+        });
         match answered {
             Ok(answer) => Ok(answer.into_inner()),
             Err(status) => {

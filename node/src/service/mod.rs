@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use foreword_proto::limits::NODE_MESSAGE_BYTES_MAX;
 use foreword_proto::wire::node::node_server::NodeServer;
+use foreword_seams::rpc_errors::NameMessageLayer;
 use foreword_seams::rpc_metrics::RpcMetricsLayer;
 use foreword_seams::{Incoming, Telemetry, rpc};
 use tokio_util::sync::CancellationToken;
@@ -41,7 +42,7 @@ impl GrpcServer {
         let service = NodeServer::new(self.service)
             .max_decoding_message_size(NODE_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(NODE_MESSAGE_BYTES_MAX);
-        let server = rpc::server().layer(self.metrics).layer(self.admission);
+        let server = rpc::server().layer(self.metrics).layer(self.admission).layer(NameMessageLayer);
         if let Err(error) = server.serve_with_incoming_shutdown(service, incoming, stop.cancelled_owned()).await {
             tracing::error!(%error, "the gRPC server ended");
         }

@@ -1,0 +1,82 @@
+//! Commands given wrong arguments, or nobody to talk to.
+
+use super::live::{Live, SHARD_BYTES, spec};
+use super::run::run;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_name_what_is_wrong() {
+    let mut live = Live::start(spec(1, 1)).await;
+    let dir = live.cluster.dir().to_owned();
+    let agent = format!("--agent={}", live.cluster.agent_endpoints()[0]);
+    let meta = format!("--meta={}", live.meta_endpoint(1));
+    let shards = format!("--shard-bytes={},{}", SHARD_BYTES[0], SHARD_BYTES[1]);
+    let namespace = ["--model=bad-input", "--page-tokens=16", &shards];
+    let name = "--opaque=by the command line";
+    let file = |bytes: u64| {
+        let path = dir.join(format!("page-{bytes}"));
+        std::fs::write(&path, vec![7; bytes as usize]).unwrap();
+        path.display().to_string()
+    };
+    let (whole, short) = (file(SHARD_BYTES.iter().sum()), file(100));
+    let command = |verb: &'static str, rest: &[&str]| -> Vec<String> {
+        [&[verb, agent.as_str()], &namespace[..], rest].concat().into_iter().map(str::to_owned).collect()
+    };
+    async fn of(args: Vec<String>) -> super::run::Ended {
+        run(&args.iter().map(String::as_str).collect::<Vec<_>>()).await
+    }
+
+    of(command("get", &["--key=xyz"])).await.refused(2, "key", &["xyz"]);
+    of(command("get", &["--key=00"])).await.refused(2, "key", &["64 hexadecimal digits"]);
+    of(command("get", &[])).await.refused(2, "key", &[]);
+    of(command("get", &[name])).await.not_there();
+    of(command("put", &[name, &short])).await.refused(2, "file", &["8000", "100"]);
+    of(command("put", &[name, "/nowhere/page"])).await.refused(2, "file", &["/nowhere/page"]);
+    of(command("put", &[name, "--parent=xyz", &whole])).await.refused(2, "parent", &["xyz"]);
+    of(command("put", &[name, &whole])).await.succeeded();
+    of(command("get", &[name, &format!("--out={}", file(0))])).await.succeeded();
+    of(command("lookup", &["--key=xyz"])).await.refused(2, "key", &["xyz"]);
+    of(command("lookup", &[])).await.refused(2, "keys", &[]);
+    of(command("lookup", &["--tokens=-1"])).await.refused(2, "tokens", &["-1"]);
+    of(command("lookup", &[name])).await.succeeded();
+
+    // The same name with other sizes, and a namespace that is none.
+    let other = [agent.as_str(), "--model=bad-input", "--page-tokens=16", "--shard-bytes=4096,4096", name];
+    run(&[&["lookup"][..], &other].concat()).await.refused(1, "namespace.shard_bytes", &[]);
+    let none = [agent.as_str(), "--model=m", "--page-tokens=0", "--shard-bytes=4096", name];
+    run(&[&["lookup"][..], &none].concat()).await.refused(2, "namespace.page_tokens", &[]);
+    run(&["lookup", &agent, "--namespace=/nowhere/n.json", name]).await.refused(2, "namespace", &["/nowhere/n.json"]);
+    run(&["lookup", &agent, "--model=m", name]).await.refused(2, "shard_bytes", &[]);
+
+    // Nobody there.
+    for args in [&["status", "--meta=127.0.0.1:1"][..], &["status", &meta, "--meta=127.0.0.1:1"]] {
+        run(args).await.refused(1, "meta 127.0.0.1:1", &[]);
+    }
+    run(&["status", "--agent=unix:/nowhere.sock"]).await.refused(1, "node unix:/nowhere.sock", &[]);
+    run(&["status", "--meta=nowhere"]).await.refused(2, "meta", &["nowhere"]);
+    run(&["status"]).await.refused(2, "meta", &[]);
+    run(&["status", &meta, &agent]).await.succeeded();
+    let gone = ["get", "--agent=unix:/nowhere.sock", "--model=m", "--shard-bytes=4096", name];
+    run(&gone).await.refused(1, "agent unix:/nowhere.sock", &[]);
+
+    // A cluster that cannot be.
+    let data_dir = format!("--data-dir={}", dir.join("new").display());
+    let l3 = format!("--l3=posix:{}", dir.join("l3").display());
+    let init = |rest: &[&'static str]| {
+        let base = ["meta", "init", &data_dir, &l3].map(str::to_owned);
+        base.into_iter().chain(rest.iter().map(|arg| (*arg).to_owned())).collect::<Vec<_>>()
+    };
+    let peers = "--peers=1=127.0.0.1:1";
+    let room = "--l3-bytes=1MiB";
+    of(init(&["--peers=nobody", room])).await.refused(2, "peers", &["nobody"]);
+    of(init(&["--peers=1=h:1,1=h:2", room])).await.refused(2, "peers", &[]);
+    of(init(&["--peers=1=h:1,2=h:2", room])).await.refused(2, "data_dir", &[]);
+    of(init(&[peers, "--l3-bytes=much"])).await.refused(2, "l3_bytes", &["much"]);
+    of(init(&[peers, room, "--chunk-bytes=5000"])).await.refused(2, "chunk_bytes", &["5KB"]);
+    of(init(&[peers, room, "--slab-bytes=2MiB"])).await.refused(2, "slab_bytes", &[]);
+    of(init(&[peers, room, "--lease=0s"])).await.refused(2, "lease", &[]);
+    of(init(&[peers, room, "--cluster-id=xyz"])).await.refused(2, "cluster_id", &["xyz"]);
+    of(init(&[peers, room, "--replica-id=2"])).await.refused(2, "replica_id", &["got 2"]);
+    assert!(!dir.join("new").exists(), "a refused init leaves no directory");
+    of(init(&[peers, room])).await.succeeded();
+    live.works("wrong commands").await;
+}

@@ -1,0 +1,153 @@
+//! Calls to a replica that are wrong, and strangers.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use foreword_proto::Namespace;
+use foreword_proto::bad_input::field_of;
+use foreword_proto::limits::{KEYS_MAX, META_MESSAGE_BYTES_MAX, WIRE_VERSION};
+use foreword_proto::wire::common;
+use foreword_proto::wire::meta as m;
+use foreword_proto::wire::raft as r;
+use foreword_proto::wire::raft::raft_client::RaftClient;
+use foreword_seams::{TokioNet, rpc};
+use std::sync::Arc;
+use tonic::{Code, Request};
+
+use super::live::{Live, meta_lookup, spec};
+
+const UNKNOWN: (Code, &str) = (Code::NotFound, "namespace_id");
+const KEYS: (Code, &str) = (Code::InvalidArgument, "keys");
+
+fn keys(count: usize) -> Bytes {
+    vec![7; count * 32].into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_names_what_is_wrong() {
+    let mut live = Live::start(spec(1, 1)).await;
+    unknown_namespaces(&mut live).await;
+    keys_and_records(&mut live).await;
+    namespaces(&mut live).await;
+    large_and_late(&mut live).await;
+    strangers(&mut live).await;
+    live.cluster.check().unwrap();
+}
+
+async fn unknown_namespaces(live: &mut Live) {
+    let namespace_id = live.namespace_id + 1000;
+    let meta = live.meta(1);
+    live.refuses("lookup", UNKNOWN, meta.clone().lookup(meta_lookup(namespace_id, keys(1)))).await;
+    let request = m::WatchRequest { namespace_id, from_revision: 0, epoch: 0 };
+    live.refuses("watch", UNKNOWN, meta.clone().watch(request)).await;
+    let request = m::PublishRequest { session: 1, sequence: 1, namespace_id, epoch: 0, pages: keys(1) };
+    live.refuses("publish", UNKNOWN, meta.clone().publish(request)).await;
+    let request = m::SuspectRequest { session: 1, namespace_id, suspects: Bytes::new() };
+    live.refuses("suspect", UNKNOWN, meta.clone().suspect(request)).await;
+    live.refuses("clear", UNKNOWN, meta.clone().clear(m::ClearRequest { namespace_id })).await;
+    let request = m::DeleteRequest { namespace_id, keys: keys(1) };
+    live.refuses("delete", UNKNOWN, meta.clone().delete(request)).await;
+}
+
+async fn keys_and_records(live: &mut Live) {
+    let (namespace_id, meta) = (live.namespace_id, live.meta(1));
+    for (what, keys) in [("too many keys", keys(KEYS_MAX + 1)), ("ragged keys", Bytes::from(vec![7; 33]))] {
+        let request = meta_lookup(namespace_id, keys.clone());
+        live.refuses(&format!("lookup, {what}"), KEYS, meta.clone().lookup(request)).await;
+        let request = m::DeleteRequest { namespace_id, keys };
+        live.refuses(&format!("delete, {what}"), KEYS, meta.clone().delete(request)).await;
+    }
+    let mut both = meta_lookup(namespace_id, keys(1));
+    both.tokens = Some(common::Tokens::default());
+    live.refuses("keys and tokens", (Code::InvalidArgument, "tokens"), meta.clone().lookup(both)).await;
+    let torn = m::PublishRequest { session: 1, sequence: 1, namespace_id, epoch: 0, pages: vec![1; 45].into() };
+    live.refuses("torn records", (Code::InvalidArgument, "pages"), meta.clone().publish(torn)).await;
+    let session = m::OpenSessionRequest { node: "stranger".into(), incarnation: 1, endpoint: String::new() };
+    let session = meta.clone().open_session(session).await.unwrap().into_inner().session;
+    let grant = |session, sequence, slot_bytes, slots| {
+        let mut meta = meta.clone();
+        async move { meta.grant(m::GrantRequest { session, sequence, slot_bytes, slots }).await }
+    };
+    let bad = Code::InvalidArgument;
+    live.refuses("grant of nothing", (bad, "slots"), grant(session, 1, 4096, 0)).await;
+    live.refuses("grant of another chunk", (bad, "slot_bytes"), grant(session, 1, 5000, 1)).await;
+    live.refuses("grant without a sequence", (bad, "sequence"), grant(session, 0, 4096, 1)).await;
+    let ended = (Code::FailedPrecondition, "session");
+    live.refuses("grant to no session", ended, grant(session + 1000, 1, 4096, 1)).await;
+    let request = m::OpenSessionRequest::default();
+    live.refuses("a session of nobody", (bad, "node"), meta.clone().open_session(request)).await;
+    // The first sequence has its outcome: a retry would get the same refusal.
+    grant(session, 2, 3 * 4096, 1).await.unwrap();
+}
+
+async fn namespaces(live: &mut Live) {
+    let meta = live.meta(1);
+    let register = |namespace: &Namespace| {
+        let (mut meta, request) = (meta.clone(), m::RegisterNamespaceRequest { namespace: Some(namespace.into()) });
+        async move { meta.register_namespace(request).await }
+    };
+    let other = Namespace { shard_bytes: vec![8192], ..live.namespace.clone() };
+    let geometry = (Code::FailedPrecondition, "namespace.shard_bytes");
+    live.refuses("another geometry", geometry, register(&other)).await;
+    let other = Namespace { page_tokens: 0, ..live.namespace.clone() };
+    live.refuses("no tokens", (Code::InvalidArgument, "namespace.page_tokens"), register(&other)).await;
+    let other = Namespace { dtype: String::new(), ..live.namespace.clone() };
+    live.refuses("no dtype", (Code::InvalidArgument, "namespace.dtype"), register(&other)).await;
+    let registered = register(&live.namespace).await.unwrap().into_inner();
+    assert_eq!(registered.namespace_id, live.namespace_id);
+}
+
+async fn large_and_late(live: &mut Live) {
+    let (namespace_id, meta) = (live.namespace_id, live.meta(1));
+    let too_large = meta_lookup(namespace_id, keys(META_MESSAGE_BYTES_MAX / 32 + 1));
+    live.refuses("too large a lookup", (Code::OutOfRange, "message"), meta.clone().lookup(too_large)).await;
+    let mut late = Request::new(m::LookupRequest {
+        freshness: Some(common::Freshness { min_revision: 1 << 40, linearizable: false }),
+        ..meta_lookup(namespace_id, keys(1))
+    });
+    late.set_timeout(Duration::from_millis(100));
+    let error = meta.clone().lookup(late).await.unwrap_err();
+    assert!(matches!(error.code(), Code::DeadlineExceeded | Code::Cancelled), "{error:?}");
+    live.works("a passed deadline").await;
+    let request = m::WatchRequest { namespace_id, from_revision: 1 << 40, epoch: 0 };
+    live.refuses("a watch from the future", (Code::FailedPrecondition, "behind"), meta.clone().watch(request)).await;
+}
+
+async fn strangers(live: &mut Live) {
+    let meta = live.meta(1);
+    let other = [9; 16];
+    let hello = |wire_version, cluster_id: &[u8]| {
+        let (mut meta, cluster_id) = (meta.clone(), Bytes::copy_from_slice(cluster_id));
+        async move { meta.hello(m::HelloRequest { wire_version, cluster_id }).await }
+    };
+    let another = |field| (Code::FailedPrecondition, field);
+    let error = live.refuses("another wire version", another("wire_version"), hello(WIRE_VERSION + 1, &[])).await;
+    assert!(error.message().contains(&format!("expected {WIRE_VERSION}, the caller speaks {}", WIRE_VERSION + 1)));
+    let ours = live.stats().await.cluster_id;
+    let error = live.refuses("another cluster", another("cluster_id"), hello(WIRE_VERSION, &other)).await;
+    assert!(error.message().contains(&ours.to_string()) && error.message().contains(&hex::encode(other)), "{error}");
+    live.refuses("a short cluster id", (Code::InvalidArgument, "cluster_id"), hello(WIRE_VERSION, &[1; 15])).await;
+
+    // What a peer says of itself travels as metadata of each call between replicas.
+    let channel = rpc::channel(Arc::new(TokioNet), &live.meta_endpoint(1));
+    let vote = |cluster: Option<String>, version: u32| {
+        let mut raft = RaftClient::new(channel.clone());
+        let mut request = Request::new(r::VoteRequest { body: Bytes::from_static(b"{}") });
+        if let Some(cluster) = cluster {
+            request.metadata_mut().insert("foreword-cluster", cluster.parse().unwrap());
+            request.metadata_mut().insert("foreword-wire-version", version.into());
+        }
+        async move { raft.vote(request).await }
+    };
+    live.refuses("a peer that says nothing", another("wire_version"), vote(None, 0)).await;
+    let newer = vote(Some(ours.to_string()), WIRE_VERSION + 1);
+    live.refuses("a peer of another version", another("wire_version"), newer).await;
+    let error = live
+        .refuses("a peer of another cluster", another("cluster_id"), vote(Some(hex::encode(other)), WIRE_VERSION))
+        .await;
+    assert!(error.message().contains(&ours.to_string()) && error.message().contains(&hex::encode(other)), "{error}");
+    let broken = vote(Some(ours.to_string()), WIRE_VERSION);
+    live.refuses("a peer's broken message", (Code::InvalidArgument, "body"), broken).await;
+    let answer = hello(WIRE_VERSION, &ours.0).await.unwrap().into_inner();
+    assert_eq!((answer.replica_id, field_of(&error)), (1, Some("cluster_id")));
+}

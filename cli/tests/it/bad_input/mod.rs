@@ -1,0 +1,14 @@
+//! Bad input, through the binary or over the wire: the code and the field are asserted, and that the next valid request (or
+//! start) succeeds.
+
+mod agent_calls;
+mod command_line;
+mod config;
+mod damage;
+mod garbage;
+mod l3;
+mod live;
+mod meta_calls;
+mod run;
+mod starts;
+mod vanish;
