@@ -42,6 +42,9 @@ fn corrupt(path: &Path) {
     }
 }
 
+/// What is done to one file.
+type Damage = fn(&Path);
+
 struct Damaged {
     live: Live,
     acknowledged: Vec<(PageKey, u64)>,
@@ -58,7 +61,7 @@ impl Damaged {
 
     /// Damages files of a replica while it is down, and publishes meanwhile; afterwards it agrees with the others and has
     /// everything that was acknowledged.
-    async fn survives(&mut self, what: &str, id: u64, part: &str, damage: fn(&Path)) {
+    async fn survives(&mut self, what: &str, id: u64, part: &str, damage: Damage) {
         self.publish(PAGES).await;
         self.live.cluster.kill_replica(id).unwrap();
         let damaged = files(self.live.cluster.data_dir(id).join(part));
@@ -101,7 +104,7 @@ impl Damaged {
     }
 
     /// [`Damaged::survives`], by beginning again with nothing.
-    async fn rejoins(&mut self, what: &str, id: u64, part: &str, damage: fn(&Path)) {
+    async fn rejoins(&mut self, what: &str, id: u64, part: &str, damage: Damage) {
         let before = self.times_set_aside(id);
         self.survives(what, id, part, damage).await;
         assert_eq!(self.times_set_aside(id), before + 1, "{what}");
@@ -144,7 +147,7 @@ async fn a_damaged_snapshot_is_not_used_and_nothing_is_lost() {
     assert_eq!(it.times_set_aside(id), 0, "nothing was lost");
 
     it.publish(PAGES_BEFORE_SNAPSHOT).await;
-    let damages: [(&str, fn(&Path)); 3] = [
+    let damages: [(&str, Damage); 3] = [
         ("a corrupted snapshot", corrupt),
         ("a truncated snapshot", truncate),
         ("an emptied snapshot", |path| File::create(path).map(drop).unwrap()),
