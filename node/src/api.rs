@@ -1,7 +1,5 @@
 //! What an engine or a router can ask of its agent, whatever carries the bytes. gRPC is the first client of this trait.
 
-use std::borrow::Cow;
-
 use foreword_proto::namespace::Geometry;
 use foreword_proto::status::AgentStatus;
 use foreword_proto::{BadInput, Epoch, Namespace, NamespaceId, PageKey, PutOutcome, Revision, Tier};
@@ -22,10 +20,6 @@ pub enum ApiError {
     UnknownNamespace(NamespaceId),
     #[error("the metadata group refused: {0}")]
     Group(Status),
-    #[error("deadline: {0}")]
-    Deadline(Cow<'static, str>),
-    #[error("this agent is stopping")]
-    Stopping,
 }
 
 /// An open namespace.

@@ -71,7 +71,7 @@ pub struct NodeConfig {
     /// Calls served at once; more are refused as overload.
     #[serde(default = "default_calls_max")]
     pub calls_max: usize,
-    /// Where mirrors are saved; none: they are not.
+    /// Where mirrors are saved; none: they are not. The caller of [`crate::serve`] makes `Deps::files` of it.
     #[serde(default)]
     pub mirror_dir: Option<PathBuf>,
     /// How often mirrors are saved.

@@ -23,8 +23,6 @@ impl From<ApiError> for Status {
             ApiError::UnknownNamespace(_) => status_for(Code::NotFound, "namespace_id", message),
             // The group's refusal names its field; it is passed on as it is.
             ApiError::Group(status) => status,
-            ApiError::Deadline(_) => status_for(Code::DeadlineExceeded, "deadline", message),
-            ApiError::Stopping => Self::unavailable(message),
         }
     }
 }

@@ -145,6 +145,41 @@ async fn a_lookup_waits_for_the_revision_it_demands() {
 }
 
 #[tokio::test]
+async fn a_linearizable_lookup_sees_every_publish_acknowledged_before_it() {
+    let cluster = Cluster::start().await;
+    let (a, b) = (cluster.agent("a").await, cluster.agent("b").await);
+    let ns = a.open(&namespace()).await;
+    b.open(&namespace()).await;
+    for round in 0..20 {
+        let asked = keys(round * 10..round * 10 + 3);
+        a.put(ns, &asked, 2, BYTES).await;
+        let freshness = Some(foreword_proto::wire::common::Freshness { min_revision: 0, linearizable: true });
+        let keys = foreword_proto::key::page_keys_to_wire(&asked);
+        let request = wire::LookupRequest { namespace_id: ns, keys, tokens: None, freshness };
+        assert_eq!(b.client.clone().lookup(request).await.unwrap().into_inner().pages, 3);
+    }
+}
+
+#[tokio::test]
+async fn a_router_learns_which_tier_has_what() {
+    let cluster = Cluster::start().await;
+    let (a, b) = (cluster.agent("a").await, cluster.agent("b").await);
+    let ns = a.open(&namespace()).await;
+    b.open(&namespace()).await;
+    a.put(ns, &keys(0..3), 2, BYTES).await;
+    b.lookup(ns, &[], cluster.meta.revision()).await;
+    b.get(ns, &[key(1)], |_| {}).await;
+    cluster.meta.retire(ns, &entry(&key(2)), RetireReason::Evicted);
+    for (agent, tiers) in [(&a, [5, 5, 1, 0]), (&b, [4, 5, 0, 0])] {
+        agent.lookup(ns, &[], cluster.meta.revision()).await;
+        let keys = foreword_proto::key::page_keys_to_wire(&keys(0..4));
+        let request = wire::LocateRequest { namespace_id: ns, keys, tokens: None };
+        let located = agent.client.clone().locate(request).await.unwrap().into_inner();
+        assert_eq!(&located.tiers[..], tiers);
+    }
+}
+
+#[tokio::test]
 async fn retired_deleted_and_cleared_pages_are_gone_as_each_should_be() {
     let cluster = Cluster::start().await;
     let a = cluster.agent("a").await;
