@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use foreword_proto::status::AgentCounters;
 use foreword_seams::Telemetry;
-use metrics::Counter;
+use metrics::{Counter, Histogram};
 use parking_lot::Mutex;
 
 macro_rules! counters {
@@ -13,6 +13,8 @@ macro_rules! counters {
         /// Counters since the agent started.
         pub struct Counters {
             $(pub $name: Count,)*
+            /// Where the time of a page's way to the index goes.
+            pub stages: Stages,
             refused: Mutex<BTreeMap<&'static str, Counter>>,
             telemetry: Telemetry,
         }
@@ -22,6 +24,7 @@ macro_rules! counters {
             pub fn new(telemetry: Telemetry) -> Self {
                 Self {
                     $($name: Count::new(telemetry.counter($metric, $help)),)*
+                    stages: Stages::new(&telemetry),
                     refused: Mutex::default(),
                     telemetry,
                 }
@@ -74,6 +77,27 @@ impl Counters {
             )
         });
         counter.increment(1);
+    }
+}
+
+/// Times of the stages between a page's last byte and its acknowledgement, and of L3 reads.
+pub struct Stages {
+    /// From the page being whole to its slot.
+    pub slot: Histogram,
+    /// A batch's writes to L3.
+    pub write: Histogram,
+    /// A publish command.
+    pub publish: Histogram,
+    /// A page's read from L3.
+    pub read: Histogram,
+}
+
+impl Stages {
+    fn new(telemetry: &Telemetry) -> Self {
+        let stage = |name: &'static str| {
+            telemetry.seconds_with("foreword_agent_stage_seconds", "Time in each stage of a page's way", "stage", name)
+        };
+        Self { slot: stage("slot"), write: stage("write"), publish: stage("publish"), read: stage("read") }
     }
 }
 

@@ -23,7 +23,8 @@ use crate::process::stop_signal;
 
 /// Without --l3-bytes there is room for so many times the distinct pages: nothing is evicted, whatever grants and rests hold.
 const ROOM: u64 = 2;
-const L3_BYTES_MIN: u64 = 64 << 20;
+/// A grant is a 64th of the room at most: with less, agents cannot lease enough ahead to write through an election.
+const L3_BYTES_MIN: u64 = 1 << 30;
 const ARENA_BYTES_DEFAULT: u64 = 256 << 20;
 /// Share of the L3 budget that L1 gets with --l3-bytes, and a slab.
 const L1_OF_L3: u64 = 16;
@@ -31,7 +32,10 @@ const SLABS: u64 = 16;
 const SLAB_BYTES_MAX: u64 = 1 << 30;
 /// No L3 client here retries: slots rest as briefly as the checks allow, so that they are reused while readers read.
 const REST: Span = Span(Duration::from_millis(100));
-const LEASE: Span = Span(Duration::from_secs(3));
+/// An agent stops writing when half of its lease has passed without a renewal: far longer than an election takes.
+const LEASE: Span = Span(Duration::from_secs(20));
+/// A put waits for slots through an election, in which nobody can be granted any.
+const CONFIG: &str = "[node]\nput_room_wait_ms = \"5s\"\n";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -216,7 +220,6 @@ fn spec(args: &DemoArgs, script: &Script) -> anyhow::Result<Spec> {
         lease: LEASE,
         read_rest: REST,
         write_rest: REST,
-        meta_flags: Vec::new(),
-        agent_flags: Vec::new(),
+        config: CONFIG.to_owned(),
     })
 }

@@ -330,7 +330,7 @@ mod tests {
             for number in 0..40_000u64 {
                 let (table, key) = (number as u32 % 2, key(number / 2));
                 // Each round toggles another half of the keys.
-                if number * 2_654_435_761 >> (7 + round) & 1 == 0 {
+                if ((number * 2_654_435_761) >> (7 + round)) & 1 == 0 {
                     continue;
                 }
                 if model.remove(&(table, key)).is_some() {

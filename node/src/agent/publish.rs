@@ -6,6 +6,7 @@ use foreword_proto::records::{self, PageRecord};
 use foreword_proto::wire::meta as wire;
 use foreword_proto::{BadInput, Location, PublishOutcome, PutOutcome, Revision, SlotRef};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 
 use super::Core;
 use super::open::OpenNamespace;
@@ -64,6 +65,7 @@ async fn publish_batch(
         })
         .collect();
     let pages = records::encode(&records, shards);
+    let began = Instant::now();
     let answer = core
         .sessions
         .command(&session, |mut client, sequence| {
@@ -72,6 +74,7 @@ async fn publish_batch(
             async move { client.publish(request).await }
         })
         .await;
+    core.counters.stages.publish.record(began.elapsed().as_secs_f64());
     match answer {
         Ok(answer) => match Answer::read(&answer, batch.len(), shards) {
             Ok(answer) => settle_batch(&core, &open, &session, &batch, answer),

@@ -89,13 +89,13 @@ impl Writer {
         let batch_max = BATCH_PAGES_MAX.min(self.core.config.l3_write_depth);
         while queue.recv_many(&mut jobs, batch_max).await > 0 {
             while !jobs.is_empty() {
-                self.write_some(&mut jobs).await;
+                self.write_some(&mut jobs, queue.len()).await;
             }
         }
     }
 
     /// Writes as many of the jobs as there are slots for, or refuses those that waited for too long.
-    async fn write_some(&mut self, jobs: &mut Vec<WriteJob>) {
+    async fn write_some(&mut self, jobs: &mut Vec<WriteJob>, behind: usize) {
         let publish_wait = Duration::from_millis(self.core.config.publish_wait_ms);
         let Some(session) = self.core.sessions.writable(jobs[0].taken + publish_wait).await else {
             return self.refuse_older(jobs, Instant::now(), publish_wait, "fenced");
@@ -105,7 +105,7 @@ impl Writer {
         }
         let room_wait = Duration::from_millis(self.core.config.put_room_wait_ms);
         let until = jobs[0].taken.max(self.session_began) + room_wait;
-        let slots = self.core.grants.take(&session, self.slot_bytes, jobs.len(), until).await;
+        let slots = self.core.grants.take(&session, self.slot_bytes, jobs.len(), behind, until).await;
         if slots.is_empty() {
             let now = Instant::now();
             if !session.is_lost() && now >= until {
@@ -114,6 +114,9 @@ impl Writer {
             return;
         }
         let taken = jobs.drain(..slots.len()).collect::<Vec<_>>();
+        for job in &taken {
+            self.core.counters.stages.slot.record(job.taken.elapsed().as_secs_f64());
+        }
         let batch: Vec<(SlotRef, WriteJob)> = slots.into_iter().zip(taken).collect();
         let permits = self.depth.clone().acquire_many_owned(batch.len() as u32).await;
         let Ok(permits) = permits else { return };
@@ -149,7 +152,9 @@ async fn write_batch(
         let (same, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|(_, job)| job.pending.open.shape == shape);
         rest = others;
         let pages = same.iter().map(|(slot, job)| (*slot, job.page.frame.clone())).collect();
+        let began = Instant::now();
         let results = core.l3.write(shape, pages, || session.may_write()).await;
+        core.counters.stages.write.record(began.elapsed().as_secs_f64());
         for ((slot, job), result) in same.into_iter().zip(results) {
             match result {
                 Written::Whole => hand_on(&session, slot, job).await,

@@ -129,7 +129,8 @@ impl L3 {
         deadline: Instant,
     ) -> Result<(FrameMut, u64), IoFailure> {
         let admitted = self.admit().ok_or(IoFailure::BreakerOpen)?;
-        let deadline = deadline.min(Instant::now() + self.deadline);
+        let began = Instant::now();
+        let deadline = deadline.min(began + self.deadline);
         if let Err(error) = self.slabs.open(slot.slab, shape.slot_bytes, deadline).await {
             admitted.failed();
             return Err(error.into());
@@ -139,6 +140,7 @@ impl L3 {
         match self.wait(waiter, deadline).await {
             Ok((Transfer::Read(frame), bytes)) => {
                 admitted.answered();
+                self.counters.stages.read.record(began.elapsed().as_secs_f64());
                 self.counters.l3_reads.add(1);
                 self.counters.l3_read_bytes.add(bytes);
                 Ok((frame, bytes))

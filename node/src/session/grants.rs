@@ -1,6 +1,6 @@
 //! Slots to write to: taken from the pool, refilled ahead of need, given back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::pool::SlotPool;
 use super::{CommandError, Session, Sessions};
-use crate::plan::grants::{WriteRate, slots_to_ask};
+use crate::plan::grants::{GRANTS_UNDER_WAY_MAX, WriteRate, slots_to_ask};
 
 /// How soon to ask again when the group had no slot to give.
 const FULL_RETRY: Duration = Duration::from_millis(25);
@@ -32,8 +32,10 @@ pub struct Grants {
 struct Books {
     session: SessionId,
     pool: SlotPool,
-    /// Slot sizes for which a grant is under way.
-    asking: BTreeSet<u32>,
+    /// Grants under way: what each is expected to give.
+    asking: BTreeMap<u32, Vec<u32>>,
+    /// What the last grant gave: the group gives at most a part of its room.
+    gave: BTreeMap<u32, u32>,
     /// Slot sizes for which the group last had nothing, and when.
     full: BTreeMap<u32, Instant>,
     rates: BTreeMap<u32, WriteRate>,
@@ -51,13 +53,15 @@ impl Grants {
         self.changed.notify_waiters();
     }
 
-    /// Takes 1 to `slots_max` slots for the session, waiting for a grant if there is none; asks ahead for more.
+    /// Takes 1 to `slots_max` slots for the session, waiting for a grant if there is none; asks ahead for more, also for the
+    /// pages `waiting` behind these.
     /// Empty: no slot came before the deadline, or the session is over.
     pub async fn take(
         self: &Arc<Self>,
         session: &Arc<Session>,
         slot_bytes: u32,
         slots_max: usize,
+        waiting: usize,
         deadline: Instant,
     ) -> Vec<SlotRef> {
         loop {
@@ -67,7 +71,7 @@ impl Grants {
             if session.is_lost() {
                 return Vec::new();
             }
-            let slots = self.take_now(session, slot_bytes, slots_max);
+            let slots = self.take_now(session, slot_bytes, slots_max, waiting);
             if !slots.is_empty() {
                 return slots;
             }
@@ -79,7 +83,13 @@ impl Grants {
         }
     }
 
-    fn take_now(self: &Arc<Self>, session: &Arc<Session>, slot_bytes: u32, slots_max: usize) -> Vec<SlotRef> {
+    fn take_now(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        slot_bytes: u32,
+        slots_max: usize,
+        waiting: usize,
+    ) -> Vec<SlotRef> {
         let now_ms = self.started.elapsed().as_millis() as u64;
         let mut books = self.books.lock();
         if books.session != session.id {
@@ -89,15 +99,28 @@ impl Grants {
         let rate = books.rates.entry(slot_bytes).or_default();
         rate.count(now_ms, slots.len() as u64);
         let per_s = rate.per_s(now_ms);
-        let waiting = slots_max - slots.len();
-        let ask = slots_to_ask(books.pool.held(slot_bytes), waiting, per_s);
+        self.ask_ahead(&mut books, session, slot_bytes, waiting + slots_max - slots.len(), per_s);
+        slots
+    }
+
+    fn ask_ahead(
+        self: &Arc<Self>,
+        books: &mut Books,
+        session: &Arc<Session>,
+        slot_bytes: u32,
+        waiting: usize,
+        per_s: u64,
+    ) {
         let full = books.full.get(&slot_bytes).is_some_and(|since| since.elapsed() < FULL_RETRY);
-        if let Some(ask) = ask.filter(|_| !full)
-            && books.asking.insert(slot_bytes)
-        {
+        let gives = books.gave.get(&slot_bytes).copied().unwrap_or(u32::MAX);
+        let held = books.pool.held(slot_bytes);
+        let asking = books.asking.entry(slot_bytes).or_default();
+        while !full && asking.len() < GRANTS_UNDER_WAY_MAX {
+            let coming: u32 = asking.iter().sum();
+            let Some(ask) = slots_to_ask(held + coming as usize, waiting, per_s, gives) else { return };
+            asking.push(ask.min(gives));
             tokio::spawn(self.clone().ask(session.clone(), slot_bytes, ask));
         }
-        slots
     }
 
     async fn ask(self: Arc<Self>, session: Arc<Session>, slot_bytes: u32, slots: u32) {
@@ -118,10 +141,11 @@ impl Grants {
         });
         let mut books = self.books.lock();
         if books.session == session.id {
-            books.asking.remove(&slot_bytes);
+            books.asking.entry(slot_bytes).or_default().pop();
             match granted {
                 Ok(slots) if !slots.is_empty() => {
                     books.full.remove(&slot_bytes);
+                    books.gave.insert(slot_bytes, slots.len() as u32);
                     books.pool.add(slot_bytes, &slots);
                 }
                 Ok(_) => {

@@ -17,11 +17,7 @@ async fn a_storm_of_kills_takes_nothing_with_it() {
     let (seed, kills) = (number("FOREWORD_STORM_SEED", SEED), number("FOREWORD_STORM_KILLS", KILLS));
     eprintln!("storm: to replay, FOREWORD_STORM_SEED={seed} FOREWORD_STORM_KILLS={kills}");
     let mut random = SplitMix::new(seed);
-    let dir = tempfile::tempdir().unwrap();
-    let config = dir.path().join("meta.toml");
-    std::fs::write(&config, CONFIG).unwrap();
-    let meta_flags = vec![format!("--config={}", config.display())];
-    let mut run = Run::start("storm", Spec { meta_flags, ..spec() }).await;
+    let mut run = Run::start("storm", Spec { config: CONFIG.into(), ..spec() }).await;
     for _ in 0..kills {
         run.acked(random.below(200) as usize).await;
         match random.below(5) {

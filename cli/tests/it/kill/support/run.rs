@@ -90,8 +90,7 @@ pub(crate) fn spec() -> Spec {
         lease: LEASE,
         read_rest: REST,
         write_rest: REST,
-        meta_flags: Vec::new(),
-        agent_flags: Vec::new(),
+        config: String::new(),
     }
 }
 
