@@ -97,9 +97,7 @@ fn spec() -> anyhow::Result<Spec> {
         lease: LEASE,
         read_rest: REST,
         write_rest: REST,
-        meta_flags: Vec::new(),
         config: String::new(),
-        agent_flags: Vec::new(),
     })
 }
 

@@ -46,12 +46,9 @@ pub struct Spec {
     pub lease: Span,
     pub read_rest: Span,
     pub write_rest: Span,
-    /// A configuration file for all servers, with [meta] and [node] sections: what flags do not say.
+    /// A configuration file for all servers, with [meta] and [node] sections: what flags do not say. `{agent}` in it stands
+    /// for an agent's number.
     pub config: String,
-    /// Further flags of each replica.
-    pub meta_flags: Vec<String>,
-    /// Further flags of each agent; `{agent}` stands for its number.
-    pub agent_flags: Vec<String>,
 }
 
 struct Replica {
@@ -185,17 +182,15 @@ impl Cluster {
     }
 
     async fn start_replica(&mut self, id: u64) -> anyhow::Result<()> {
-        let endpoint = self.replica(id)?.endpoint.clone();
-        let mut args = vec![
+        let args = [
             "meta".to_owned(),
             "run".to_owned(),
             self.config_flag(),
             format!("--data-dir={}", self.data_dir(id).display()),
             // A replica that joined later has no address in its directory.
-            format!("--listen={endpoint}"),
+            format!("--listen={}", self.replica(id)?.endpoint),
             "--http=127.0.0.1:0".to_owned(),
         ];
-        args.extend(self.spec.meta_flags.iter().cloned());
         let log = self.log(&format!("meta-{id}"));
         let child = Child::start(&self.spec.binary, &format!("meta {id}"), &args, &log).await?;
         self.replica(id)?.child = Some(child);
@@ -205,9 +200,11 @@ impl Cluster {
     async fn start_agent(&mut self, number: usize) -> anyhow::Result<()> {
         let Endpoint::Unix(socket) = &self.agents[number].socket else { bail!("an agent without a socket") };
         let meta: Vec<String> = self.replicas.iter().map(|one| one.endpoint.to_string()).collect();
-        let mut args = vec![
+        let config = self.dir.path().join(format!("agent-{number}.toml"));
+        std::fs::write(&config, self.spec.config.replace("{agent}", &number.to_string()))?;
+        let args = [
             "node".to_owned(),
-            self.config_flag(),
+            format!("--config={}", config.display()),
             format!("--name=agent-{number}"),
             format!("--meta={}", meta.join(",")),
             "--listen=127.0.0.1:0".to_owned(),
@@ -216,7 +213,6 @@ impl Cluster {
             format!("--arena-bytes={}", Size(self.spec.arena_bytes)),
             format!("--l3=posix:{}", self.dir.path().join("l3").display()),
         ];
-        args.extend(self.spec.agent_flags.iter().map(|flag| flag.replace("{agent}", &number.to_string())));
         let log = self.log(&format!("agent-{number}"));
         let child = Child::start(&self.spec.binary, &format!("agent {number}"), &args, &log).await?;
         self.agents[number].child = Some(child);

@@ -221,7 +221,5 @@ fn spec(args: &DemoArgs, script: &Script) -> anyhow::Result<Spec> {
         read_rest: REST,
         write_rest: REST,
         config: CONFIG.to_owned(),
-        meta_flags: Vec::new(),
-        agent_flags: Vec::new(),
     })
 }

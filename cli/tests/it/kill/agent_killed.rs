@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use foreword_cli::clients;
+use foreword_cli::cluster::Spec;
 
 use super::support::run::{AGENTS, Run, spec};
 use super::support::until;
@@ -13,18 +14,15 @@ const MIRROR_SAVE: &str = "100ms";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_agent_takes_nothing_with_it_and_serves_hits_again() {
     let dir = tempfile::tempdir().unwrap();
+    let mirrors = |agent: &str| dir.path().join(format!("mirrors-{agent}"));
     for agent in 0..AGENTS {
-        let mirrors = dir.path().join(format!("mirrors-{agent}"));
-        std::fs::create_dir(&mirrors).unwrap();
-        let config = format!("[node]\nmirror_dir = {mirrors:?}\nmirror_save_ms = \"{MIRROR_SAVE}\"\n");
-        std::fs::write(dir.path().join(format!("agent-{agent}.toml")), config).unwrap();
+        std::fs::create_dir(mirrors(&agent.to_string())).unwrap();
     }
-    let mut spec = spec();
-    spec.agent_flags.push(format!("--config={}/agent-{{agent}}.toml", dir.path().display()));
-    let mut run = Run::start("agent killed", spec).await;
+    let config = format!("[node]\nmirror_dir = {:?}\nmirror_save_ms = \"{MIRROR_SAVE}\"\n", mirrors("{agent}"));
+    let mut run = Run::start("agent killed", Spec { config, ..spec() }).await;
     run.acked_through(0, 200).await;
     run.acked_through(1, 200).await;
-    until("a saved mirror", || async { is_saved(&dir.path().join("mirrors-0")).then_some(()) }).await;
+    until("a saved mirror", || async { is_saved(&mirrors("0")).then_some(()) }).await;
     run.kill_agent(0);
     run.acked_through(1, 200).await;
     run.read_through(1, 100).await;

@@ -9,10 +9,12 @@ use super::support::checker::Fault;
 use super::support::history::Ack;
 use super::support::run::{PAGE_BYTES, Run, spec};
 
+const PAGES: usize = 300;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn planted_faults_are_found() {
     let mut run = Run::start("canary", spec()).await;
-    run.acked(300).await;
+    run.acked(PAGES).await;
     run.stop_load().await;
     let never_put = PageKey::opaque(b"acknowledged, as a forger says");
     run.with_history(|history| {
@@ -28,7 +30,8 @@ async fn planted_faults_are_found() {
         Fault::RetiredAsSuspect { pages } => Some(*pages as usize),
         _ => None,
     });
-    assert!(unreadable + retired.unwrap_or(0) > 0, "{damaged} pages are damaged: {faults:?}");
+    let found = unreadable + retired.unwrap_or(0);
+    assert!(found >= PAGES, "{damaged} pages are damaged, {found} were found: {faults:?}");
     assert!(!faults.iter().any(|fault| matches!(fault, Fault::WrongBytes { .. })), "{faults:?}");
 }
 

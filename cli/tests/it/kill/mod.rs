@@ -11,5 +11,6 @@ mod follower_killed;
 mod leader_killed;
 mod replica_behind;
 mod replica_replaced;
+mod storm;
 pub(crate) mod support;
 mod under_pressure;

@@ -1,5 +1,7 @@
 //! A replica that was down for more than a snapshot's worth of log: what it misses is no longer in anyone's log.
 
+use foreword_cli::cluster::Spec;
+
 use super::support::run::{Run, spec};
 use super::support::until;
 
@@ -8,12 +10,7 @@ const CONFIG: &str = "[meta]\nlog_bytes_per_snapshot = 65536\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_missed_a_snapshots_worth_of_log_catches_up() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = dir.path().join("meta.toml");
-    std::fs::write(&config, CONFIG).unwrap();
-    let mut spec = spec();
-    spec.meta_flags.push(format!("--config={}", config.display()));
-    let mut run = Run::start("replica behind", spec).await;
+    let mut run = Run::start("replica behind", Spec { config: CONFIG.into(), ..spec() }).await;
     run.acked(200).await;
     let leader = run.cluster.leader().await.unwrap();
     let follower = run.cluster.replica_ids().into_iter().find(|id| *id != leader).unwrap();

@@ -36,8 +36,10 @@ pub(super) async fn audit(
 ) -> End {
     let mut end = End::default();
     let mut open: Vec<PageKey> = acks.iter().map(|ack| ack.key).collect();
+    let mut looked_at = 0;
     for _ in 0..ROUNDS {
         let (present, absent, revision) = look(group, namespace_id, &open).await;
+        looked_at = revision.max(looked_at);
         end.pages.extend(absent.iter().map(|key| (key.0, AtEnd::Absent)));
         open.clear();
         for (number, batch) in present.chunks(GET_PAGES).enumerate() {
@@ -53,7 +55,7 @@ pub(super) async fn audit(
             break;
         }
     }
-    read_record(recorder, acks, &mut end).await;
+    read_record(recorder, acks, looked_at, &mut end).await;
     end
 }
 
@@ -95,10 +97,11 @@ async fn read(socket: &Endpoint, namespace_id: u32, min_revision: Revision, keys
     transfer::get(&mut clients::agent(socket), &ask, keys).await.expect("a get of pages that are there")
 }
 
-/// Takes what the record says of the absent pages, once it has had time to say it.
-async fn read_record(recorder: &Recorder, acks: &[Ack], end: &mut End) {
+/// Takes what the record says, once it has come to the revision the lookups saw, or explains every absent page before.
+async fn read_record(recorder: &Recorder, acks: &[Ack], looked_at: Revision, end: &mut End) {
     let until = Instant::now() + RECORD_PATIENCE;
     loop {
+        let complete = recorder.read(|record| record.revision) >= looked_at;
         end.retired = recorder.read(|record| {
             let retired = acks.iter().filter(|ack| record.retired_after(&ack.key.entry(), ack.revision));
             // The record compared; the checker compares again, against the same acknowledgement.
@@ -107,7 +110,7 @@ async fn read_record(recorder: &Recorder, acks: &[Ack], end: &mut End) {
         (end.record_has_gap, end.retired_as_suspect) = recorder.read(|record| (record.gap, record.retired_as_suspect));
         let absent = end.pages.iter().filter(|(_, found)| **found == AtEnd::Absent);
         let explained = absent.map(|(key, _)| key).all(|key| end.retired.contains_key(key));
-        if explained || Instant::now() >= until {
+        if explained || complete || Instant::now() >= until {
             return;
         }
         sleep(POLL).await;

@@ -90,9 +90,7 @@ pub(crate) fn spec() -> Spec {
         lease: LEASE,
         read_rest: REST,
         write_rest: REST,
-        meta_flags: Vec::new(),
         config: String::new(),
-        agent_flags: Vec::new(),
     }
 }
 
@@ -153,7 +151,7 @@ impl Run {
         .await;
     }
 
-    /// Waits until each reader of a living agent has read so many more times.
+    /// Waits until the reader of this agent has begun and ended so many more reads.
     pub(crate) async fn read_through(&self, agent: usize, reads: usize) {
         let since = self.load.now();
         until("reads", || async {
@@ -181,7 +179,7 @@ impl Run {
         away.filter(|away| away.until == Duration::MAX).for_each(|away| away.until = now);
     }
 
-    /// Hits of an agent's reader since a moment, by tier.
+    /// Hits of this agent's reader since a moment.
     pub(crate) fn hits_since(&self, agent: usize, since: Duration) -> usize {
         let history = self.load.history.lock();
         let reads = history.reads.iter().filter(|read| read.agent == agent && read.from > since);
