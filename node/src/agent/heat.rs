@@ -52,24 +52,28 @@ fn newest_of_each(keys: &[EntryKey]) -> Vec<EntryKey> {
     newest
 }
 
-/// Reports every namespace's accesses until the agent stops.
+/// Reports every namespace's accesses until the agent stops. An agent without any says so: a new leader evicts nothing before
+/// all agents have spoken, and a full L3 leaves nothing to access.
 pub(super) async fn report(core: Arc<Core>) {
     let every = Duration::from_millis(core.config.heat_report_ms);
     loop {
         tokio::time::sleep(every).await;
         let Some(session) = core.sessions.current() else { continue };
         let namespaces: Vec<Arc<OpenNamespace>> = core.namespaces.read().values().cloned().collect();
-        for open in namespaces {
-            let keys = open.heat.take();
-            if keys.is_empty() {
-                continue;
-            }
-            let request = wire::ReportHeatRequest {
+        let mut requests: Vec<wire::ReportHeatRequest> = namespaces
+            .iter()
+            .map(|open| wire::ReportHeatRequest {
                 session: session.id,
                 namespace_id: open.id,
                 epoch: open.mirror.read(|view| view.epoch()),
-                keys: records::encode(&keys, 0),
-            };
+                keys: records::encode(&open.heat.take(), 0),
+            })
+            .filter(|request| !request.keys.is_empty())
+            .collect();
+        if requests.is_empty() {
+            requests.push(wire::ReportHeatRequest { session: session.id, ..wire::ReportHeatRequest::default() });
+        }
+        for request in requests {
             let reported = core.meta.retry(Instant::now() + every, |mut client| {
                 let request = request.clone();
                 async move { client.report_heat(request).await }

@@ -89,6 +89,8 @@ pub struct State {
     slots_given: u32,
     free: VecDeque<(u32, SlotRef)>,
     pub heat: Vec<EntryKey>,
+    /// Reports without any access.
+    pub cold_reports: u64,
     pub suspects: Vec<SuspectRecord>,
     pub aborted_unknown: Vec<SlotRef>,
     pub publishes: u64,
@@ -397,7 +399,9 @@ impl Meta for FakeMeta {
         request: Request<wire::ReportHeatRequest>,
     ) -> Result<Response<wire::ReportHeatResponse>, Status> {
         let keys = records::decode::<EntryKey>("keys", &request.into_inner().keys, 0, 1 << 20).unwrap();
-        self.state.lock().heat.extend(keys);
+        let mut state = self.state.lock();
+        state.cold_reports += u64::from(keys.is_empty());
+        state.heat.extend(keys);
         Ok(Response::new(wire::ReportHeatResponse {}))
     }
 

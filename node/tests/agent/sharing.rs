@@ -214,6 +214,15 @@ async fn what_is_used_is_reported_with_the_root_as_the_newest() {
 }
 
 #[tokio::test]
+async fn an_agent_without_accesses_says_so() {
+    let cluster = Cluster::start().await;
+    let _idle = cluster.agent("a").await;
+    let meta = cluster.meta.clone();
+    eventually("a report without keys", || meta.state.lock().cold_reports > 0).await;
+    assert!(meta.state.lock().heat.is_empty());
+}
+
+#[tokio::test]
 async fn an_answer_lost_on_the_way_is_asked_for_again_and_nothing_is_done_twice() {
     let cluster = Cluster::start().await;
     let a = cluster.agent("a").await;
