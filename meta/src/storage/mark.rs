@@ -76,11 +76,9 @@ impl MarkKeeper {
     }
 }
 
-/// The newer valid half of a mark file: its sequence and mark. A file of zeros (preallocated, never written) is the empty mark.
+/// The newer valid half of a mark file: its sequence and mark. A half of zeros was never written: it holds the empty mark, so that a
+/// first write that is torn leaves what was before it.
 fn newest(bytes: &[u8; MARK_BYTES]) -> Result<(u64, Mark), String> {
-    if bytes.iter().all(|byte| *byte == 0) {
-        return Ok((0, Mark::default()));
-    }
     let (first, second) = bytes.split_at(MARK_HALF_BYTES);
     match (decode(first), decode(second)) {
         (Ok(a), Ok(b)) => Ok(if a.0 > b.0 { a } else { b }),
@@ -108,6 +106,9 @@ fn encode(sequence: u64, mark: &Mark) -> [u8; MARK_HALF_BYTES] {
 }
 
 fn decode(half: &[u8]) -> Result<(u64, Mark), String> {
+    if half.iter().all(|byte| *byte == 0) {
+        return Ok((0, Mark::default()));
+    }
     let (record, mut crc) = half[..RECORD_BYTES].split_at(RECORD_BYTES - 4);
     let mut rest = record;
     let mut magic = [0; 8];
