@@ -22,6 +22,7 @@ use crate::eviction::Watermarks;
 use crate::network::{NetworkFactory, Peers, RaftService};
 use crate::raft::applied::{Applied, Position};
 use crate::raft::clock::LeaderClock;
+use crate::raft::compare::compare_digests;
 use crate::raft::duties::Duties;
 use crate::raft::group::Group;
 use crate::raft::proposer::Proposer;
@@ -189,6 +190,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let (failing, failed) = watch::channel(None);
     tasks.spawn(watch_raft(raft.clone(), failing));
     tasks.spawn(duties.clone().run());
+    tasks.spawn(compare_digests(group.clone(), deps.telemetry.clone()));
     tasks.spawn(snapshot_by_bytes(source.clone(), config.log_bytes_per_snapshot));
     tasks.spawn(become_ready(group.clone(), ready.clone()));
     tasks.spawn(form_or_rejoin(group.clone(), identity, deps.identity_file.clone(), may_vote.clone()));

@@ -65,6 +65,9 @@ pub const RAFT_PAYLOAD_BYTES_SOFT_MAX: usize = 8 << 20;
 pub const SNAPSHOT_FRAME_BYTES: usize = 1 << 20;
 /// Commands waiting for the proposer.
 pub const PROPOSER_QUEUE_MAX: usize = 4096;
+/// Entries between two revisions at which replicas note their state's digest, and notes kept.
+pub const DIGEST_EVERY_ENTRIES: u64 = 256;
+pub const DIGESTS_KEPT: usize = 64;
 /// Log bytes after which a snapshot is taken and the log before it is purged.
 pub const LOG_BYTES_PER_SNAPSHOT: u64 = 64 << 20;
 

@@ -105,6 +105,12 @@ impl RaftApi for RaftService {
         Ok(Response::new(wire::ProposeResponse { revision, outcomes: Group::encode_outcomes(&outcomes) }))
     }
 
+    async fn digest(&self, request: Request<wire::DigestRequest>) -> Result<Response<wire::DigestResponse>, Status> {
+        self.check(&request)?;
+        let digest = self.group.applied.digest_at(request.into_inner().revision);
+        Ok(Response::new(wire::DigestResponse { known: digest.is_some(), digest: digest.unwrap_or(0) }))
+    }
+
     async fn read_index(
         &self,
         request: Request<wire::ReadIndexRequest>,

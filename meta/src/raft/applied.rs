@@ -1,8 +1,10 @@
 //! What this replica has applied: the state, with the log position and membership that belong to it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use foreword_proto::Revision;
+use foreword_proto::limits::{DIGEST_EVERY_ENTRIES, DIGESTS_KEPT};
 use openraft::{BasicNode, LogId, StoredMembership};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
@@ -31,6 +33,8 @@ pub struct Applied {
     policy: Mutex<Option<Box<dyn EvictionPolicy>>>,
     hub: Arc<WatchHub>,
     revision: watch::Sender<Revision>,
+    /// Digests at the revisions that all replicas note, oldest first.
+    digests: Mutex<VecDeque<(Revision, u64)>>,
 }
 
 impl Applied {
@@ -43,6 +47,7 @@ impl Applied {
             policy: Mutex::new(None),
             hub,
             revision: watch::Sender::new(revision),
+            digests: Mutex::default(),
         }
     }
 
@@ -78,6 +83,7 @@ impl Applied {
             inner.position.last_applied = Some(log_id);
             self.observe(&events);
             self.hub.push(log_id.index, &events, |namespace| inner.state.namespace(namespace).map(|n| n.shards()));
+            self.note_digest(&inner.state);
             outcomes
         };
         self.revision.send_replace(log_id.index);
@@ -91,6 +97,7 @@ impl Applied {
             // The entry that forms the group has index 0, which as a revision means "nothing applied yet".
             if log_id.index > 0 {
                 inner.state.finish_entry(log_id.index);
+                self.note_digest(&inner.state);
             }
             inner.position.last_applied = Some(log_id);
             if let Some(membership) = membership {
@@ -113,6 +120,27 @@ impl Applied {
             }
         }
         self.revision.send_replace(revision);
+    }
+
+    /// The digest noted at a revision.
+    pub fn digest_at(&self, revision: Revision) -> Option<u64> {
+        self.digests.lock().iter().find(|(noted, _)| *noted == revision).map(|(_, digest)| *digest)
+    }
+
+    /// The newest digest noted, with its revision.
+    pub fn newest_digest(&self) -> Option<(Revision, u64)> {
+        self.digests.lock().back().copied()
+    }
+
+    fn note_digest(&self, state: &State) {
+        if !state.revision().is_multiple_of(DIGEST_EVERY_ENTRIES) {
+            return;
+        }
+        let mut digests = self.digests.lock();
+        if digests.len() == DIGESTS_KEPT {
+            digests.pop_front();
+        }
+        digests.push_back((state.revision(), state.digest()));
     }
 
     /// Installs the leader's policy, which sees the state as it is now and every event after.

@@ -223,6 +223,14 @@ impl Group {
         }
     }
 
+    /// The other members, by id and endpoint.
+    pub fn others(&self) -> Vec<(u64, String)> {
+        self.applied.read_with_position(|_, position| {
+            let nodes = position.membership.nodes().filter(|(id, _)| **id != self.replica_id);
+            nodes.map(|(id, node)| (*id, node.addr.clone())).collect()
+        })
+    }
+
     /// A channel to the leader, none when it is this replica or unknown.
     pub fn leader_channel(&self) -> Option<Channel> {
         match self.leader() {

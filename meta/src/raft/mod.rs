@@ -2,6 +2,7 @@
 
 pub mod applied;
 pub mod clock;
+pub mod compare;
 pub mod duties;
 pub mod group;
 pub mod proposer;

@@ -55,6 +55,8 @@ pub(crate) struct Cluster {
     pub(crate) id: ClusterId,
     pub(crate) sites: BTreeMap<u64, Site>,
     pub(crate) running: BTreeMap<u64, Handle>,
+    /// Of each replica's last start.
+    pub(crate) telemetry: BTreeMap<u64, Telemetry>,
     pub(crate) log_bytes_per_snapshot: u64,
     pub(crate) watch_bytes_max: u64,
 }
@@ -77,6 +79,7 @@ impl Cluster {
             id: ClusterId([7; 16]),
             sites: BTreeMap::new(),
             running: BTreeMap::new(),
+            telemetry: BTreeMap::new(),
             log_bytes_per_snapshot: 64 << 20,
             watch_bytes_max: 64 << 20,
         };
@@ -139,7 +142,7 @@ impl Cluster {
         let deps = Deps {
             net: Arc::new(TokioNet),
             entropy: Arc::new(OsEntropy),
-            telemetry: Telemetry::new(),
+            telemetry: self.telemetry.entry(id).insert_entry(Telemetry::new()).get().clone(),
             identity,
             identity_file: Arc::new(NoFile),
             log,
@@ -156,6 +159,13 @@ impl Cluster {
     pub(crate) async fn crash(&mut self, id: u64) {
         self.running.remove(&id).unwrap().shutdown().await;
         self.sites[&id].disk.crash(|_| 0);
+    }
+
+    /// A counter of a replica, as its /metrics would show it.
+    pub(crate) fn counter(&self, id: u64, name: &str) -> u64 {
+        let rendered = self.telemetry[&id].render();
+        let value = rendered.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
     }
 
     pub(crate) fn channel(&self, id: u64) -> Channel {

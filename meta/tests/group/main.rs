@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cluster;
+mod digests;
 mod failover;
 mod membership;
 mod publishing;
