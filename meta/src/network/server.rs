@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use foreword_proto::limits::RAFT_MESSAGE_BYTES_MAX;
 use foreword_proto::wire::raft as wire;
 use foreword_proto::wire::raft::raft_server::{Raft as RaftApi, RaftServer};
 use openraft::Snapshot;
@@ -12,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::client::SnapshotOffer;
 use super::messages::{append_from_wire, from_body, to_body};
-use crate::raft::group::{Group, PEER_MESSAGE_BYTES_MAX, PROPOSE_DEADLINE};
+use crate::raft::group::{Group, PROPOSE_DEADLINE};
 use crate::storage::SnapshotReceiver;
 
 /// The service.
@@ -28,8 +29,8 @@ impl RaftService {
     pub fn server(group: Arc<Group>, may_vote: Arc<AtomicBool>) -> RaftServer<Self> {
         let identity = super::PeerIdentity::new(group.cluster_id);
         RaftServer::new(Self { group, identity, may_vote })
-            .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
+            .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX)
     }
 
     fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use foreword_proto::{EntryKey, Epoch, NamespaceId, RetireReason, SessionId};
 use foreword_seams::Telemetry;
 use metrics::Counter;
@@ -13,9 +12,8 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::clock::LeaderClock;
-use super::group::Group;
+use super::group::{Group, encode_commands};
 use crate::eviction::{EntryId, LeafLru, Watermarks};
-use crate::state::codec::encode_command;
 use crate::state::command::{Command, Retirement};
 
 /// How often the leader looks.
@@ -89,7 +87,8 @@ impl Duties {
         self.office.lock().reported.insert(session);
     }
 
-    /// Follows elections: takes office once this replica leads and has applied all that was committed before.
+    /// Follows elections. What was committed before and is not applied yet does no harm: a tick that is behind the committed one is
+    /// ignored, and a session that is not known here yet has a whole lease once it is.
     fn in_office(&self) -> bool {
         let metrics = self.group.raft.metrics().borrow().clone();
         let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(self.group.replica_id);
@@ -121,14 +120,7 @@ impl Duties {
         }
         self.office.lock().last_tick = Some(Instant::now());
         // An entry without commands of its own still carries its leading tick.
-        let encoded = commands
-            .iter()
-            .map(|command| {
-                let mut bytes = BytesMut::new();
-                encode_command(command, &mut bytes);
-                bytes.freeze()
-            })
-            .collect();
+        let encoded = encode_commands(&commands);
         if let Err(error) = self.group.propose_here(encoded, Instant::now() + DECISION_DEADLINE).await {
             tracing::debug!(%error, "a decision of the leader was not committed");
         }

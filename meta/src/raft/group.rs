@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use foreword_proto::limits::RAFT_MESSAGE_BYTES_MAX;
 use foreword_proto::wire::raft as wire;
 use foreword_proto::{ClusterId, Revision};
 use openraft::{Raft, ServerState};
@@ -71,6 +70,16 @@ pub enum Leader {
     Unknown,
 }
 
+/// Commands as the log holds them.
+pub fn encode_commands(commands: &[Command]) -> Vec<Bytes> {
+    let encode = |command| {
+        let mut bytes = BytesMut::new();
+        encode_command(command, &mut bytes);
+        bytes.freeze()
+    };
+    commands.iter().map(encode).collect()
+}
+
 impl Group {
     /// Joins the parts of a replica.
     pub fn new(
@@ -106,14 +115,7 @@ impl Group {
         commands: &[Command],
         deadline: Instant,
     ) -> Result<(Revision, Vec<Outcome>), Unavailable> {
-        let encoded: Vec<Bytes> = commands
-            .iter()
-            .map(|command| {
-                let mut bytes = BytesMut::new();
-                encode_command(command, &mut bytes);
-                bytes.freeze()
-            })
-            .collect();
+        let encoded = encode_commands(commands);
         loop {
             let error = match self.leader() {
                 Leader::Here => match self.propose_here(encoded.clone(), deadline).await {
@@ -251,6 +253,3 @@ impl Group {
         }
     }
 }
-
-/// The decoding limit of everything between replicas.
-pub const PEER_MESSAGE_BYTES_MAX: usize = RAFT_MESSAGE_BYTES_MAX;

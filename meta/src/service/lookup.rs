@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
-use foreword_proto::bad_input::status_for;
 use foreword_proto::chain::asked_keys;
 use foreword_proto::limits::META_MESSAGE_BYTES_MAX;
 use foreword_proto::records::Record;
@@ -11,10 +10,12 @@ use foreword_proto::wire::common::Freshness;
 use foreword_proto::wire::meta as wire;
 use foreword_proto::{BadInput, Location, NamespaceId, PageKey, Revision};
 use tokio::time::Instant;
-use tonic::{Code, Status};
+use tonic::Status;
 
+use super::refused;
 use crate::raft::group::{Group, PROPOSE_DEADLINE};
 use crate::state::LocationRef;
+use crate::state::command::Refusal;
 
 /// Answers a lookup.
 ///
@@ -48,8 +49,7 @@ pub(super) async fn refresh(group: &Group, freshness: Option<Freshness>, deadlin
 }
 
 fn unknown_namespace(namespace: NamespaceId) -> Status {
-    let message = format!("namespace_id: expected a registered namespace, {namespace} is not one here");
-    status_for(Code::NotFound, "namespace_id", message)
+    refused(Refusal::NoNamespace { namespace })
 }
 
 fn keys_of(group: &Group, request: &wire::LookupRequest) -> Result<Vec<PageKey>, Status> {

@@ -23,7 +23,7 @@ use super::watch_hub::WatchHub;
 use super::{lookup, refused, unexpected, watch};
 use crate::raft::duties::Duties;
 use crate::raft::group::{Group, Leader, PROPOSE_DEADLINE};
-use crate::state::command::{Command, Outcome, SessionOperation};
+use crate::state::command::{Command, Outcome, Refusal, SessionOperation};
 
 /// The service of one replica.
 pub struct MetaService {
@@ -62,10 +62,8 @@ impl MetaService {
 
     /// Shards of a registered namespace: the record size of its batches.
     fn shards(&self, namespace: NamespaceId) -> Result<usize, Status> {
-        self.group.applied.read(|state| state.namespace(namespace).map(|info| info.shards())).ok_or_else(|| {
-            let message = format!("namespace_id: expected a registered namespace, {namespace} is not one here");
-            status_for(Code::NotFound, "namespace_id", message)
-        })
+        let shards = self.group.applied.read(|state| state.namespace(namespace).map(|info| info.shards()));
+        shards.ok_or_else(|| refused(Refusal::NoNamespace { namespace }))
     }
 
     /// Like [`Self::shards`], for callers that may come from a replica that is ahead of this one.
@@ -182,7 +180,7 @@ impl Meta for MetaService {
         if self.group.applied.read(|state| state.session(session).is_some()) {
             return Err(Status::unavailable("this replica has just become the leader"));
         }
-        Err(refused(crate::state::command::Refusal::NoSession { session }))
+        Err(refused(Refusal::NoSession { session }))
     }
 
     async fn close_session(

@@ -16,9 +16,11 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
+use super::refused;
 use super::watch_hub::{Tail, WatchHub};
 use crate::raft::group::Group;
 use crate::state::Frozen;
+use crate::state::command::Refusal;
 
 /// Frames that wait for a watcher; beyond them it falls behind, and past what the hub keeps it gets `Resync`.
 const FRAMES_WAITING_MAX: usize = 8;
@@ -50,8 +52,7 @@ pub(super) async fn watch(
         return Err(status_for(Code::FailedPrecondition, "behind", message));
     }
     let Some(epoch) = epoch else {
-        let message = format!("namespace_id: expected a registered namespace, {namespace} is not one here");
-        return Err(status_for(Code::NotFound, "namespace_id", message));
+        return Err(refused(Refusal::NoNamespace { namespace }));
     };
     let resumes = request.from_revision > 0 && request.epoch == epoch;
     let start = if resumes && matches!(hub.tail(request.from_revision, 0), Tail::Entries { .. }) {
