@@ -1,0 +1,1 @@
+//! One file per invariant, by the names of docs/INVARIANTS.md.

@@ -1,0 +1,1 @@
+//! Is there one order of operations that explains what every client saw?

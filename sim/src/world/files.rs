@@ -1,0 +1,1 @@
+//! A host's plain files, in memory, surviving its processes: snapshots and saved mirrors.
