@@ -9,6 +9,8 @@ use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::interpose;
+
 /// Simulated time since the beginning: what an observer outside of all hosts would measure. Hosts' own clocks drift from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct SimTime(pub u64);
@@ -102,6 +104,7 @@ pub fn begin(seed: u64, print: bool) {
         print,
     };
     CONTEXT.set(Some(context));
+    interpose::begin(seed);
 }
 
 /// The time now.
@@ -112,11 +115,7 @@ pub fn now() -> SimTime {
 /// Moves time on; the world's step does.
 pub(crate) fn set_now(now: SimTime) {
     with(|context| context.now = now);
-}
-
-/// True on a thread that [`begin`] was called on.
-pub(crate) fn is_simulated() -> bool {
-    CONTEXT.try_with(|context| context.try_borrow().is_ok_and(|context| context.is_some())).unwrap_or(false)
+    interpose::set_now_nanos(now.0);
 }
 
 /// Something happened that is too small for a line: it goes into the digest only.

@@ -1,0 +1,57 @@
+//! An agent as the simulation starts it: the binary's `node`, on a simulated machine.
+
+use std::sync::Arc;
+
+use foreword_node::agent::Agent;
+use foreword_node::arena::RegionProvider;
+use foreword_node::{Deps, NodeConfig, StoreFactory, serve};
+use foreword_seams::{Files, Net, Telemetry};
+use parking_lot::Mutex;
+
+use crate::world::entropy::HostEntropy;
+use crate::world::files::SimFiles;
+use crate::world::net::HostId;
+
+/// An agent's process, as a checker sees it from outside.
+#[derive(Clone)]
+pub struct RunningAgent {
+    /// Processes of this machine so far.
+    pub incarnation: u64,
+    pub agent: Agent,
+}
+
+/// What an agent's process is made of.
+#[derive(Clone)]
+pub struct AgentParts {
+    pub host: HostId,
+    pub config: NodeConfig,
+    pub store: StoreFactory,
+    pub regions: Arc<dyn RegionProvider>,
+    pub files: SimFiles,
+    pub net: Arc<dyn Net>,
+    /// Filled while it serves.
+    pub running: Arc<Mutex<Option<RunningAgent>>>,
+}
+
+impl AgentParts {
+    /// The process's whole life; answers why it ended.
+    pub async fn run(self, incarnation: u64) -> String {
+        let deps = Deps {
+            net: self.net.clone(),
+            entropy: Arc::new(HostEntropy::new(self.host)),
+            store: self.store.clone(),
+            files: Some(Arc::new(self.files.open()) as Arc<dyn Files>),
+            regions: self.regions.clone(),
+            telemetry: Telemetry::new(),
+        };
+        match serve(self.config.clone(), deps).await {
+            Ok(handle) => {
+                *self.running.lock() = Some(RunningAgent { incarnation, agent: handle.api().clone() });
+                // An agent ends by being killed only.
+                let _handle = handle;
+                std::future::pending::<String>().await
+            }
+            Err(error) => format!("did not serve: {error}"),
+        }
+    }
+}

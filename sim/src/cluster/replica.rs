@@ -1,0 +1,89 @@
+//! A replica as the simulation starts it: the binary's `meta run`, on a simulated machine.
+
+use std::sync::Arc;
+
+use foreword_meta::config::MetaConfig;
+use foreword_meta::open::{LogParts, open_log};
+use foreword_meta::raft::group::Group;
+use foreword_meta::serve::{Deps, Handle, ServeError, serve};
+use foreword_meta::storage::{OpenError, on_a_task};
+use foreword_seams::{Files, Net, Telemetry};
+use parking_lot::Mutex;
+
+use crate::world::context::{self, Kind};
+use crate::world::disk::Disk;
+use crate::world::entropy::HostEntropy;
+use crate::world::files::SimFiles;
+use crate::world::net::HostId;
+
+/// A replica's process, as a checker sees it from outside.
+#[derive(Clone)]
+pub struct RunningReplica {
+    /// Processes of this machine so far.
+    pub incarnation: u64,
+    pub group: Arc<Group>,
+}
+
+/// What a replica's process is made of.
+#[derive(Clone)]
+pub struct ReplicaParts {
+    pub host: HostId,
+    pub config: MetaConfig,
+    pub disk: Disk,
+    pub snapshots: SimFiles,
+    pub net: Arc<dyn Net>,
+    /// Filled while it serves.
+    pub running: Arc<Mutex<Option<RunningReplica>>>,
+}
+
+impl ReplicaParts {
+    /// The process's whole life; answers why it ended.
+    pub async fn run(self, incarnation: u64) -> String {
+        let served = match self.deps() {
+            Ok(deps) => self.serve(deps).await,
+            Err(error) => return format!("did not open: {error}"),
+        };
+        match served {
+            Ok(mut handle) => {
+                *self.running.lock() = Some(RunningReplica { incarnation, group: handle.group().clone() });
+                let reason = handle.failed().await;
+                *self.running.lock() = None;
+                reason
+            }
+            Err(why) => format!("did not serve: {why}"),
+        }
+    }
+
+    /// Serves; a replica whose snapshot is damaged begins again with nothing, as the binary does.
+    async fn serve(&self, deps: Deps) -> Result<Handle, String> {
+        match serve(self.config.clone(), deps).await {
+            Err(lost @ ServeError::SnapshotLost { .. }) => {
+                context::event(Kind::Host, || format!("h{} sets its log aside: {lost}", self.host));
+                self.disk.set_log_aside().map_err(|error| error.to_string())?;
+                self.snapshots.clear();
+                let deps = self.deps().map_err(|error| error.to_string())?;
+                serve(self.config.clone(), deps).await.map_err(|error| error.to_string())
+            }
+            served => served.map_err(|error| error.to_string()),
+        }
+    }
+
+    fn deps(&self) -> Result<Deps, OpenError> {
+        let parts = || -> Result<LogParts, OpenError> { Ok((self.disk.engine(), self.disk.mark())) };
+        let set_aside = || {
+            self.disk.set_log_aside()?;
+            self.snapshots.clear();
+            Ok(())
+        };
+        let (log, _, _) = open_log(parts, &on_a_task(), set_aside)?;
+        Ok(Deps {
+            net: self.net.clone(),
+            entropy: Arc::new(HostEntropy::new(self.host)),
+            telemetry: Telemetry::new(),
+            identity: self.disk.identity(),
+            identity_file: self.disk.identity_file(),
+            log,
+            snapshots: Arc::new(self.snapshots.open()) as Arc<dyn Files>,
+        })
+    }
+}

@@ -1,0 +1,173 @@
+//! The kinds of faults.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A replica of the group, counted from 0 in the order of the first members.
+pub type Replica = usize;
+/// An agent, counted from 0.
+pub type Agent = usize;
+
+/// A host of the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Place {
+    Replica(Replica),
+    Agent(Agent),
+    /// Where the clients are.
+    Clients,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Replica(number) => write!(f, "replica {}", number + 1),
+            Self::Agent(number) => write!(f, "agent {}", number + 1),
+            Self::Clients => f.write_str("the clients"),
+        }
+    }
+}
+
+/// What goes wrong. Every field is decided when the schedule is drawn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FaultKind {
+    /// The process dies; its machine resets its connections. Started again at the end.
+    Crash(Place),
+    /// The machine loses power: its peers hear nothing. Started again at the end.
+    PowerCut(Place),
+    /// Every machine loses power at once; power comes back at the end.
+    PowerCutAll,
+    /// The process stands still, and goes on at the end as if nothing had happened: a zombie.
+    Pause(Place),
+    /// The host is cut off from all others, in both directions.
+    Isolate(Place),
+    /// What the first sends to the second is held.
+    OneWayCut(Place, Place),
+    /// The replicas below the number are cut off from the others.
+    SplitGroup(Replica),
+    /// A host's messages take up to so many milliseconds more.
+    SlowLinks(Place, u64),
+    /// Connections between two hosts are reset, again and again.
+    Resets(Place, Place),
+    /// The clock runs faster or slower.
+    Drift(Place, i64),
+    /// Each sync of the log takes up to so many milliseconds.
+    SlowDisk(Replica, u64),
+    /// Writes to the disk fail with EIO.
+    DiskError(Replica),
+    /// The disk is full.
+    DiskFull(Replica),
+    /// A stored entry of the log is damaged, and the process dies: it finds out when it starts again.
+    DiskRot(Replica),
+    /// The mark beside the log is damaged, and the process dies.
+    MarkRot(Replica),
+    /// A snapshot is damaged, and the process dies.
+    SnapshotRot(Replica),
+    /// The machine is lost with its disk; another takes its place.
+    Replace(Replica),
+    /// Writes to L3 that report success are only partly there.
+    TornWrites,
+    /// Writes to L3 land long after they were given up.
+    LateWrites,
+    /// Bits of what is written to L3 flip.
+    BadWrites,
+    /// Bits of what is read from L3 flip.
+    BadReads,
+    /// Reads from L3 end early.
+    ShortReads,
+    /// I/Os to L3 are never answered.
+    LostCompletions,
+    /// L3 stands still.
+    L3Stall,
+    /// L3 answers with errors.
+    L3Outage,
+}
+
+impl FaultKind {
+    /// Names of all kinds, in order.
+    pub const NAMES: [&'static str; 25] = [
+        "crash",
+        "power-cut",
+        "power-cut-all",
+        "pause",
+        "isolate",
+        "one-way-cut",
+        "split-group",
+        "slow-links",
+        "resets",
+        "drift",
+        "slow-disk",
+        "disk-error",
+        "disk-full",
+        "disk-rot",
+        "mark-rot",
+        "snapshot-rot",
+        "replace",
+        "torn-writes",
+        "late-writes",
+        "bad-writes",
+        "bad-reads",
+        "short-reads",
+        "lost-completions",
+        "l3-stall",
+        "l3-outage",
+    ];
+
+    /// The kind's position in [`Self::NAMES`].
+    pub fn number(&self) -> usize {
+        match self {
+            Self::Crash(_) => 0,
+            Self::PowerCut(_) => 1,
+            Self::PowerCutAll => 2,
+            Self::Pause(_) => 3,
+            Self::Isolate(_) => 4,
+            Self::OneWayCut(..) => 5,
+            Self::SplitGroup(_) => 6,
+            Self::SlowLinks(..) => 7,
+            Self::Resets(..) => 8,
+            Self::Drift(..) => 9,
+            Self::SlowDisk(..) => 10,
+            Self::DiskError(_) => 11,
+            Self::DiskFull(_) => 12,
+            Self::DiskRot(_) => 13,
+            Self::MarkRot(_) => 14,
+            Self::SnapshotRot(_) => 15,
+            Self::Replace(_) => 16,
+            Self::TornWrites => 17,
+            Self::LateWrites => 18,
+            Self::BadWrites => 19,
+            Self::BadReads => 20,
+            Self::ShortReads => 21,
+            Self::LostCompletions => 22,
+            Self::L3Stall => 23,
+            Self::L3Outage => 24,
+        }
+    }
+
+    /// The kind's name.
+    pub fn name(&self) -> &'static str {
+        Self::NAMES[self.number()]
+    }
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        match self {
+            Self::Crash(at) | Self::PowerCut(at) | Self::Pause(at) | Self::Isolate(at) => write!(f, " of {at}"),
+            Self::OneWayCut(from, to) => write!(f, " from {from} to {to}"),
+            Self::Resets(a, b) => write!(f, " between {a} and {b}"),
+            Self::SlowLinks(at, ms) => write!(f, " of {at} by up to {ms} ms"),
+            Self::Drift(at, ppm) => write!(f, " of {at} by {ppm} ppm"),
+            Self::SlowDisk(replica, ms) => write!(f, " of replica {} by up to {ms} ms", replica + 1),
+            Self::SplitGroup(first) => write!(f, " before replica {}", first + 1),
+            Self::DiskError(replica)
+            | Self::DiskFull(replica)
+            | Self::DiskRot(replica)
+            | Self::MarkRot(replica)
+            | Self::SnapshotRot(replica)
+            | Self::Replace(replica) => write!(f, " of replica {}", replica + 1),
+            _ => Ok(()),
+        }
+    }
+}

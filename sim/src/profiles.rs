@@ -1,0 +1,127 @@
+//! What a run is made of: the shape of the cluster, its load, and what goes wrong.
+
+use std::sync::Arc;
+
+use foreword_meta::state::command::ClusterSettings;
+
+use crate::cluster::{Plan, Seams};
+use crate::faults::Mix;
+use crate::workload::Load;
+
+/// A kind of run.
+#[derive(Clone, Copy)]
+pub struct Profile {
+    pub name: &'static str,
+    pub replicas: usize,
+    pub agents: usize,
+    pub load: fn() -> Load,
+    pub mix: Mix,
+    /// L3's room, in slots of the smallest page.
+    pub l3_slots: u64,
+    /// Bytes of events that a replica keeps for its watchers.
+    pub watch_bytes_max: u64,
+}
+
+const SLOT_BYTES: u64 = 4096;
+const SLABS: u64 = 8;
+
+/// A session's lease, and how long slots rest: short, so that both happen many times a minute.
+pub const LEASE_MS: u64 = 2_500;
+pub const READ_REST_MS: u64 = 1_500;
+pub const WRITE_REST_MS: u64 = 3_000;
+
+const BASE: Profile = Profile {
+    name: "",
+    replicas: 3,
+    agents: 2,
+    load: Load::shared_prefixes,
+    mix: Mix::ALL,
+    l3_slots: 2_048,
+    watch_bytes_max: 1 << 20,
+};
+
+/// Every profile, in the order in which seeds go through them.
+pub const PROFILES: [Profile; 10] = [
+    Profile { name: "shared-prefixes", ..BASE },
+    Profile {
+        name: "herd",
+        load: Load::herd,
+        agents: 3,
+        mix: Mix { processes: 4, network: 8, l3: 3, ..Mix::ALL },
+        ..BASE
+    },
+    Profile { name: "churn", load: Load::churn, l3_slots: 192, mix: Mix { l3: 10, disks: 2, ..Mix::ALL }, ..BASE },
+    Profile { name: "namespaces", load: Load::namespaces, l3_slots: 4_096, mix: Mix { disks: 8, ..Mix::ALL }, ..BASE },
+    Profile { name: "shards", load: Load::shards, mix: Mix { processes: 8, l3: 8, ..Mix::ALL }, ..BASE },
+    Profile {
+        name: "slow-watchers",
+        load: Load::slow_watchers,
+        watch_bytes_max: 16 << 10,
+        l3_slots: 512,
+        mix: Mix { network: 8, ..Mix::ALL },
+        ..BASE
+    },
+    Profile { name: "clears", load: Load::clears, mix: Mix { network: 8, power: 4, ..Mix::ALL }, ..BASE },
+    Profile {
+        name: "power",
+        l3_slots: 512,
+        mix: Mix { power: 10, disks: 6, processes: 2, network: 2, l3: 2, ..Mix::ALL },
+        ..BASE
+    },
+    Profile {
+        name: "five-replicas",
+        replicas: 5,
+        mix: Mix { network: 8, disks: 4, amnesia: 4, l3: 2, count: (10, 30), ..Mix::ALL },
+        ..BASE
+    },
+    Profile { name: "calm", mix: Mix::NONE, l3_slots: 512, ..BASE },
+];
+
+impl Profile {
+    /// The profile of this name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        PROFILES.iter().find(|profile| profile.name == name)
+    }
+
+    /// The profile that a seed has when none is named.
+    pub fn of(seed: u64) -> &'static Self {
+        &PROFILES[(seed % PROFILES.len() as u64) as usize]
+    }
+
+    /// What the cluster is initialised with.
+    pub fn settings(&self) -> ClusterSettings {
+        let slab_bytes = self.l3_slots / SLABS * SLOT_BYTES;
+        ClusterSettings {
+            chunk_bytes: SLOT_BYTES as u32,
+            slab_bytes,
+            l3_bytes: slab_bytes * SLABS,
+            read_rest_ms: READ_REST_MS,
+            write_rest_ms: WRITE_REST_MS,
+            lease_ms: LEASE_MS,
+        }
+    }
+
+    /// The cluster of this profile.
+    pub fn plan(&self, seams: Seams) -> Plan {
+        let watch_bytes_max = self.watch_bytes_max;
+        Plan {
+            replicas: self.replicas,
+            agents: self.agents,
+            settings: self.settings(),
+            meta: Arc::new(move |config| {
+                config.log_bytes_per_snapshot = 16 << 10;
+                config.watch_bytes_max = watch_bytes_max;
+            }),
+            node: Arc::new(|config| {
+                config.arena_bytes = 1 << 20;
+                config.l3_deadline_ms = 500;
+                config.gather_deadline_ms = 800;
+                config.put_room_wait_ms = 500;
+                config.publish_wait_ms = 4_000;
+                config.meta_wait_ms = 5_000;
+                config.mirror_save_ms = 3_000;
+            }),
+            seams,
+        }
+    }
+}
