@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use foreword_seams::{Entropy, LocalFiles, Net, Telemetry};
+use foreword_seams::{Entropy, LocalFiles, Marker, Net, Telemetry, sometimes};
 use parking_lot::Mutex;
 
 use crate::config::MetaConfig;
@@ -33,6 +33,7 @@ pub fn open_log(
         Err(lost) => {
             tracing::error!(%lost, "setting the log aside; this replica rejoins empty");
             set_aside()?;
+            sometimes(Marker::LogSetAside);
             let (log, recovered) = open()?;
             Ok((log, recovered, true))
         }

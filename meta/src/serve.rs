@@ -10,7 +10,7 @@ use foreword_proto::BadInput;
 use foreword_proto::limits::RAFT_PAYLOAD_ENTRIES_MAX;
 use foreword_seams::rpc_errors::NameMessageLayer;
 use foreword_seams::rpc_metrics::RpcMetricsLayer;
-use foreword_seams::{Endpoint, Entropy, Files, Incoming, Net, Telemetry, http, rpc};
+use foreword_seams::{Endpoint, Entropy, Files, Incoming, Marker, Net, Telemetry, http, rpc, sometimes};
 use openraft::{BasicNode, Raft, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -145,6 +145,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         newest.loaded.unwrap_or_else(|| (State::new(identity.settings.clone()), Position::default()));
     let covered = position.last_applied.map(|id| id.index);
     if let Some(purged) = log_reader.purged().map(|id| id.index).filter(|purged| Some(*purged) > covered) {
+        sometimes(Marker::SnapshotLost);
         // Whoever sets the directory aside must find the log closed.
         drop(log);
         log_end.wait().await;
@@ -305,6 +306,7 @@ async fn rejoin(group: &Group, file: &dyn IdentityFile, may_vote: &AtomicBool) {
         tracing::error!(%error, "could not note that this replica has caught up; it will not vote");
         return;
     }
+    sometimes(Marker::ReplicaRejoined);
     may_vote.store(true, Ordering::Release);
     group.raft.runtime_config().elect(true);
     tracing::info!("caught up; voting again");

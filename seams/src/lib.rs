@@ -10,9 +10,11 @@ pub mod net;
 pub mod rpc;
 pub mod rpc_errors;
 pub mod rpc_metrics;
+pub mod sometimes;
 pub mod telemetry;
 
 pub use entropy::{Entropy, OsEntropy, SeededEntropy};
 pub use files::{FileReader, FileWriter, Files, LocalFiles};
 pub use net::{Endpoint, Incoming, Net, Stream, TokioNet};
+pub use sometimes::{Marker, sometimes};
 pub use telemetry::Telemetry;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use foreword_proto::limits::SNAPSHOT_FRAME_BYTES;
 use foreword_proto::wire::raft as wire;
+use foreword_seams::{Marker, sometimes};
 use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
@@ -113,7 +114,8 @@ impl RaftNetwork<TypeConfig> for PeerNetwork {
             }
         };
         reading.abort();
-        serde_json::from_slice(&sent?.into_inner().body)
+        let sent = sent.inspect_err(|_| sometimes(Marker::SnapshotTransferFailed))?;
+        serde_json::from_slice(&sent.into_inner().body)
             .map_err(|error| StreamingError::Network(NetworkError::new(&error)))
     }
 

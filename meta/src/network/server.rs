@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use foreword_proto::limits::RAFT_MESSAGE_BYTES_MAX;
 use foreword_proto::wire::raft as wire;
 use foreword_proto::wire::raft::raft_server::{Raft as RaftApi, RaftServer};
+use foreword_seams::{Marker, sometimes};
 use openraft::Snapshot;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -60,6 +61,7 @@ impl RaftApi for RaftService {
     async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
         self.check(&request)?;
         if !self.may_vote.load(Ordering::Acquire) {
+            sometimes(Marker::VoteRefusedWhileRejoining);
             return Err(Status::unavailable(
                 "this replica lost acknowledged entries and does not vote until it has caught up",
             ));

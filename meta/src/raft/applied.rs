@@ -9,6 +9,7 @@ use openraft::{BasicNode, LogId, StoredMembership};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
+use super::seen::Seen;
 use crate::eviction::EvictionPolicy;
 use crate::service::watch_hub::WatchHub;
 use crate::state::State;
@@ -24,6 +25,7 @@ pub struct Position {
 struct Inner {
     state: State,
     position: Position,
+    seen: Seen,
 }
 
 /// The applied state: read by lookups, written by the apply task only. The lock is never held across an await.
@@ -43,7 +45,7 @@ impl Applied {
         let revision = state.revision();
         hub.restart_at(revision);
         Self {
-            inner: RwLock::new(Inner { state, position }),
+            inner: RwLock::new(Inner { state, position, seen: Seen::default() }),
             policy: Mutex::new(None),
             hub,
             revision: watch::Sender::new(revision),
@@ -77,8 +79,10 @@ impl Applied {
         let mut events = Vec::new();
         let outcomes = {
             let mut inner = self.inner.write();
+            let Inner { state, seen, .. } = &mut *inner;
+            seen.entry(log_id);
             let outcomes =
-                commands.iter().map(|command| inner.state.apply(log_id.index, command, &mut events)).collect();
+                commands.iter().map(|command| seen.apply(state, log_id.index, command, &mut events)).collect();
             inner.state.finish_entry(log_id.index);
             inner.position.last_applied = Some(log_id);
             self.observe(&events);
@@ -94,6 +98,7 @@ impl Applied {
     pub fn apply_empty(&self, log_id: LogId<u64>, membership: Option<StoredMembership<u64, BasicNode>>) {
         {
             let mut inner = self.inner.write();
+            inner.seen.entry(log_id);
             // The entry that forms the group has index 0, which as a revision means "nothing applied yet".
             if log_id.index > 0 {
                 inner.state.finish_entry(log_id.index);
@@ -114,7 +119,7 @@ impl Applied {
         {
             let mut inner = self.inner.write();
             self.hub.restart_at(revision);
-            *inner = Inner { state, position };
+            *inner = Inner { state, position, seen: Seen::default() };
             if let Some(policy) = self.policy.lock().as_mut() {
                 policy.rebuild(&inner.state);
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use foreword_proto::Revision;
 use foreword_proto::wire::raft as wire;
-use foreword_seams::Telemetry;
+use foreword_seams::{Marker, Telemetry, sometimes};
 use tokio::time::timeout;
 
 use super::group::{Group, Leader};
@@ -41,6 +41,8 @@ pub async fn compare_digests(group: Arc<Group>, telemetry: Telemetry) {
                 different.increment(1);
                 let (ours, theirs) = (format!("{digest:016x}"), format!("{:016x}", answer.digest));
                 tracing::error!(revision, replica = id, ours, theirs, "replicas diverge: replace that replica");
+            } else {
+                sometimes(Marker::DigestsAgreed);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreword_proto::{EntryKey, Epoch, NamespaceId, RetireReason, SessionId};
-use foreword_seams::Telemetry;
+use foreword_seams::{Marker, Telemetry, sometimes};
 use metrics::Counter;
 use openraft::ServerState;
 use parking_lot::Mutex;
@@ -84,7 +84,9 @@ impl Duties {
     pub fn heat(&self, session: SessionId, namespace: NamespaceId, epoch: Epoch, keys: &[EntryKey]) {
         let heated: Vec<_> = keys.iter().map(|key| (EntryId { namespace, epoch, key: *key }, 1)).collect();
         self.group.applied.with_policy(|policy, _| policy.heat(&heated));
-        self.office.lock().reported.insert(session);
+        if self.office.lock().reported.insert(session) {
+            sometimes(Marker::HeatReachedNewLeader);
+        }
     }
 
     /// Follows elections. What was committed before and is not applied yet does no harm: a tick that is behind the committed one is
@@ -94,12 +96,14 @@ impl Duties {
         let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(self.group.replica_id);
         if !leads {
             if self.clock.term().is_some() {
+                sometimes(Marker::LeaderDeposed);
                 self.clock.leave_office();
                 self.group.applied.stop_policy();
             }
             return false;
         }
         if self.clock.term() != Some(metrics.current_term) {
+            sometimes(Marker::ElectionWon);
             let tick_ms = self.group.applied.read(|state| state.tick_ms());
             self.clock.take_office(metrics.current_term, tick_ms);
             *self.office.lock() = Office::default();
@@ -147,6 +151,7 @@ impl Duties {
             // A session this leader has not heard of yet has a whole lease from now.
             let renewed = *office.renewed.entry(session).or_insert(now);
             if now.duration_since(renewed) > self.lease {
+                sometimes(Marker::SessionExpired);
                 expired.push(Command::EndSession { session });
             }
         }
@@ -157,6 +162,7 @@ impl Duties {
     /// Retires cold pages where a class of slots runs out of room.
     fn evict(&self) -> Vec<Command> {
         if !self.heat_is_known() {
+            sometimes(Marker::EvictionAwaitedHeat);
             return Vec::new();
         }
         let decided = self.group.applied.with_policy(|policy, state| {

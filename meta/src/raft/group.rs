@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use foreword_proto::wire::raft as wire;
 use foreword_proto::{ClusterId, Revision};
+use foreword_seams::{Marker, sometimes};
 use openraft::{Raft, ServerState};
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::Channel;
@@ -132,6 +133,7 @@ impl Group {
                 return Err(error);
             }
             self.leader_may_change(deadline).await?;
+            sometimes(Marker::ProposalRetried);
         }
     }
 
@@ -202,6 +204,7 @@ impl Group {
                     let mut client = self.peers.raft_client(&endpoint);
                     let until = deadline.min(Instant::now() + FORWARD_TIMEOUT);
                     if let Ok(Ok(response)) = timeout_at(until, client.read_index(wire::ReadIndexRequest {})).await {
+                        sometimes(Marker::ReadIndexForwarded);
                         return Ok(response.into_inner().revision);
                     }
                 }
@@ -221,7 +224,10 @@ impl Group {
         let mut revisions = self.applied.revisions();
         match timeout_at(deadline, revisions.wait_for(|applied| *applied >= revision)).await {
             Ok(Ok(_)) => Ok(()),
-            _ => Err(Unavailable::Behind { wanted: revision, applied: self.applied.revision() }),
+            _ => {
+                sometimes(Marker::ReadAnsweredBehind);
+                Err(Unavailable::Behind { wanted: revision, applied: self.applied.revision() })
+            }
         }
     }
 

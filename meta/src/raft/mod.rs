@@ -7,5 +7,6 @@ pub mod duties;
 pub mod group;
 pub mod proposer;
 mod read_index;
+mod seen;
 pub mod state_machine;
 pub mod types;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use foreword_proto::Revision;
 use foreword_proto::limits::{ENTRY_BYTES_SOFT_MAX, PROPOSER_QUEUE_MAX};
+use foreword_seams::{Marker, sometimes};
 use futures::stream::{FuturesOrdered, StreamExt};
 use openraft::error::{ClientWriteError, RaftError};
 use tokio::sync::{mpsc, oneshot};
@@ -55,7 +56,10 @@ impl Proposer {
     pub async fn propose(&self, commands: Vec<Bytes>) -> Proposed {
         let (reply, outcome) = oneshot::channel();
         self.queue.try_send(Proposal { commands, reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => ProposeError::QueueFull,
+            mpsc::error::TrySendError::Full(_) => {
+                sometimes(Marker::ProposalQueueFull);
+                ProposeError::QueueFull
+            }
             mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped("the proposer ended".into()),
         })?;
         outcome.await.unwrap_or_else(|_| Err(ProposeError::Stopped("the proposer ended".into())))

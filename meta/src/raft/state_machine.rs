@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use foreword_proto::ClusterId;
-use foreword_seams::Files;
+use foreword_seams::{Files, Marker, sometimes};
 use openraft::storage::RaftStateMachine;
 use openraft::{
     AnyError, BasicNode, Entry, EntryPayload, ErrorSubject, ErrorVerb, LogId, RaftSnapshotBuilder, Snapshot,
@@ -59,6 +59,7 @@ impl Snapshots {
                     break;
                 }
                 Err(error) => {
+                    sometimes(Marker::SnapshotPassedOver);
                     tracing::error!(%error, name, "this snapshot cannot be used");
                     newest.unusable.push(name);
                 }
@@ -194,6 +195,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         // Under its own name it is the newest snapshot, also after a restart.
         copy(&snapshot, &name_of(meta.last_log_id)).await.map_err(|error| snapshot_error(ErrorVerb::Write, error))?;
         self.applied.replace(state, position);
+        sometimes(Marker::SnapshotInstalled);
         self.snapshots.remove_old().await.map_err(|error| snapshot_error(ErrorVerb::Delete, error))?;
         Ok(())
     }
@@ -242,6 +244,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             tokio::task::yield_now().await;
         }
         let handle = writer.seal().await.map_err(|error| fault(&error))?;
+        sometimes(Marker::SnapshotBuilt);
         snapshots.remove_old().await.map_err(|error| fault(&error))?;
         Ok(Snapshot { meta, snapshot: Box::new(handle) })
     }

@@ -8,7 +8,7 @@ use foreword_proto::bad_input::status_for;
 use foreword_proto::wire::meta as wire;
 use foreword_proto::wire::meta::admin_client::AdminClient;
 use foreword_proto::wire::meta::admin_server::{Admin, AdminServer};
-use foreword_seams::Endpoint;
+use foreword_seams::{Endpoint, Marker, sometimes};
 use openraft::{BasicNode, ChangeMembers};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
@@ -143,7 +143,8 @@ impl Admin for AdminService {
         }
         self.learn(request.new_replica_id, &request.endpoint).await?;
         voters.insert(request.new_replica_id);
-        self.change(ChangeMembers::ReplaceAllVoters(voters)).await
+        let changed = self.change(ChangeMembers::ReplaceAllVoters(voters)).await;
+        changed.inspect(|_| sometimes(Marker::ReplicaReplaced))
     }
 
     async fn trigger_snapshot(

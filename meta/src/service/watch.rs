@@ -9,6 +9,7 @@ use foreword_proto::records::Record;
 use foreword_proto::wire::meta as wire;
 use foreword_proto::wire::meta::watch_response::Kind;
 use foreword_proto::{NamespaceId, Revision};
+use foreword_seams::{Marker, sometimes};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::mpsc;
@@ -48,6 +49,7 @@ pub(super) async fn watch(
     let namespace = request.namespace_id;
     let (epoch, revision) = group.applied.read(|state| (state.namespace(namespace).map(|n| n.epoch), state.revision()));
     if revision < request.from_revision {
+        sometimes(Marker::WatchRefusedBehind);
         let message = format!("behind: revision {} is not applied here, only {revision}", request.from_revision);
         return Err(status_for(Code::FailedPrecondition, "behind", message));
     }
@@ -127,12 +129,14 @@ impl Watcher {
                 () = self.frames.closed() => return Err(Left),
             }
             let Tail::Entries { upto, entries } = self.hub.tail(from, FRAME_BYTES) else {
+                sometimes(Marker::WatcherFellBehind);
                 return self.resync("the watcher fell behind the events that are kept").await;
             };
             let mut batch = Vec::new();
             for entry in &entries {
                 let Some(change) = entry.of(self.namespace) else { continue };
                 if change.cleared.is_some() {
+                    sometimes(Marker::WatcherMetClear);
                     return self.resync("the namespace was cleared").await;
                 }
                 batch.push(wire::EntryEvents { revision: entry.revision, events: Bytes::clone(&change.events) });

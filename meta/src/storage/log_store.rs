@@ -7,6 +7,7 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use foreword_proto::limits::RAFT_PAYLOAD_BYTES_SOFT_MAX;
+use foreword_seams::{Marker, sometimes};
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader, StorageIOError};
 use parking_lot::RwLock;
@@ -154,6 +155,9 @@ impl LogStore {
         })?;
         let memory = recover(&mut *engine, &keeper.mark)?;
         let leftover = engine.bounds().zip(memory.purged).filter(|((first, _), purged)| *first <= purged.index);
+        if leftover.is_some() {
+            sometimes(Marker::PurgeResumed);
+        }
         let mark = Mark { last: memory.last().map(position), vote: memory.vote };
         let (writer, ops, end) = Writer::new(engine, keeper, mark, leftover.map(|(_, purged)| purged.index));
         runner(Box::pin(writer.run()))?;
@@ -301,6 +305,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let last = {
             let mut memory = self.memory.write();
             memory.truncate(since.index);
+            sometimes(Marker::EntryTruncated);
             memory.last().map(position)
         };
         let change = Change::Truncate { from: since.index, last };
@@ -314,6 +319,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 return Ok(());
             }
             memory.purge(upto);
+            sometimes(Marker::LogPurged);
             position(memory.last().unwrap_or(upto))
         };
         let change = Change::Purge { purged: encode_log_id(&upto), index: upto.index, last };

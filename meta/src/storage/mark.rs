@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut};
+use foreword_seams::{Marker, sometimes};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
@@ -82,7 +83,10 @@ fn newest(bytes: &[u8; MARK_BYTES]) -> Result<(u64, Mark), String> {
     let (first, second) = bytes.split_at(MARK_HALF_BYTES);
     match (decode(first), decode(second)) {
         (Ok(a), Ok(b)) => Ok(if a.0 > b.0 { a } else { b }),
-        (Ok(valid), Err(_)) | (Err(_), Ok(valid)) => Ok(valid),
+        (Ok(valid), Err(_)) | (Err(_), Ok(valid)) => {
+            sometimes(Marker::MarkHalfTorn);
+            Ok(valid)
+        }
         (Err(a), Err(b)) => Err(format!("the mark has no valid half: {a}; {b}")),
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 
 use bytes::Bytes;
+use foreword_seams::{Marker, sometimes};
 
 use super::engine::{LogEngine, MetaKey};
 use super::entry_codec::{CorruptEntry, decode_entry, decode_log_id, decode_vote};
@@ -48,7 +49,7 @@ pub(crate) fn recover(engine: &mut dyn LogEngine, mark: &Mark) -> Result<Memory,
     let mut memory = Memory::new(vote, purged, committed);
     let whole = load(engine, &mut memory);
     // A loss explains any damage; it is the more useful answer.
-    check_mark(&memory, mark, whole.is_ok())?;
+    check_mark(&memory, mark, whole.is_ok()).inspect_err(|_| sometimes(Marker::MarkCaughtLoss))?;
     whole?;
     // Saved with a later group than the entries it covers, so it can only be ahead when a tail that nobody waited for is gone.
     memory.committed = memory.committed.min(memory.last());

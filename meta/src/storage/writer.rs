@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use foreword_seams::{Marker, sometimes};
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 
@@ -257,6 +258,7 @@ impl Writer {
 
     /// Purged items in the way of an append go at once: a snapshot reached beyond the log, and the log goes on after it.
     async fn finish_purge(&mut self) -> io::Result<()> {
+        sometimes(Marker::LogContinuedAfterSnapshot);
         self.commit().await?;
         while self.purge_some(PURGE_ITEMS_WHEN_IDLE)? {
             self.engine.sync().await?;
@@ -295,6 +297,7 @@ impl Writer {
     /// The first error is the fault; whoever waits gets it.
     fn fail(&mut self, error: io::Error) {
         if self.fault.is_none() {
+            sometimes(Marker::LogWriteFailed);
             tracing::error!(%error, "the log cannot be written; this replica stops accepting");
             self.fault = Some((error.kind(), format!("the log cannot be written: {error}")));
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use foreword_proto::{EntryKey, Epoch, Location, Revision, Tier};
+use foreword_seams::{Marker, sometimes};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
@@ -70,8 +71,14 @@ impl Core {
             Whereabouts::Absent => Err(Miss::Absent),
         };
         match &read {
-            Ok((_, Tier::L1)) => self.counters.l1_hits.add(1),
-            Ok(_) => self.counters.l3_hits.add(1),
+            Ok((_, Tier::L1)) => {
+                sometimes(Marker::L1Hit);
+                self.counters.l1_hits.add(1);
+            }
+            Ok(_) => {
+                sometimes(Marker::L3Hit);
+                self.counters.l3_hits.add(1);
+            }
             Err(_) => self.counters.misses.add(1),
         }
         PageAnswer { index, page: read.map(|(frame, tier)| (PageBytes { frame, _room: room }, tier)), revision }
@@ -102,7 +109,10 @@ impl Core {
             }
             self.shared_read(open, epoch, key, location).await.unwrap_or(Err(Miss::ReadFailed))
         };
-        tokio::time::timeout_at(ask.deadline, reading).await.unwrap_or(Err(Miss::Deadline))
+        tokio::time::timeout_at(ask.deadline, reading).await.unwrap_or_else(|_| {
+            sometimes(Marker::GetDeadlinePassed);
+            Err(Miss::Deadline)
+        })
     }
 }
 

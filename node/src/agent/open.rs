@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use foreword_proto::namespace::Geometry;
 use foreword_proto::wire::{common, meta as wire};
 use foreword_proto::{BadInput, EntryKey, Epoch, Namespace, NamespaceId, Revision};
+use foreword_seams::{Marker, sometimes};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -129,6 +130,7 @@ impl Core {
                 pages = table.len(),
                 "a saved mirror is used"
             );
+            sometimes(Marker::MirrorRestored);
             saved_revision = revision;
             mirror.write(|view| view.restore(registered.epoch, revision, table));
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use foreword_proto::records::{self, PageRecord};
 use foreword_proto::wire::meta as wire;
 use foreword_proto::{BadInput, Location, PublishOutcome, PutOutcome, Revision, SlotRef};
+use foreword_seams::{Marker, sometimes};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
@@ -83,7 +84,10 @@ async fn publish_batch(
                 give_up(&core, &session, &batch, "write_failed");
             }
         },
-        Err(CommandError::SessionLost) => give_up(&core, &session, &batch, "fenced"),
+        Err(CommandError::SessionLost) => {
+            sometimes(Marker::PublishFenced);
+            give_up(&core, &session, &batch, "fenced");
+        }
         Err(CommandError::Refused(status)) => {
             tracing::error!(%status, pages = batch.len(), "the group refused a publish");
             give_up(&core, &session, &batch, "write_failed");

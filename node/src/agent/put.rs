@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use foreword_proto::key::ParentHint;
 use foreword_proto::{BadInput, EntryKey, Epoch, PageKey, PutOutcome};
+use foreword_seams::{Marker, sometimes};
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
@@ -115,6 +116,7 @@ impl Put {
             return Page::Settled(exists);
         }
         let refused = |core: &Core| {
+            sometimes(Marker::PutRefusedForRoom);
             core.counters.refuse("queue_full");
             Page::Settled(PutOutcome::Refused { reason: "queue_full" })
         };
@@ -180,6 +182,7 @@ impl Put {
             let Page::Writing(work, taken) = &self.pages[index] else { continue };
             let (work, taken) = (work.clone(), *taken);
             if work.abandon(self.shard, self.writer) {
+                sometimes(Marker::PutAbandoned);
                 self.core.abort_gather(&self.open, &work);
             }
             self.pages[index] = Page::Settled(PutOutcome::Refused { reason: "incomplete" });

@@ -7,6 +7,7 @@ use foreword_proto::checksum::shard_checksum;
 use foreword_proto::namespace::Geometry;
 use foreword_proto::records::SuspectRecord;
 use foreword_proto::{EntryKey, Epoch, Location};
+use foreword_seams::{Marker, sometimes};
 use futures::FutureExt;
 use futures::future::Shared;
 use parking_lot::Mutex;
@@ -46,6 +47,7 @@ impl Core {
     ) -> SharedRead {
         let mut under_way = open.reads.under_way.lock();
         if let Some(reading) = under_way.get(&key) {
+            sometimes(Marker::ReadCoalesced);
             self.counters.l3_reads_coalesced.add(1);
             return reading.clone();
         }
@@ -74,9 +76,12 @@ impl Core {
         for _ in 0..LOCATIONS_MAX {
             let mut bad_shard = 0;
             // A mismatch is read once more: the first may have been torn.
-            for _ in 0..2 {
+            for again in [false, true] {
                 match self.read_once(open, key, &location, deadline).await? {
                     Ok(frame) => {
+                        if again {
+                            sometimes(Marker::MismatchHealed);
+                        }
                         if let Some(epoch) = keep {
                             self.keep_read(open, epoch, key, &location, &frame);
                         }
@@ -86,8 +91,12 @@ impl Core {
                 }
                 self.counters.checksum_mismatches.add(1);
                 match open.mirror.read(|view| view.location(&key)) {
-                    None => return Err(Miss::Absent),
+                    None => {
+                        sometimes(Marker::ReadMetReusedSlot);
+                        return Err(Miss::Absent);
+                    }
                     Some(now) if now != location => {
+                        sometimes(Marker::ReadMetReusedSlot);
                         location = now;
                         bad_shard = u32::MAX;
                         break;
@@ -115,7 +124,10 @@ impl Core {
         let read = self.l3.read(open.shape, location.slot, frame, deadline).await;
         let (frame, bytes) = read.map_err(|failure| match failure {
             IoFailure::BreakerOpen => Miss::BreakerOpen,
-            IoFailure::Store(StoreError::TimedOut) => Miss::Deadline,
+            IoFailure::Store(StoreError::TimedOut) => {
+                sometimes(Marker::ReadDeadlinePassed);
+                Miss::Deadline
+            }
             IoFailure::Store(error) => {
                 tracing::debug!(%key, %error, "an L3 read failed");
                 Miss::ReadFailed

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreword_proto::{Epoch, Namespace, NamespaceId, Revision};
-use foreword_seams::Files;
+use foreword_seams::{Files, Marker, sometimes};
 
 use super::Core;
 use super::open::OpenNamespace;
@@ -30,6 +30,7 @@ impl Core {
         match load(files, &id).await {
             Ok(saved) => saved,
             Err(error) => {
+                sometimes(Marker::SavedMirrorRefused);
                 tracing::warn!(namespace = id.namespace, %error, "the saved mirror is not used");
                 None
             }
@@ -59,7 +60,10 @@ impl Core {
                 taken
             };
             match save(files, &id, encoded).await {
-                Ok(()) => *open.saved_revision.lock() = revision,
+                Ok(()) => {
+                    sometimes(Marker::MirrorSaved);
+                    *open.saved_revision.lock() = revision;
+                }
                 Err(error) => tracing::warn!(namespace = open.id, %error, "the mirror could not be saved"),
             }
         }

@@ -8,6 +8,7 @@ use foreword_proto::NamespaceId;
 use foreword_proto::limits::SUSPECTS_PER_REPORT_MAX;
 use foreword_proto::records::{self, SuspectRecord};
 use foreword_proto::wire::meta as wire;
+use foreword_seams::{Marker, sometimes};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -63,7 +64,10 @@ async fn send(core: &Core, namespace: NamespaceId, batch: &[SuspectRecord]) {
         async move { client.suspect(request).await }
     });
     match reported.await {
-        Ok(_) => core.counters.suspects_reported.add(batch.len() as u64),
+        Ok(_) => {
+            sometimes(Marker::SuspectReported);
+            core.counters.suspects_reported.add(batch.len() as u64);
+        }
         Err(status) => tracing::warn!(namespace, pages = batch.len(), %status, "bad pages could not be reported"),
     }
 }

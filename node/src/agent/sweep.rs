@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreword_seams::{Marker, sometimes};
+
 use super::Core;
 use super::open::OpenNamespace;
 use super::page_work::PageWork;
@@ -26,6 +28,7 @@ pub(super) async fn sweep(core: Arc<Core>) {
                     .collect()
             };
             for work in late {
+                sometimes(Marker::GatherTimedOut);
                 core.abort_gather(&open, &work);
             }
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreword_proto::{Location, PutOutcome, SlotRef};
+use foreword_seams::{Marker, sometimes};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
@@ -98,6 +99,7 @@ impl Writer {
     async fn write_some(&mut self, jobs: &mut Vec<WriteJob>, behind: usize) {
         let publish_wait = Duration::from_millis(self.core.config.publish_wait_ms);
         let Some(session) = self.core.sessions.writable(jobs[0].taken + publish_wait).await else {
+            sometimes(Marker::PutRefusedFenced);
             return self.refuse_older(jobs, Instant::now(), publish_wait, "fenced");
         };
         if session.id != self.session {
@@ -109,6 +111,7 @@ impl Writer {
         if slots.is_empty() {
             let now = Instant::now();
             if !session.is_lost() && now >= until {
+                sometimes(Marker::PutRefusedL3Full);
                 self.refuse_older(jobs, now, room_wait, "l3_full");
             }
             return;
@@ -156,6 +159,9 @@ async fn write_batch(
         let results = core.l3.write(shape, pages, || session.may_write()).await;
         core.counters.stages.write.record(began.elapsed().as_secs_f64());
         for ((slot, job), result) in same.into_iter().zip(results) {
+            if session.is_lost() && !matches!(result, Written::NotSubmitted(_)) {
+                sometimes(Marker::SessionLostDuringWrite);
+            }
             match result {
                 Written::Whole => hand_on(&session, slot, job).await,
                 Written::NotSubmitted(why) => {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreword_proto::SlotRef;
+use foreword_seams::{Marker, sometimes};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -105,6 +106,11 @@ impl L3 {
                 if let Some(waiter) = under_way.waiters.remove(&completion.op) {
                     // A waiter that left gets nothing; the frame is free here.
                     let _ = waiter.send(completion);
+                } else {
+                    sometimes(match completion.transfer {
+                        Transfer::Read(_) => Marker::ReadCompletedLate,
+                        Transfer::Write(_) => Marker::WriteCompletedLate,
+                    });
                 }
             }
         }
@@ -177,6 +183,7 @@ impl L3 {
             admitted.push((index, admission, (slot, shape, Transfer::Write(frame))));
         }
         if !may_submit() {
+            sometimes(Marker::WriteHeldBack);
             return results;
         }
         let (who, transfers): (Vec<_>, Vec<_>) =
@@ -196,6 +203,9 @@ impl L3 {
                     Written::Unknown(StoreError::Gone)
                 }
                 Err(error) => {
+                    if error == StoreError::TimedOut {
+                        sometimes(Marker::WriteDeadlinePassed);
+                    }
                     admission.failed();
                     Written::Unknown(error)
                 }
@@ -253,12 +263,18 @@ struct Admitted<'a> {
 impl Admitted<'_> {
     fn answered(mut self) {
         self.reported = true;
-        self.l3.breaker.lock().answered(self.l3.now_ms());
+        let now_ms = self.l3.now_ms();
+        let mut breaker = self.l3.breaker.lock();
+        if breaker.state(now_ms) == BreakerState::HalfOpen {
+            sometimes(Marker::BreakerClosed);
+        }
+        breaker.answered(now_ms);
     }
 
     fn failed(mut self) {
         self.reported = true;
         if self.l3.breaker.lock().failed(self.l3.now_ms()) {
+            sometimes(Marker::BreakerOpened);
             self.l3.counters.breaker_openings.add(1);
             tracing::warn!("L3 fails: the breaker opens");
         }

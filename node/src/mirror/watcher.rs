@@ -7,6 +7,7 @@ use foreword_proto::limits::META_MESSAGE_BYTES_MAX;
 use foreword_proto::records::{self, EntryEvents, NamespaceEvent, PageRecord, Record};
 use foreword_proto::wire::meta as wire;
 use foreword_proto::{BadInput, EntryKey, Epoch, NamespaceId};
+use foreword_seams::{Marker, sometimes};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use wire::watch_response::Kind;
@@ -127,7 +128,12 @@ fn take(
             let pages = records::decode::<PageRecord>("entries", &part.entries, watched.shards, records_max)?;
             mirror.write(|view| view.snapshot_part(&pages))?;
         }
-        Some(Kind::End(end)) => mirror.write(|view| view.end_snapshot(end.revision))?,
+        Some(Kind::End(end)) => {
+            if mirror.read(super::View::synced) {
+                sometimes(Marker::WatcherResynced);
+            }
+            mirror.write(|view| view.end_snapshot(end.revision))?;
+        }
         Some(Kind::Events(message)) => {
             let entries = decode_events(&message, watched.shards)?;
             let purged = mirror.write(|view| view.apply(message.revision, &entries))?;

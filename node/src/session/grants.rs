@@ -9,6 +9,7 @@ use foreword_proto::limits::{SLOTS_PER_ABORT_MAX, SLOTS_PER_GRANT_MAX};
 use foreword_proto::records;
 use foreword_proto::wire::meta as wire;
 use foreword_proto::{SessionId, SlotRef};
+use foreword_seams::{Marker, sometimes};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -169,6 +170,7 @@ impl Grants {
             return;
         }
         for slot in slots {
+            sometimes(Marker::SlotGivenBack);
             books.pool.give_back(slot_bytes, *slot);
         }
         drop(books);

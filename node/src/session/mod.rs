@@ -12,6 +12,7 @@ use std::time::Duration;
 use foreword_proto::bad_input::field_of;
 use foreword_proto::wire::meta as wire;
 use foreword_proto::{Sequence, SessionId};
+use foreword_seams::{Marker, sometimes};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -181,7 +182,7 @@ impl Sessions {
                     session.lost.cancel();
                     return Err(CommandError::SessionLost);
                 }
-                Err(status) if worth_another_replica(&status) => {}
+                Err(status) if worth_another_replica(&status) => sometimes(Marker::CommandRetried),
                 Err(status) => return Err(CommandError::Refused(status)),
             }
             tokio::time::sleep(backoff.next(self.meta.entropy())).await;
