@@ -252,6 +252,8 @@ impl Group {
             return Err(Unavailable::NoLeader);
         }
         let mut metrics = self.raft.server_metrics();
+        // A copy of a receiver that has never looked: what changed long ago would end the wait at once.
+        metrics.mark_unchanged();
         let until = deadline.min(Instant::now() + LEADER_RETRY);
         match timeout_at(until, metrics.changed()).await {
             Ok(Err(_)) => Err(Unavailable::Stopped("raft ended".into())),

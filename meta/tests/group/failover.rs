@@ -1,6 +1,31 @@
 //! Crashes: of the leader, of everything, and of one replica for longer than the log is kept.
 
+use std::time::Duration;
+
+use foreword_meta::raft::group::Unavailable;
+use foreword_meta::state::command::Command;
+use foreword_seams::{Marker, sometimes};
+use tokio::time::Instant;
+
 use crate::cluster::{Agent, Cluster, PATIENCE, present};
+
+/// On one thread, whose markers then count every try of this group.
+#[tokio::test]
+async fn a_proposal_without_a_leader_rests_between_its_tries() {
+    let mut cluster = Cluster::started(3).await;
+    let leader = cluster.leader().await;
+    cluster.crash(leader).await;
+    let left = *cluster.running.keys().next().unwrap();
+    let other = *cluster.running.keys().find(|id| **id != left).unwrap();
+    cluster.crash(other).await;
+    let before = sometimes::counts().get(Marker::ProposalRetried);
+    let group = cluster.running[&left].group().clone();
+    let answer = group.propose_one(Command::Tick { now_ms: 0 }, Instant::now() + Duration::from_secs(1)).await;
+    assert_eq!(answer, Err(Unavailable::NoLeader));
+    let tries = sometimes::counts().get(Marker::ProposalRetried) - before;
+    // One every 25 ms, and some more for elections that were tried meanwhile.
+    assert!((1..100).contains(&tries), "{tries} tries in a second");
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_pages_survive_the_leader() {
