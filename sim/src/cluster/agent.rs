@@ -40,7 +40,7 @@ impl AgentParts {
             net: self.net.clone(),
             entropy: Arc::new(HostEntropy::new(self.host)),
             store: self.store.clone(),
-            files: Some(Arc::new(self.files.open()) as Arc<dyn Files>),
+            files: Some(Arc::new(self.files.open_dir()) as Arc<dyn Files>),
             regions: self.regions.clone(),
             telemetry: Telemetry::new(),
         };

@@ -24,7 +24,7 @@ use crate::faults::kind::{Place, Replica};
 use crate::faults::{Fault, FaultKind};
 use crate::world::context::{self, Kind, SimTime};
 use crate::world::disk::Disk;
-use crate::world::files::SimFiles;
+use crate::world::files::{FilesWeather, SimFiles};
 use crate::world::host::Host;
 use crate::world::l3::SimL3;
 use crate::world::net::{HostId, Network};
@@ -467,7 +467,7 @@ impl Cluster {
                 weather.sync_us_max = weather.sync_us_max.max(1_500);
                 weather.lies = self.plan.seams.disks_lie;
                 parts.disk.set_weather(weather.clone());
-                parts.snapshots.set_fault(weather.fault);
+                parts.snapshots.set_weather(FilesWeather { fault: weather.fault, ..FilesWeather::default() });
             }
         }
         for seat in 0..self.machines.all.len() {

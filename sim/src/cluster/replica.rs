@@ -60,7 +60,7 @@ impl ReplicaParts {
             Err(lost @ ServeError::SnapshotLost { .. }) => {
                 context::event(Kind::Host, || format!("h{} sets its log aside: {lost}", self.host));
                 self.disk.set_log_aside().map_err(|error| error.to_string())?;
-                self.snapshots.clear();
+                self.snapshots.wipe();
                 let deps = self.deps().map_err(|error| error.to_string())?;
                 serve(self.config.clone(), deps).await.map_err(|error| error.to_string())
             }
@@ -72,7 +72,7 @@ impl ReplicaParts {
         let parts = || -> Result<LogParts, OpenError> { Ok((self.disk.engine(), self.disk.mark())) };
         let set_aside = || {
             self.disk.set_log_aside()?;
-            self.snapshots.clear();
+            self.snapshots.wipe();
             Ok(())
         };
         let (log, _, _) = open_log(parts, &on_a_task(), set_aside)?;
@@ -83,7 +83,7 @@ impl ReplicaParts {
             identity: self.disk.identity(),
             identity_file: self.disk.identity_file(),
             log,
-            snapshots: Arc::new(self.snapshots.open()) as Arc<dyn Files>,
+            snapshots: Arc::new(self.snapshots.open_dir()) as Arc<dyn Files>,
         })
     }
 }

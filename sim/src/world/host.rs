@@ -108,6 +108,7 @@ impl Host {
         if let Some(runtime) = self.runtime.take() {
             logs::set_host(&self.name);
             drop(runtime);
+            logs::set_host("");
             self.paused = false;
             context::event(Kind::Host, || format!("{} is gone", self.name));
         }
@@ -134,7 +135,7 @@ impl Host {
     fn jump(&mut self) {
         let missed_ms = self.missed_ms();
         if let Some(runtime) = &self.runtime {
-            runtime.block_on(tokio::time::advance(Duration::from_millis(missed_ms)));
+            runtime.block_on(async { tokio::time::advance(Duration::from_millis(missed_ms)).await });
             self.seen_ms += missed_ms;
         }
     }
@@ -156,7 +157,8 @@ impl Host {
         interpose::set_now_nanos(context::now().nanos() + self.wall_ahead_ns);
         logs::set_host(&self.name);
         POLLS.set((0, 0));
-        runtime.block_on(tokio::time::sleep(Duration::from_millis(missed_ms)));
+        runtime.block_on(async { tokio::time::sleep(Duration::from_millis(missed_ms)).await });
+        logs::set_host("");
         self.seen_ms += missed_ms;
         let (polls, hash) = POLLS.get();
         if polls > 0 {

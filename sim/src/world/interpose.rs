@@ -25,11 +25,6 @@ pub(super) fn begin(seed: u64) {
     RANDOM.set(seed);
 }
 
-/// True on a thread that [`begin`] was called on.
-pub(super) fn is_simulated() -> bool {
-    SIMULATED.get()
-}
-
 /// Sets this thread's clock to so long after the beginning.
 pub(super) fn set_now_nanos(nanos: u64) {
     NOW_NANOS.set(nanos);
