@@ -17,7 +17,7 @@ use futures::future::BoxFuture;
 use crate::arena::{Frame, FrameMut};
 
 pub use mark::{ClusterMark, MARK_FORMAT, MarkError, clusters_under, filesystem_type, init_l3_root, read_cluster_mark};
-pub use memory::{Decision, Faults, IoView, MemoryL3, MemoryStore, NoFaults};
+pub use memory::{Decision, Faults, IoView, Landed, LateWrite, MemoryL3, MemoryStore, NoFaults};
 pub use posix::PosixStore;
 
 /// I/Os waiting in one store. More are answered with EAGAIN at once; the arena's frames set a lower bound in practice.

@@ -42,8 +42,8 @@ impl DiskFault {
     }
 }
 
-/// How a disk behaves.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How a disk behaves. The default: at once, and as promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DiskWeather {
     /// A sync (and a store of the mark) takes a time drawn from here, in microseconds.
     pub sync_us_min: u64,
@@ -54,12 +54,6 @@ pub struct DiskWeather {
     pub fault: Option<DiskFault>,
     /// Syncs answer at once and make nothing durable: a planted fault.
     pub lies: bool,
-}
-
-impl Default for DiskWeather {
-    fn default() -> Self {
-        Self { sync_us_min: 0, sync_us_max: 0, stall_per_million: 0, stall_ms: 0, fault: None, lies: false }
-    }
 }
 
 /// What happened on a disk so far.
@@ -200,7 +194,7 @@ impl Disk {
 
     /// How the disk behaves.
     pub fn weather(&self) -> DiskWeather {
-        self.state.lock().weather.clone()
+        self.state.lock().weather
     }
 
     /// What happened so far.
@@ -228,7 +222,7 @@ impl Disk {
     pub fn rot_item(&self) -> Option<u64> {
         let (first, last) = self.log.durable_bounds()?;
         let index = first + context::random_below(last - first + 1);
-        let rotten = self.log.damage(index, flip_bit);
+        let rotten = self.log.damage(index, |bytes| flip_bit(bytes));
         let mut state = self.state.lock();
         state.counts.rotten += u64::from(rotten);
         let host = state.host;
@@ -363,7 +357,7 @@ fn cut(bytes: usize) -> Option<usize> {
 }
 
 /// Flips a random bit.
-pub(crate) fn flip_bit(bytes: &mut Vec<u8>) {
+pub(crate) fn flip_bit(bytes: &mut [u8]) {
     if !bytes.is_empty() {
         let bit = context::random_below(bytes.len() as u64 * 8);
         bytes[(bit / 8) as usize] ^= 1 << (bit % 8);

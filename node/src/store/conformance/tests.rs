@@ -11,8 +11,8 @@ use super::*;
 use crate::arena::{ArenaSettings, HeapRegions, MemfdRegions};
 use crate::store::completions::Completions;
 use crate::store::{
-    Completion, Decision, Faults, Io, IoView, MemoryL3, MemoryStore, PageStore, PosixStore, StoreError, Transfer,
-    init_l3_root,
+    Completion, Decision, Faults, Io, IoView, LateWrite, MemoryL3, MemoryStore, PageStore, PosixStore, StoreError,
+    Transfer, init_l3_root,
 };
 
 const CLUSTER: ClusterId = ClusterId([3; 16]);
@@ -116,6 +116,36 @@ async fn memory_with_delays_conforms() {
     subject.init(&subject.l3);
     let arena = Arena::new(ArenaSettings::new(ARENA_BYTES), Arc::new(HeapRegions)).unwrap();
     Suite { batches: 50, ..Suite::default() }.run(&subject, &arena).await.unwrap();
+}
+
+#[tokio::test]
+async fn memory_with_late_writes_conforms() {
+    /// Every third I/O is late, a write by the device's time.
+    struct Late(AtomicU64);
+    impl Faults for Late {
+        fn on(&self, _: &IoView) -> Decision {
+            match self.0.fetch_add(1, Ordering::Relaxed) % 9 {
+                late @ (0 | 3 | 6) => Decision::Late(LateWrite::whole(Duration::from_micros(700 - late * 100))),
+                _ => Decision::Proceed,
+            }
+        }
+    }
+    let late = |l3, cluster_id| {
+        Arc::new(MemoryStore::with_faults(l3, cluster_id, 4096, Arc::new(Late(AtomicU64::new(0))))) as SharedStore
+    };
+    let subject = Memory::new(late);
+    subject.init(&subject.l3);
+    let (l3, began) = (subject.l3.clone(), tokio::time::Instant::now());
+    let device = tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_millis(1));
+        loop {
+            ticks.tick().await;
+            l3.advance(began.elapsed());
+        }
+    });
+    let arena = Arena::new(ArenaSettings::new(ARENA_BYTES), Arc::new(HeapRegions)).unwrap();
+    Suite { batches: 50, ..Suite::default() }.run(&subject, &arena).await.unwrap();
+    device.abort();
 }
 
 /// How a store breaks the rules.

@@ -10,6 +10,8 @@ const BLOCK_BYTES: u64 = 64 << 10;
 pub(super) struct Slab {
     pub(super) bytes: u64,
     blocks: BTreeMap<u64, Box<[u8]>>,
+    /// The order of the write whose bytes start at each offset.
+    orders: BTreeMap<u64, u64>,
 }
 
 impl Slab {
@@ -24,6 +26,11 @@ impl Slab {
             }
         }
         len
+    }
+
+    /// Notes a write's order; gives that of the write before it at this offset.
+    pub(super) fn written(&mut self, offset: u64, order: u64) -> Option<u64> {
+        self.orders.insert(offset, order)
     }
 
     pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) -> u64 {

@@ -112,3 +112,32 @@ async fn a_delayed_write_arrives_late() {
     }
     assert_eq!((ops, host.stored()[0]), (vec![1, 0], 1), "the late writer wins");
 }
+
+#[test]
+fn a_late_write_lands_without_its_store() {
+    let late = |op| match op {
+        0 => Decision::Late(LateWrite::whole(Duration::from_millis(5))),
+        1 => Decision::Late(LateWrite { after: Duration::from_millis(9), bytes_max: 100, flip: Some(8 * 7), tag: 6 }),
+        _ => Decision::Proceed,
+    };
+    let mut host = host(late);
+    host.l3.advance(Duration::from_secs(1));
+    assert!(host.write(0, 1).is_none());
+    assert!(host.write(1, 2).is_none());
+    assert_eq!(host.write(2, 3).unwrap().result, Ok(PAGE));
+    assert_eq!(host.l3.next_due(), Some(Duration::from_millis(1005)));
+    assert_eq!(host.l3.advance(Duration::from_millis(1004)), []);
+    let landed = host.l3.advance(Duration::from_millis(1005));
+    let first = Landed { slab: 1, offset: 0, bytes: PAGE, order: 1, over: Some(3), answered: true, tag: 0 };
+    assert_eq!((landed, host.stored()[0]), (vec![first], 1));
+    let done = host.store.complete().now_or_never().unwrap().pop().unwrap();
+    assert_eq!((done.op, done.result), (0, Ok(PAGE)));
+    drop(done.transfer);
+
+    host.store = MemoryStore::new(host.l3.clone(), CLUSTER, 4096);
+    assert_eq!(host.arena.status().frame_bytes_used, 0, "the device has a copy");
+    let landed = host.l3.advance(Duration::from_secs(2));
+    let torn = Landed { slab: 1, offset: 0, bytes: 100, order: 2, over: Some(1), answered: false, tag: 6 };
+    assert_eq!((landed, host.l3.next_due()), (vec![torn], None));
+    assert_eq!((host.stored()[6], host.stored()[7], host.stored()[99], host.stored()[100]), (2, 3, 2, 1));
+}
