@@ -7,6 +7,7 @@ fn main() {
     let secs: u64 = std::env::args().nth(2).unwrap().parse().unwrap();
     let print = std::env::args().nth(3).is_some();
     logs::catch_panics();
+    let _ = foreword_seams::Telemetry::new();
     let t = std::time::Instant::now();
     let d = std::thread::spawn(move || {
         context::begin(seed, print);

@@ -13,7 +13,6 @@ use foreword_meta::config::MetaConfig;
 use foreword_meta::state::command::ClusterSettings;
 use foreword_meta::storage::Identity;
 use foreword_node::arena::RegionProvider;
-use foreword_node::store::ClusterMark;
 use foreword_node::{L3Location, NodeConfig};
 use foreword_proto::ClusterId;
 use foreword_seams::{Endpoint, Net};
@@ -151,7 +150,7 @@ impl Cluster {
         let cluster_id = ClusterId(*b"simulated group!");
         let network = Network::default();
         let l3 = SimL3::new();
-        l3.init(&ClusterMark::new(cluster_id, plan.settings.chunk_bytes, "memory"));
+        l3.init(cluster_id, plan.settings.chunk_bytes);
         let machines = Machines { all: Vec::new(), replicas: Vec::new(), agents: Vec::new(), clients: 0 };
         let next_replica_id = plan.replicas as u64 + 1;
         let mut cluster = Self {
@@ -225,7 +224,7 @@ impl Cluster {
         let parts = AgentParts {
             host: host.id(),
             config,
-            store: self.l3.store_factory(u32::from(host.id())),
+            store: self.l3.store_factory(u32::from(host.id()), &name),
             regions: self.plan.seams.regions.clone(),
             files: SimFiles::new(u32::from(host.id())),
             net: self.net_of(host.id()),
