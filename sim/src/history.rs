@@ -1,59 +1,66 @@
 //! What clients of a simulation did and saw: the input of the checks.
+//!
+//! Append-only. A finished call is appended at the moment it returns, so that records are in the order of their returns; calls
+//! whose outcome was never known are appended at the end. Each check keeps its own cursor into the lists.
+
+mod lines;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
-use foreword_proto::records::{NamespaceEvent, PageRecord};
-use foreword_proto::{Fingerprint, PageKey};
+use foreword_proto::records::{EntryEvents, PageRecord};
+use foreword_proto::{Epoch, Fingerprint, NamespaceId, PageKey, Revision};
 use parking_lot::Mutex;
 
+pub use lines::Keys;
+
+use crate::workload::FINAL_READER;
 use crate::world::context::{self, Kind, SimTime};
+
+/// The history that clients write and checks read.
+pub type SharedHistory = Arc<Mutex<History>>;
 
 /// One call of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
+    /// The caller; a client that starts over keeps its number.
     pub client: u32,
-    /// The agent asked, by its index; none: a replica was.
+    /// The agent it went through; none for a call to a replica.
     pub agent: Option<u32>,
-    /// The agent's process when the call began: each start of an agent has the next one. 0 without an agent.
+    /// Which life of that agent's process.
     pub agent_incarnation: u64,
     pub invoked: SimTime,
-    /// None: no answer came while the client waited.
+    /// None: no answer came; the call may have taken effect at any time after `invoked`, or never.
     pub returned: Option<SimTime>,
     pub call: Call,
     pub result: Outcome,
-    /// One of the reads after the world has healed.
-    pub is_final: bool,
 }
 
 /// What was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
-    /// A put of whole pages, over all shards. `epoch`: the newest that the client knew of.
+    /// Pages put with the wish to hear of their publish; `epoch` is the one the client knew.
     Publish {
-        namespace: u32,
-        epoch: u32,
+        namespace: NamespaceId,
+        epoch: Epoch,
         keys: Vec<PageKey>,
     },
     Lookup {
-        namespace: u32,
+        namespace: NamespaceId,
         keys: Vec<PageKey>,
-        min_revision: u64,
+        min_revision: Revision,
         linearizable: bool,
         at: Target,
     },
     Get {
-        namespace: u32,
+        namespace: NamespaceId,
         keys: Vec<PageKey>,
-        min_revision: u64,
-        bypass_cache: bool,
     },
     Clear {
-        namespace: u32,
+        namespace: NamespaceId,
     },
     Delete {
-        namespace: u32,
+        namespace: NamespaceId,
         keys: Vec<PageKey>,
     },
     OpenNamespace {
@@ -62,76 +69,68 @@ pub enum Call {
 }
 
 /// Who was asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// [`Record::agent`].
+    /// The agent of the record.
     Agent,
-    /// The replica of this id.
+    /// A replica, by id.
     Replica(u64),
 }
 
-/// What came of a call.
+/// What was answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It may have happened, or may still happen.
+    /// No answer came.
     Unknown,
-    /// It was certainly refused; nothing happened. For reads: there was no answer.
+    /// An error that says that nothing was done, or that nothing could be said.
     Failed(String),
-    /// One outcome a key, in order.
+    /// One outcome a key.
     Published {
         outcomes: Vec<PagePut>,
     },
-    /// `present`: one answer a key of the call, from a replica that was asked for every key.
+    /// `pages` leading keys were found; a replica that was asked for every key also says which are present.
     Found {
         pages: u32,
-        revision: u64,
+        revision: Revision,
         present: Option<Vec<bool>>,
     },
-    /// What came, in the order of the keys: fewer pages than keys after a miss, or when the stream broke.
+    /// One answer a key, up to the last that came.
     Got {
         pages: Vec<GotPage>,
     },
     Cleared {
-        revision: u64,
-        epoch: u32,
+        revision: Revision,
+        epoch: Epoch,
     },
     Deleted {
-        revision: u64,
+        revision: Revision,
     },
     Opened {
-        namespace: u32,
-        epoch: u32,
-        revision: u64,
+        namespace: NamespaceId,
+        epoch: Epoch,
+        revision: Revision,
     },
 }
 
-/// What became of one page of a put.
+/// What became of one page of a publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PagePut {
-    pub outcome: Put,
-    /// For published and existing pages; else 0.
-    pub revision: u64,
-    /// For refused pages.
-    pub reason: String,
+    /// Of `Published` and `Exists`; 0 for the others.
+    pub revision: Revision,
+    pub outcome: PutResult,
 }
 
-/// The best that any shard's call said of a page. Published and existing are acknowledgements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Put {
-    /// The agent dropped the page; a publish that timed out is among these, so the page may be there.
-    Refused,
-    Declined,
-    /// The agent has the bytes: the page may come, or not.
-    Taken,
-    Exists,
+/// How a page's publish ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PutResult {
+    /// The page is in the index since this revision.
     Published,
-}
-
-impl PagePut {
-    /// The page was in the index at [`Self::revision`].
-    pub fn is_acknowledged(&self) -> bool {
-        matches!(self.outcome, Put::Published | Put::Exists)
-    }
+    /// The page was there already, and present at this revision.
+    Exists,
+    /// The agent goes on by itself; nothing is promised.
+    Taken,
+    /// Not published as far as is known, and why.
+    Refused(String),
 }
 
 /// One page of a get.
@@ -139,43 +138,50 @@ impl PagePut {
 pub struct GotPage {
     pub key: PageKey,
     pub hit: bool,
-    /// 1 to 3 for a hit, else 0.
+    /// 1 for L1, 3 for L3; 0 for a miss.
     pub tier: u8,
-    /// The agent's revision when it decided.
-    pub revision: u64,
-    /// Of a miss.
+    pub revision: Revision,
+    /// Why it was a miss.
     pub reason: String,
-    /// The nonce of each shard's writer, in order, for a hit. Err: the shard and the byte that is wrong.
+    /// The nonce of each shard's writer, in rank order; Err: the shard and byte that is wrong.
     pub shards: Result<Vec<u64>, String>,
 }
 
-/// What one watcher of a namespace was told.
+/// A frame of a watch stream, as a client read it from a replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WatchEvent {
-    pub client: u32,
-    pub namespace: u32,
-    pub replica: u64,
-    /// Counts this watcher's streams, from 1: within one, nothing is left out.
-    pub stream: u32,
+pub struct Watched {
+    /// One number a stream: a client that reconnects goes on under a new one.
+    pub stream: u64,
+    pub namespace: NamespaceId,
     pub at: SimTime,
-    /// What the watcher has seen after this.
-    pub revision: u64,
-    pub told: Told,
+    pub frame: WatchFrame,
 }
 
-/// One thing told.
+/// What a frame said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
-    /// A stream begins that goes on from this revision of an earlier one.
-    Resumed { from_revision: u64 },
-    /// A whole namespace at the revision: first when a stream does not go on from an earlier one.
-    Snapshot { epoch: u32, entries: Vec<PageRecord> },
-    /// The events of one log entry.
-    Entry { events: Vec<NamespaceEvent> },
-    /// Nothing changed up to the revision.
-    Progress,
-    /// Ask again from the beginning: the namespace was cleared, or the watcher was too slow.
-    Resync { reason: String },
+pub enum WatchFrame {
+    /// The stream goes on after this revision, as was asked, without a snapshot.
+    Resumed {
+        epoch: Epoch,
+        revision: Revision,
+    },
+    SnapshotBegin {
+        epoch: Epoch,
+        revision: Revision,
+    },
+    SnapshotPart {
+        pages: Vec<PageRecord>,
+    },
+    SnapshotEnd {
+        revision: Revision,
+    },
+    /// Everything up to `revision` that concerns the namespace and was not told before.
+    Events {
+        revision: Revision,
+        entries: Vec<EntryEvents>,
+    },
+    /// The stream ends and a new one must begin.
+    Resync,
 }
 
 /// Sums over a history.
@@ -184,62 +190,126 @@ pub struct Totals {
     /// Calls begun, hints (prefetch, release) among them.
     pub attempted: u64,
     /// Calls answered with what was asked.
-    pub answered: u64,
+    pub acknowledged: u64,
     pub failed: u64,
     pub unknown: u64,
-    /// Pages of puts, and of those the acknowledged and the refused ones.
+    /// Pages of puts, and of those the published (or present) and the refused ones.
     pub pages_put: u64,
-    pub pages_acknowledged: u64,
+    pub pages_published: u64,
     pub pages_refused: u64,
-    pub lookups: u64,
-    /// Keys asked in lookups at agents, and pages promised.
-    pub lookup_keys: u64,
-    pub lookup_pages: u64,
-    /// Pages got with every byte right, from L1, L2, L3.
+    /// Keys that engines looked up for their prompts at agents, and those of them that they then got, every byte right.
+    pub keys_asked: u64,
+    pub keys_hit: u64,
+    /// All pages got with every byte right, from L1, L2, L3.
     pub hits: [u64; 3],
     /// Pages said to be hits whose bytes were not their key's.
     pub wrong: u64,
     /// Pages not given, by reason.
     pub misses: BTreeMap<String, u64>,
-    pub events_watched: u64,
+    /// Frames of watch streams.
+    pub frames: u64,
+}
+
+/// Everything clients did and saw.
+#[derive(Debug, Default)]
+pub struct History {
+    /// Calls, in the order of their returns; those without an answer at the end.
+    pub records: Vec<Record>,
+    /// Frames of watch streams, in the order in which they were read.
+    pub watched: Vec<Watched>,
+    pub totals: Totals,
+    /// Calls begun and not answered, by their ids.
+    under_way: BTreeMap<RecordId, Record>,
+    begun: u64,
+}
+
+/// Names a call under way.
+pub type RecordId = u64;
+
+impl History {
+    /// An empty history to share.
+    pub fn shared() -> SharedHistory {
+        Arc::new(Mutex::new(Self::default()))
+    }
+
+    /// A call begins; `agent`: its index and its process. `how` is for the trace only.
+    pub fn begin(&mut self, client: u32, agent: Option<(u32, u64)>, call: Call, how: &str) -> RecordId {
+        let record = Record {
+            client,
+            agent: agent.map(|(agent, _)| agent),
+            agent_incarnation: agent.map_or(0, |(_, incarnation)| incarnation),
+            invoked: context::now(),
+            returned: None,
+            call,
+            result: Outcome::Unknown,
+        };
+        self.begun += 1;
+        context::event(Kind::Client, || format!("#{} {}{how}", self.begun, lines::asked(&record)));
+        self.totals.call(&record.call);
+        self.under_way.insert(self.begun, record);
+        self.begun
+    }
+
+    /// A call is over. One with an unknown result is appended by [`Self::close`]: it may still happen.
+    pub fn end(&mut self, id: RecordId, result: Outcome) {
+        context::event(Kind::Client, || format!("#{id} -> {result}"));
+        self.totals.result(&result);
+        if result == Outcome::Unknown {
+            return;
+        }
+        if let Some(mut record) = self.under_way.remove(&id) {
+            record.returned = Some(context::now());
+            record.result = result;
+            self.records.push(record);
+        }
+    }
+
+    /// The clients have ended: calls without a known result are appended, in the order in which they began.
+    pub fn close(&mut self) {
+        self.records.extend(std::mem::take(&mut self.under_way).into_values());
+    }
+
+    /// A watcher read a frame.
+    pub fn watch(&mut self, client: u32, watched: Watched) {
+        context::event(Kind::Client, || {
+            let Watched { stream, namespace, frame, .. } = &watched;
+            format!("client {client} watches ns {namespace} stream {stream:x}: {frame}")
+        });
+        self.totals.frames += 1;
+        self.watched.push(watched);
+    }
+
+    /// A call whose result matters to no check.
+    pub fn hint(&mut self, client: u32, line: impl FnOnce() -> String) {
+        self.totals.attempted += 1;
+        context::event(Kind::Client, || format!("client {client} {}", line()));
+    }
 }
 
 impl Totals {
-    /// Pages got and verified.
-    pub fn pages_hit(&self) -> u64 {
-        self.hits.iter().sum()
-    }
-
-    /// Pages got of a hundred keys looked up at agents.
+    /// Of a hundred keys that engines looked up for their prompts, those that they got.
     pub fn hit_percent(&self) -> f64 {
-        100.0 * self.pages_hit() as f64 / self.lookup_keys.max(1) as f64
+        100.0 * self.keys_hit as f64 / self.keys_asked.max(1) as f64
     }
 
     fn call(&mut self, call: &Call) {
         self.attempted += 1;
-        match call {
-            Call::Publish { keys, .. } => self.pages_put += keys.len() as u64,
-            Call::Lookup { keys, at, .. } => {
-                self.lookups += 1;
-                self.lookup_keys += if *at == Target::Agent { keys.len() as u64 } else { 0 };
-            }
-            _ => {}
+        if let Call::Publish { keys, .. } = call {
+            self.pages_put += keys.len() as u64;
         }
     }
 
-    fn result(&mut self, call: &Call, result: &Outcome) {
+    fn result(&mut self, result: &Outcome) {
         match result {
             Outcome::Unknown => self.unknown += 1,
             Outcome::Failed(_) => self.failed += 1,
-            _ => self.answered += 1,
+            _ => self.acknowledged += 1,
         }
         match result {
             Outcome::Published { outcomes } => {
-                self.pages_acknowledged += outcomes.iter().filter(|page| page.is_acknowledged()).count() as u64;
-                self.pages_refused += outcomes.iter().filter(|page| page.outcome == Put::Refused).count() as u64;
-            }
-            Outcome::Found { pages, .. } if matches!(call, Call::Lookup { at: Target::Agent, .. }) => {
-                self.lookup_pages += u64::from(*pages);
+                let refused = |page: &&PagePut| matches!(page.outcome, PutResult::Refused(_));
+                self.pages_published += outcomes.iter().filter(|page| page.is_acknowledged()).count() as u64;
+                self.pages_refused += outcomes.iter().filter(refused).count() as u64;
             }
             Outcome::Got { pages } => pages.iter().for_each(|page| self.page(page)),
             _ => {}
@@ -255,174 +325,16 @@ impl Totals {
     }
 }
 
-/// Names a record of its history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RecordId(usize);
-
-/// Everything, in the order in which it began.
-#[derive(Debug, Clone, Default)]
-pub struct History {
-    pub records: Vec<Record>,
-    pub watched: Vec<WatchEvent>,
-    pub totals: Totals,
-}
-
-/// The history that the clients of one simulation share.
-pub type SharedHistory = Arc<Mutex<History>>;
-
-impl History {
-    /// A call begins: until [`Self::end`] its result is unknown.
-    pub fn begin(&mut self, client: u32, agent: Option<(u32, u64)>, call: Call, is_final: bool) -> RecordId {
-        context::event(Kind::Client, || format!("client {client} {}{call}", at_agent(agent)));
-        self.totals.call(&call);
-        self.records.push(Record {
-            client,
-            agent: agent.map(|(agent, _)| agent),
-            agent_incarnation: agent.map_or(0, |(_, incarnation)| incarnation),
-            invoked: context::now(),
-            returned: None,
-            call,
-            result: Outcome::Unknown,
-            is_final,
-        });
-        RecordId(self.records.len() - 1)
-    }
-
-    /// A call is over. An unknown result has no time: the call may still happen.
-    pub fn end(&mut self, id: RecordId, result: Outcome) {
-        let record = &mut self.records[id.0];
-        let agent = record.agent.map(|agent| (agent, record.agent_incarnation));
-        context::event(Kind::Client, || {
-            format!("client {} {}{} -> {result}", record.client, at_agent(agent), record.call)
-        });
-        record.returned = (result != Outcome::Unknown).then(context::now);
-        record.result = result;
-        self.totals.result(&record.call, &record.result);
-    }
-
-    /// A watcher was told something.
-    pub fn watch(&mut self, event: WatchEvent) {
-        context::event(Kind::Client, || {
-            let WatchEvent { client, namespace, replica, revision, told, .. } = &event;
-            format!("client {client} watches ns {namespace} at replica {replica}: {told} @{revision}")
-        });
-        self.totals.events_watched += match &event.told {
-            Told::Entry { events } => events.len() as u64,
-            _ => 0,
-        };
-        self.watched.push(event);
-    }
-
-    /// A call whose result matters to no check.
-    pub fn hint(&mut self, client: u32, line: impl FnOnce() -> String) {
-        self.totals.attempted += 1;
-        context::event(Kind::Client, || format!("client {client} {}", line()));
+impl PagePut {
+    /// The page was in the index at [`Self::revision`].
+    pub fn is_acknowledged(&self) -> bool {
+        matches!(self.outcome, PutResult::Published | PutResult::Exists)
     }
 }
 
-fn at_agent(agent: Option<(u32, u64)>) -> String {
-    agent.map_or_else(String::new, |(agent, incarnation)| format!("at agent {agent}.{incarnation} "))
-}
-
-/// Some keys as a line shows them: the first bytes of the first and the last, and their number.
-pub struct Keys<'a>(pub &'a [PageKey]);
-
-impl fmt::Display for Keys<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let short = |key: &PageKey| format!("{:02x}{:02x}{:02x}", key.0[0], key.0[1], key.0[2]);
-        match self.0 {
-            [] => f.write_str("no keys"),
-            [key] => write!(f, "key {}", short(key)),
-            [first, .., last] => write!(f, "{} keys {}..{}", self.0.len(), short(first), short(last)),
-        }
-    }
-}
-
-impl fmt::Display for Call {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Publish { namespace, epoch, keys } => write!(f, "put ns {namespace} epoch {epoch} {}", Keys(keys)),
-            Self::Lookup { namespace, keys, min_revision, linearizable, at } => {
-                write!(f, "lookup ns {namespace} {}", Keys(keys))?;
-                match at {
-                    Target::Agent => {}
-                    Target::Replica(id) => write!(f, " at replica {id}")?,
-                }
-                if *min_revision > 0 {
-                    write!(f, " min @{min_revision}")?;
-                }
-                f.write_str(if *linearizable { " linearizable" } else { "" })
-            }
-            Self::Get { namespace, keys, min_revision, bypass_cache } => {
-                write!(f, "get ns {namespace} {}", Keys(keys))?;
-                if *min_revision > 0 {
-                    write!(f, " min @{min_revision}")?;
-                }
-                f.write_str(if *bypass_cache { " past caches" } else { "" })
-            }
-            Self::Clear { namespace } => write!(f, "clear ns {namespace}"),
-            Self::Delete { namespace, keys } => write!(f, "delete ns {namespace} {}", Keys(keys)),
-            Self::OpenNamespace { fingerprint } => write!(f, "open {:.6}", fingerprint.to_string()),
-        }
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown => f.write_str("unknown"),
-            Self::Failed(why) => write!(f, "failed: {why}"),
-            Self::Published { outcomes } => {
-                let revision = outcomes.iter().map(|page| page.revision).max().unwrap_or(0);
-                for (outcome, word) in PUTS {
-                    match outcomes.iter().filter(|page| page.outcome == outcome).count() {
-                        0 => {}
-                        count => write!(f, "{count} {word} ")?,
-                    }
-                }
-                if let Some(page) = outcomes.iter().find(|page| !page.reason.is_empty()) {
-                    write!(f, "({}) ", page.reason)?;
-                }
-                write!(f, "@{revision}")
-            }
-            Self::Found { pages, revision, present } => {
-                write!(f, "found {pages} @{revision}")?;
-                let Some(present) = present else { return Ok(()) };
-                f.write_str(" ")?;
-                present.iter().try_for_each(|present| f.write_str(if *present { "+" } else { "-" }))
-            }
-            Self::Got { pages } => {
-                f.write_str("got ")?;
-                pages.iter().try_for_each(|page| match (page.hit, &page.shards) {
-                    (true, Ok(_)) => write!(f, "{}", page.tier),
-                    (true, Err(wrong)) => write!(f, "[WRONG {wrong}]"),
-                    (false, _) => write!(f, "[{}]", page.reason),
-                })?;
-                write!(f, " @{}", pages.iter().map(|page| page.revision).max().unwrap_or(0))
-            }
-            Self::Cleared { revision, epoch } => write!(f, "cleared, epoch {epoch} @{revision}"),
-            Self::Deleted { revision } => write!(f, "deleted @{revision}"),
-            Self::Opened { namespace, epoch, revision } => write!(f, "ns {namespace} epoch {epoch} @{revision}"),
-        }
-    }
-}
-
-const PUTS: [(Put, &str); 5] = [
-    (Put::Published, "published"),
-    (Put::Exists, "exist"),
-    (Put::Taken, "taken"),
-    (Put::Declined, "declined"),
-    (Put::Refused, "refused"),
-];
-
-impl fmt::Display for Told {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Resumed { from_revision } => write!(f, "on from @{from_revision}"),
-            Self::Snapshot { epoch, entries } => write!(f, "{} entries of epoch {epoch}", entries.len()),
-            Self::Entry { events } => write!(f, "{} events", events.len()),
-            Self::Progress => f.write_str("nothing"),
-            Self::Resync { reason } => write!(f, "resync, {reason}"),
-        }
+impl Record {
+    /// One of the reads after the world has healed.
+    pub fn is_final(&self) -> bool {
+        self.client == FINAL_READER
     }
 }

@@ -1,6 +1,7 @@
 //! One client: its calls reach agents and replicas as real ones do, end by a deadline, and are recorded whatever comes of them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::ClientParts;
 use super::transfer::{Gather, Nonce, ShardPut};
-use crate::history::{Call, GotPage, Outcome, PagePut, Put, RecordId, Target};
+use crate::history::{Call, GotPage, Outcome, PagePut, PutResult, RecordId, Target};
 
 /// How long a client waits for an answer.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(3);
@@ -62,6 +63,25 @@ pub struct PutHow {
     pub interleaved: bool,
 }
 
+impl fmt::Display for GetHow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.min_revision > 0 {
+            write!(f, " min @{}", self.min_revision)?;
+        }
+        f.write_str(if self.bypass_cache { " past caches" } else { "" })
+    }
+}
+
+impl fmt::Display for PutHow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.wait_published { "" } else { " without waiting" })?;
+        if let Some(shard) = self.missing_shard {
+            write!(f, " without shard {shard}")?;
+        }
+        self.cut_after.map_or(Ok(()), |cut| write!(f, " cut after {cut:?}"))
+    }
+}
+
 /// Why there is no answer.
 enum Broken {
     /// A refusal: nothing happened.
@@ -89,8 +109,6 @@ pub struct Client {
     /// Of the newest publish acknowledged to this client, by place in the load.
     acknowledged: BTreeMap<u16, u64>,
     puts: u32,
-    /// Its calls are the reads after the world has healed.
-    is_final: bool,
 }
 
 impl Client {
@@ -106,13 +124,7 @@ impl Client {
             opened: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
             puts: 0,
-            is_final: false,
         }
-    }
-
-    /// From now on its calls are recorded as final.
-    pub fn set_final(&mut self) {
-        self.is_final = true;
     }
 
     /// Its own random numbers.
@@ -167,9 +179,16 @@ impl Client {
         self.replicas.entry(replica).or_insert_with(connect).clone()
     }
 
-    fn begin(&self, agent: Option<u32>, call: Call) -> RecordId {
+    fn begin(&self, agent: Option<u32>, call: Call, how: &str) -> RecordId {
         let agent = agent.map(|agent| (agent, (self.parts.incarnation)(agent)));
-        self.parts.history.lock().begin(self.number, agent, call, self.is_final)
+        self.parts.history.lock().begin(self.number, agent, call, how)
+    }
+
+    /// Of the keys of a prompt, so many were got: what the share of hits is counted from.
+    pub fn prompt_served(&self, keys: usize, hits: usize) {
+        let totals = &mut self.parts.history.lock().totals;
+        totals.keys_asked += keys as u64;
+        totals.keys_hit += hits as u64;
     }
 
     fn end(&self, id: RecordId, result: Outcome) {
@@ -205,7 +224,7 @@ impl Client {
     /// Opens a namespace at an agent.
     async fn open(&mut self, agent: u32, space: &Space) -> Option<Opened> {
         let call = Call::OpenNamespace { fingerprint: space.namespace.fingerprint() };
-        let id = self.begin(Some(agent), call);
+        let id = self.begin(Some(agent), call, "");
         let mut client = self.agent(agent);
         let request = n::OpenNamespaceRequest { namespace: Some((&space.namespace).into()) };
         match answer(client.open_namespace(with_deadline(request)), Effects::Some).await {
@@ -233,7 +252,7 @@ impl Client {
         let namespace = self.open_once(agent, space).await?.id;
         let Fresh { min_revision, linearizable } = fresh;
         let call = Call::Lookup { namespace, keys: keys.to_vec(), min_revision, linearizable, at: Target::Agent };
-        let id = self.begin(Some(agent), call);
+        let id = self.begin(Some(agent), call, "");
         let mut client = self.agent(agent);
         let request = n::LookupRequest {
             namespace_id: namespace,
@@ -257,8 +276,8 @@ impl Client {
     pub async fn get(&mut self, agent: u32, space: &Space, keys: &[PageKey], how: GetHow) -> Vec<GotPage> {
         let Some(opened) = self.open_once(agent, space).await else { return Vec::new() };
         let GetHow { min_revision, bypass_cache, every_key } = how;
-        let call = Call::Get { namespace: opened.id, keys: keys.to_vec(), min_revision, bypass_cache };
-        let id = self.begin(Some(agent), call);
+        let call = Call::Get { namespace: opened.id, keys: keys.to_vec() };
+        let id = self.begin(Some(agent), call, &format!("{how}"));
         let mut client = self.agent(agent);
         let request = n::GetRequest {
             namespace_id: opened.id,
@@ -296,7 +315,7 @@ impl Client {
     ) -> Option<Vec<PagePut>> {
         let opened = self.open_once(agent, space).await?;
         let call = Call::Publish { namespace: opened.id, epoch: opened.epoch, keys: keys.to_vec() };
-        let id = self.begin(Some(agent), call);
+        let id = self.begin(Some(agent), call, &format!("{how}"));
         let client = self.agent(agent);
         let nonce = self.nonce(space);
         let puts: Vec<ShardPut> = (0..space.namespace.shards() as u32)
@@ -398,7 +417,8 @@ impl Client {
     ) -> Option<Vec<bool>> {
         let Fresh { min_revision, linearizable } = fresh;
         let at = Target::Replica(replica);
-        let id = self.begin(None, Call::Lookup { namespace, keys: keys.to_vec(), min_revision, linearizable, at });
+        let call = Call::Lookup { namespace, keys: keys.to_vec(), min_revision, linearizable, at };
+        let id = self.begin(None, call, "");
         let mut client = self.replica(replica);
         let request = m::LookupRequest {
             namespace_id: namespace,
@@ -416,7 +436,7 @@ impl Client {
 
     /// Clears a namespace.
     pub async fn clear(&mut self, replica: u64, namespace: u32) {
-        let id = self.begin(None, Call::Clear { namespace });
+        let id = self.begin(None, Call::Clear { namespace }, "");
         let mut client = self.replica(replica);
         let cleared = answer(client.clear(with_deadline(m::ClearRequest { namespace_id: namespace })), Effects::Some);
         let cleared = cleared.await;
@@ -431,7 +451,7 @@ impl Client {
 
     /// Deletes pages.
     pub async fn delete(&mut self, replica: u64, namespace: u32, keys: &[PageKey]) {
-        let id = self.begin(None, Call::Delete { namespace, keys: keys.to_vec() });
+        let id = self.begin(None, Call::Delete { namespace, keys: keys.to_vec() }, "");
         let mut client = self.replica(replica);
         let request = m::DeleteRequest { namespace_id: namespace, keys: page_keys_to_wire(keys) };
         let deleted = answer(client.delete(with_deadline(request)), Effects::Some).await;
@@ -520,17 +540,24 @@ fn merged(answers: Vec<Result<n::PutResponse, Broken>>, keys: usize) -> Result<V
     pages.ok_or(broken)
 }
 
+/// Of what two shards' calls said of one page: what promises more.
 fn better(a: PagePut, b: PagePut) -> PagePut {
-    if (b.outcome, b.revision) > (a.outcome, a.revision) { b } else { a }
+    let rank = |page: &PagePut| match page.outcome {
+        PutResult::Refused(_) => 0,
+        PutResult::Taken => 1,
+        PutResult::Exists => 2,
+        PutResult::Published => 3,
+    };
+    if (rank(&b), b.revision) > (rank(&a), a.revision) { b } else { a }
 }
 
 fn page_put(page: n::PagePut) -> PagePut {
     let outcome = match page.outcome() {
-        n::PutOutcome::Published => Put::Published,
-        n::PutOutcome::Exists => Put::Exists,
-        n::PutOutcome::Taken => Put::Taken,
-        n::PutOutcome::Declined => Put::Declined,
-        n::PutOutcome::Refused | n::PutOutcome::Unspecified => Put::Refused,
+        n::PutOutcome::Published => PutResult::Published,
+        n::PutOutcome::Exists => PutResult::Exists,
+        n::PutOutcome::Taken => PutResult::Taken,
+        n::PutOutcome::Declined => PutResult::Refused("declined".to_owned()),
+        n::PutOutcome::Refused | n::PutOutcome::Unspecified => PutResult::Refused(page.reason),
     };
-    PagePut { outcome, revision: page.revision, reason: page.reason }
+    PagePut { outcome, revision: page.revision }
 }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::client::{Client, Fresh, GetHow, PutHow, Space};
-use super::prompts::Source;
+use super::prompts::{Prompts, Source};
 use super::{ClientParts, Load, stopped};
 
 /// One engine of the load.
@@ -38,8 +38,7 @@ impl Engine {
     /// Steps until it is told to stop.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         loop {
-            let (least, most) = self.load.think_ms;
-            let think = Duration::from_millis(least + self.below(most.saturating_sub(least) + 1));
+            let think = self.think();
             tokio::select! {
                 biased;
                 () = stopped(&mut stop) => return,
@@ -47,6 +46,16 @@ impl Engine {
             }
             self.step().await;
         }
+    }
+
+    /// Time until the next step: a herd's engines step together, at the next round.
+    fn think(&self) -> Duration {
+        let (least, most) = self.load.think_ms;
+        let think = Duration::from_millis(least + self.below(most.saturating_sub(least) + 1));
+        let Prompts::Herd { round_ms } = self.load.prompts else { return think };
+        let round = Duration::from_millis(round_ms);
+        let into_round = self.start.elapsed().as_nanos() % round.as_nanos();
+        round - Duration::from_nanos(into_round as u64) + think
     }
 
     fn below(&self, below: u64) -> u64 {
@@ -85,6 +94,7 @@ impl Engine {
             let got = self.client.get(agent, &space, &keys[..found], how).await;
             hits = got.iter().take_while(|page| page.hit && page.shards.is_ok()).count();
         }
+        self.client.prompt_served(keys.len(), hits);
         if release {
             self.client.release(agent, &space, &keys[hits..]).await;
         }

@@ -44,7 +44,6 @@ pub async fn final_reads(load: &Load, parts: ClientParts) -> usize {
     let spaces = load.spaces();
     let acknowledged = acknowledged(&parts.history.lock(), &spaces);
     let mut client = Client::new(FINAL_READER, parts);
-    client.set_final();
     let mut unanswered = 0;
     let mut turn = 0;
     for (number, (id, keys)) in acknowledged {

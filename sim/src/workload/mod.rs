@@ -47,7 +47,7 @@ pub struct Load {
     pub slab_bytes: u64,
     pub arena_bytes: u64,
     pub engines: u32,
-    /// Between two steps, both ends included.
+    /// Between two steps, both ends included; for a herd: from the beginning of a round to the step.
     pub think_ms: (u64, u64),
     pub prompts: Prompts,
     pub namespaces: u32,

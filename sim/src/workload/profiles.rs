@@ -59,8 +59,9 @@ impl Load {
         Self {
             name: "herd".into(),
             engines: 8,
-            think_ms: (100, 400),
-            prompts: Prompts::Herd { round_ms: 1_500 },
+            // After the beginning of a round.
+            think_ms: (0, 2),
+            prompts: Prompts::Herd { round_ms: 400 },
             ..Self::shared_prefixes()
         }
     }

@@ -102,9 +102,9 @@ const TAIL: u64 = 1 << 32;
 const HERD: u64 = 1 << 40;
 const FRESH: u64 = 1 << 63;
 
-/// Every fourth round asks for a prompt of some rounds before.
+/// Every fourth round asks again for the prompt of two rounds before.
 fn herd(round: u64) -> Vec<u64> {
-    let prompt = if round % 4 == 3 { round / 2 } else { round };
+    let prompt = if round % 4 == 3 { round - 2 } else { round };
     let pages = PAGES_MIN + prompt % (PAGES_MAX - PAGES_MIN + 1);
     (0..pages).map(|at| HERD | prompt << 8 | at).collect()
 }

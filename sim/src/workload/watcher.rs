@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use foreword_proto::limits::META_MESSAGE_BYTES_MAX;
-use foreword_proto::records::{self, NamespaceEvent, PageRecord};
+use foreword_proto::records::{self, EntryEvents, NamespaceEvent, PageRecord};
 use foreword_proto::wire::meta as wire;
 use foreword_proto::wire::meta::watch_response::Kind;
 use foreword_seams::Entropy;
@@ -13,7 +13,7 @@ use tonic::{Request, Streaming};
 
 use super::client::{CALL_DEADLINE, Client, Space};
 use super::{ClientParts, stopped};
-use crate::history::{SharedHistory, Told, WatchEvent};
+use crate::history::{SharedHistory, WatchFrame, Watched};
 use crate::world::context;
 
 /// Before a stream that ended is opened again.
@@ -50,9 +50,9 @@ pub(super) struct Watcher {
     /// What it has seen: the revision, and the epoch of its snapshot. 0: nothing.
     revision: u64,
     epoch: u32,
-    /// Entries of a snapshot under way.
-    snapshot: Vec<PageRecord>,
-    progress_noted: Instant,
+    noted_at: Instant,
+    /// The revision noted last.
+    noted: u64,
 }
 
 impl Watcher {
@@ -68,8 +68,8 @@ impl Watcher {
             streams: 0,
             revision: 0,
             epoch: 0,
-            snapshot: Vec::new(),
-            progress_noted: Instant::now(),
+            noted_at: Instant::now(),
+            noted: 0,
         }
     }
 
@@ -97,33 +97,33 @@ impl Watcher {
         let opened = timeout(CALL_DEADLINE, client.watch(Request::new(request))).await;
         let stream = opened.ok()?.ok()?.into_inner();
         self.streams += 1;
-        self.snapshot.clear();
         Some(stream)
     }
 
     async fn read(&mut self, mut stream: Streaming<wire::WatchResponse>, stop: &mut watch::Receiver<bool>) -> Left {
         let mut first = true;
-        loop {
+        let left = loop {
             let heard = tokio::select! {
                 biased;
-                () = stopped(stop) => {
-                    self.note(Told::Progress);
-                    return Left::Stopped;
-                }
+                () = stopped(stop) => break Left::Stopped,
                 heard = timeout(SILENCE, stream.message()) => heard,
             };
-            let Ok(Ok(Some(wire::WatchResponse { kind: Some(kind) }))) = heard else { return Left::Again };
+            let Ok(Ok(Some(wire::WatchResponse { kind: Some(kind) }))) = heard else { break Left::Again };
             if first && !matches!(kind, Kind::Begin(_)) {
-                self.note(Told::Resumed { from_revision: self.revision });
+                self.note(WatchFrame::Resumed { epoch: self.epoch, revision: self.revision });
             }
             first = false;
             if self.told(kind).is_none() {
                 return Left::Again;
             }
             if self.pace == Pace::Slow && self.dawdles(stop).await {
-                return Left::Again;
+                break Left::Again;
             }
+        };
+        if self.noted < self.revision {
+            self.note(WatchFrame::Events { revision: self.revision, entries: Vec::new() });
         }
+        left
     }
 
     /// One message. None: the stream is of no further use.
@@ -131,31 +131,31 @@ impl Watcher {
         let shards = self.space.namespace.shards();
         match kind {
             Kind::Begin(begin) => {
-                self.epoch = begin.epoch;
-                self.snapshot.clear();
+                // Until the snapshot is whole there is nothing to go on from.
+                (self.epoch, self.revision) = (begin.epoch, 0);
+                self.note(WatchFrame::SnapshotBegin { epoch: begin.epoch, revision: begin.revision });
             }
             Kind::Part(part) => {
-                self.snapshot.extend(records::decode::<PageRecord>("entries", &part.entries, shards, usize::MAX).ok()?);
+                let pages = records::decode::<PageRecord>("entries", &part.entries, shards, usize::MAX).ok()?;
+                self.note(WatchFrame::SnapshotPart { pages });
             }
             Kind::End(end) => {
                 self.revision = end.revision;
-                let entries = std::mem::take(&mut self.snapshot);
-                self.note(Told::Snapshot { epoch: self.epoch, entries });
+                self.note(WatchFrame::SnapshotEnd { revision: end.revision });
             }
-            Kind::Events(events) => {
-                let progress = events.entries.is_empty();
-                for entry in events.entries {
-                    self.revision = entry.revision;
+            Kind::Events(wire::Events { revision, entries }) => {
+                let decoded = entries.iter().map(|entry| {
                     let events = NamespaceEvent::decode_all(&entry.events, shards).ok()?;
-                    self.note(Told::Entry { events });
-                }
-                self.revision = events.revision;
-                if progress && self.progress_noted.elapsed() >= PROGRESS_NOTED {
-                    self.note(Told::Progress);
+                    Some(EntryEvents { revision: entry.revision, events })
+                });
+                let entries: Vec<EntryEvents> = decoded.collect::<Option<_>>()?;
+                self.revision = revision;
+                if !entries.is_empty() || self.noted_at.elapsed() >= PROGRESS_NOTED {
+                    self.note(WatchFrame::Events { revision, entries });
                 }
             }
-            Kind::Resync(resync) => {
-                self.note(Told::Resync { reason: resync.reason });
+            Kind::Resync(_) => {
+                self.note(WatchFrame::Resync);
                 self.revision = 0;
                 return None;
             }
@@ -163,17 +163,12 @@ impl Watcher {
         Some(())
     }
 
-    fn note(&mut self, told: Told) {
-        self.progress_noted = Instant::now();
-        self.history.lock().watch(WatchEvent {
-            client: self.client.number(),
-            namespace: self.namespace,
-            replica: self.replica,
-            stream: self.streams,
-            at: context::now(),
-            revision: self.revision,
-            told,
-        });
+    fn note(&mut self, frame: WatchFrame) {
+        (self.noted_at, self.noted) = (Instant::now(), self.revision);
+        let number = self.client.number();
+        let stream = u64::from(number) << 32 | u64::from(self.streams);
+        let watched = Watched { stream, namespace: self.namespace, at: context::now(), frame };
+        self.history.lock().watch(number, watched);
     }
 
     /// Reads no further for a while. True: it leaves the stream.

@@ -1,0 +1,122 @@
+//! Every profile against a cluster without faults, under a clock that stands still: there are hits, all of them right, and nothing
+//! fails that was not made to fail.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreword_sim::history::{Call, History, Outcome, SharedHistory, WatchFrame};
+use foreword_sim::workload::{ClientParts, Load, final_reads, probe, run};
+use foreword_sim::world::context;
+use tokio::sync::watch;
+
+use crate::cluster::Cluster;
+
+const AGENTS: u64 = 2;
+
+fn parts(cluster: &Cluster, seed: u64, history: SharedHistory) -> ClientParts {
+    ClientParts {
+        net: Arc::new(cluster.net.clone()),
+        seed,
+        agents: cluster.agents.clone(),
+        replicas: vec![(1, cluster.replica.clone())],
+        incarnation: Arc::new(|_| 1),
+        history,
+    }
+}
+
+/// What a load of so many simulated seconds saw.
+fn played(load: &Load, seed: u64, seconds: u64) -> History {
+    context::begin(seed, false);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let history = History::shared();
+    runtime.block_on(async {
+        let cluster = Cluster::start(load, AGENTS).await;
+        let parts = parts(&cluster, seed, history.clone());
+        let (stop, stopped) = watch::channel(false);
+        let running = tokio::spawn(run(load.clone(), parts.clone(), stopped));
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        stop.send_replace(true);
+        running.await.unwrap();
+        probe(load, parts.clone(), Duration::from_secs(20)).await.unwrap();
+        assert_eq!(final_reads(load, parts).await, 0, "keys without an answer");
+    });
+    drop(runtime);
+    let mut history = std::mem::take(&mut *history.lock());
+    history.close();
+    history
+}
+
+/// The profile without its own faults.
+fn harmless(mut load: Load) -> Load {
+    load.missing_shard_percent = 0;
+    load.cut_percent = 0;
+    load
+}
+
+fn check_profile(load: Load) -> History {
+    let load = harmless(load);
+    let history = played(&load, 7, 10);
+    let totals = &history.totals;
+    eprintln!("{}: {:.1}% hits, {totals:?}", load.name, totals.hit_percent());
+    assert_eq!(totals.wrong, 0);
+    for record in &history.records {
+        let fine = !matches!(record.result, Outcome::Failed(_) | Outcome::Unknown);
+        assert!(fine, "{} -> {}", record.call, record.result);
+    }
+    assert!(totals.hit_percent() > 5.0);
+    assert!(totals.pages_published > 100);
+    assert!(totals.hits[0] > 0 && totals.hits[2] > 0, "from memory and from L3: {:?}", totals.hits);
+    assert!(history.records.iter().any(|record| record.is_final()));
+    history
+}
+
+macro_rules! profiles {
+    ($($profile:ident),*) => {$(
+        #[test]
+        fn $profile() {
+            check_profile(Load::$profile());
+        }
+    )*};
+}
+
+profiles!(shared_prefixes, herd, churn, namespaces, shards);
+
+#[test]
+fn watchers_are_told_what_clients_were() {
+    let history = check_profile(Load::slow_watchers());
+    let told = |wanted: fn(&WatchFrame) -> bool| history.watched.iter().filter(|event| wanted(&event.frame)).count();
+    assert!(told(|frame| matches!(frame, WatchFrame::SnapshotEnd { .. })) > 0);
+    assert!(told(|frame| matches!(frame, WatchFrame::Events { entries, .. } if !entries.is_empty())) > 100);
+    assert!(told(|frame| matches!(frame, WatchFrame::Resumed { .. })) > 0, "slow watchers come back");
+}
+
+#[test]
+fn clears_and_deletes_happen() {
+    let history = check_profile(Load::clears());
+    let calls = |wanted: fn(&Call) -> bool| history.records.iter().filter(|record| wanted(&record.call)).count();
+    assert!(calls(|call| matches!(call, Call::Clear { .. })) > 0);
+    assert!(calls(|call| matches!(call, Call::Delete { .. })) > 0);
+}
+
+#[test]
+fn puts_that_break_off_are_unknown_and_nothing_else_suffers() {
+    let history = played(&Load::shards(), 3, 20);
+    let unknown = history.records.iter().filter(|record| record.result == Outcome::Unknown);
+    let (puts, others): (Vec<_>, Vec<_>) = unknown.partition(|record| matches!(record.call, Call::Publish { .. }));
+    assert!(!puts.is_empty());
+    assert!(others.is_empty(), "{others:?}");
+    assert_eq!(history.totals.wrong, 0);
+}
+
+#[test]
+fn one_seed_gives_one_history() {
+    let load = Load::shared_prefixes();
+    let lines = |seed| {
+        let history = played(&load, seed, 5);
+        let trace = context::trace();
+        (trace.digest, trace.events, history.records.len())
+    };
+    let first = lines(11);
+    assert_eq!(first, lines(11));
+    assert_ne!(first.0, lines(12).0);
+}
