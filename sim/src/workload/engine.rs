@@ -72,11 +72,9 @@ impl Engine {
         let now_ms = self.start.elapsed().as_millis() as u64;
         let keys = self.source.next(self.client.random(), now_ms);
         let agent = if self.percent(self.load.away_percent) { self.other(self.home) } else { self.home };
+        let demands = self.percent(self.load.min_revision_percent);
         let fresh = Fresh {
-            min_revision: self
-                .percent(self.load.min_revision_percent)
-                .then(|| self.client.acknowledged(&space))
-                .unwrap_or(0),
+            min_revision: if demands { self.client.acknowledged(&space) } else { 0 },
             linearizable: self.percent(self.load.linearizable_percent),
         };
         let bypass_cache = self.percent(self.load.bypass_percent);
@@ -84,7 +82,8 @@ impl Engine {
         let put = self.put_how(&space);
         let compute = Duration::from_millis(2 + self.below(9));
 
-        let Some(found) = self.client.lookup(agent, &space, &keys, fresh).await else { return };
+        // An engine without an answer computes everything: it never stops because of its cache.
+        let found = self.client.lookup(agent, &space, &keys, fresh).await.unwrap_or(0);
         if prefetch && found > 0 {
             self.client.prefetch(agent, &space, &keys[..found]).await;
         }
@@ -135,9 +134,9 @@ impl Engine {
     /// A namespace that is in use by now, among those of this engine.
     fn space(&self) -> Space {
         let count = self.spaces.len() as u64;
-        let over_ms = self.load.opened_over_ms;
         let elapsed_ms = self.start.elapsed().as_millis() as u64;
-        let in_use = if over_ms == 0 { count } else { (1 + count * elapsed_ms / over_ms).min(count) };
+        let more = (count * elapsed_ms).checked_div(self.load.opened_over_ms);
+        let in_use = more.map_or(count, |more| (1 + more).min(count));
         let mine: Vec<&Space> = self.spaces[..in_use as usize].iter().filter(|space| self.is_mine(space)).collect();
         match mine.len() as u64 {
             // It only reads.

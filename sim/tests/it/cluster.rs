@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use foreword_meta::config::MetaConfig;
@@ -130,11 +131,13 @@ impl IdentityFile for NoFile {
 
 /// A cluster that runs as long as this lives.
 pub(crate) struct Cluster {
+    load: Load,
+    l3: MemoryL3,
     pub(crate) net: PipeNet,
     pub(crate) replica: Endpoint,
     pub(crate) agents: Vec<Endpoint>,
     _meta: foreword_meta::serve::Handle,
-    _nodes: Vec<foreword_node::Handle>,
+    nodes: Vec<foreword_node::Handle>,
 }
 
 impl Cluster {
@@ -149,7 +152,16 @@ impl Cluster {
             nodes.push(node(load, &net, &replica, &l3, number).await);
         }
         let agents = nodes.iter().map(|node| node.endpoint().clone()).collect();
-        Self { net, replica, agents, _meta: meta, _nodes: nodes }
+        Self { load: load.clone(), l3, net, replica, agents, _meta: meta, nodes }
+    }
+
+    /// Ends the first agent in order, and after `pause` starts it again.
+    pub(crate) async fn restart_first_agent(&mut self, pause: Duration) {
+        self.nodes.remove(0).shutdown().await;
+        self.net.0.lock().remove(&self.agents[0]);
+        tokio::time::sleep(pause).await;
+        let again = node(&self.load, &self.net, &self.replica, &self.l3, 0).await;
+        self.nodes.insert(0, again);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreword_sim::history::{Call, History, Outcome, SharedHistory, WatchFrame};
+use foreword_sim::history::{Call, History, Outcome, Record, SharedHistory, WatchFrame};
 use foreword_sim::workload::{ClientParts, Load, final_reads, probe, run};
 use foreword_sim::world::context;
 use tokio::sync::watch;
@@ -26,20 +26,26 @@ fn parts(cluster: &Cluster, seed: u64, history: SharedHistory) -> ClientParts {
 
 /// What a load of so many simulated seconds saw.
 fn played(load: &Load, seed: u64, seconds: u64) -> History {
+    played_with(load, seed, async |_| tokio::time::sleep(Duration::from_secs(seconds)).await)
+}
+
+/// What a load saw while `meanwhile` ran.
+fn played_with(load: &Load, seed: u64, meanwhile: impl AsyncFnOnce(&mut Cluster)) -> History {
     context::begin(seed, false);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let history = History::shared();
     runtime.block_on(async {
-        let cluster = Cluster::start(load, AGENTS).await;
+        let mut cluster = Cluster::start(load, AGENTS).await;
         let parts = parts(&cluster, seed, history.clone());
         let (stop, stopped) = watch::channel(false);
         let running = tokio::spawn(run(load.clone(), parts.clone(), stopped));
-        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        meanwhile(&mut cluster).await;
         stop.send_replace(true);
         running.await.unwrap();
         probe(load, parts.clone(), Duration::from_secs(20)).await.unwrap();
         assert_eq!(final_reads(load, parts).await, 0, "keys without an answer");
     });
+    assert_eq!(runtime.metrics().num_blocking_threads(), 0, "the cluster runs in one thread");
     drop(runtime);
     let mut history = std::mem::take(&mut *history.lock());
     history.close();
@@ -106,6 +112,26 @@ fn puts_that_break_off_are_unknown_and_nothing_else_suffers() {
     assert!(!puts.is_empty());
     assert!(others.is_empty(), "{others:?}");
     assert_eq!(history.totals.wrong, 0);
+}
+
+#[test]
+fn an_agent_that_starts_again_is_opened_again() {
+    let load = harmless(Load::shared_prefixes());
+    let second = Duration::from_secs(1);
+    let history = played_with(&load, 5, async |cluster| {
+        tokio::time::sleep(2 * second).await;
+        cluster.restart_first_agent(second).await;
+        tokio::time::sleep(3 * second).await;
+    });
+    let fine = |record: &&Record| !matches!(record.result, Outcome::Failed(_) | Outcome::Unknown);
+    let at = |agent| history.records.iter().filter(move |record| record.agent == Some(agent));
+    assert!(at(1).all(|record| fine(&record)), "the other agent is not touched");
+    let mut returned = at(0).filter(|record| record.returned.is_some());
+    assert!(returned.any(|record| !fine(&record)), "calls failed meanwhile");
+    // `any` has gone past the first failure.
+    let opened = |record: &Record| record.client == 1 && matches!(record.call, Call::OpenNamespace { .. });
+    assert!(returned.any(|record| opened(record) && fine(&record)), "the engine of that machine opens it again");
+    assert!(returned.filter(|record| record.client == 1 && fine(record)).count() > 20, "and goes on");
 }
 
 #[test]
