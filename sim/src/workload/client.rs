@@ -1,10 +1,9 @@
 //! One client: its calls reach agents and replicas as real ones do, end by a deadline, and are recorded whatever comes of them.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::future::Future;
 use std::time::Duration;
 
+use foreword_proto::PageKey;
 use foreword_proto::bad_input::field_of;
 use foreword_proto::key::page_keys_to_wire;
 use foreword_proto::limits::{META_MESSAGE_BYTES_MAX, NODE_MESSAGE_BYTES_MAX};
@@ -13,82 +12,18 @@ use foreword_proto::wire::meta as m;
 use foreword_proto::wire::meta::meta_client::MetaClient;
 use foreword_proto::wire::node as n;
 use foreword_proto::wire::node::node_client::NodeClient;
-use foreword_proto::{Namespace, PageKey};
 use foreword_seams::{Entropy, SeededEntropy, rpc};
 use futures::future::join_all;
 use tokio::time::timeout;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Status};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::ClientParts;
+use super::answers::{Broken, CALL_DEADLINE, Effects, answer, merged, with_deadline, words};
+use super::asks::{Fresh, GetHow, PutHow, Space};
 use super::transfer::{Gather, Nonce, ShardPut};
-use crate::history::{Call, GotPage, Outcome, PagePut, PutResult, RecordId, Target};
-
-/// How long a client waits for an answer.
-pub const CALL_DEADLINE: Duration = Duration::from_secs(3);
-
-/// A namespace of the load.
-#[derive(Debug, Clone)]
-pub struct Space {
-    /// Its place in the load.
-    pub number: u16,
-    pub namespace: Namespace,
-}
-
-/// A lookup at an agent, or of a client's own at a replica.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Fresh {
-    pub min_revision: u64,
-    pub linearizable: bool,
-}
-
-/// How pages are got.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct GetHow {
-    pub min_revision: u64,
-    pub bypass_cache: bool,
-    pub every_key: bool,
-}
-
-/// How pages are put.
-#[derive(Debug, Clone, Copy)]
-pub struct PutHow {
-    pub wait_published: bool,
-    /// A shard that is never sent.
-    pub missing_shard: Option<u32>,
-    /// The client vanishes after this time.
-    pub cut_after: Option<Duration>,
-    /// Shards begin at different times and come in small pieces.
-    pub interleaved: bool,
-}
-
-impl fmt::Display for GetHow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.min_revision > 0 {
-            write!(f, " min @{}", self.min_revision)?;
-        }
-        f.write_str(if self.bypass_cache { " past caches" } else { "" })
-    }
-}
-
-impl fmt::Display for PutHow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.wait_published { "" } else { " without waiting" })?;
-        if let Some(shard) = self.missing_shard {
-            write!(f, " without shard {shard}")?;
-        }
-        self.cut_after.map_or(Ok(()), |cut| write!(f, " cut after {cut:?}"))
-    }
-}
-
-/// Why there is no answer.
-enum Broken {
-    /// A refusal: nothing happened.
-    Refused(Status),
-    /// It may have happened.
-    Unknown,
-}
+use crate::history::{Call, GotPage, Outcome, PagePut, RecordId, Target};
 
 /// What an open namespace is to this client.
 #[derive(Debug, Clone, Copy)]
@@ -475,89 +410,4 @@ impl Client {
         self.end(id, result);
         value
     }
-}
-
-fn with_deadline<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(CALL_DEADLINE);
-    request
-}
-
-fn words(status: &Status) -> String {
-    format!("{:?} {}", status.code(), status.message())
-}
-
-/// Whether a call changes anything: then one without an answer may have.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Effects {
-    None,
-    Some,
-}
-
-/// The answer of a call, waited for no longer than [`CALL_DEADLINE`].
-async fn answer<T>(calling: impl Future<Output = Result<Response<T>, Status>>, effects: Effects) -> Result<T, Broken> {
-    let answered = timeout(CALL_DEADLINE, calling).await;
-    let answered = answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
-    answered.map(Response::into_inner).map_err(|status| match effects {
-        Effects::Some if !is_refusal(&status) => Broken::Unknown,
-        _ => Broken::Refused(status),
-    })
-}
-
-/// Codes with which a server says that it did nothing. Others may come from a connection that broke after the call was sent.
-fn is_refusal(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::ResourceExhausted | Code::OutOfRange
-    )
-}
-
-/// Each page's best outcome over the shards' calls. Err: no call was answered.
-fn merged(answers: Vec<Result<n::PutResponse, Broken>>, keys: usize) -> Result<Vec<PagePut>, Broken> {
-    let mut pages: Option<Vec<PagePut>> = None;
-    let mut broken = Broken::Unknown;
-    let count = answers.len();
-    let mut refusals = 0;
-    for answer in answers {
-        match answer {
-            Ok(answer) if answer.pages.len() == keys => {
-                let said = answer.pages.into_iter().map(page_put);
-                pages = Some(match pages {
-                    None => said.collect(),
-                    Some(pages) => pages.into_iter().zip(said).map(|(a, b)| better(a, b)).collect(),
-                });
-            }
-            // An answer that is not one a key says nothing.
-            Ok(_) | Err(Broken::Unknown) => {}
-            Err(Broken::Refused(status)) => {
-                refusals += 1;
-                if refusals == count {
-                    broken = Broken::Refused(status);
-                }
-            }
-        }
-    }
-    pages.ok_or(broken)
-}
-
-/// Of what two shards' calls said of one page: what promises more.
-fn better(a: PagePut, b: PagePut) -> PagePut {
-    let rank = |page: &PagePut| match page.outcome {
-        PutResult::Refused(_) => 0,
-        PutResult::Taken => 1,
-        PutResult::Exists => 2,
-        PutResult::Published => 3,
-    };
-    if (rank(&b), b.revision) > (rank(&a), a.revision) { b } else { a }
-}
-
-fn page_put(page: n::PagePut) -> PagePut {
-    let outcome = match page.outcome() {
-        n::PutOutcome::Published => PutResult::Published,
-        n::PutOutcome::Exists => PutResult::Exists,
-        n::PutOutcome::Taken => PutResult::Taken,
-        n::PutOutcome::Declined => PutResult::Refused("declined".to_owned()),
-        n::PutOutcome::Refused | n::PutOutcome::Unspecified => PutResult::Refused(page.reason),
-    };
-    PagePut { outcome, revision: page.revision }
 }

@@ -8,8 +8,8 @@ use foreword_seams::Entropy;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::client::{Client, Fresh, GetHow, PutHow, Space};
 use super::prompts::{Prompts, Source};
+use super::{Client, Fresh, GetHow, PutHow, Space};
 use super::{ClientParts, Load, stopped};
 
 /// One engine of the load.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use foreword_proto::PageKey;
 use tokio::time::{Instant, sleep};
 
-use super::client::{Client, Fresh, GetHow, PutHow, Space};
+use super::{Client, Fresh, GetHow, PutHow, Space};
 use super::{ClientParts, FINAL_READER, Load, PROBER};
 use crate::history::{Call, History, Outcome};
 

@@ -3,7 +3,9 @@
 //! They run as tasks of one host and know only what real ones know: endpoints, and answers. Whatever they draw comes from
 //! generators of their own, so that a fault added or removed leaves their questions what they were for as long as it can.
 
-pub mod client;
+mod answers;
+mod asks;
+mod client;
 mod engine;
 mod finish;
 mod profiles;
@@ -20,7 +22,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-pub use client::{Client, Fresh, GetHow, PutHow, Space};
+pub use answers::CALL_DEADLINE;
+pub use asks::{Fresh, GetHow, PutHow, Space};
+pub use client::Client;
 pub use finish::{final_reads, probe};
 pub use prompts::{PAGES_MAX, PAGES_MIN, Prompts};
 pub use transfer::Nonce;

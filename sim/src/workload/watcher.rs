@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Request, Streaming};
 
-use super::client::{CALL_DEADLINE, Client, Space};
+use super::{CALL_DEADLINE, Client, Space};
 use super::{ClientParts, stopped};
 use crate::history::{SharedHistory, WatchFrame, Watched};
 use crate::world::context;
