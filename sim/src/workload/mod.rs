@@ -50,6 +50,9 @@ pub struct Load {
     pub l3_bytes: u64,
     pub slab_bytes: u64,
     pub arena_bytes: u64,
+    /// Replicas evict above the one share of a class's slots, and down to the other.
+    pub high_watermark_percent: u8,
+    pub low_watermark_percent: u8,
     pub engines: u32,
     /// Between two steps, both ends included; for a herd: from the beginning of a round to the step.
     pub think_ms: (u64, u64),

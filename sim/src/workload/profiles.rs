@@ -31,6 +31,8 @@ impl Load {
             l3_bytes: 16 * MIB,
             slab_bytes: MIB / 4,
             arena_bytes: 2 * MIB,
+            high_watermark_percent: 98,
+            low_watermark_percent: 96,
             engines: 5,
             think_ms: (50, 250),
             prompts: Prompts::SharedPrefixes { roots: 6, tails: 24 },
@@ -73,6 +75,9 @@ impl Load {
             l3_bytes: MIB,
             slab_bytes: MIB / 16,
             arena_bytes: MIB,
+            // Two in a hundred of so few slots would be five: puts would do nothing but wait for them.
+            high_watermark_percent: 90,
+            low_watermark_percent: 70,
             prompts: Prompts::Churn { again_percent: 45 },
             // Most gets must come from L3: only then can a reused slot show.
             bypass_percent: 50,
@@ -116,6 +121,8 @@ impl Load {
             name: "slow-watchers".into(),
             l3_bytes: 2 * MIB,
             slab_bytes: MIB / 8,
+            high_watermark_percent: 90,
+            low_watermark_percent: 75,
             namespaces: 2,
             engines: 4,
             prompts: Prompts::Churn { again_percent: 50 },

@@ -187,7 +187,9 @@ async fn meta(load: &Load, net: &PipeNet, endpoint: &Endpoint) -> foreword_meta:
         log,
         snapshots: Arc::new(MemoryFiles::default()),
     };
-    let config = MetaConfig::new(Path::new("/nowhere"), endpoint.clone());
+    let mut config = MetaConfig::new(Path::new("/nowhere"), endpoint.clone());
+    config.high_watermark_percent = load.high_watermark_percent;
+    config.low_watermark_percent = load.low_watermark_percent;
     foreword_meta::serve::serve(config, deps).await.unwrap()
 }
 
