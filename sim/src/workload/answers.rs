@@ -4,6 +4,7 @@ use std::error::Error;
 use std::future::Future;
 use std::time::Duration;
 
+use foreword_proto::bad_input::field_of;
 use foreword_proto::wire::node as n;
 use tokio::time::timeout;
 use tonic::{Code, ConnectError, Request, Response, Status};
@@ -52,12 +53,13 @@ pub(super) async fn answer<T>(
 }
 
 /// A server says that it did nothing, or was never reached. Other codes may come from a connection that broke after the call was
-/// sent.
+/// sent; and of a put that is refused for a piece, earlier pages may be whole and go on.
 fn is_refusal(status: &Status) -> bool {
     let said = matches!(
         status.code(),
         Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::ResourceExhausted | Code::OutOfRange
     );
+    let said = said && field_of(status) != Some("pieces");
     let mut cause = status.source();
     while let Some(error) = cause {
         if error.is::<ConnectError>() {
@@ -116,4 +118,45 @@ fn page_put(page: n::PagePut) -> PagePut {
         n::PutOutcome::Refused | n::PutOutcome::Unspecified => PutResult::Refused(page.reason),
     };
     PagePut { outcome, revision: page.revision }
+}
+
+#[cfg(test)]
+mod tests {
+    use foreword_proto::bad_input::status_for;
+
+    use super::*;
+
+    #[test]
+    fn only_a_servers_own_refusal_is_one() {
+        for code in [Code::InvalidArgument, Code::NotFound, Code::FailedPrecondition, Code::ResourceExhausted] {
+            assert!(is_refusal(&status_for(code, "keys", "no")), "{code:?}");
+        }
+        for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled, Code::Unknown, Code::Internal] {
+            assert!(!is_refusal(&status_for(code, "keys", "no")), "{code:?}");
+        }
+        assert!(!is_refusal(&status_for(Code::InvalidArgument, "pieces", "earlier pages go on")));
+        let unreached = Status::from_error(Box::new(ConnectError("refused".into())));
+        assert!(is_refusal(&unreached), "{unreached:?}");
+    }
+
+    fn said(outcome: n::PutOutcome, revision: u64) -> Result<n::PutResponse, Broken> {
+        let page = n::PagePut { outcome: outcome.into(), revision, reason: "why".into() };
+        Ok(n::PutResponse { pages: vec![page] })
+    }
+
+    #[test]
+    fn a_page_is_what_its_best_shard_says() {
+        let answers = vec![said(n::PutOutcome::Taken, 0), said(n::PutOutcome::Published, 7), Err(Broken::Unknown)];
+        let merged = merged(answers, 1).ok().unwrap();
+        assert_eq!(merged, [PagePut { outcome: PutResult::Published, revision: 7 }]);
+    }
+
+    #[test]
+    fn a_put_failed_only_if_every_shard_was_refused() {
+        let refused = || Err(Broken::Refused(Status::not_found("no")));
+        assert!(matches!(merged(vec![refused(), refused()], 1), Err(Broken::Refused(_))));
+        assert!(matches!(merged(vec![refused(), Err(Broken::Unknown)], 1), Err(Broken::Unknown)));
+        assert!(matches!(merged(vec![Err(Broken::Unknown), refused()], 1), Err(Broken::Unknown)));
+        assert!(matches!(merged(Vec::new(), 1), Err(Broken::Unknown)), "cut off before any answer");
+    }
 }
