@@ -34,7 +34,7 @@ impl Load {
             high_watermark_percent: 98,
             low_watermark_percent: 96,
             engines: 5,
-            think_ms: (50, 250),
+            think_ms: (80, 320),
             prompts: Prompts::SharedPrefixes { roots: 6, tails: 24 },
             namespaces: 1,
             tenants: 1,
