@@ -1,0 +1,149 @@
+//! The profiles of load.
+
+use super::prompts::Prompts;
+use super::{Load, SHARD_BYTES};
+
+const MIB: u64 = 1 << 20;
+
+impl Load {
+    /// All profiles, by their names.
+    pub fn all() -> Vec<Self> {
+        vec![
+            Self::shared_prefixes(),
+            Self::herd(),
+            Self::churn(),
+            Self::namespaces(),
+            Self::shards(),
+            Self::slow_watchers(),
+            Self::clears(),
+        ]
+    }
+
+    /// The profile of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::all().into_iter().find(|load| load.name == name)
+    }
+
+    /// Engines whose prompts share prefixes: what the others are variations of.
+    pub fn shared_prefixes() -> Self {
+        Self {
+            name: "shared-prefixes".into(),
+            l3_bytes: 16 * MIB,
+            slab_bytes: MIB / 4,
+            arena_bytes: 2 * MIB,
+            high_watermark_percent: 98,
+            low_watermark_percent: 96,
+            engines: 5,
+            think_ms: (80, 320),
+            prompts: Prompts::SharedPrefixes { roots: 6, tails: 24 },
+            namespaces: 1,
+            tenants: 1,
+            shapes: vec![vec![SHARD_BYTES]],
+            opened_over_ms: 0,
+            away_percent: 20,
+            bypass_percent: 15,
+            linearizable_percent: 4,
+            min_revision_percent: 40,
+            hint_percent: 8,
+            no_wait_percent: 25,
+            interleaved: false,
+            missing_shard_percent: 0,
+            cut_percent: 1,
+            delete_percent: 0,
+            clear_per_mille: 0,
+            slow_watchers: 0,
+            diligent_watchers: false,
+        }
+    }
+
+    /// Many engines on one prompt at once, again and again.
+    pub fn herd() -> Self {
+        Self {
+            name: "herd".into(),
+            engines: 8,
+            // After the beginning of a round.
+            think_ms: (0, 2),
+            prompts: Prompts::Herd { round_ms: 400 },
+            ..Self::shared_prefixes()
+        }
+    }
+
+    /// An L3 so small that its slots are used again all the time.
+    pub fn churn() -> Self {
+        Self {
+            name: "churn".into(),
+            l3_bytes: MIB,
+            slab_bytes: MIB / 16,
+            arena_bytes: MIB,
+            // Two in a hundred of so few slots would be five: puts would do nothing but wait for them.
+            high_watermark_percent: 90,
+            low_watermark_percent: 70,
+            prompts: Prompts::Churn { again_percent: 45 },
+            // Most gets must come from L3: only then can a reused slot show.
+            bypass_percent: 50,
+            diligent_watchers: true,
+            ..Self::shared_prefixes()
+        }
+    }
+
+    /// Many namespaces of several tenants and slot sizes, which come into use one after another.
+    pub fn namespaces() -> Self {
+        Self {
+            name: "namespaces".into(),
+            namespaces: 10,
+            tenants: 4,
+            shapes: vec![vec![SHARD_BYTES], vec![2 * SHARD_BYTES], vec![SHARD_BYTES; 2]],
+            opened_over_ms: 30_000,
+            prompts: Prompts::SharedPrefixes { roots: 3, tails: 6 },
+            arena_bytes: 8 * MIB,
+            ..Self::shared_prefixes()
+        }
+    }
+
+    /// Pages of several shards, of which sometimes one does not come.
+    pub fn shards() -> Self {
+        Self {
+            name: "shards".into(),
+            namespaces: 3,
+            shapes: vec![vec![SHARD_BYTES; 2], vec![SHARD_BYTES, 1_000, 3 * SHARD_BYTES], vec![2_500; 4]],
+            engines: 6,
+            arena_bytes: 8 * MIB,
+            interleaved: true,
+            missing_shard_percent: 5,
+            cut_percent: 5,
+            ..Self::shared_prefixes()
+        }
+    }
+
+    /// Watchers that do not keep up.
+    pub fn slow_watchers() -> Self {
+        Self {
+            name: "slow-watchers".into(),
+            l3_bytes: 2 * MIB,
+            slab_bytes: MIB / 8,
+            high_watermark_percent: 90,
+            low_watermark_percent: 75,
+            namespaces: 2,
+            engines: 4,
+            prompts: Prompts::Churn { again_percent: 50 },
+            clear_per_mille: 1,
+            slow_watchers: 5,
+            diligent_watchers: true,
+            ..Self::shared_prefixes()
+        }
+    }
+
+    /// Namespaces are cleared and pages deleted while others put and get.
+    pub fn clears() -> Self {
+        Self {
+            name: "clears".into(),
+            namespaces: 2,
+            tenants: 2,
+            delete_percent: 5,
+            clear_per_mille: 8,
+            linearizable_percent: 8,
+            diligent_watchers: true,
+            ..Self::shared_prefixes()
+        }
+    }
+}

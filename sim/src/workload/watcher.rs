@@ -1,0 +1,192 @@
+//! Watchers of a namespace at the replicas: one that misses nothing, and those that do not keep up.
+
+use std::time::Duration;
+
+use foreword_proto::limits::META_MESSAGE_BYTES_MAX;
+use foreword_proto::records::{self, EntryEvents, NamespaceEvent, PageRecord};
+use foreword_proto::wire::meta as wire;
+use foreword_proto::wire::meta::watch_response::Kind;
+use foreword_seams::Entropy;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::{Request, Streaming};
+
+use super::{CALL_DEADLINE, Client, Space};
+use super::{ClientParts, stopped};
+use crate::history::{SharedHistory, WatchFrame, Watched};
+use crate::world::context;
+
+/// Before a stream that ended is opened again.
+const AGAIN: Duration = Duration::from_millis(100);
+/// A watcher that hears nothing for this long asks another replica.
+const SILENCE: Duration = Duration::from_secs(5);
+/// How often it is noted that nothing changed.
+const PROGRESS_NOTED: Duration = Duration::from_secs(1);
+
+/// How a watcher reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// As fast as it is told.
+    Diligent,
+    /// Slowly, with stalls, and it leaves now and then.
+    Slow,
+}
+
+/// Why a watcher leaves its stream.
+enum Left {
+    Stopped,
+    Again,
+}
+
+/// One watcher.
+pub(super) struct Watcher {
+    client: Client,
+    space: Space,
+    pace: Pace,
+    history: SharedHistory,
+    namespace: u32,
+    replica: u64,
+    streams: u32,
+    /// What it has seen: the revision, and the epoch of its snapshot. 0: nothing.
+    revision: u64,
+    epoch: u32,
+    noted_at: Instant,
+    /// The revision noted last.
+    noted: u64,
+}
+
+impl Watcher {
+    pub(super) fn new(number: u32, space: Space, pace: Pace, parts: ClientParts) -> Self {
+        let history = parts.history.clone();
+        Self {
+            client: Client::new(number, parts),
+            space,
+            pace,
+            history,
+            namespace: 0,
+            replica: 0,
+            streams: 0,
+            revision: 0,
+            epoch: 0,
+            noted_at: Instant::now(),
+            noted: 0,
+        }
+    }
+
+    /// Watches until it is told to stop.
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        while !*stop.borrow() {
+            if self.namespace == 0 {
+                let agent = self.client.random().below(u64::from(self.client.agents())) as u32;
+                self.client.open_namespace(agent, &self.space).await;
+                self.namespace = self.client.id_of(&self.space).unwrap_or(0);
+            } else if let Some(stream) = self.open().await
+                && matches!(self.read(stream, &mut stop).await, Left::Stopped)
+            {
+                return;
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    async fn open(&mut self) -> Option<Streaming<wire::WatchResponse>> {
+        self.replica = self.client.any_replica();
+        let request =
+            wire::WatchRequest { namespace_id: self.namespace, from_revision: self.revision, epoch: self.epoch };
+        let mut client = self.client.replica(self.replica).max_decoding_message_size(META_MESSAGE_BYTES_MAX);
+        let opened = timeout(CALL_DEADLINE, client.watch(Request::new(request))).await;
+        let stream = opened.ok()?.ok()?.into_inner();
+        self.streams += 1;
+        Some(stream)
+    }
+
+    async fn read(&mut self, mut stream: Streaming<wire::WatchResponse>, stop: &mut watch::Receiver<bool>) -> Left {
+        let mut first = true;
+        let left = loop {
+            let heard = tokio::select! {
+                biased;
+                () = stopped(stop) => break Left::Stopped,
+                heard = timeout(SILENCE, stream.message()) => heard,
+            };
+            let Ok(Ok(Some(wire::WatchResponse { kind: Some(kind) }))) = heard else { break Left::Again };
+            if first && !matches!(kind, Kind::Begin(_)) {
+                self.note(WatchFrame::Resumed { epoch: self.epoch, revision: self.revision });
+            }
+            first = false;
+            if self.told(kind).is_none() {
+                return Left::Again;
+            }
+            if self.pace == Pace::Slow && self.dawdles(stop).await {
+                break Left::Again;
+            }
+        };
+        if self.noted < self.revision {
+            self.note(WatchFrame::Events { revision: self.revision, entries: Vec::new() });
+        }
+        left
+    }
+
+    /// One message. None: the stream is of no further use.
+    fn told(&mut self, kind: Kind) -> Option<()> {
+        let shards = self.space.namespace.shards();
+        match kind {
+            Kind::Begin(begin) => {
+                // Until the snapshot is whole there is nothing to go on from.
+                (self.epoch, self.revision) = (begin.epoch, 0);
+                self.note(WatchFrame::SnapshotBegin { epoch: begin.epoch, revision: begin.revision });
+            }
+            Kind::Part(part) => {
+                let pages = records::decode::<PageRecord>("entries", &part.entries, shards, usize::MAX).ok()?;
+                self.note(WatchFrame::SnapshotPart { pages });
+            }
+            Kind::End(end) => {
+                self.revision = end.revision;
+                self.note(WatchFrame::SnapshotEnd { revision: end.revision });
+            }
+            Kind::Events(wire::Events { revision, entries }) => {
+                let decoded = entries.iter().map(|entry| {
+                    let events = NamespaceEvent::decode_all(&entry.events, shards).ok()?;
+                    Some(EntryEvents { revision: entry.revision, events })
+                });
+                let entries: Vec<EntryEvents> = decoded.collect::<Option<_>>()?;
+                self.revision = revision;
+                if !entries.is_empty() || self.noted_at.elapsed() >= PROGRESS_NOTED {
+                    self.note(WatchFrame::Events { revision, entries });
+                }
+            }
+            Kind::Resync(_) => {
+                self.note(WatchFrame::Resync);
+                self.revision = 0;
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    fn note(&mut self, frame: WatchFrame) {
+        (self.noted_at, self.noted) = (Instant::now(), self.revision);
+        let number = self.client.number();
+        let stream = u64::from(number) << 32 | u64::from(self.streams);
+        let watched = Watched { stream, namespace: self.namespace, at: context::now(), frame };
+        self.history.lock().watch(number, watched);
+    }
+
+    /// Reads no further for a while. True: it leaves the stream.
+    async fn dawdles(&self, stop: &mut watch::Receiver<bool>) -> bool {
+        let random = self.client.random();
+        let (drawn, millis) = (random.below(100), random.below(400));
+        let pause = match drawn {
+            0..3 => Duration::from_millis(3_000 + 10 * millis),
+            3..40 => Duration::from_millis(millis),
+            _ => Duration::ZERO,
+        };
+        if !pause.is_zero() {
+            tokio::select! {
+                biased;
+                () = stopped(stop) => {}
+                () = sleep(pause) => {}
+            }
+        }
+        drawn >= 98
+    }
+}
