@@ -11,5 +11,6 @@ compile_error!(
 pub mod history;
 pub mod invariants;
 pub mod linearizable;
+pub mod oracle;
 pub mod workload;
 pub mod world;
