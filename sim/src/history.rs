@@ -34,12 +34,32 @@ pub struct Record {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
     /// Pages put with the wish to hear of their publish; `epoch` is the one the client knew.
-    Publish { namespace: NamespaceId, epoch: Epoch, keys: Vec<PageKey> },
-    Lookup { namespace: NamespaceId, keys: Vec<PageKey>, min_revision: Revision, linearizable: bool, at: Target },
-    Get { namespace: NamespaceId, keys: Vec<PageKey> },
-    Clear { namespace: NamespaceId },
-    Delete { namespace: NamespaceId, keys: Vec<PageKey> },
-    OpenNamespace { fingerprint: Fingerprint },
+    Publish {
+        namespace: NamespaceId,
+        epoch: Epoch,
+        keys: Vec<PageKey>,
+    },
+    Lookup {
+        namespace: NamespaceId,
+        keys: Vec<PageKey>,
+        min_revision: Revision,
+        linearizable: bool,
+        at: Target,
+    },
+    Get {
+        namespace: NamespaceId,
+        keys: Vec<PageKey>,
+    },
+    Clear {
+        namespace: NamespaceId,
+    },
+    Delete {
+        namespace: NamespaceId,
+        keys: Vec<PageKey>,
+    },
+    OpenNamespace {
+        fingerprint: Fingerprint,
+    },
 }
 
 /// Who was asked.
@@ -59,14 +79,31 @@ pub enum Outcome {
     /// An error that says that nothing was done, or that nothing could be said.
     Failed(String),
     /// One outcome a key.
-    Published { outcomes: Vec<PagePut> },
+    Published {
+        outcomes: Vec<PagePut>,
+    },
     /// `pages` leading keys were found; a replica that was asked for every key also says which are present.
-    Found { pages: u32, revision: Revision, present: Option<Vec<bool>> },
+    Found {
+        pages: u32,
+        revision: Revision,
+        present: Option<Vec<bool>>,
+    },
     /// One answer a key, up to the last that came.
-    Got { pages: Vec<GotPage> },
-    Cleared { revision: Revision, epoch: Epoch },
-    Deleted { revision: Revision },
-    Opened { namespace: NamespaceId, epoch: Epoch, revision: Revision },
+    Got {
+        pages: Vec<GotPage>,
+    },
+    Cleared {
+        revision: Revision,
+        epoch: Epoch,
+    },
+    Deleted {
+        revision: Revision,
+    },
+    Opened {
+        namespace: NamespaceId,
+        epoch: Epoch,
+        revision: Revision,
+    },
 }
 
 /// What became of one page of a publish.
@@ -118,12 +155,25 @@ pub struct Watched {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchFrame {
     /// The stream goes on after this revision, as was asked, without a snapshot.
-    Resumed { epoch: Epoch, revision: Revision },
-    SnapshotBegin { epoch: Epoch, revision: Revision },
-    SnapshotPart { pages: Vec<PageRecord> },
-    SnapshotEnd { revision: Revision },
+    Resumed {
+        epoch: Epoch,
+        revision: Revision,
+    },
+    SnapshotBegin {
+        epoch: Epoch,
+        revision: Revision,
+    },
+    SnapshotPart {
+        pages: Vec<PageRecord>,
+    },
+    SnapshotEnd {
+        revision: Revision,
+    },
     /// Everything up to `revision` that concerns the namespace and was not told before.
-    Events { revision: Revision, entries: Vec<EntryEvents> },
+    Events {
+        revision: Revision,
+        entries: Vec<EntryEvents>,
+    },
     /// The stream ends and a new one must begin.
     Resync,
 }

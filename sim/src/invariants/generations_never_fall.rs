@@ -6,7 +6,7 @@ use foreword_meta::state::command::{Outcome, next_generation};
 use foreword_proto::{Generation, Revision, SlabId, Slot};
 
 use super::one_slot_one_page::FirstTimes;
-use super::{Invariant, Violation, View, ensure};
+use super::{Invariant, View, Violation, ensure};
 use crate::oracle::AppliedEntry;
 
 const NAME: &str = "generations-never-fall";

@@ -7,7 +7,7 @@ use foreword_meta::state::State;
 use foreword_meta::state::command::SlotState;
 use foreword_proto::{SessionId, SlotRef};
 
-use super::{Invariant, Violation, View, ensure};
+use super::{Invariant, View, Violation, ensure};
 use crate::world::context::SimTime;
 
 const NAME: &str = "grants-end";
@@ -47,7 +47,9 @@ impl GrantsEnd {
         self.orphans.retain(|session, _| open.contains(session) && !held.contains(session));
         for session in open.difference(held) {
             let since = *self.orphans.entry(*session).or_insert(now);
-            ensure(NAME, now < since + bound, || format!("session {session} is open, no agent has held it since {since}"))?;
+            ensure(NAME, now < since + bound, || {
+                format!("session {session} is open, no agent has held it since {since}")
+            })?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use foreword_node::mirror::View as Mirror;
 use foreword_proto::{NamespaceId, PageKey, RetireReason, Revision};
 
-use super::{Invariant, Violation, View, ensure};
+use super::{Invariant, View, Violation, ensure};
 use crate::history::{Call, Outcome, Record, Target};
 use crate::oracle::{Change, NamespaceSum, Oracle, hash_of_page};
 use crate::world::context::SimTime;
@@ -68,10 +68,15 @@ fn difference(
     let there: BTreeMap<_, _> = mirror.table().iter().collect();
     let wanted = oracle.presence().pages_at(namespace, revision);
     let more = there.iter().filter(|(key, location)| wanted.get(key) != Some(location));
-    let more: Vec<_> = more.map(|(key, location)| format!("has {key:?} at {:?}", location.slot)).take(DIFFERENCES_MAX).collect();
+    let more: Vec<_> =
+        more.map(|(key, location)| format!("has {key:?} at {:?}", location.slot)).take(DIFFERENCES_MAX).collect();
     let less = wanted.iter().filter(|(key, location)| there.get(key) != Some(location));
-    let less: Vec<_> = less.map(|(key, location)| format!("lacks {key:?} at {:?}", location.slot)).take(DIFFERENCES_MAX).collect();
-    format!("namespace {namespace} at revision {revision}: {found:?}, expected {expected:?}; it {}", [more, less].concat().join(", "))
+    let less: Vec<_> =
+        less.map(|(key, location)| format!("lacks {key:?} at {:?}", location.slot)).take(DIFFERENCES_MAX).collect();
+    format!(
+        "namespace {namespace} at revision {revision}: {found:?}, expected {expected:?}; it {}",
+        [more, less].concat().join(", ")
+    )
 }
 
 /// Why a page that an agent found at a revision may be found: None if it may not.

@@ -75,6 +75,8 @@ pub struct Settings {
     pub lease: Duration,
     /// How long after a lease's end, with a leader, its session may still be open.
     pub expiry_bound: Duration,
+    /// The deadline clients give to lookups of agents, which answer with what they know when it comes.
+    pub lookup_deadline: Duration,
     /// How long after the faults stop everything must work again.
     pub liveness_bound: Duration,
     /// How long after the faults and the workload stop nothing may be left that nobody owns. Longer than lease, rests and deadlines together.

@@ -2,7 +2,7 @@
 //!
 //! The client compares every byte with what the key and the shard's nonce generate; the history has where they differ.
 
-use super::{Invariant, Violation, View, ensure};
+use super::{Invariant, View, Violation, ensure};
 use crate::history::{History, Outcome};
 
 const NAME: &str = "never-wrong-bytes";
@@ -22,7 +22,10 @@ impl NeverWrongBytes {
             for page in pages.iter().filter(|page| page.hit) {
                 ensure(NAME, page.shards.is_ok(), || {
                     let wrong = page.shards.as_ref().err().cloned().unwrap_or_default();
-                    format!("client {} read {} from tier {} at {:?}: {wrong}", record.client, page.key, page.tier, record.returned)
+                    format!(
+                        "client {} read {} from tier {} at {:?}: {wrong}",
+                        record.client, page.key, page.tier, record.returned
+                    )
                 })?;
             }
         }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use foreword_meta::state::command::{Event, Outcome};
 use foreword_proto::{Epoch, NamespaceId, Revision, SessionId};
 
-use super::{Invariant, Violation, View, ensure};
+use super::{Invariant, View, Violation, ensure};
 use crate::oracle::AppliedEntry;
 
 const NAME: &str = "nothing-goes-back";
@@ -31,13 +31,17 @@ impl NothingGoesBack {
             })?;
             self.tick_ms = step.tick_ms;
             if let Outcome::SessionOpened { session } = step.outcome {
-                ensure(NAME, session > self.session, || format!("revision {revision}: session {session} after {}", self.session))?;
+                ensure(NAME, session > self.session, || {
+                    format!("revision {revision}: session {session} after {}", self.session)
+                })?;
                 self.session = session;
             }
             for event in &step.events {
                 let Event::Cleared { namespace, epoch } = event else { continue };
                 let before = self.epochs.insert(*namespace, *epoch).unwrap_or(1);
-                ensure(NAME, *epoch > before, || format!("revision {revision}: epoch {epoch} of {namespace} after {before}"))?;
+                ensure(NAME, *epoch > before, || {
+                    format!("revision {revision}: epoch {epoch} of {namespace} after {before}")
+                })?;
             }
         }
         Ok(())
@@ -46,7 +50,9 @@ impl NothingGoesBack {
     fn replica(&mut self, id: u64, incarnation: u64, revision: Revision) -> Result<(), Violation> {
         let before = self.replicas.insert(id, (incarnation, revision));
         let fell = before.is_some_and(|(life, before)| life == incarnation && revision < before);
-        ensure(NAME, !fell, || format!("replica {id} is at revision {revision}, it was at {before:?} (incarnation, revision)"))
+        ensure(NAME, !fell, || {
+            format!("replica {id} is at revision {revision}, it was at {before:?} (incarnation, revision)")
+        })
     }
 }
 

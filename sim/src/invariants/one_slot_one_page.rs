@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use foreword_meta::state::command::{ClusterSettings, Command, Event, Outcome, SessionOperation};
 use foreword_proto::{Generation, NamespaceId, Revision, Sequence, SessionId, SlabId, Slot, SlotRef};
 
-use super::{Invariant, Violation, View, ensure};
+use super::{Invariant, View, Violation, ensure};
 use crate::oracle::{AppliedEntry, Step};
 
 const NAME: &str = "one-slot-one-page";
@@ -61,7 +61,9 @@ impl SlotLedger {
 
     fn step(&mut self, revision: Revision, step: &Step, settings: &ClusterSettings) -> Result<(), Violation> {
         if !self.first.is_first(step) {
-            return ensure(NAME, step.events.is_empty(), || format!("revision {revision}: a retry changed {:?}", step.events));
+            return ensure(NAME, step.events.is_empty(), || {
+                format!("revision {revision}: a retry changed {:?}", step.events)
+            });
         }
         match (&step.command, &step.outcome) {
             (Command::Tick { now_ms }, _) => self.tick_ms = self.tick_ms.max(*now_ms),
@@ -89,7 +91,14 @@ impl SlotLedger {
             (SessionOperation::Abort { unwritten, unknown }, Outcome::Done) => {
                 let rested = self.tick_ms + settings.write_rest_ms;
                 for (slots, from) in [(unknown, rested), (unwritten, self.tick_ms)] {
-                    for slot in slots.iter().filter(|slot| self.slots.get(&(slot.slab, slot.slot)) == Some(&(slot.generation, Use::Granted(session)))).copied().collect::<Vec<_>>() {
+                    for slot in slots
+                        .iter()
+                        .filter(|slot| {
+                            self.slots.get(&(slot.slab, slot.slot)) == Some(&(slot.generation, Use::Granted(session)))
+                        })
+                        .copied()
+                        .collect::<Vec<_>>()
+                    {
                         self.set(slot, Use::FreeFrom(from));
                     }
                 }
@@ -137,7 +146,9 @@ impl SlotLedger {
                 };
                 self.set(slot, Use::Published(*namespace));
                 let held = holder.is_some_and(|holder| was == Some((slot.generation, Use::Granted(holder))));
-                ensure(NAME, held, || format!("revision {revision}: {holder:?} publishes into {slot:?}, which was {was:?}"))
+                ensure(NAME, held, || {
+                    format!("revision {revision}: {holder:?} publishes into {slot:?}, which was {was:?}")
+                })
             }
             Event::Retired { namespace, slot, .. } => {
                 let was = self.slots.get(&(slot.slab, slot.slot)).copied();
@@ -162,7 +173,8 @@ impl SlotLedger {
     fn drop_slabs(&mut self, revision: Revision, slabs: &[SlabId]) -> Result<(), Violation> {
         for slab in slabs {
             let of_slab = (*slab, 0)..=(*slab, Slot::MAX);
-            let in_use = self.slots.range(of_slab).find(|(_, (_, used))| matches!(used, Use::Granted(_) | Use::Published(_)));
+            let in_use =
+                self.slots.range(of_slab).find(|(_, (_, used))| matches!(used, Use::Granted(_) | Use::Published(_)));
             ensure(NAME, in_use.is_none(), || format!("revision {revision}: slab {slab} is dropped with {in_use:?}"))?;
             self.slots.retain(|(of, _), _| of != slab);
         }

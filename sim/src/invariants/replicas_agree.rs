@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use foreword_proto::Revision;
 
-use super::{Invariant, ReplicaView, Violation, View, ensure};
+use super::{Invariant, ReplicaView, View, Violation, ensure};
 use crate::oracle::Oracle;
 use crate::world::context::SimTime;
 

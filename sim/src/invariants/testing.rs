@@ -25,14 +25,8 @@ pub(crate) fn record(client: u32, (invoked, returned): (u64, u64), call: Call, r
 /// A get of pages by number with the nonces of their shards.
 pub(crate) fn got(client: u32, pages: Vec<(u64, Result<Vec<u64>, String>)>) -> Record {
     let keys = pages.iter().map(|(number, _)| key(*number)).collect();
-    let page = |(number, shards)| GotPage {
-        key: key(number),
-        hit: true,
-        tier: 1,
-        revision: 1,
-        reason: String::new(),
-        shards,
-    };
+    let page =
+        |(number, shards)| GotPage { key: key(number), hit: true, tier: 1, revision: 1, reason: String::new(), shards };
     let pages = pages.into_iter().map(page).collect();
     record(client, (1, 2), Call::Get { namespace: 1, keys }, Outcome::Got { pages })
 }
@@ -43,7 +37,13 @@ pub(crate) fn published(number: u64, revision: Revision, result: PutResult, at: 
 }
 
 /// A lookup of pages by number, answered by a replica with which of them are present.
-pub(crate) fn looked_up(numbers: &[u64], revision: Revision, present: &[bool], linearizable: bool, at: (u64, u64)) -> Record {
+pub(crate) fn looked_up(
+    numbers: &[u64],
+    revision: Revision,
+    present: &[bool],
+    linearizable: bool,
+    at: (u64, u64),
+) -> Record {
     let keys: Vec<PageKey> = numbers.iter().map(|number| key(*number)).collect();
     let call = Call::Lookup { namespace: 1, keys, min_revision: 0, linearizable, at: Target::Replica(1) };
     let pages = present.iter().take_while(|there| **there).count() as u32;

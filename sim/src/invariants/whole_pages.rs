@@ -2,7 +2,7 @@
 
 use foreword_meta::state::State;
 
-use super::{Invariant, Violation, View, ensure};
+use super::{Invariant, View, Violation, ensure};
 use crate::history::{Call, History, Outcome};
 
 const NAME: &str = "whole-pages";
@@ -18,7 +18,9 @@ impl WholePages {
         let new = &history.records[self.seen.min(history.records.len())..];
         self.seen = history.records.len();
         for record in new {
-            let (Call::Get { namespace, .. }, Outcome::Got { pages }) = (&record.call, &record.result) else { continue };
+            let (Call::Get { namespace, .. }, Outcome::Got { pages }) = (&record.call, &record.result) else {
+                continue;
+            };
             let expected = state.namespace(*namespace).map(|info| info.shards());
             for page in pages.iter().filter(|page| page.hit) {
                 let Ok(nonces) = &page.shards else { continue };

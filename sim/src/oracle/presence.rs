@@ -48,9 +48,8 @@ pub fn hash_of_page(key: &EntryKey, location: &Location) -> u64 {
     bytes[20..24].copy_from_slice(&location.slot.slot.to_le_bytes());
     bytes[24..].copy_from_slice(&location.slot.generation.to_le_bytes());
     let checksums = location.checksums.as_slice().iter();
-    checksums.fold(xxh3_64(&bytes), |hash, checksum| {
-        (hash.rotate_left(11) ^ checksum).wrapping_mul(0x9fb2_1c65_1e98_df25)
-    })
+    checksums
+        .fold(xxh3_64(&bytes), |hash, checksum| (hash.rotate_left(11) ^ checksum).wrapping_mul(0x9fb2_1c65_1e98_df25))
 }
 
 impl NamespaceMemory {
@@ -125,7 +124,12 @@ impl Presence {
     }
 
     /// The last thing that happened to a key up to a revision.
-    pub fn last_change(&self, namespace: NamespaceId, key: &EntryKey, revision: Revision) -> Option<&(Revision, Change)> {
+    pub fn last_change(
+        &self,
+        namespace: NamespaceId,
+        key: &EntryKey,
+        revision: Revision,
+    ) -> Option<&(Revision, Change)> {
         let changes = self.changes(namespace, key);
         let upto = changes.partition_point(|(at, _)| *at <= revision);
         changes[..upto].last()

@@ -54,7 +54,8 @@ impl Log {
             write_rest_ms: WRITE_REST_MS,
             lease_ms: 1000,
         };
-        let mut log = Self { oracle: Oracle::new(settings), items: vec![], free: vec![], session: 1, sequence: 0, shards };
+        let mut log =
+            Self { oracle: Oracle::new(settings), items: vec![], free: vec![], session: 1, sequence: 0, shards };
         log.entry(&[]);
         let namespace = Box::new(Namespace::simple("m", 16, shard_bytes));
         log.entry(&[Command::RegisterNamespace { namespace }]);
