@@ -46,7 +46,7 @@ pub enum Verdict {
 }
 
 /// Steps of a search, unless said otherwise: a history of some hundred operations, most of them in sequence, takes as many.
-pub const STEPS_MAX: u64 = 1_000_000;
+pub const STEPS_MAX: u64 = 200_000;
 
 impl Action {
     /// The state after the action, if it fits the state before.

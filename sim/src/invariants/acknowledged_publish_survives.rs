@@ -127,7 +127,9 @@ impl Invariant for AcknowledgedPublishSurvives {
         for replica in &view.replicas {
             let lost = replica.group.applied.read(|state| {
                 let lost = |((namespace, key), told): &(&(NamespaceId, EntryKey), &Revision)| {
-                    let should = view.oracle.present_at(*namespace, key, state.revision()).is_some();
+                    // A replica that is ahead of the reference is not judged: the world lets the reference catch up first.
+                    let should = state.revision() <= view.oracle.revision()
+                        && view.oracle.present_at(*namespace, key, state.revision()).is_some();
                     **told <= state.revision() && should && state.location(*namespace, key).is_none()
                 };
                 self.last.iter().find(lost).map(|(page, told)| (*page, *told))

@@ -121,7 +121,7 @@ impl LinearizableReadsAre {
     }
 
     fn search(&mut self, oracle: &Oracle, records: &[Record]) -> Result<(), Violation> {
-        let bounds = Bounds::of(records);
+        let bounds = Bounds::of(oracle, records);
         for ((namespace, key), reads) in reads_of(records) {
             let mut operations = reads;
             for (revision, change) in oracle.presence().changes(namespace, &key) {
@@ -148,21 +148,32 @@ impl LinearizableReadsAre {
 /// What clients' calls say about when entries were committed.
 #[derive(Debug, Default)]
 struct Bounds {
-    /// Not before: the publish was invoked then. Rising.
+    /// Not before: the page's put was called then. Rising.
     from: BTreeMap<Revision, SimTime>,
     /// Not after: a client had the revision then. Rising.
     to: BTreeMap<Revision, SimTime>,
 }
 
 impl Bounds {
-    fn of(records: &[Record]) -> Self {
+    fn of(oracle: &Oracle, records: &[Record]) -> Self {
         let mut bounds = Self::default();
+        let began = began(records);
         for record in records {
-            if let Outcome::Published { outcomes } = &record.result {
-                // One call's page may be published by an earlier call that it joined: only a revision's first caller bounds it.
-                for put in outcomes.iter().filter(|put| put.outcome == PutResult::Published) {
+            if let (Call::Publish { namespace, keys, .. }, Outcome::Published { outcomes }) =
+                (&record.call, &record.result)
+            {
+                let told = keys.iter().zip(outcomes).filter(|(_, put)| put.outcome == PutResult::Published);
+                for (key, put) in told {
+                    // An acknowledgement that the log does not bear out is another invariant's, and bounds nothing.
+                    let borne_out = |(at, change): &(Revision, Change)| {
+                        *at == put.revision && matches!(change, Change::Published(_))
+                    };
+                    if !oracle.presence().changes(*namespace, &key.entry()).iter().any(borne_out) {
+                        continue;
+                    }
+                    let unsettled = began.get(&(*namespace, key.entry())).copied().unwrap_or(record.invoked);
                     let from = bounds.from.entry(put.revision).or_insert(record.invoked);
-                    *from = record.invoked.min(*from);
+                    *from = record.invoked.min(*from).min(unsettled);
                 }
             }
             if let (Some(revision), Some(returned)) = (revision_seen(record), record.returned) {
@@ -182,6 +193,28 @@ impl Bounds {
         }
         bounds
     }
+}
+
+/// When each page's first publish without a revision was called: an agent may go on with such a page by itself, and others that put
+/// the page later are told of that publish.
+fn began(records: &[Record]) -> BTreeMap<(NamespaceId, EntryKey), SimTime> {
+    let mut began = BTreeMap::new();
+    for record in records {
+        let Call::Publish { namespace, keys, .. } = &record.call else { continue };
+        for (index, key) in keys.iter().enumerate() {
+            let settled = match &record.result {
+                Outcome::Published { outcomes } => outcomes
+                    .get(index)
+                    .is_some_and(|put| matches!(put.outcome, PutResult::Published | PutResult::Exists)),
+                _ => false,
+            };
+            if !settled {
+                let first = began.entry((*namespace, key.entry())).or_insert(record.invoked);
+                *first = record.invoked.min(*first);
+            }
+        }
+    }
+    began
 }
 
 fn place(slot: SlotRef) -> Place {
@@ -269,6 +302,10 @@ mod tests {
         assert_eq!(both(&log, &[told(), read(false, (15, 40))]), (true, true), "at the same time");
         assert_eq!(both(&log, &[read(true, (11, 12)), read(false, (13, 14)), told()]), (false, false), "new, then old");
         assert_eq!(both(&log, &[read(true, (1, 2)), told()]), (true, false), "before the publish was invoked");
+        let mut earlier = published(1, 0, PutResult::Taken, (0, 1));
+        assert_eq!(both(&log, &[earlier.clone(), read(true, (1, 2)), told()]), (true, true), "an earlier put went on");
+        (earlier.returned, earlier.result) = (None, Outcome::Unknown);
+        assert_eq!(both(&log, &[read(true, (1, 2)), told(), earlier]), (true, true), "one without an answer");
         let ordinary = looked_up(&[1], before, &[false], false, (30, 40));
         assert_eq!(both(&log, &[told(), ordinary]), (true, true), "it asked for less");
     }

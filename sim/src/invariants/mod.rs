@@ -218,3 +218,5 @@ fn add(found: &mut Vec<Found>, at: SimTime, violation: Violation) {
 
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

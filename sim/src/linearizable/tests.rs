@@ -208,7 +208,9 @@ fn good_histories_are_accepted() {
 
 #[test]
 fn a_search_that_is_too_long_is_given_up() {
-    let history: Vec<Operation> = (0..40).map(|place| op(0, 1000, Publish(place))).collect();
+    let concurrent = |place| [op(0, 1000, Publish(place)), op(0, 1000, Remove)];
+    let mut history: Vec<Operation> = (0..20).flat_map(concurrent).collect();
+    history.push(op(0, 1000, ReadAt(99)));
     assert_eq!(check_within(&history, 100), Verdict::Undecided);
 }
 

@@ -252,10 +252,12 @@ impl Oracle {
         self.memory.get(revision).map(|memory| &memory.events[..])
     }
 
-    /// Entries after a revision, as far as they are kept. None: some of them are not kept any more.
-    pub fn entries_after(&self, revision: Revision) -> Option<impl Iterator<Item = &AppliedEntry>> {
-        let skip = (revision + 1).checked_sub(self.entries.first)?;
-        Some(self.entries.items.iter().skip(skip as usize))
+    /// Entries after a revision, oldest first. Panics if some of them are not kept any more: a check that skips entries finds
+    /// nothing, and says nothing.
+    pub fn entries_after(&self, revision: Revision) -> impl Iterator<Item = &AppliedEntry> {
+        let skip = (revision + 1).checked_sub(self.entries.first);
+        let skip = skip.expect("the checks look more often than entries are forgotten");
+        self.entries.items.iter().skip(skip as usize)
     }
 
     /// What became of each page, at every revision.
