@@ -46,7 +46,7 @@ fn comparable(oracle: &Oracle, mirror: &Mirror) -> bool {
     mirror.synced() && mirror.revision() <= oracle.revision()
 }
 
-fn compare(oracle: &Oracle, namespace: NamespaceId, mirror: &Mirror) -> Result<(), String> {
+pub(super) fn compare(oracle: &Oracle, namespace: NamespaceId, mirror: &Mirror) -> Result<(), String> {
     let revision = mirror.revision();
     let Some(expected) = oracle.presence().sum_at(namespace, revision) else { return Ok(()) };
     // It has heard of a clear that is above its revision: it hides everything until the snapshot is here.

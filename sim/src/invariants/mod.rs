@@ -217,6 +217,8 @@ fn add(found: &mut Vec<Found>, at: SimTime, violation: Violation) {
 }
 
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

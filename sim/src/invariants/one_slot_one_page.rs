@@ -231,7 +231,7 @@ mod tests {
         log.retire(1, retired);
         let aborted = log.free.pop().unwrap();
         let command = log.session_command(SessionOperation::Abort { unwritten: vec![], unknown: vec![aborted] });
-        log.entry(&[command.clone()]);
+        log.entry(std::slice::from_ref(&command));
         log.entry(&[command]);
         log.tick(1000 + READ_REST_MS);
         assert_eq!(log.grant(1).len(), 1, "the retired one");

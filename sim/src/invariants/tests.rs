@@ -7,7 +7,7 @@ use super::*;
 use crate::history::{PutResult, Record};
 use crate::oracle::tests::{Log, item};
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         members: BTreeSet::from([1, 2, 3]),
         agents: BTreeSet::new(),
