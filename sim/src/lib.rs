@@ -13,5 +13,6 @@ pub mod faults;
 pub mod history;
 pub mod invariants;
 pub mod linearizable;
+pub mod oracle;
 pub mod workload;
 pub mod world;

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use foreword_proto::limits::SHARD_ALIGN_BYTES;
 use foreword_proto::status::AgentStatus;
-use foreword_proto::{Namespace, NamespaceId, PageKey};
+use foreword_proto::{Namespace, NamespaceId, PageKey, SessionId};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use parking_lot::{Mutex, RwLock};
@@ -37,6 +37,7 @@ use crate::config::NodeConfig;
 use crate::counters::Counters;
 use crate::l3::L3;
 use crate::meta_client::{Cluster, MetaClient};
+use crate::mirror::View;
 use crate::session::Sessions;
 use crate::session::grants::Grants;
 use crate::tier::L1;
@@ -143,6 +144,35 @@ impl Agent {
         self.core.is_ready()
     }
 
+    /// The session it holds, if one is open as far as it knows.
+    pub fn session(&self) -> Option<SessionId> {
+        self.core.sessions.current().map(|session| session.id)
+    }
+
+    /// Shows what it knows of each open namespace, in the order of their ids.
+    pub fn visit_mirrors(&self, mut visit: impl FnMut(NamespaceId, &View)) {
+        for open in self.core.namespaces.read().values() {
+            open.mirror.read(|view| visit(open.id, view));
+        }
+    }
+
+    /// What is in use in it now.
+    pub fn held(&self) -> Held {
+        let core = &self.core;
+        let (l1_pages, segments) = {
+            let l1 = core.l1.lock();
+            (l1.pages() as u64, l1.arena().segments())
+        };
+        Held {
+            l1_pages,
+            pages_under_way: core.namespaces.read().values().map(|open| open.works.lock().len() as u64).sum(),
+            frames_used: segments.iter().map(|segment| u64::from(segment.frames_used)).sum(),
+            frames_quarantined: segments.iter().map(|segment| u64::from(segment.frames_quarantined)).sum(),
+            put_room_used: core.put_room.used(),
+            get_room_used: core.get_room.used(),
+        }
+    }
+
     /// Saves the mirrors, if they are saved at all.
     pub async fn save_mirrors(&self) {
         if let Some(files) = &self.core.files {
@@ -155,6 +185,20 @@ impl Agent {
         self.core.tasks.close();
         self.core.tasks.wait().await;
     }
+}
+
+/// What is in use in an agent. When nothing is under way, every frame that is not quarantined is an L1 page's, and no room is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    pub l1_pages: u64,
+    /// Pages on their way to L3.
+    pub pages_under_way: u64,
+    /// Frames with a holder, the quarantined ones included.
+    pub frames_used: u64,
+    pub frames_quarantined: u64,
+    /// Units of room that pages on their way in, and out, take.
+    pub put_room_used: u64,
+    pub get_room_used: u64,
 }
 
 impl Core {
@@ -225,6 +269,11 @@ impl Room {
     /// Room for a page if there is some now.
     fn take_now(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         self.units.clone().try_acquire_many_owned(self.units(bytes)).ok()
+    }
+
+    /// Units taken now.
+    fn used(&self) -> u64 {
+        u64::from(self.units_max) - self.units.available_permits() as u64
     }
 
     /// Pages of this size that fit at once.

@@ -233,3 +233,35 @@ async fn an_answer_lost_on_the_way_is_asked_for_again_and_nothing_is_done_twice(
     assert_eq!(cluster.meta.pages(ns), 20);
     assert_eq!(cluster.meta.settings.lock().lose_answers, 0);
 }
+
+/// What the agent says about itself to an observer in its process: the mirror, the session, and that nothing stays in use.
+#[tokio::test]
+async fn when_nothing_is_asked_every_frame_is_a_page_of_l1() {
+    let cluster = Cluster::start().await;
+    let a = cluster.agent("a").await;
+    let api = a.handle.api();
+    let ns = a.open(&namespace()).await;
+    let put = a.put(ns, &keys(0..20), 2, BYTES).await;
+    a.get(ns, &keys(0..30), |get| get.bypass_cache = true).await;
+    // One shard of two: the page is under way until it is given up.
+    let half = page_bytes(&key(50), 0, BYTES);
+    let taken = a.put_shard(ns, 0, &keys(50..51), &[half], false).await.unwrap();
+    assert_eq!(taken[0].outcome(), wire::PutOutcome::Taken);
+    let busy = api.held();
+    assert!(busy.pages_under_way == 1 && busy.put_room_used > 0, "{busy:?}");
+    assert_eq!(busy.frames_used, busy.l1_pages + 1);
+    eventually("the half page is given up", || {
+        let held = api.held();
+        let idle = held.pages_under_way + held.put_room_used + held.get_room_used == 0;
+        idle && held.frames_used == held.l1_pages && held.l1_pages >= 20
+    })
+    .await;
+    assert!(api.session().is_some());
+    let revision = put.iter().map(|page| page.revision).max().unwrap();
+    eventually("the mirror shows the pages", || {
+        let mut seen = Vec::new();
+        api.visit_mirrors(|id, mirror| seen.push((id, mirror.revision() >= revision, mirror.table().len())));
+        seen == [(ns, true, 20)]
+    })
+    .await;
+}

@@ -1,1 +1,224 @@
 //! One file per invariant, by the names of docs/INVARIANTS.md.
+//!
+//! Between two quanta of the world each invariant looks at the [`View`]: the reference, the replicas and agents that run, the disks
+//! and the history. It keeps what it needs to remember; it changes nothing.
+
+pub mod acknowledged_publish_survives;
+pub mod entries_are_whole;
+pub mod generations_never_fall;
+pub mod grants_end;
+pub mod linearizable_reads_are;
+pub mod liveness;
+pub mod mirror_equals_state;
+pub mod never_wrong_bytes;
+pub mod nothing_goes_back;
+pub mod nothing_leaks;
+pub mod one_slot_one_page;
+pub mod promises_before_votes;
+pub mod replicas_agree;
+pub mod retires_are_told;
+pub mod revisions_never_go_back;
+pub mod whole_pages;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreword_meta::raft::group::Group;
+use foreword_node::agent::Agent;
+
+pub use foreword_meta::state::invariants::Violation;
+
+use crate::history::History;
+use crate::oracle::Oracle;
+use crate::world::context::SimTime;
+
+/// A replica that runs, or is paused.
+pub struct ReplicaView {
+    pub id: u64,
+    pub group: Arc<Group>,
+    /// Which life of its process.
+    pub incarnation: u64,
+    pub ready: bool,
+    /// False while it must not vote: it lost acknowledged entries and has not caught up.
+    pub may_vote: bool,
+}
+
+/// An agent that runs, or is paused.
+pub struct AgentView {
+    /// The number by which the history calls it.
+    pub number: u32,
+    /// The node name of its sessions.
+    pub name: String,
+    /// Which life of its process.
+    pub incarnation: u64,
+    pub api: Agent,
+}
+
+/// The disk of a replica, whether the replica runs or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskView {
+    pub replica: u64,
+    /// The last entry that a power cut now would leave: of the log as far as it was synced, or of a durable snapshot, whichever
+    /// is later.
+    pub durable_last: Option<u64>,
+}
+
+/// What the checks must know of the run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Ids of the group's members.
+    pub members: BTreeSet<u64>,
+    /// Numbers of the agents that run when nothing fails.
+    pub agents: BTreeSet<u32>,
+    /// A session's lease.
+    pub lease: Duration,
+    /// How long after a lease's end, with a leader, its session may still be open.
+    pub expiry_bound: Duration,
+    /// The deadline clients give to lookups of agents, which answer with what they know when it comes.
+    pub lookup_deadline: Duration,
+    /// How long after the faults stop everything must work again.
+    pub liveness_bound: Duration,
+    /// How long after the faults and the workload stop nothing may be left that nobody owns. Longer than lease, rests and deadlines together.
+    pub quiet_bound: Duration,
+}
+
+/// Everything there is to look at, at one moment between two quanta.
+pub struct View<'a> {
+    pub now: SimTime,
+    pub oracle: &'a Oracle,
+    /// Those that are down are not in the list.
+    pub replicas: Vec<ReplicaView>,
+    /// Those that are down are not in the list.
+    pub agents: Vec<AgentView>,
+    /// One a member.
+    pub disks: Vec<DiskView>,
+    pub history: &'a History,
+    /// Since when nothing fails; None while faults go on.
+    pub healed_since: Option<SimTime>,
+    /// Since when no client calls anything; None while clients work.
+    pub quiet_since: Option<SimTime>,
+    pub settings: &'a Settings,
+}
+
+impl View<'_> {
+    /// True when this bound has passed since the faults stopped.
+    pub fn healed_for(&self, bound: Duration) -> bool {
+        self.healed_since.is_some_and(|since| since + bound <= self.now)
+    }
+}
+
+/// Something that must always hold.
+pub trait Invariant {
+    /// Its name in docs/INVARIANTS.md.
+    fn name(&self) -> &'static str;
+
+    /// Looks between two quanta.
+    fn observe(&mut self, view: &View<'_>) -> Result<(), Violation>;
+
+    /// Looks once more, at the end of the run.
+    fn finish(&mut self, view: &View<'_>) -> Result<(), Violation>;
+}
+
+/// A violation of `name` unless it holds.
+pub fn ensure(name: &'static str, holds: bool, detail: impl FnOnce() -> String) -> Result<(), Violation> {
+    if holds { Ok(()) } else { Err(Violation { name, detail: detail() }) }
+}
+
+/// The first violation of one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub at: SimTime,
+    pub violation: Violation,
+}
+
+/// All invariants of a run, and what they found.
+pub struct Checks {
+    invariants: Vec<Box<dyn Invariant>>,
+    /// Violations of the oracle that were taken over.
+    oracle_seen: usize,
+    found: Vec<Found>,
+}
+
+impl Default for Checks {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Checks {
+    /// Every invariant there is.
+    pub fn new() -> Self {
+        Self::of(vec![
+            Box::<acknowledged_publish_survives::AcknowledgedPublishSurvives>::default(),
+            Box::<entries_are_whole::EntriesAreWhole>::default(),
+            Box::<generations_never_fall::GenerationsNeverFall>::default(),
+            Box::<grants_end::GrantsEnd>::default(),
+            Box::<linearizable_reads_are::LinearizableReadsAre>::default(),
+            Box::<liveness::Liveness>::default(),
+            Box::<mirror_equals_state::MirrorEqualsState>::default(),
+            Box::<never_wrong_bytes::NeverWrongBytes>::default(),
+            Box::<nothing_goes_back::NothingGoesBack>::default(),
+            Box::<nothing_leaks::NothingLeaks>::default(),
+            Box::<one_slot_one_page::OneSlotOnePage>::default(),
+            Box::<promises_before_votes::PromisesBeforeVotes>::default(),
+            Box::<replicas_agree::ReplicasAgree>::default(),
+            Box::<retires_are_told::RetiresAreTold>::default(),
+            Box::<revisions_never_go_back::RevisionsNeverGoBack>::default(),
+            Box::<whole_pages::WholePages>::default(),
+        ])
+    }
+
+    /// These only.
+    pub fn of(invariants: Vec<Box<dyn Invariant>>) -> Self {
+        Self { invariants, oracle_seen: 0, found: Vec::new() }
+    }
+
+    /// Looks between two quanta. True if a name was found broken that was not before.
+    pub fn observe(&mut self, view: &View<'_>) -> bool {
+        self.run(view, |invariant| invariant.observe(view))
+    }
+
+    /// Looks at the end; the oracle should have checked its state a last time ([`Oracle::check_now`]).
+    pub fn finish(&mut self, view: &View<'_>) -> bool {
+        self.run(view, |invariant| invariant.observe(view).and_then(|()| invariant.finish(view)))
+    }
+
+    fn run(&mut self, view: &View<'_>, mut look: impl FnMut(&mut dyn Invariant) -> Result<(), Violation>) -> bool {
+        let before = self.found.len();
+        let of_oracle = view.oracle.violations();
+        for violation in &of_oracle[self.oracle_seen.min(of_oracle.len())..] {
+            add(&mut self.found, view.now, violation.clone());
+        }
+        self.oracle_seen = of_oracle.len();
+        for invariant in &mut self.invariants {
+            if let Err(violation) = look(invariant.as_mut()) {
+                add(&mut self.found, view.now, violation);
+            }
+        }
+        self.found.len() > before
+    }
+
+    /// The first violation of each broken name, in the order in which they were found.
+    pub fn found(&self) -> &[Found] {
+        &self.found
+    }
+
+    /// The broken names.
+    pub fn names(&self) -> BTreeSet<&'static str> {
+        self.found.iter().map(|found| found.violation.name).collect()
+    }
+}
+
+fn add(found: &mut Vec<Found>, at: SimTime, violation: Violation) {
+    if found.iter().all(|found| found.violation.name != violation.name) {
+        found.push(Found { at, violation });
+    }
+}
+
+#[cfg(test)]
+mod random;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

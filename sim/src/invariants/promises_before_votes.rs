@@ -1,0 +1,103 @@
+//! `promises-before-votes`: nothing counts as committed, or as matched, that was not on as many disks before; and a replica that lost
+//! acknowledged entries is no candidate.
+
+use std::collections::BTreeMap;
+
+use foreword_proto::Revision;
+use openraft::ServerState;
+
+use super::{DiskView, Invariant, View, Violation, ensure};
+
+const NAME: &str = "promises-before-votes";
+
+/// Remembers how far each disk ever was: what is lost later was there when it was promised.
+#[derive(Debug, Default)]
+pub struct PromisesBeforeVotes {
+    durable: BTreeMap<u64, u64>,
+    committed: Revision,
+}
+
+impl PromisesBeforeVotes {
+    fn disks(&mut self, disks: &[DiskView]) {
+        for disk in disks {
+            let Some(last) = disk.durable_last else { continue };
+            let ever = self.durable.entry(disk.replica).or_default();
+            *ever = last.max(*ever);
+        }
+    }
+
+    /// `committed` is on a majority of the `members` disks.
+    fn is_durable(&mut self, committed: Revision, members: usize) -> Result<(), Violation> {
+        if committed <= self.committed {
+            return Ok(());
+        }
+        self.committed = committed;
+        let on = self.durable.values().filter(|last| **last >= committed).count();
+        ensure(NAME, on > members / 2, || {
+            format!("entry {committed} is committed, and was on {on} of {members} disks: {:?}", self.durable)
+        })
+    }
+
+    /// What a leader counts as matched on a replica is on that replica's disk.
+    fn is_matched(&self, leader: u64, replica: u64, matched: u64) -> Result<(), Violation> {
+        let durable = self.durable.get(&replica).copied();
+        ensure(NAME, durable.unwrap_or(0) >= matched, || {
+            format!("replica {replica} acknowledged entry {matched} to {leader}, its disk was at {durable:?} at most")
+        })
+    }
+}
+
+impl Invariant for PromisesBeforeVotes {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn observe(&mut self, view: &View<'_>) -> Result<(), Violation> {
+        if view.disks.is_empty() {
+            return Ok(());
+        }
+        self.disks(&view.disks);
+        self.is_durable(view.oracle.revision(), view.settings.members.len())?;
+        for replica in &view.replicas {
+            let metrics = replica.group.raft.metrics().borrow().clone();
+            let stands = matches!(metrics.state, ServerState::Candidate | ServerState::Leader);
+            ensure(NAME, replica.may_vote || !stands, || {
+                format!(
+                    "replica {} lost acknowledged entries and is {:?} of term {}",
+                    replica.id, metrics.state, metrics.current_term
+                )
+            })?;
+            for (member, matched) in metrics.replication.iter().flatten() {
+                // The leader's own entry stands in the list as soon as it is appended.
+                if let Some(matched) = matched.filter(|_| *member != replica.id) {
+                    self.is_matched(replica.id, *member, matched.index)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, _: &View<'_>) -> Result<(), Violation> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_committed_was_on_a_majority_of_disks() {
+        let mut check = PromisesBeforeVotes::default();
+        let disk = |replica, durable_last| DiskView { replica, durable_last };
+        check.disks(&[disk(1, Some(5)), disk(2, Some(3)), disk(3, None)]);
+        assert_eq!(check.is_durable(3, 3), Ok(()));
+        assert_eq!(check.is_durable(4, 3).unwrap_err().name, NAME);
+        check.disks(&[disk(1, Some(9)), disk(2, Some(9)), disk(3, None)]);
+        check.disks(&[disk(1, Some(9)), disk(2, None), disk(3, Some(8))]);
+        assert_eq!(check.is_durable(9, 3), Ok(()), "it was there when it was committed");
+        assert!(check.is_durable(10, 3).is_err());
+        assert!(check.is_matched(1, 3, 8).is_ok() && check.is_matched(1, 3, 9).is_err());
+        assert!(check.is_matched(1, 4, 1).is_err() && check.is_matched(1, 4, 0).is_ok());
+    }
+}

@@ -1,0 +1,53 @@
+//! Records made by hand.
+
+use foreword_proto::{PageKey, Revision};
+
+use crate::history::{Call, GotPage, History, Outcome, PagePut, PutResult, Record, Target};
+use crate::oracle::tests::key;
+use crate::world::context::SimTime;
+
+pub(crate) fn history(records: Vec<Record>) -> History {
+    History { records, watched: Vec::new() }
+}
+
+pub(crate) fn record(client: u32, (invoked, returned): (u64, u64), call: Call, result: Outcome) -> Record {
+    Record {
+        client,
+        agent: Some(1),
+        agent_incarnation: 1,
+        invoked: SimTime::from_millis(invoked),
+        returned: Some(SimTime::from_millis(returned)),
+        call,
+        result,
+    }
+}
+
+/// A get of pages by number with the nonces of their shards.
+pub(crate) fn got(client: u32, pages: Vec<(u64, Result<Vec<u64>, String>)>) -> Record {
+    let keys = pages.iter().map(|(number, _)| key(*number)).collect();
+    let page =
+        |(number, shards)| GotPage { key: key(number), hit: true, tier: 1, revision: 1, reason: String::new(), shards };
+    let pages = pages.into_iter().map(page).collect();
+    record(client, (1, 2), Call::Get { namespace: 1, keys }, Outcome::Got { pages })
+}
+
+pub(crate) fn published(number: u64, revision: Revision, result: PutResult, at: (u64, u64)) -> Record {
+    let call = Call::Publish { namespace: 1, epoch: 1, keys: vec![key(number)] };
+    record(1, at, call, Outcome::Published { outcomes: vec![PagePut { revision, outcome: result }] })
+}
+
+/// A lookup of pages by number, answered by a replica with which of them are present.
+pub(crate) fn looked_up(
+    numbers: &[u64],
+    revision: Revision,
+    present: &[bool],
+    linearizable: bool,
+    at: (u64, u64),
+) -> Record {
+    let keys: Vec<PageKey> = numbers.iter().map(|number| key(*number)).collect();
+    let call = Call::Lookup { namespace: 1, keys, min_revision: 0, linearizable, at: Target::Replica(1) };
+    let pages = present.iter().take_while(|there| **there).count() as u32;
+    let mut record = record(2, at, call, Outcome::Found { pages, revision, present: Some(present.to_vec()) });
+    record.agent = None;
+    record
+}
