@@ -113,8 +113,8 @@ impl MetaConfig {
         if self.requests_max == 0 {
             return Err(BadInput::new("requests_max", "at least 1, got 0"));
         }
-        if self.log_bytes_per_snapshot < 64 << 10 {
-            let expected = format!("at least 65536, got {}", self.log_bytes_per_snapshot);
+        if self.log_bytes_per_snapshot < 4 << 10 {
+            let expected = format!("at least 4096, got {}", self.log_bytes_per_snapshot);
             return Err(BadInput::new("log_bytes_per_snapshot", expected));
         }
         Ok(())

@@ -74,12 +74,31 @@ fn ends_at(index: &Option<u64>) -> String {
     index.map_or_else(|| "none".to_owned(), |index| format!("one that covers {index}"))
 }
 
+/// Where a replica stands in its group.
+#[derive(Clone)]
+pub struct Standing {
+    ready: Arc<AtomicBool>,
+    may_vote: Arc<AtomicBool>,
+}
+
+impl Standing {
+    /// True once everything committed at the start is applied; then for good.
+    pub fn ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// False while the replica lacks what it had acknowledged.
+    pub fn may_vote(&self) -> bool {
+        self.may_vote.load(Ordering::Acquire)
+    }
+}
+
 /// A running replica.
 pub struct Handle {
     endpoint: Endpoint,
     http_endpoint: Option<Endpoint>,
     group: Arc<Group>,
-    ready: Arc<AtomicBool>,
+    standing: Standing,
     stop: CancellationToken,
     tasks: JoinSet<()>,
     failed: watch::Receiver<Option<String>>,
@@ -106,7 +125,12 @@ impl Handle {
 
     /// True once everything committed at the start is applied; then for good.
     pub fn ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
+        self.standing.ready()
+    }
+
+    /// Where the replica stands, for someone who outlives this handle.
+    pub fn standing(&self) -> Standing {
+        self.standing.clone()
     }
 
     /// Resolves with the reason when the replica cannot go on (its disk failed, or its log cannot be read).
@@ -202,7 +226,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         .concurrency_limit_per_connection(config.requests_max)
         .add_service(MetaService::server(group.clone(), duties, hub))
         .add_service(AdminService::server(source.clone()))
-        .add_service(RaftService::server(group.clone(), may_vote));
+        .add_service(RaftService::server(group.clone(), may_vote.clone()));
     let stopped = stop.clone().cancelled_owned();
     tasks.spawn(async move {
         if let Err(error) = services.serve_with_incoming_shutdown(incoming, stopped).await {
@@ -220,7 +244,8 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         });
     }
     let identity_file = deps.identity_file;
-    Ok(Handle { endpoint, http_endpoint, group, ready, stop, tasks, failed, log_end, identity_file })
+    let standing = Standing { ready, may_vote };
+    Ok(Handle { endpoint, http_endpoint, group, standing, stop, tasks, failed, log_end, identity_file })
 }
 
 async fn listen(net: &dyn Net, field: &'static str, endpoint: &Endpoint) -> Result<(Incoming, Endpoint), ServeError> {

@@ -185,7 +185,7 @@ pub enum WatchFrame {
 }
 
 /// Sums over a history.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Totals {
     /// Calls begun, hints (prefetch, release) among them.
     pub attempted: u64,

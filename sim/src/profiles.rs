@@ -16,14 +16,11 @@ pub struct Profile {
     pub agents: usize,
     pub load: fn() -> Load,
     pub mix: Mix,
-    /// L3's room, in slots of the smallest page.
-    pub l3_slots: u64,
     /// Bytes of events that a replica keeps for its watchers.
     pub watch_bytes_max: u64,
 }
 
-const SLOT_BYTES: u64 = 4096;
-const SLABS: u64 = 8;
+const CHUNK_BYTES: u32 = 4096;
 
 /// A session's lease, and how long slots rest: short, so that both happen many times a minute.
 pub const LEASE_MS: u64 = 2_500;
@@ -36,7 +33,7 @@ const BASE: Profile = Profile {
     agents: 2,
     load: Load::shared_prefixes,
     mix: Mix::ALL,
-    l3_slots: 2_048,
+
     watch_bytes_max: 1 << 20,
 };
 
@@ -50,21 +47,21 @@ pub const PROFILES: [Profile; 10] = [
         mix: Mix { processes: 4, network: 8, l3: 3, ..Mix::ALL },
         ..BASE
     },
-    Profile { name: "churn", load: Load::churn, l3_slots: 192, mix: Mix { l3: 10, disks: 2, ..Mix::ALL }, ..BASE },
-    Profile { name: "namespaces", load: Load::namespaces, l3_slots: 4_096, mix: Mix { disks: 8, ..Mix::ALL }, ..BASE },
+    Profile { name: "churn", load: Load::churn, mix: Mix { l3: 10, disks: 2, ..Mix::ALL }, ..BASE },
+    Profile { name: "namespaces", load: Load::namespaces, mix: Mix { disks: 8, ..Mix::ALL }, ..BASE },
     Profile { name: "shards", load: Load::shards, mix: Mix { processes: 8, l3: 8, ..Mix::ALL }, ..BASE },
     Profile {
         name: "slow-watchers",
         load: Load::slow_watchers,
         watch_bytes_max: 16 << 10,
-        l3_slots: 512,
+
         mix: Mix { network: 8, ..Mix::ALL },
         ..BASE
     },
     Profile { name: "clears", load: Load::clears, mix: Mix { network: 8, power: 4, ..Mix::ALL }, ..BASE },
     Profile {
         name: "power",
-        l3_slots: 512,
+
         mix: Mix { power: 10, disks: 6, processes: 2, network: 2, l3: 2, ..Mix::ALL },
         ..BASE
     },
@@ -74,7 +71,7 @@ pub const PROFILES: [Profile; 10] = [
         mix: Mix { network: 8, disks: 4, amnesia: 4, l3: 2, count: (10, 30), ..Mix::ALL },
         ..BASE
     },
-    Profile { name: "calm", mix: Mix::NONE, l3_slots: 512, ..BASE },
+    Profile { name: "calm", mix: Mix::NONE, ..BASE },
 ];
 
 impl Profile {
@@ -90,11 +87,11 @@ impl Profile {
 
     /// What the cluster is initialised with.
     pub fn settings(&self) -> ClusterSettings {
-        let slab_bytes = self.l3_slots / SLABS * SLOT_BYTES;
+        let load = (self.load)();
         ClusterSettings {
-            chunk_bytes: SLOT_BYTES as u32,
-            slab_bytes,
-            l3_bytes: slab_bytes * SLABS,
+            chunk_bytes: CHUNK_BYTES,
+            slab_bytes: load.slab_bytes,
+            l3_bytes: load.l3_bytes,
             read_rest_ms: READ_REST_MS,
             write_rest_ms: WRITE_REST_MS,
             lease_ms: LEASE_MS,
@@ -104,6 +101,8 @@ impl Profile {
     /// The cluster of this profile.
     pub fn plan(&self, seams: Seams) -> Plan {
         let watch_bytes_max = self.watch_bytes_max;
+        let load = (self.load)();
+        let arena_bytes = load.arena_bytes;
         Plan {
             replicas: self.replicas,
             agents: self.agents,
@@ -111,9 +110,11 @@ impl Profile {
             meta: Arc::new(move |config| {
                 config.log_bytes_per_snapshot = 16 << 10;
                 config.watch_bytes_max = watch_bytes_max;
+                config.high_watermark_percent = load.high_watermark_percent;
+                config.low_watermark_percent = load.low_watermark_percent;
             }),
-            node: Arc::new(|config| {
-                config.arena_bytes = 1 << 20;
+            node: Arc::new(move |config| {
+                config.arena_bytes = arena_bytes;
                 config.l3_deadline_ms = 500;
                 config.gather_deadline_ms = 800;
                 config.put_room_wait_ms = 500;

@@ -2,21 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use foreword_seams::sometimes;
+use foreword_seams::{Telemetry, sometimes};
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{Notify, watch};
 use tracing::level_filters::LevelFilter;
 
 use crate::cluster::{Cluster, Seams};
 use crate::faults::{Fault, Shape, generate};
-use crate::history::{History, Totals};
-use crate::invariants::{Checks, Violation};
+use crate::history::{History, SharedHistory, Totals};
+use crate::observe::{LIVENESS_BOUND, Observer};
 use crate::profiles::Profile;
-use crate::workload;
-use crate::world::context::{self, SimTime};
+use crate::workload::{self, ClientParts};
+use crate::world::context::{self, Kind, SimTime};
 use crate::world::logs;
 
 /// Clients and faults begin after this.
@@ -39,12 +40,14 @@ pub struct Options {
     pub schedule: Option<Vec<Fault>>,
     /// What a planted fault replaces.
     pub seams: Seams,
+    /// Go on after a violation.
+    pub to_the_end: bool,
     /// The data parcel whose first byte is changed.
     pub damage_parcel: Option<u64>,
 }
 
 /// Fewer simulated seconds leave no time for faults and for healing.
-pub const SECONDS_MIN: u64 = 16;
+pub const SECONDS_MIN: u64 = 20;
 
 /// How a run is divided, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +63,7 @@ impl Phases {
     /// Faults first, then room for leases and rests to end and for the last reads.
     pub fn of(seconds: u64) -> Self {
         let end = seconds * 1000;
-        let tail = (end / 4).clamp(8_500, 14_000);
+        let tail = (end / 4).clamp(12_000, 15_000);
         Self { healed: end - tail, load_ends: end - tail + 1_500, end }
     }
 }
@@ -75,6 +78,7 @@ impl Options {
             print: false,
             schedule: None,
             seams: Seams::default(),
+            to_the_end: false,
             damage_parcel: None,
         }
     }
@@ -88,6 +92,14 @@ impl Options {
     }
 }
 
+/// An invariant that was broken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Broken {
+    pub invariant: String,
+    pub at_ms: u64,
+    pub detail: String,
+}
+
 /// What became of a seed.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
@@ -95,9 +107,11 @@ pub struct Report {
     pub profile: &'static str,
     pub simulated_s: u64,
     pub wall_ms: u64,
-    pub violations: Vec<Violation>,
+    pub violations: Vec<Broken>,
     pub trace_digest: String,
     pub events: u64,
+    /// Entries of the log.
+    pub committed: u64,
     pub totals: Totals,
     pub faults: BTreeMap<&'static str, u64>,
     pub markers: BTreeMap<&'static str, u64>,
@@ -109,6 +123,8 @@ pub struct Report {
 /// Runs a seed on a thread of its own.
 pub fn simulate(options: Options) -> Report {
     logs::catch_panics();
+    // Its first use measures how fast this machine's cycle counter runs, which takes a clock that moves.
+    drop(Telemetry::new());
     let (seed, profile) = (options.seed, options.profile.name);
     let begun = Instant::now();
     let thread = std::thread::Builder::new().name(format!("seed-{seed}")).stack_size(16 << 20);
@@ -132,23 +148,138 @@ fn run(options: Options) -> Report {
     if let Some(number) = options.damage_parcel {
         cluster.network.damage_parcel(number);
     }
-    let history = Arc::new(Mutex::new(History::default()));
-    let mut checks = Checks::new(options.profile.settings());
-    let clients = Clients::start(&options, &cluster, &history);
-    let mut final_reads = false;
-    while context::now() < SimTime::from_millis(phases.end) {
+    let clients = Clients::start(&options, &cluster);
+    let mut observer = Observer::new(&options.profile.settings(), options.profile.agents);
+    let end = SimTime::from_millis(phases.end);
+    while context::now() < end {
         cluster.step();
-        let now_ms = context::now().millis();
-        clients.note_incarnations(&cluster);
-        if now_ms == phases.load_ends && !final_reads {
-            final_reads = true;
-            clients.stop.cancel();
-            clients.read_finally(&cluster);
+        clients.note(&cluster);
+        let now = context::now();
+        if observer.healed_since.is_none() && !cluster.faulty() && now.millis() >= phases.healed {
+            observer.healed_since = Some(now);
         }
-        if now_ms.is_multiple_of(LOOK_EVERY_MS) {
-            checks.look(&cluster, &history.lock(), healed_at(&cluster, phases));
+        if now.millis() == phases.load_ends {
+            clients.finish(&options, &cluster);
+        }
+        if observer.quiet_since.is_none() && clients.quiet.load(Ordering::Relaxed) {
+            observer.quiet_since = Some(now);
+        }
+        if now.millis().is_multiple_of(LOOK_EVERY_MS) && observer.look(&cluster, &clients.history.lock(), now) {
+            for found in observer.found() {
+                context::event(Kind::Group, || format!("VIOLATION of {}", found.violation.name));
+            }
+            // The world goes on for a little: what broke first may break more.
+            if !options.to_the_end {
+                break;
+            }
         }
     }
-    checks.finish(&cluster, &history.lock(), phases.healed);
-    report(&options, schedule, &cluster, &history.lock(), checks)
+    observer.finish(&cluster, &clients.history.lock(), context::now());
+    let history = clients.history.lock();
+    report(&options, schedule, &cluster, &history, &observer)
+}
+
+/// The clients' side of a run.
+struct Clients {
+    parts: ClientParts,
+    history: SharedHistory,
+    incarnations: Arc<Mutex<Vec<u64>>>,
+    stop: watch::Sender<bool>,
+    /// The load has ended.
+    ended: Arc<Notify>,
+    /// Nobody calls anything any more.
+    quiet: Arc<AtomicBool>,
+    /// Keys of the last reads of which nothing could be learned, and what the probe says.
+    unanswered: Arc<Mutex<(usize, Option<String>)>>,
+}
+
+impl Clients {
+    fn start(options: &Options, cluster: &Cluster) -> Self {
+        let history = History::shared();
+        let incarnations = Arc::new(Mutex::new(cluster.agent_incarnations()));
+        let of = incarnations.clone();
+        let parts = ClientParts {
+            net: cluster.clients_net(),
+            seed: options.seed,
+            agents: cluster.agent_endpoints(),
+            replicas: cluster.replica_endpoints(),
+            incarnation: Arc::new(move |agent| of.lock().get(agent as usize).copied().unwrap_or(0)),
+            history: history.clone(),
+        };
+        let (stop, stopped) = watch::channel(false);
+        let ended = Arc::new(Notify::new());
+        let (load, run, end) = ((options.profile.load)(), parts.clone(), ended.clone());
+        cluster.spawn_client(async move {
+            workload::run(load, run, stopped).await;
+            end.notify_one();
+        });
+        Self { parts, history, incarnations, stop, ended, quiet: Arc::default(), unanswered: Arc::default() }
+    }
+
+    fn note(&self, cluster: &Cluster) {
+        let now = cluster.agent_incarnations();
+        let mut known = self.incarnations.lock();
+        if *known != now {
+            *known = now;
+        }
+    }
+
+    /// Stops the load; then every agent is probed and everything acknowledged is read again.
+    fn finish(&self, options: &Options, cluster: &Cluster) {
+        self.stop.send_replace(true);
+        let load = (options.profile.load)();
+        // The members of now: one may have been replaced.
+        let parts = ClientParts { replicas: cluster.replica_endpoints(), ..self.parts.clone() };
+        let (ended, quiet, unanswered) = (self.ended.clone(), self.quiet.clone(), self.unanswered.clone());
+        cluster.spawn_client(async move {
+            ended.notified().await;
+            let probed = workload::probe(&load, parts.clone(), LIVENESS_BOUND).await;
+            let unread = workload::final_reads(&load, parts.clone()).await;
+            *unanswered.lock() = (unread, probed.err());
+            parts.history.lock().close();
+            quiet.store(true, Ordering::Relaxed);
+        });
+    }
+}
+
+fn report(
+    options: &Options,
+    schedule: Vec<Fault>,
+    cluster: &Cluster,
+    history: &History,
+    observer: &Observer,
+) -> Report {
+    let mut violations: Vec<Broken> = observer
+        .found()
+        .iter()
+        .map(|found| Broken {
+            invariant: found.violation.name.to_owned(),
+            at_ms: found.at.millis(),
+            detail: found.violation.detail.clone(),
+        })
+        .collect();
+    for panic in logs::panics() {
+        let at_ms = context::now().millis();
+        violations.push(Broken { invariant: "no-panics".to_owned(), at_ms, detail: panic });
+    }
+    let trace = context::trace();
+    let first = trace.lines.len().saturating_sub(if violations.is_empty() { 0 } else { LINES_SHOWN });
+    let mut markers: BTreeMap<&'static str, u64> =
+        sometimes::counts().iter().map(|(marker, count)| (marker.name(), count)).collect();
+    markers.extend(cluster.effects());
+    Report {
+        seed: options.seed,
+        profile: options.profile.name,
+        simulated_s: options.seconds,
+        wall_ms: 0,
+        violations,
+        trace_digest: format!("{:032x}", trace.digest),
+        events: trace.events,
+        committed: observer.committed(),
+        totals: history.totals.clone(),
+        faults: cluster.faults_seen.clone(),
+        markers,
+        schedule,
+        lines: trace.lines[first.min(trace.lines.len())..].to_vec(),
+    }
 }

@@ -179,6 +179,11 @@ impl MemoryDisk {
         taken.map(|(index, item)| (*index, item.clone())).collect()
     }
 
+    /// The item at `index`, as [`Self::taken`] has it.
+    pub fn taken_item(&self, index: u64) -> Option<Bytes> {
+        self.0.lock().live.taken.as_ref()?.get(&index).cloned()
+    }
+
     /// The stored item a reader would see now.
     pub fn item(&self, index: u64) -> Option<Bytes> {
         self.0.lock().live.items.get(&index).cloned()

@@ -12,10 +12,12 @@ use std::time::Duration;
 use foreword_meta::config::MetaConfig;
 use foreword_meta::state::command::ClusterSettings;
 use foreword_meta::storage::Identity;
+use foreword_meta::storage::entry_codec::decode_entry;
 use foreword_node::arena::RegionProvider;
 use foreword_node::{L3Location, NodeConfig};
 use foreword_proto::ClusterId;
 use foreword_seams::{Endpoint, Net};
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
@@ -210,6 +212,8 @@ impl Cluster {
             snapshots: SimFiles::new(u32::from(host.id())),
             net: self.net_of(host.id()),
             running: Arc::default(),
+            recovered_from_full: Arc::default(),
+            full_seen: Arc::default(),
         };
         self.add(host, Role::Replica(Box::new(parts)))
     }
@@ -263,6 +267,45 @@ impl Cluster {
             Role::Replica(parts) => Some((&**parts, parts.running.lock().clone())),
             _ => None,
         })
+    }
+
+    /// The entry `index`, which is known to be committed, as a disk has it: of those that differ, the one of the latest term, since
+    /// no leader after the one that committed an entry lacks it.
+    pub fn committed_item(&self, index: u64) -> Option<Bytes> {
+        let disks = self.machines.all.iter().filter_map(|machine| match &machine.role {
+            Role::Replica(parts) => parts.disk.taken_item(index),
+            _ => None,
+        });
+        disks.max_by_key(|item| decode_entry(index, item).map_or(0, |entry| entry.log_id.leader_id.term))
+    }
+
+    /// What happened below the seams, by name: the simulator's own markers.
+    pub fn effects(&self) -> BTreeMap<&'static str, u64> {
+        let mut effects = BTreeMap::new();
+        let mut add = |name, count| *effects.entry(name).or_default() += count;
+        for machine in &self.machines.all {
+            if let Role::Replica(parts) = &machine.role {
+                let disk = parts.disk.counts();
+                add("disk-writes-lost", disk.writes_lost);
+                add("disk-torn-item", disk.torn_items);
+                add("disk-torn-mark", disk.torn_marks);
+                add("disk-io-error", disk.io_errors);
+                add("disk-full-met", disk.no_space);
+                add("disk-full-recovered", parts.recovered_from_full());
+            }
+        }
+        let l3 = self.l3.counts();
+        add("l3-torn-write", l3.torn);
+        add("l3-late-write", l3.late_landed);
+        add("l3-late-write-on-reused-slot", l3.late_on_reused);
+        add("l3-write-after-its-process", l3.landed_without_store);
+        add("l3-bit-flipped", l3.flipped_writes + l3.flipped_reads);
+        add("l3-short-read", l3.short_reads);
+        add("l3-lost-completion", l3.dropped);
+        let net = self.network.counts();
+        add("net-held", net.held);
+        add("net-reset", net.resets);
+        effects
     }
 
     /// The agents that serve, by number from 0.

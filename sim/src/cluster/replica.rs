@@ -1,11 +1,12 @@
 //! A replica as the simulation starts it: the binary's `meta run`, on a simulated machine.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use foreword_meta::config::MetaConfig;
 use foreword_meta::open::{LogParts, open_log};
 use foreword_meta::raft::group::Group;
-use foreword_meta::serve::{Deps, Handle, ServeError, serve};
+use foreword_meta::serve::{Deps, Handle, ServeError, Standing, serve};
 use foreword_meta::storage::{OpenError, on_a_task};
 use foreword_seams::{Files, Net, Telemetry};
 use parking_lot::Mutex;
@@ -22,6 +23,7 @@ pub struct RunningReplica {
     /// Processes of this machine so far.
     pub incarnation: u64,
     pub group: Arc<Group>,
+    pub standing: Standing,
 }
 
 /// What a replica's process is made of.
@@ -34,9 +36,28 @@ pub struct ReplicaParts {
     pub net: Arc<dyn Net>,
     /// Filled while it serves.
     pub running: Arc<Mutex<Option<RunningReplica>>>,
+    /// Starts that served after a full disk had ended an earlier one, and how much of that was seen.
+    pub recovered_from_full: Arc<AtomicU64>,
+    pub full_seen: Arc<AtomicU64>,
+}
+
+/// The last index that a snapshot of this name covers: `snapshot-<index>-<term>`.
+fn index_of_snapshot(name: &str) -> Option<u64> {
+    name.strip_prefix("snapshot-")?.split('-').next()?.parse().ok()
 }
 
 impl ReplicaParts {
+    /// The last entry that a power cut now would leave, in the log or in a snapshot.
+    pub fn durable_last(&self) -> Option<u64> {
+        let snapshots = self.snapshots.names().into_iter().filter_map(|name| index_of_snapshot(&name));
+        self.disk.durable_last().max(snapshots.max())
+    }
+
+    /// How often it served again after its disk was full.
+    pub fn recovered_from_full(&self) -> u64 {
+        self.recovered_from_full.load(Ordering::Relaxed)
+    }
+
     /// The process's whole life; answers why it ended.
     pub async fn run(self, incarnation: u64) -> String {
         let served = match self.deps() {
@@ -45,7 +66,15 @@ impl ReplicaParts {
         };
         match served {
             Ok(mut handle) => {
-                *self.running.lock() = Some(RunningReplica { incarnation, group: handle.group().clone() });
+                let full = self.disk.counts().no_space;
+                if self.full_seen.swap(full, Ordering::Relaxed) < full {
+                    self.recovered_from_full.fetch_add(1, Ordering::Relaxed);
+                }
+                *self.running.lock() = Some(RunningReplica {
+                    incarnation,
+                    group: handle.group().clone(),
+                    standing: handle.standing(),
+                });
                 let reason = handle.failed().await;
                 *self.running.lock() = None;
                 reason

@@ -218,6 +218,16 @@ impl Disk {
         self.log.taken(from)
     }
 
+    /// The item at `index`, as [`Self::taken_items`] has it.
+    pub fn taken_item(&self, index: u64) -> Option<Bytes> {
+        self.log.taken_item(index)
+    }
+
+    /// Index of the last item that a power cut would leave.
+    pub fn durable_last(&self) -> Option<u64> {
+        self.log.durable_bounds().map(|(_, last)| last)
+    }
+
     /// Flips one bit of one durable item, as rot does. The item's index; None when there is none.
     pub fn rot_item(&self) -> Option<u64> {
         let (first, last) = self.log.durable_bounds()?;

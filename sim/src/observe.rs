@@ -1,0 +1,133 @@
+//! Between two quanta: feeds the reference state from the disks, and shows the cluster to the invariants.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use foreword_meta::state::command::ClusterSettings;
+
+use crate::cluster::Cluster;
+use crate::history::History;
+use crate::invariants::{AgentView, Checks, DiskView, Found, ReplicaView, Settings, View};
+use crate::oracle::Oracle;
+use crate::workload;
+use crate::world::context::SimTime;
+
+/// How long after the faults stop everything must work again.
+pub const LIVENESS_BOUND: Duration = Duration::from_secs(9);
+/// How long after the last call nothing may be left that nobody owns: more than a lease and a rest together.
+pub const QUIET_BOUND: Duration = Duration::from_millis(6_500);
+/// How long after its lease a session may be open while there is a leader: a new leader waits one lease, and ticks take a while.
+const EXPIRY_BOUND: Duration = Duration::from_secs(5);
+
+/// The reference, the invariants, and since when the cluster is left alone.
+pub struct Observer {
+    oracle: Oracle,
+    checks: Checks,
+    settings: Settings,
+    pub healed_since: Option<SimTime>,
+    pub quiet_since: Option<SimTime>,
+}
+
+impl Observer {
+    /// Before a cluster of these settings starts.
+    pub fn new(settings: &ClusterSettings, agents: usize) -> Self {
+        let checked = Settings {
+            members: BTreeSet::new(),
+            agents: (0..agents as u32).collect(),
+            lease: Duration::from_millis(settings.lease_ms),
+            expiry_bound: EXPIRY_BOUND,
+            lookup_deadline: workload::CALL_DEADLINE,
+            liveness_bound: LIVENESS_BOUND,
+            quiet_bound: QUIET_BOUND,
+        };
+        Self {
+            oracle: Oracle::new(settings.clone()),
+            checks: Checks::new(),
+            settings: checked,
+            healed_since: None,
+            quiet_since: None,
+        }
+    }
+
+    /// Looks once. True if something was found broken that was not before.
+    pub fn look(&mut self, cluster: &Cluster, history: &History, now: SimTime) -> bool {
+        self.follow(cluster);
+        let Self { oracle, checks, settings, healed_since, quiet_since } = self;
+        checks.observe(&view(oracle, settings, cluster, history, (now, *healed_since, *quiet_since)))
+    }
+
+    /// Looks for the last time.
+    pub fn finish(&mut self, cluster: &Cluster, history: &History, now: SimTime) -> bool {
+        self.follow(cluster);
+        self.oracle.check_now();
+        let Self { oracle, checks, settings, healed_since, quiet_since } = self;
+        checks.finish(&view(oracle, settings, cluster, history, (now, *healed_since, *quiet_since)))
+    }
+
+    /// What was found.
+    pub fn found(&self) -> &[Found] {
+        self.checks.found()
+    }
+
+    /// Entries of the log that were committed.
+    pub fn committed(&self) -> u64 {
+        self.oracle.revision()
+    }
+
+    /// Gives the reference every entry that some replica has applied since.
+    fn follow(&mut self, cluster: &Cluster) {
+        let running = cluster.replicas().filter_map(|(_, running)| running);
+        let newest = running.max_by_key(|running| running.group.applied.revision());
+        let Some(newest) = newest else { return };
+        let applied = newest.group.applied.revision();
+        // The group is what its newest state says it is.
+        self.settings.members =
+            newest.group.applied.read_with_position(|_, position| position.membership.voter_ids().collect());
+        while self.oracle.next_index() <= applied {
+            let index = self.oracle.next_index();
+            let Some(item) = cluster.committed_item(index) else { return };
+            self.oracle.advance(index, &item);
+            if self.oracle.next_index() == index {
+                return;
+            }
+        }
+    }
+}
+
+fn view<'a>(
+    oracle: &'a Oracle,
+    settings: &'a Settings,
+    cluster: &Cluster,
+    history: &'a History,
+    (now, healed_since, quiet_since): (SimTime, Option<SimTime>, Option<SimTime>),
+) -> View<'a> {
+    let replicas = cluster.replicas().filter_map(|(parts, running)| {
+        let running = running?;
+        Some(ReplicaView {
+            id: parts.disk.identity().replica_id,
+            group: running.group,
+            incarnation: running.incarnation,
+            ready: running.standing.ready(),
+            may_vote: running.standing.may_vote(),
+        })
+    });
+    let agents = cluster.agents().filter_map(|(number, running)| {
+        let running = running?;
+        let (number, name) = (number as u32, format!("node-{}", number + 1));
+        Some(AgentView { number, name, incarnation: running.incarnation, api: running.agent })
+    });
+    let disks = cluster
+        .replicas()
+        .map(|(parts, _)| DiskView { replica: parts.disk.identity().replica_id, durable_last: parts.durable_last() });
+    View {
+        now,
+        oracle,
+        replicas: replicas.collect(),
+        agents: agents.collect(),
+        disks: disks.collect(),
+        history,
+        healed_since,
+        quiet_since,
+        settings,
+    }
+}
