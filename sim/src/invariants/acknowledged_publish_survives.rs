@@ -112,6 +112,10 @@ impl Invariant for AcknowledgedPublishSurvives {
         NAME
     }
 
+    fn compared(&self) -> u64 {
+        self.last.len() as u64
+    }
+
     fn observe(&mut self, view: &View<'_>) -> Result<(), Violation> {
         self.look(view.oracle, &view.history.records)
     }

@@ -31,11 +31,6 @@ pub(super) fn wrong_presence(oracle: &Oracle, record: &Record) -> Option<(String
 }
 
 impl EntriesAreWhole {
-    /// Keys of answers that were compared.
-    pub fn keys(&self) -> u64 {
-        self.keys
-    }
-
     fn look(&mut self, oracle: &Oracle, records: &[Record]) -> Result<(), Violation> {
         while let Some(record) = records.get(self.seen) {
             if let Outcome::Found { revision, present, .. } = &record.result {
@@ -64,6 +59,10 @@ fn state_is_at_an_end(replica: u64, revision: Revision, applied: Option<u64>) ->
 impl Invariant for EntriesAreWhole {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn compared(&self) -> u64 {
+        self.keys
     }
 
     fn observe(&mut self, view: &View<'_>) -> Result<(), Violation> {

@@ -43,6 +43,10 @@ impl Invariant for GenerationsNeverFall {
         NAME
     }
 
+    fn compared(&self) -> u64 {
+        self.granted.len() as u64
+    }
+
     fn observe(&mut self, view: &View<'_>) -> Result<(), Violation> {
         for entry in view.oracle.entries_after(self.seen) {
             self.seen = entry.revision;

@@ -32,6 +32,7 @@ pub fn rests_after(state: &State, session: SessionId, held: &[SlotRef]) -> Resul
 #[derive(Debug, Default)]
 pub struct GrantsEnd {
     next_look: SimTime,
+    looks: u64,
     /// Sessions that no running agent holds, and since when that is known while nothing fails.
     orphans: BTreeMap<SessionId, SimTime>,
 }
@@ -60,6 +61,10 @@ impl Invariant for GrantsEnd {
         NAME
     }
 
+    fn compared(&self) -> u64 {
+        self.looks
+    }
+
     fn observe(&mut self, view: &View<'_>) -> Result<(), Violation> {
         if view.healed_since.is_none() {
             // Without a leader no lease ends: nothing is claimed.
@@ -70,6 +75,7 @@ impl Invariant for GrantsEnd {
             return Ok(());
         }
         self.next_look = view.now + LOOK_EVERY;
+        self.looks += 1;
         let open = view.oracle.state().sessions().map(|session| session.id).collect();
         let held = view.agents.iter().filter_map(|agent| agent.api.session()).collect();
         self.look(&open, &held, view.now, view.settings.lease + view.settings.expiry_bound)

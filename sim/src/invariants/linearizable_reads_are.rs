@@ -264,6 +264,10 @@ impl Invariant for LinearizableReadsAre {
         NAME
     }
 
+    fn compared(&self) -> u64 {
+        self.decided
+    }
+
     fn observe(&mut self, view: &View<'_>) -> Result<(), Violation> {
         self.advance(view.oracle.revision(), view.now);
         self.look(view.oracle, &view.history.records, view.settings.lookup_deadline)

@@ -133,6 +133,10 @@ impl Invariant for Liveness {
         NAME
     }
 
+    fn compared(&self) -> u64 {
+        u64::from(self.reached.is_some())
+    }
+
     fn observe(&mut self, view: &View<'_>) -> Result<(), Violation> {
         self.heal(view.healed_since, view.oracle.revision());
         self.follow(&view.history.records);

@@ -107,11 +107,6 @@ fn explain(oracle: &Oracle, record: &Record) -> Result<(), Violation> {
 }
 
 impl MirrorEqualsState {
-    /// How many mirrors were compared.
-    pub fn compared(&self) -> u64 {
-        self.compared
-    }
-
     fn look(&mut self, view: &View<'_>, whatever: bool) -> Result<(), Violation> {
         let mut result = Ok(());
         for agent in &view.agents {
@@ -136,6 +131,10 @@ impl MirrorEqualsState {
 impl Invariant for MirrorEqualsState {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn compared(&self) -> u64 {
+        self.compared
     }
 
     fn observe(&mut self, view: &View<'_>) -> Result<(), Violation> {

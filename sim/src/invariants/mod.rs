@@ -113,6 +113,9 @@ pub trait Invariant {
     /// Its name in docs/INVARIANTS.md.
     fn name(&self) -> &'static str;
 
+    /// How many things it held against what they should be; in units of its own. 0: it has seen nothing that could be broken.
+    fn compared(&self) -> u64;
+
     /// Looks between two quanta.
     fn observe(&mut self, view: &View<'_>) -> Result<(), Violation>;
 
@@ -202,6 +205,11 @@ impl Checks {
     /// The first violation of each broken name, in the order in which they were found.
     pub fn found(&self) -> &[Found] {
         &self.found
+    }
+
+    /// How much each invariant compared ([`Invariant::compared`]): a run in which one of them saw nothing says nothing about it.
+    pub fn compared(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.invariants.iter().map(|invariant| (invariant.name(), invariant.compared()))
     }
 
     /// The broken names.

@@ -11,6 +11,7 @@ const NAME: &str = "never-wrong-bytes";
 #[derive(Debug, Default)]
 pub struct NeverWrongBytes {
     seen: usize,
+    pages: u64,
 }
 
 impl NeverWrongBytes {
@@ -20,6 +21,7 @@ impl NeverWrongBytes {
         for record in new {
             let Outcome::Got { pages } = &record.result else { continue };
             for page in pages.iter().filter(|page| page.hit) {
+                self.pages += 1;
                 ensure(NAME, page.shards.is_ok(), || {
                     let wrong = page.shards.as_ref().err().cloned().unwrap_or_default();
                     format!(
@@ -36,6 +38,10 @@ impl NeverWrongBytes {
 impl Invariant for NeverWrongBytes {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn compared(&self) -> u64 {
+        self.pages
     }
 
     fn observe(&mut self, view: &View<'_>) -> Result<(), Violation> {

@@ -61,6 +61,10 @@ impl Invariant for NothingGoesBack {
         NAME
     }
 
+    fn compared(&self) -> u64 {
+        self.seen
+    }
+
     fn observe(&mut self, view: &View<'_>) -> Result<(), Violation> {
         for replica in &view.replicas {
             self.replica(replica.id, replica.incarnation, replica.group.applied.revision())?;

@@ -48,16 +48,13 @@ fn no_frame_leaks(agent: &str, held: &Held) -> Result<(), Violation> {
     })
 }
 
-impl NothingLeaks {
-    /// True if the run was quiet long enough for this to be looked at.
-    pub fn looked(&self) -> bool {
-        self.looked
-    }
-}
-
 impl Invariant for NothingLeaks {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn compared(&self) -> u64 {
+        u64::from(self.looked)
     }
 
     fn observe(&mut self, _: &View<'_>) -> Result<(), Violation> {

@@ -198,6 +198,10 @@ impl Invariant for OneSlotOnePage {
         NAME
     }
 
+    fn compared(&self) -> u64 {
+        self.seen
+    }
+
     fn observe(&mut self, view: &View<'_>) -> Result<(), Violation> {
         for entry in view.oracle.entries_after(self.seen) {
             self.seen = entry.revision;

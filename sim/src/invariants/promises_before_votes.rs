@@ -52,6 +52,10 @@ impl Invariant for PromisesBeforeVotes {
         NAME
     }
 
+    fn compared(&self) -> u64 {
+        self.committed
+    }
+
     fn observe(&mut self, view: &View<'_>) -> Result<(), Violation> {
         if view.disks.is_empty() {
             return Ok(());

@@ -35,16 +35,15 @@ impl ReplicasAgree {
         self.looked.insert(replica.id, (view.now + LOOK_EVERY, revision));
         self.compare(view.oracle, replica.id, revision, digest)
     }
-
-    /// How many digests were compared.
-    pub fn compared(&self) -> u64 {
-        self.compared
-    }
 }
 
 impl Invariant for ReplicasAgree {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn compared(&self) -> u64 {
+        self.compared
     }
 
     fn observe(&mut self, view: &View<'_>) -> Result<(), Violation> {
@@ -77,7 +76,7 @@ mod tests {
         let (oracle, mut check) = (&log.oracle, ReplicasAgree::default());
         let (revision, digest) = (oracle.revision(), oracle.state().digest());
         assert_eq!(check.compare(oracle, 1, revision, digest), Ok(()));
-        assert_eq!(check.compared(), 1);
+        assert_eq!(check.compared, 1);
         assert!(check.compare(oracle, 2, revision - 1, digest).is_err());
         assert!(check.compare(oracle, 2, revision, digest ^ 1).is_err());
         assert_eq!(check.compare(oracle, 2, revision + 1, digest ^ 1), Ok(()), "not known yet");

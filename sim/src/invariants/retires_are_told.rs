@@ -99,11 +99,6 @@ fn revision_of(frame: &WatchFrame) -> Revision {
 }
 
 impl RetiresAreTold {
-    /// Frames of events and snapshots that were compared.
-    pub fn told(&self) -> u64 {
-        self.told
-    }
-
     fn look(&mut self, oracle: &Oracle, watched: &[Watched]) -> Result<(), Violation> {
         while let Some(next) = watched.get(self.seen) {
             if revision_of(&next.frame) > oracle.revision() {
@@ -170,6 +165,10 @@ impl Invariant for RetiresAreTold {
         NAME
     }
 
+    fn compared(&self) -> u64 {
+        self.told
+    }
+
     fn observe(&mut self, view: &View<'_>) -> Result<(), Violation> {
         self.look(view.oracle, &view.history.watched)
     }
@@ -191,7 +190,7 @@ mod tests {
         let watched = |frame| Watched { stream: 1, namespace: 1, at: SimTime::default(), frame };
         let mut check = RetiresAreTold::default();
         check.look(&log.oracle, &frames.into_iter().map(watched).collect::<Vec<_>>())?;
-        Ok(check.told())
+        Ok(check.told)
     }
 
     /// One page published and retired; the frames that tell it after a snapshot of nothing.

@@ -88,6 +88,10 @@ impl Invariant for RevisionsNeverGoBack {
         NAME
     }
 
+    fn compared(&self) -> u64 {
+        self.readers.values().map(|seen| seen.len() as u64).sum()
+    }
+
     fn observe(&mut self, view: &View<'_>) -> Result<(), Violation> {
         self.look(&view.history.records, view.settings.lookup_deadline)
     }

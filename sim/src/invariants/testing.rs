@@ -7,7 +7,9 @@ use crate::oracle::tests::key;
 use crate::world::context::SimTime;
 
 pub(crate) fn history(records: Vec<Record>) -> History {
-    History { records, watched: Vec::new() }
+    let mut history = History::default();
+    history.records.extend(records);
+    history
 }
 
 pub(crate) fn record(client: u32, (invoked, returned): (u64, u64), call: Call, result: Outcome) -> Record {

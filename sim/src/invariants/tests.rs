@@ -42,6 +42,11 @@ fn names(log: &mut Log, records: Vec<Record>, disks: &[Option<u64>], seconds: u6
         assert!(!new || !checks.found().is_empty());
     }
     assert_eq!(checks.names().len(), checks.found().len(), "one of each name");
+    let seen: BTreeSet<&str> = checks.compared().filter(|(_, compared)| *compared > 0).map(|(name, _)| name).collect();
+    for name in ["acknowledged-publish-survives", "entries-are-whole", "never-wrong-bytes", "linearizable-reads-are"] {
+        assert!(seen.contains(name) || !checks.names().is_empty(), "{name} saw nothing: {seen:?}");
+    }
+    assert!(!seen.contains("mirror-equals-state") && !seen.contains("replicas-agree"), "there are none: {seen:?}");
     checks.names()
 }
 

@@ -11,6 +11,7 @@ const NAME: &str = "whole-pages";
 #[derive(Debug, Default)]
 pub struct WholePages {
     seen: usize,
+    pages: u64,
 }
 
 impl WholePages {
@@ -24,6 +25,7 @@ impl WholePages {
             let expected = state.namespace(*namespace).map(|info| info.shards());
             for page in pages.iter().filter(|page| page.hit) {
                 let Ok(nonces) = &page.shards else { continue };
+                self.pages += 1;
                 let whole = expected.is_none_or(|expected| expected == nonces.len());
                 let of_one = nonces.windows(2).all(|pair| pair[0] == pair[1]);
                 ensure(NAME, whole && of_one && !nonces.is_empty(), || {
@@ -39,6 +41,10 @@ impl WholePages {
 impl Invariant for WholePages {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn compared(&self) -> u64 {
+        self.pages
     }
 
     fn observe(&mut self, view: &View<'_>) -> Result<(), Violation> {
