@@ -33,6 +33,7 @@ impl Observer {
     pub fn new(settings: &ClusterSettings, agents: usize) -> Self {
         let checked = Settings {
             members: BTreeSet::new(),
+            configs: Vec::new(),
             agents: (0..agents as u32).collect(),
             lease: Duration::from_millis(settings.lease_ms),
             expiry_bound: EXPIRY_BOUND,
@@ -81,8 +82,11 @@ impl Observer {
         let Some(newest) = newest else { return };
         let applied = newest.group.applied.revision();
         // The group is what its newest state says it is.
-        self.settings.members =
-            newest.group.applied.read_with_position(|_, position| position.membership.voter_ids().collect());
+        self.settings.configs = newest
+            .group
+            .applied
+            .read_with_position(|_, position| position.membership.membership().get_joint_config().clone());
+        self.settings.members = self.settings.configs.iter().flatten().copied().collect();
         while self.oracle.next_index() <= applied {
             let index = self.oracle.next_index();
             let Some(item) = cluster.committed_item(index) else { return };

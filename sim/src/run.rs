@@ -1,9 +1,9 @@
 //! One seed, from its first process to its verdict.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use foreword_seams::{Telemetry, sometimes};
 use parking_lot::Mutex;
@@ -24,6 +24,8 @@ use crate::world::logs;
 const WARM_UP_MS: u64 = 1_500;
 /// Checks look at the cluster so often; at the end they look at everything.
 const LOOK_EVERY_MS: u64 = 10;
+/// A simulation that does not get through one quantum in this time of the real clock hangs.
+const HANG: Duration = Duration::from_secs(20);
 /// Lines that a report shows.
 const LINES_SHOWN: usize = 120;
 
@@ -120,24 +122,62 @@ pub struct Report {
     pub lines: Vec<String>,
 }
 
-/// Runs a seed on a thread of its own.
+impl Report {
+    /// A host did not give the turn back: it is locked, or it spins without its clock moving on.
+    fn hung(seed: u64, profile: &'static str, simulated_s: u64, at_ms: u64) -> Self {
+        let detail = format!("a host has not given its turn back for {HANG:?}: it waits for a lock, or spins");
+        Self {
+            seed,
+            profile,
+            simulated_s,
+            wall_ms: 0,
+            violations: vec![Broken { invariant: "no-hangs".to_owned(), at_ms, detail }],
+            trace_digest: String::new(),
+            events: 0,
+            committed: 0,
+            totals: Totals::default(),
+            faults: BTreeMap::new(),
+            markers: BTreeMap::new(),
+            schedule: Vec::new(),
+            lines: Vec::new(),
+        }
+    }
+}
+
+/// Runs a seed on a thread of its own. One that makes no progress is reported as a hang, and its thread is left behind.
 pub fn simulate(options: Options) -> Report {
     logs::catch_panics();
     // Its first use measures how fast this machine's cycle counter runs, which takes a clock that moves.
     drop(Telemetry::new());
-    let (seed, profile) = (options.seed, options.profile.name);
+    let (seed, profile, seconds) = (options.seed, options.profile.name, options.seconds);
     let begun = Instant::now();
+    let progress = Arc::new(AtomicU64::new(0));
+    let (done, report) = mpsc::channel();
     let thread = std::thread::Builder::new().name(format!("seed-{seed}")).stack_size(16 << 20);
-    let mut report = thread
-        .spawn(move || run(options))
-        .expect("a thread for the simulation")
-        .join()
-        .unwrap_or_else(|_| panic!("the simulator itself panicked: seed {seed}, profile {profile}"));
-    report.wall_ms = begun.elapsed().as_millis() as u64;
-    report
+    let stepped = progress.clone();
+    thread.spawn(move || done.send(run(options, &stepped))).expect("a thread for the simulation");
+    let mut reached = 0;
+    loop {
+        match report.recv_timeout(HANG) {
+            Ok(mut report) => {
+                report.wall_ms = begun.elapsed().as_millis() as u64;
+                return report;
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                let now = progress.load(Ordering::Relaxed);
+                if now == reached {
+                    return Report::hung(seed, profile, seconds, now);
+                }
+                reached = now;
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                panic!("the simulator itself panicked: seed {seed}, profile {profile}");
+            }
+        }
+    }
 }
 
-fn run(options: Options) -> Report {
+fn run(options: Options, progress: &AtomicU64) -> Report {
     context::begin(options.seed, options.print);
     sometimes::reset();
     let level = if options.print { LevelFilter::DEBUG } else { LevelFilter::INFO };
@@ -152,7 +192,12 @@ fn run(options: Options) -> Report {
     let mut observer = Observer::new(&options.profile.settings(), options.profile.agents);
     let end = SimTime::from_millis(phases.end);
     while context::now() < end {
+        if cluster.fault_is_next() {
+            // What a fault destroys must have been seen before.
+            observer.look(&cluster, &clients.history.lock(), context::now());
+        }
         cluster.step();
+        progress.fetch_add(1, Ordering::Relaxed);
         clients.note(&cluster);
         let now = context::now();
         if observer.healed_since.is_none() && !cluster.faulty() && now.millis() >= phases.healed {

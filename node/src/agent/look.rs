@@ -1,9 +1,11 @@
 //! Lookups: answered from the mirror, without a network hop.
 
+use foreword_proto::bad_input::status_for;
 use foreword_proto::key::page_keys_to_wire;
 use foreword_proto::wire::{common, meta as wire};
 use foreword_proto::{EntryKey, NamespaceId, PageKey, Revision};
 use tokio::time::Instant;
+use tonic::Code;
 
 use super::Core;
 use super::open::OpenNamespace;
@@ -18,7 +20,12 @@ impl Core {
             min_revision = min_revision.max(self.newest_revision(&open, &ask.keys, ask.deadline).await?);
         }
         if min_revision > 0 {
-            open.mirror.reached(min_revision, ask.deadline).await;
+            let seen = open.mirror.reached(min_revision, ask.deadline).await;
+            // What is older than what was demanded is no answer: the caller could not tell.
+            if seen < min_revision {
+                let message = format!("revision {min_revision} is not in the mirror within the deadline, only {seen}");
+                return Err(ApiError::Group(status_for(Code::FailedPrecondition, "behind", message)));
+            }
         }
         let keys: Vec<EntryKey> = ask.keys.iter().map(PageKey::entry).collect();
         let l3_asked = self.l3.asked();

@@ -250,7 +250,9 @@ impl L3 {
 
     fn admit(&self) -> Option<Admitted<'_>> {
         let now_ms = self.now_ms();
-        self.breaker.lock().admit(now_ms).then_some(Admitted { l3: self, reported: false })
+        let admitted = self.breaker.lock().admit(now_ms);
+        // Made only after the lock is free again: dropping one takes it.
+        admitted.then(|| Admitted { l3: self, reported: false })
     }
 }
 

@@ -94,7 +94,10 @@ impl Conditions {
             FaultKind::BadReads => l3.flip_read = L3_PER_MILLION,
             FaultKind::ShortReads => l3.short_read = L3_PER_MILLION,
             FaultKind::LostCompletions => l3.drop = L3_PER_MILLION,
-            FaultKind::L3Stall => l3.stalled = true,
+            FaultKind::L3Stall => {
+                l3.stalled = true;
+                l3.late_ms_max = LATE_MS_MAX;
+            }
             FaultKind::L3Outage => l3.outage = true,
             _ => {}
         }

@@ -330,6 +330,12 @@ impl Cluster {
         !self.active.is_empty() || self.next_fault < self.schedule.len()
     }
 
+    /// True when a fault begins in the next quantum.
+    pub fn fault_is_next(&self) -> bool {
+        let next_ms = (context::now() + QUANTUM).millis();
+        self.schedule.get(self.next_fault).is_some_and(|fault| fault.at_ms <= next_ms)
+    }
+
     /// Moves the world on by one quantum.
     pub fn step(&mut self) {
         context::set_now(context::now() + QUANTUM);

@@ -69,6 +69,8 @@ pub struct DiskView {
 pub struct Settings {
     /// Ids of the group's members.
     pub members: BTreeSet<u64>,
+    /// The sets that must each agree: one, or two while the membership changes.
+    pub configs: Vec<BTreeSet<u64>>,
     /// Numbers of the agents that run when nothing fails.
     pub agents: BTreeSet<u32>,
     /// A session's lease.

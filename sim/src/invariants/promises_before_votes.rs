@@ -1,7 +1,7 @@
 //! `promises-before-votes`: nothing counts as committed, or as matched, that was not on as many disks before; and a replica that lost
 //! acknowledged entries is no candidate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use foreword_proto::Revision;
 use openraft::ServerState;
@@ -26,15 +26,16 @@ impl PromisesBeforeVotes {
         }
     }
 
-    /// `committed` is on a majority of the `members` disks.
-    fn is_durable(&mut self, committed: Revision, members: usize) -> Result<(), Violation> {
+    /// `committed` is on a majority of the disks of each of these member sets: two while the membership changes.
+    fn is_durable(&mut self, committed: Revision, configs: &[BTreeSet<u64>]) -> Result<(), Violation> {
         if committed <= self.committed {
             return Ok(());
         }
         self.committed = committed;
-        let on = self.durable.values().filter(|last| **last >= committed).count();
-        ensure(NAME, on > members / 2, || {
-            format!("entry {committed} is committed, and was on {on} of {members} disks: {:?}", self.durable)
+        let has_it = |member: &&u64| self.durable.get(member).is_some_and(|last| *last >= committed);
+        let durable = configs.iter().all(|members| members.iter().filter(has_it).count() > members.len() / 2);
+        ensure(NAME, durable, || {
+            format!("entry {committed} is committed by {configs:?}, and the disks were at {:?}", self.durable)
         })
     }
 
@@ -61,7 +62,7 @@ impl Invariant for PromisesBeforeVotes {
             return Ok(());
         }
         self.disks(&view.disks);
-        self.is_durable(view.oracle.revision(), view.settings.members.len())?;
+        self.is_durable(view.oracle.revision(), &view.settings.configs)?;
         for replica in &view.replicas {
             let metrics = replica.group.raft.metrics().borrow().clone();
             let stands = matches!(metrics.state, ServerState::Candidate | ServerState::Leader);

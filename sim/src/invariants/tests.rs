@@ -10,6 +10,7 @@ use crate::oracle::tests::{Log, item};
 pub(super) fn settings() -> Settings {
     Settings {
         members: BTreeSet::from([1, 2, 3]),
+        configs: vec![BTreeSet::from([1, 2, 3])],
         agents: BTreeSet::new(),
         lease: Duration::from_secs(1),
         expiry_bound: Duration::from_secs(1),

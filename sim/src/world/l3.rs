@@ -19,6 +19,9 @@ use parking_lot::Mutex;
 
 use super::context::{self, Kind};
 
+/// A lost answer comes after this time, or up to twice of it.
+const LOST_US_MIN: u64 = 3_000_000;
+
 /// How L3 behaves towards a host. Chances are per million I/Os.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct L3Weather {
@@ -36,7 +39,7 @@ pub struct L3Weather {
     pub short_read: u32,
     /// An I/O fails at once and moves nothing.
     pub errno: u32,
-    /// An I/O is never answered; a write may have happened.
+    /// An I/O is answered only long after its deadline, when it may have happened or not.
     pub drop: u32,
     pub late_ms_max: u64,
     /// Every I/O takes from a half of `late_ms_max` to all of it more.
@@ -189,7 +192,7 @@ impl HostFaults {
         }
         if context::random_chance(weather.drop) {
             counts.dropped += 1;
-            return Decision::Drop { done: context::random_below(2) == 0 };
+            return lost(io, self.host);
         }
         let spread = weather.delay_us_max.saturating_sub(weather.delay_us_min);
         let mut after_us = weather.delay_us_min + if spread == 0 { 0 } else { context::random_below(spread + 1) };
@@ -219,6 +222,16 @@ impl HostFaults {
         write.tag = u64::from(self.host) << 1 | u64::from(late || weather.stalled);
         Decision::Late(write)
     }
+}
+
+/// An I/O whose answer comes long after anybody waits for it: until then its frame is not free. Half of the writes move nothing.
+fn lost(io: &IoView, host: u32) -> Decision {
+    let after = Duration::from_micros(LOST_US_MIN + context::random_below(LOST_US_MIN));
+    if !io.write {
+        return Decision::Delay(after);
+    }
+    let bytes_max = if context::random_below(2) == 0 { u64::MAX } else { 0 };
+    Decision::Late(LateWrite { bytes_max, tag: u64::from(host) << 1 | 1, ..LateWrite::whole(after) })
 }
 
 fn read(io: &IoView, weather: &L3Weather, counts: &mut L3Counts, after: Duration) -> Decision {
