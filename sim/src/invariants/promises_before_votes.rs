@@ -96,12 +96,12 @@ mod tests {
         let mut check = PromisesBeforeVotes::default();
         let disk = |replica, durable_last| DiskView { replica, durable_last };
         check.disks(&[disk(1, Some(5)), disk(2, Some(3)), disk(3, None)]);
-        assert_eq!(check.is_durable(3, 3), Ok(()));
-        assert_eq!(check.is_durable(4, 3).unwrap_err().name, NAME);
+        assert_eq!(check.is_durable(3, &[BTreeSet::from([1, 2, 3])]), Ok(()));
+        assert_eq!(check.is_durable(4, &[BTreeSet::from([1, 2, 3])]).unwrap_err().name, NAME);
         check.disks(&[disk(1, Some(9)), disk(2, Some(9)), disk(3, None)]);
         check.disks(&[disk(1, Some(9)), disk(2, None), disk(3, Some(8))]);
-        assert_eq!(check.is_durable(9, 3), Ok(()), "it was there when it was committed");
-        assert!(check.is_durable(10, 3).is_err());
+        assert_eq!(check.is_durable(9, &[BTreeSet::from([1, 2, 3])]), Ok(()), "it was there when it was committed");
+        assert!(check.is_durable(10, &[BTreeSet::from([1, 2, 3])]).is_err());
         assert!(check.is_matched(1, 3, 8).is_ok() && check.is_matched(1, 3, 9).is_err());
         assert!(check.is_matched(1, 4, 1).is_err() && check.is_matched(1, 4, 0).is_ok());
     }
