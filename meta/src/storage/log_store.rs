@@ -115,6 +115,8 @@ pub struct LogStore {
     memory: Arc<RwLock<Memory>>,
     ops: mpsc::Sender<Op>,
     end: WriterEnd,
+    /// What the start found is durable.
+    settled: bool,
 }
 
 /// Reads the log's entries and numbers from memory; does not keep the writer alive.
@@ -169,7 +171,7 @@ impl LogStore {
             entries: memory.entries.len() as u64,
             log_bytes: memory.bytes,
         };
-        Ok((Self { memory: Arc::new(RwLock::new(memory)), ops, end }, recovered))
+        Ok((Self { memory: Arc::new(RwLock::new(memory)), ops, end, settled: false }, recovered))
     }
 
     /// A handle that reads: for openraft's replication, and for whoever decides when to purge.
@@ -257,6 +259,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     type LogReader = LogReader;
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
+        // Whoever hears of an entry or a vote takes it for acknowledged; a process that was killed may have left it unsynced.
+        if !self.settled {
+            self.done(Change::Settle).await.map_err(write_fault(ErrorSubject::Store))?;
+            self.settled = true;
+        }
         let memory = self.memory.read();
         Ok(LogState { last_purged_log_id: memory.purged, last_log_id: memory.last() })
     }

@@ -73,6 +73,8 @@ pub(crate) enum Change {
     Purge { purged: Bytes, index: u64, last: Position },
     /// Saves the vote.
     SaveVote { vote: Vote },
+    /// Nothing but a sync: makes what a start found durable, which the process before may have left in the page cache.
+    Settle,
     /// Notes the committed log id, to be saved with one of the next groups; a later one replaces it. Acknowledged at once.
     SaveCommitted { committed: Bytes },
 }
@@ -202,6 +204,10 @@ impl Writer {
                 self.dirty = true;
                 self.engine.put_meta(MetaKey::Vote, encode_vote(&vote))?;
                 self.mark.vote = Some(vote);
+                Ok(())
+            }
+            Change::Settle => {
+                self.dirty = true;
                 Ok(())
             }
             Change::SaveCommitted { committed } => {
