@@ -155,7 +155,7 @@ impl LogStore {
             io::ErrorKind::InvalidData => OpenError::Lost(format!("found no readable mark: {error}")),
             _ => OpenError::Io(error),
         })?;
-        let memory = recover(&mut *engine, &keeper.mark)?;
+        let mut memory = recover(&mut *engine, &keeper.mark)?;
         let leftover = engine.bounds().zip(memory.purged).filter(|((first, _), purged)| *first <= purged.index);
         if leftover.is_some() {
             sometimes(Marker::PurgeResumed);
@@ -171,6 +171,7 @@ impl LogStore {
             entries: memory.entries.len() as u64,
             log_bytes: memory.bytes,
         };
+        memory.vote = memory.vote.map(stand_again);
         Ok((Self { memory: Arc::new(RwLock::new(memory)), ops, end, settled: false }, recovered))
     }
 
@@ -204,6 +205,13 @@ impl LogStore {
         self.submit(change, Box::new(|result| _ = sender.send(result))).await?;
         receiver.await.map_err(|_| writer_gone())?
     }
+}
+
+/// A vote as openraft is to find it at a start: not committed. openraft lets a leader that restarts go on in its old term, where
+/// its committed position is the one it saved last; what it committed after that would be missing from its linearizable reads.
+/// So it is elected again, and its first entry of the new term covers everything.
+fn stand_again(vote: Vote) -> Vote {
+    Vote { committed: false, ..vote }
 }
 
 fn writer_gone() -> io::Error {
