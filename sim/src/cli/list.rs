@@ -2,16 +2,16 @@
 
 use foreword_seams::Marker;
 
-use super::canary;
+use super::{canary, say};
 use crate::faults::FaultKind;
 use crate::invariants::Checks;
 use crate::profiles::PROFILES;
 
 /// Prints them.
 pub(super) fn print() {
-    println!("profiles, in the order in which seeds go through them:");
+    say("profiles, in the order in which seeds go through them:");
     for profile in &PROFILES {
-        println!("  {:<16} {} replicas, {} agents", profile.name, profile.replicas, profile.agents);
+        say(format_args!("  {:<16} {} replicas, {} agents", profile.name, profile.replicas, profile.agents));
     }
     section("invariants", Checks::new().compared().map(|(name, _)| name));
     section("kinds of faults", FaultKind::NAMES.into_iter());
@@ -20,6 +20,6 @@ pub(super) fn print() {
 }
 
 fn section<'a>(title: &str, names: impl Iterator<Item = &'a str>) {
-    println!("{title}:");
-    names.for_each(|name| println!("  {name}"));
+    say(format_args!("{title}:"));
+    names.for_each(|name| say(format_args!("  {name}")));
 }

@@ -9,6 +9,8 @@ mod shrinking;
 pub mod summary;
 pub mod verdict;
 
+use std::fmt::Display;
+use std::io::Write as _;
 use std::ops::Range;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -21,6 +23,9 @@ use args::Args;
 use case::{Case, commit};
 use summary::Summary;
 use verdict::{Verdict, line};
+
+/// The exit code when nobody reads what is printed: what a shell shows for SIGPIPE.
+const OUTPUT_CLOSED: u8 = 141;
 
 /// Does what the command line says.
 pub fn run() -> ExitCode {
@@ -72,8 +77,15 @@ struct SeedObject<'a> {
 }
 
 fn print_json(object: &impl Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string(object)?);
+    say(serde_json::to_string(object)?);
     Ok(())
+}
+
+/// Prints a line. When nobody reads any more (`sim … | head`), there is nothing left to do: the process ends.
+fn say(line: impl Display) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(i32::from(OUTPUT_CLOSED));
+    }
 }
 
 fn one(case: &Case, args: &Args) -> anyhow::Result<bool> {
@@ -87,10 +99,10 @@ fn one(case: &Case, args: &Args) -> anyhow::Result<bool> {
         return Ok(fine);
     }
     if !fine {
-        println!("{}", Verdict { case, report: &report, commit: &commit });
+        say(Verdict { case, report: &report, commit: &commit });
     }
-    println!("{}", line(&report));
-    println!("trace digest {}", report.trace_digest);
+    say(line(&report));
+    say(format_args!("trace digest {}", report.trace_digest));
     Ok(fine)
 }
 
@@ -118,9 +130,9 @@ fn swarm(seeds: Range<u64>, args: &Args) -> anyhow::Result<bool> {
     if args.json {
         print_json(&summary.object(&commit, &wrong))?;
     } else {
-        println!("\n{summary}");
+        say(format_args!("\n{summary}"));
         for what in &wrong {
-            println!("FAILED: {what}");
+            say(format_args!("FAILED: {what}"));
         }
     }
     Ok(wrong.is_empty())
@@ -130,9 +142,9 @@ fn show(case: &Case, report: &Report, commit: &str, json: bool) -> anyhow::Resul
     if json {
         return print_json(&SeedObject { report, commit, replay: case.to_string() });
     }
-    println!("{} trace digest {}", line(report), report.trace_digest);
+    say(format_args!("{} trace digest {}", line(report), report.trace_digest));
     if !report.violations.is_empty() {
-        println!("{}", Verdict { case, report, commit });
+        say(Verdict { case, report, commit });
     }
     Ok(())
 }

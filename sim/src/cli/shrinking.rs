@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::args::Args;
 use super::case::{Case, write_schedule};
+use super::say;
 use crate::faults::Fault;
 use crate::run::{Options, simulate};
 use crate::shrink::{Shrinker, Shrunk};
@@ -14,7 +15,7 @@ pub(super) fn run(case: &Case, args: &Args) -> anyhow::Result<bool> {
     let options = case.options()?;
     let schedule = options.schedule.clone().unwrap_or_else(|| options.drawn_schedule());
     let Some(broken) = simulate(options.clone()).violations.into_iter().next() else {
-        println!("seed {} of profile {} violates nothing", case.seed, case.profile.name);
+        say(format_args!("seed {} of profile {} violates nothing", case.seed, case.profile.name));
         return Ok(false);
     };
     eprintln!("{} faults violate {}; looking for fewer", schedule.len(), broken.invariant);
@@ -32,13 +33,13 @@ pub(super) fn run(case: &Case, args: &Args) -> anyhow::Result<bool> {
     let shrunk_case = Case { schedule: Some(path.clone()), ..case.clone() };
     let [before, after] = [schedule.len(), shrunk.faults.len()];
     let ended = if shrunk.to_the_end { "" } else { ", when the time was over" };
-    println!(
+    say(format_args!(
         "{} is violated with {after} of {before} faults; {} schedules tried{ended}:",
         broken.invariant, shrunk.tried
-    );
-    shrunk.faults.iter().for_each(|fault| println!("  {fault}"));
-    println!("schedule: {}", path.display());
-    println!("replay: {shrunk_case}");
+    ));
+    shrunk.faults.iter().for_each(|fault| say(format_args!("  {fault}")));
+    say(format_args!("schedule: {}", path.display()));
+    say(format_args!("replay: {shrunk_case}"));
     Ok(true)
 }
 
