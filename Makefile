@@ -1,10 +1,15 @@
-# make demo: see it work.  make test: all tests.  make lint: formatting and clippy.
+# make demo: see it work.  make test: all tests.  make sim: a swarm of simulated clusters.  make lint: formatting and clippy.
 # Cargo's flags live in .cargo/config.toml; nothing here sets RUSTFLAGS (it would replace them and rebuild everything).
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 DEMO_FLAGS ?=
+SIM_SEEDS ?= 0..200
+SIM_SECONDS ?= 60
+SIM_FLAGS ?= --all-must-be-seen
+# How long the swarm may take, without its build; 0: as long as it wants.
+SIM_LIMIT ?= 0
 
-.PHONY: help demo test lint
+.PHONY: help demo test sim lint
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +23,10 @@ demo:
 
 test:
 	cargo test --workspace
+
+sim:
+	cargo build --release -p sim
+	timeout $(SIM_LIMIT) $(TARGET_DIR)/release/sim --seeds $(SIM_SEEDS) --seconds $(SIM_SECONDS) $(SIM_FLAGS)
 
 lint:
 	cargo fmt --all --check

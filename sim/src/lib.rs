@@ -8,6 +8,7 @@ compile_error!(
     "build with --cfg tokio_unstable (.cargo/config.toml sets it): without it tokio draws its own random numbers and no seed replays"
 );
 
+pub mod cli;
 pub mod cluster;
 pub mod faults;
 pub mod history;
@@ -17,5 +18,6 @@ pub mod observe;
 pub mod oracle;
 pub mod profiles;
 pub mod run;
+pub mod shrink;
 pub mod workload;
 pub mod world;

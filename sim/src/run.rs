@@ -9,7 +9,6 @@ use foreword_seams::{Telemetry, sometimes};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
-use tracing::level_filters::LevelFilter;
 
 use crate::cluster::{Cluster, Seams};
 use crate::faults::{Fault, Shape, generate};
@@ -123,22 +122,21 @@ pub struct Report {
 }
 
 impl Report {
-    /// A host did not give the turn back: it is locked, or it spins without its clock moving on.
-    fn hung(seed: u64, profile: &'static str, simulated_s: u64, at_ms: u64) -> Self {
-        let detail = format!("a host has not given its turn back for {HANG:?}: it waits for a lock, or spins");
+    /// The simulation has no end to report of: it hangs, or the simulator itself broke.
+    fn cut_short(options: &Options, invariant: &str, at_ms: u64, detail: String) -> Self {
         Self {
-            seed,
-            profile,
-            simulated_s,
+            seed: options.seed,
+            profile: options.profile.name,
+            simulated_s: options.seconds,
             wall_ms: 0,
-            violations: vec![Broken { invariant: "no-hangs".to_owned(), at_ms, detail }],
+            violations: vec![Broken { invariant: invariant.to_owned(), at_ms, detail }],
             trace_digest: String::new(),
             events: 0,
             committed: 0,
             totals: Totals::default(),
             faults: BTreeMap::new(),
             markers: BTreeMap::new(),
-            schedule: Vec::new(),
+            schedule: options.schedule.clone().unwrap_or_else(|| options.drawn_schedule()),
             lines: Vec::new(),
         }
     }
@@ -149,11 +147,11 @@ pub fn simulate(options: Options) -> Report {
     logs::catch_panics();
     // Its first use measures how fast this machine's cycle counter runs, which takes a clock that moves.
     drop(Telemetry::new());
-    let (seed, profile, seconds) = (options.seed, options.profile.name, options.seconds);
+    let asked = options.clone();
     let begun = Instant::now();
     let progress = Arc::new(AtomicU64::new(0));
     let (done, report) = mpsc::channel();
-    let thread = std::thread::Builder::new().name(format!("seed-{seed}")).stack_size(16 << 20);
+    let thread = std::thread::Builder::new().name(format!("seed-{}", asked.seed)).stack_size(16 << 20);
     let stepped = progress.clone();
     thread.spawn(move || done.send(run(options, &stepped))).expect("a thread for the simulation");
     let mut reached = 0;
@@ -166,12 +164,15 @@ pub fn simulate(options: Options) -> Report {
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 let now = progress.load(Ordering::Relaxed);
                 if now == reached {
-                    return Report::hung(seed, profile, seconds, now);
+                    let detail =
+                        format!("a host has not given its turn back for {HANG:?}: it waits for a lock, or spins");
+                    return Report::cut_short(&asked, "no-hangs", now, detail);
                 }
                 reached = now;
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => {
-                panic!("the simulator itself panicked: seed {seed}, profile {profile}");
+                let detail = "the simulator itself panicked; stderr has its message".to_owned();
+                return Report::cut_short(&asked, "no-panics", progress.load(Ordering::Relaxed), detail);
             }
         }
     }
@@ -180,8 +181,7 @@ pub fn simulate(options: Options) -> Report {
 fn run(options: Options, progress: &AtomicU64) -> Report {
     context::begin(options.seed, options.print);
     sometimes::reset();
-    let level = if options.print { LevelFilter::DEBUG } else { LevelFilter::INFO };
-    let _logs = logs::capture(level);
+    let _logs = logs::capture(options.print);
     let schedule = options.schedule.clone().unwrap_or_else(|| options.drawn_schedule());
     let phases = Phases::of(options.seconds);
     let mut cluster = Cluster::start(options.profile.plan(options.seams.clone()), schedule.clone());

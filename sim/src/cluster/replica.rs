@@ -70,11 +70,8 @@ impl ReplicaParts {
                 if self.full_seen.swap(full, Ordering::Relaxed) < full {
                     self.recovered_from_full.fetch_add(1, Ordering::Relaxed);
                 }
-                *self.running.lock() = Some(RunningReplica {
-                    incarnation,
-                    group: handle.group().clone(),
-                    standing: handle.standing(),
-                });
+                *self.running.lock() =
+                    Some(RunningReplica { incarnation, group: handle.group().clone(), standing: handle.standing() });
                 let reason = handle.failed().await;
                 *self.running.lock() = None;
                 reason

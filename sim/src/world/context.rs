@@ -139,6 +139,15 @@ pub fn event(kind: Kind, line: impl FnOnce() -> String) {
     });
 }
 
+/// A line for a reader of the printed trace only: it goes nowhere else.
+pub fn aside(line: impl FnOnce() -> String) {
+    with(|context| {
+        if context.print {
+            eprintln!("{} {}", context.now, line());
+        }
+    });
+}
+
 fn mix(context: &mut Context, kind: Kind, words: &[u64], bytes: &[u8]) {
     context.events += 1;
     let mut head = [0; 17];

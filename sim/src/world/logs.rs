@@ -28,8 +28,10 @@ struct TraceLogs {
     level: LevelFilter,
 }
 
-/// Makes this thread's log lines part of its trace until the guard is dropped.
-pub fn capture(level: LevelFilter) -> tracing::subscriber::DefaultGuard {
+/// Makes this thread's log lines, from INFO on, part of its trace until the guard is dropped. `print`: DEBUG lines are printed too,
+/// but they are no part of the trace, so that its digest is the same.
+pub fn capture(print: bool) -> tracing::subscriber::DefaultGuard {
+    let level = if print { LevelFilter::DEBUG } else { LevelFilter::INFO };
     tracing::subscriber::set_default(TraceLogs { level })
 }
 
@@ -89,7 +91,10 @@ impl Subscriber for TraceLogs {
         let mut line = Line(String::new());
         event.record(&mut line);
         let level = event.metadata().level();
-        HOST.with_borrow(|host| context::event(Kind::Host, || format!("{host} {level} {}", line.0.trim_end())));
+        HOST.with_borrow(|host| {
+            let line = || format!("{host} {level} {}", line.0.trim_end());
+            if *level > LevelFilter::INFO { context::aside(line) } else { context::event(Kind::Host, line) }
+        });
     }
 
     fn enter(&self, _: &Id) {}

@@ -1,4 +1,7 @@
-//! The parts of the simulation, each without the others.
+//! The parts of the simulation each without the others, and the whole of it.
 
 mod cluster;
+mod determinism;
+mod regressions;
+mod swarm;
 mod workload;
