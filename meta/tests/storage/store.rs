@@ -1,7 +1,10 @@
 //! The log store as its callers see it: bounds of reads, purges, what a restart finds.
 
 use foreword_meta::raft::types::{EntryBatch, Vote};
-use foreword_meta::storage::entry_codec::{decode_entry, encode_entry, entry_bytes, entry_from_wire, entry_to_wire};
+use foreword_meta::storage::entry_codec::{
+    decode_entry, encode_entry, encode_vote, entry_bytes, entry_from_wire, entry_to_wire,
+};
+use foreword_meta::storage::{LogEngine, MetaKey};
 use foreword_proto::limits::{ENTRY_BYTES_MAX, RAFT_MESSAGE_BYTES_MAX, RAFT_PAYLOAD_BYTES_SOFT_MAX};
 use openraft::storage::RaftLogStorage;
 use openraft::{EntryPayload, Membership, RaftLogReader};
@@ -32,7 +35,27 @@ async fn a_restart_finds_everything() {
     assert_eq!(recovered.purged, Some(log_id(1, 4)));
     assert_eq!((recovered.entries, recovered.log_bytes), (15, bytes));
     assert_eq!(store.try_get_log_entries(..).await.unwrap(), entries);
-    assert_eq!(store.read_vote().await.unwrap(), Some(Vote::new_committed(3, 2)));
+    // openraft finds a vote that was given, and no leader: whoever led stands for election again.
+    assert_eq!(store.read_vote().await.unwrap(), Some(Vote::new(3, 2)));
+}
+
+/// Found by the simulator: a replica whose disk was full wrote entries without a sync, was started again, and the leader counted them.
+#[tokio::test]
+async fn what_a_killed_process_left_unsynced_is_durable_before_anyone_hears_of_it() {
+    let replica = MemoryReplica::default();
+    {
+        let mut process = replica.disk.open();
+        let items: Vec<_> = (0..5).map(|index| (index, encode_entry(&entry(1, index, 100)))).collect();
+        process.append(&items).unwrap();
+        process.put_meta(MetaKey::Vote, encode_vote(&Vote::new(1, 2))).unwrap();
+    }
+    let (mut store, recovered) = replica.open().unwrap();
+    assert_eq!(recovered.last, Some(log_id(1, 4)));
+    assert_eq!(last(&mut store).await, Some(log_id(1, 4)));
+    drop(store);
+    replica.disk.crash(|_| 0);
+    let (_, recovered) = replica.open().unwrap();
+    assert_eq!((recovered.last, recovered.vote), (Some(log_id(1, 4)), Some(Vote::new(1, 2))));
 }
 
 #[tokio::test]

@@ -114,6 +114,32 @@ async fn short_reads_are_misses_and_do_not_open_the_breaker() {
     assert_eq!(reader.handle.api().stats().l3_breaker, "closed");
 }
 
+/// Found by the simulator (seed 0): the breaker's lock was taken again by its own holder, and the agent stood still for good.
+#[tokio::test]
+async fn a_write_that_the_breaker_refuses_leaves_the_agent_alive() {
+    let faults = Script::new(true, |_, _| Decision::Errno(libc::EIO));
+    let cluster = Cluster::start().await;
+    let agent = cluster.agent_with(cluster.config("writer"), faults.clone()).await;
+    let ns = agent.open(&namespace()).await;
+    eventually_open(&agent, ns).await;
+    let refused = agent.put(ns, &keys(500..510), 1, BYTES).await;
+    assert!(refused.iter().all(|page| page.revision == 0), "{refused:?}");
+    faults.turn(false);
+    eventually("the breaker lets a probe through", || agent.handle.api().stats().l3_breaker != "open").await;
+    let put = agent.put(ns, &keys(600..601), 1, BYTES).await;
+    assert!(put[0].revision > 0, "{put:?}");
+}
+
+/// Puts until enough writes have failed.
+async fn eventually_open(agent: &TestAgent, ns: u32) {
+    let mut next = 0;
+    while agent.counters().breaker_openings == 0 {
+        assert!(next < 400, "the breaker never opened");
+        agent.put(ns, &keys(next..next + 8), 1, BYTES).await;
+        next += 8;
+    }
+}
+
 #[tokio::test]
 async fn errnos_open_the_breaker_and_a_probe_closes_it() {
     let faults = Script::new(true, |_, _| Decision::Errno(5));
