@@ -1,5 +1,6 @@
 //! From a data directory to a replica's [`Deps`]: what the binary does before it serves.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -50,6 +51,10 @@ impl IdentityFile for SharedDataDir {
 
     fn caught_up(&self) -> io::Result<()> {
         self.0.lock().set_rejoining(false).map_err(io::Error::other)
+    }
+
+    fn members_are(&self, members: &BTreeMap<u64, String>) -> io::Result<()> {
+        self.0.lock().set_members(members).map_err(io::Error::other)
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use foreword_proto::BadInput;
@@ -26,6 +25,7 @@ use crate::raft::compare::compare_digests;
 use crate::raft::duties::Duties;
 use crate::raft::group::Group;
 use crate::raft::proposer::Proposer;
+use crate::raft::rejoin::{Standing, rejoin};
 use crate::raft::state_machine::{Snapshots, StateMachine};
 use crate::raft::types::{TypeConfig, seed_thread};
 use crate::service::status::StatusSource;
@@ -40,6 +40,8 @@ pub trait IdentityFile: Send + Sync + 'static {
     fn bootstrapped(&self) -> io::Result<()>;
     /// The replica has again everything that it had lost.
     fn caught_up(&self) -> io::Result<()>;
+    /// Who is in the group: where to ask after this replica has lost everything else.
+    fn members_are(&self, members: &BTreeMap<u64, String>) -> io::Result<()>;
 }
 
 /// Everything from outside.
@@ -74,31 +76,12 @@ fn ends_at(index: &Option<u64>) -> String {
     index.map_or_else(|| "none".to_owned(), |index| format!("one that covers {index}"))
 }
 
-/// Where a replica stands in its group.
-#[derive(Clone)]
-pub struct Standing {
-    ready: Arc<AtomicBool>,
-    may_vote: Arc<AtomicBool>,
-}
-
-impl Standing {
-    /// True once everything committed at the start is applied; then for good.
-    pub fn ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
-    }
-
-    /// False while the replica lacks what it had acknowledged.
-    pub fn may_vote(&self) -> bool {
-        self.may_vote.load(Ordering::Acquire)
-    }
-}
-
 /// A running replica.
 pub struct Handle {
     endpoint: Endpoint,
     http_endpoint: Option<Endpoint>,
     group: Arc<Group>,
-    standing: Standing,
+    standing: Arc<Standing>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
     failed: watch::Receiver<Option<String>>,
@@ -129,7 +112,7 @@ impl Handle {
     }
 
     /// Where the replica stands, for someone who outlives this handle.
-    pub fn standing(&self) -> Standing {
+    pub fn standing(&self) -> Arc<Standing> {
         self.standing.clone()
     }
 
@@ -163,6 +146,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let snapshots = Snapshots::new(deps.snapshots.clone(), identity.cluster_id);
     let log = deps.log;
     let log_reader = log.reader();
+    let log_vote = log_reader.vote();
     let log_end = log.end();
     let newest = snapshots.load_newest().await.map_err(ServeError::Snapshots)?;
     let (state, position) =
@@ -195,7 +179,8 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     )
     .await
     .map_err(|error| ServeError::Raft(error.to_string()))?;
-    let may_vote = Arc::new(AtomicBool::new(!identity.rejoining));
+    // A vote in the log of one that rejoins is the promise it made again.
+    let standing = Arc::new(Standing::new(identity.rejoining, log_vote.is_some()));
     if identity.rejoining {
         raft.runtime_config().elect(false);
     }
@@ -206,9 +191,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         Watermarks { high_percent: config.high_watermark_percent, low_percent: config.low_watermark_percent };
     let lease = Duration::from_millis(identity.settings.lease_ms);
     let duties = Arc::new(Duties::new(group.clone(), clock, watermarks, lease, &deps.telemetry));
-    let ready = Arc::new(AtomicBool::new(false));
-    let source =
-        StatusSource { group: group.clone(), log: log_reader, ready: ready.clone(), may_vote: may_vote.clone() };
+    let source = StatusSource { group: group.clone(), log: log_reader, standing: standing.clone() };
 
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -217,8 +200,9 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     tasks.spawn(duties.clone().run());
     tasks.spawn(compare_digests(group.clone(), deps.telemetry.clone()));
     tasks.spawn(snapshot_by_bytes(source.clone(), config.log_bytes_per_snapshot));
-    tasks.spawn(become_ready(group.clone(), ready.clone()));
-    tasks.spawn(form_or_rejoin(group.clone(), identity, deps.identity_file.clone(), may_vote.clone()));
+    tasks.spawn(become_ready(group.clone(), standing.clone()));
+    tasks.spawn(note_members(group.clone(), identity.members.clone(), deps.identity_file.clone()));
+    tasks.spawn(form_or_rejoin(group.clone(), identity, deps.identity_file.clone(), standing.clone()));
     let services = rpc::server()
         .layer(RpcMetricsLayer::new(deps.telemetry.clone()))
         .layer(NameMessageLayer)
@@ -226,7 +210,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         .concurrency_limit_per_connection(config.requests_max)
         .add_service(MetaService::server(group.clone(), duties, hub))
         .add_service(AdminService::server(source.clone()))
-        .add_service(RaftService::server(group.clone(), may_vote.clone()));
+        .add_service(RaftService::server(group.clone(), standing.clone()));
     let stopped = stop.clone().cancelled_owned();
     tasks.spawn(async move {
         if let Err(error) = services.serve_with_incoming_shutdown(incoming, stopped).await {
@@ -244,7 +228,6 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         });
     }
     let identity_file = deps.identity_file;
-    let standing = Standing { ready, may_vote };
     Ok(Handle { endpoint, http_endpoint, group, standing, stop, tasks, failed, log_end, identity_file })
 }
 
@@ -302,46 +285,45 @@ async fn snapshot_by_bytes(source: StatusSource, bytes_max: u64) {
 }
 
 /// Ready once what was committed at the start is applied here.
-async fn become_ready(group: Arc<Group>, ready: Arc<AtomicBool>) {
+async fn become_ready(group: Arc<Group>, standing: Arc<Standing>) {
     const TRY: Duration = Duration::from_secs(5);
     loop {
         let deadline = Instant::now() + TRY;
         if let Ok(revision) = group.read_index(deadline).await
             && group.wait_applied(revision, Instant::now() + TRY).await.is_ok()
         {
-            ready.store(true, Ordering::Release);
+            standing.become_ready();
             tracing::info!(revision, "ready");
             return;
         }
     }
 }
 
-/// A replica that lost acknowledged entries votes again once it has applied all that the group has committed: a leader elected
-/// without its vote has every committed entry, so what that leader reads is enough.
-async fn rejoin(group: &Group, file: &dyn IdentityFile, may_vote: &AtomicBool) {
-    const TRY: Duration = Duration::from_secs(5);
-    tracing::warn!("acknowledged entries were lost here: no vote until the group's are applied again");
-    loop {
-        let Ok(revision) = group.read_index(Instant::now() + TRY).await else { continue };
-        if group.wait_applied(revision, Instant::now() + TRY).await.is_ok() {
-            break;
+/// Keeps the identity's list of members as it is.
+async fn note_members(group: Arc<Group>, mut noted: BTreeMap<u64, String>, file: Arc<dyn IdentityFile>) {
+    let mut revisions = group.applied.revisions();
+    let mut metrics = group.raft.server_metrics();
+    // The first members are noted when the group is formed; from then on each change.
+    while revisions.wait_for(|revision| *revision > 0).await.is_ok() {
+        let members = metrics.borrow_and_update().membership_config.clone();
+        let members: BTreeMap<u64, String> = members.nodes().map(|(id, node)| (*id, node.addr.clone())).collect();
+        if !members.is_empty() && members != noted {
+            match file.members_are(&members) {
+                Ok(()) => noted = members,
+                Err(error) => tracing::warn!(%error, "could not note the group's members"),
+            }
+        }
+        if metrics.changed().await.is_err() {
+            return;
         }
     }
-    if let Err(error) = file.caught_up() {
-        tracing::error!(%error, "could not note that this replica has caught up; it will not vote");
-        return;
-    }
-    sometimes(Marker::ReplicaRejoined);
-    may_vote.store(true, Ordering::Release);
-    group.raft.runtime_config().elect(true);
-    tracing::info!("caught up; voting again");
 }
 
 /// A new group is formed by its first member, or by any other when that one does not come.
-async fn form_or_rejoin(group: Arc<Group>, identity: Identity, file: Arc<dyn IdentityFile>, may_vote: Arc<AtomicBool>) {
+async fn form_or_rejoin(group: Arc<Group>, identity: Identity, file: Arc<dyn IdentityFile>, standing: Arc<Standing>) {
     const OTHERS_WAIT: Duration = Duration::from_secs(2);
     if identity.rejoining {
-        return rejoin(&group, &*file, &may_vote).await;
+        return rejoin(&group, identity.members, &*file, &standing).await;
     }
     if identity.bootstrapped || identity.members.is_empty() {
         return;

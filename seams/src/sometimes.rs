@@ -39,6 +39,10 @@ markers! {
     VoteRefusedWhileRejoining = "vote-refused-while-rejoining",
     /// A replica that had lost acknowledged entries caught up and votes again.
     ReplicaRejoined = "replica-rejoined",
+    /// A replica that rejoins heard from every other voter what it had promised.
+    PromisesFound = "promises-found",
+    /// A leader was turned away by a replica that did not know yet what it had promised.
+    LeaderRefusedWhileRejoining = "leader-refused-while-rejoining",
     /// A new replica took the place of another in the group.
     ReplicaReplaced = "replica-replaced",
     /// A follower's digest was equal to the leader's at the same revision.

@@ -1,7 +1,6 @@
 //! The Raft service: what this replica answers to others of its group.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use foreword_proto::limits::RAFT_MESSAGE_BYTES_MAX;
 use foreword_proto::wire::raft as wire;
@@ -15,23 +14,33 @@ use tonic::{Request, Response, Status, Streaming};
 use super::client::SnapshotOffer;
 use super::messages::{append_from_wire, from_body, to_body};
 use crate::raft::group::{Group, PROPOSE_DEADLINE};
+use crate::raft::rejoin::{Standing, promise_of};
 use crate::storage::SnapshotReceiver;
 
 /// The service.
 pub struct RaftService {
     group: Arc<Group>,
     identity: super::PeerIdentity,
-    /// This replica lost acknowledged entries: its vote could elect a leader that misses them.
-    may_vote: Arc<AtomicBool>,
+    standing: Arc<Standing>,
 }
 
 impl RaftService {
-    /// The service of one replica; `may_vote` turns true once a replica that rejoins has caught up.
-    pub fn server(group: Arc<Group>, may_vote: Arc<AtomicBool>) -> RaftServer<Self> {
+    /// The service of one replica; `standing` says what it may answer.
+    pub fn server(group: Arc<Group>, standing: Arc<Standing>) -> RaftServer<Self> {
         let identity = super::PeerIdentity::new(group.cluster_id);
-        RaftServer::new(Self { group, identity, may_vote })
+        RaftServer::new(Self { group, identity, standing })
             .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX)
+    }
+
+    fn may_follow(&self) -> Result<(), Status> {
+        if self.standing.may_follow() {
+            return Ok(());
+        }
+        sometimes(Marker::LeaderRefusedWhileRejoining);
+        Err(Status::unavailable(
+            "this replica lost what it had promised and follows nobody until every other voter has told",
+        ))
     }
 
     fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
@@ -52,6 +61,7 @@ impl RaftApi for RaftService {
         request: Request<wire::AppendRequest>,
     ) -> Result<Response<wire::AppendResponse>, Status> {
         self.check(&request)?;
+        self.may_follow()?;
         let append = append_from_wire(request.into_inner())?;
         let response =
             self.group.raft.append_entries(append).await.map_err(|error| Status::unavailable(error.to_string()))?;
@@ -60,7 +70,7 @@ impl RaftApi for RaftService {
 
     async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
         self.check(&request)?;
-        if !self.may_vote.load(Ordering::Acquire) {
+        if !self.standing.may_vote() {
             sometimes(Marker::VoteRefusedWhileRejoining);
             return Err(Status::unavailable(
                 "this replica lost acknowledged entries and does not vote until it has caught up",
@@ -76,6 +86,7 @@ impl RaftApi for RaftService {
         request: Request<Streaming<wire::SnapshotFrame>>,
     ) -> Result<Response<wire::SnapshotResponse>, Status> {
         self.check(&request)?;
+        self.may_follow()?;
         let mut stream = request.into_inner();
         let first =
             stream.message().await?.ok_or_else(|| Status::invalid_argument("header: expected a first frame"))?;
@@ -106,6 +117,13 @@ impl RaftApi for RaftService {
         let deadline = Instant::now() + PROPOSE_DEADLINE;
         let (revision, outcomes) = self.group.propose_here(request.into_inner().commands, deadline).await?;
         Ok(Response::new(wire::ProposeResponse { revision, outcomes: Group::encode_outcomes(&outcomes) }))
+    }
+
+    async fn promise(&self, request: Request<wire::PromiseRequest>) -> Result<Response<wire::PromiseResponse>, Status> {
+        self.check(&request)?;
+        self.may_follow()?;
+        let promise = promise_of(&self.group).await.ok_or_else(|| Status::unavailable("raft has stopped"))?;
+        Ok(Response::new(wire::PromiseResponse { body: body(&promise)? }))
     }
 
     async fn digest(&self, request: Request<wire::DigestRequest>) -> Result<Response<wire::DigestResponse>, Status> {

@@ -7,6 +7,7 @@ pub mod duties;
 pub mod group;
 pub mod proposer;
 mod read_index;
+pub mod rejoin;
 mod seen;
 pub mod state_machine;
 pub mod types;

@@ -1,7 +1,5 @@
 //! /metrics, /healthz, /readyz, /status.
 
-use std::sync::atomic::Ordering;
-
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
@@ -29,7 +27,7 @@ pub fn router(source: StatusSource, telemetry: Telemetry) -> Router {
 }
 
 async fn readyz(State(source): State<StatusSource>) -> (StatusCode, &'static str) {
-    match source.ready.load(Ordering::Acquire) {
+    match source.standing.ready() {
         true => (StatusCode::OK, "ready\n"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "catching up with the commit index seen at start\n"),
     }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use foreword_proto::status::{NamespaceStatus, ReplicaStatus, SessionStatus};
 use openraft::ServerState;
 
 use crate::raft::group::Group;
+use crate::raft::rejoin::Standing;
 use crate::storage::LogReader;
 
 /// What the status is read from.
@@ -15,8 +15,7 @@ use crate::storage::LogReader;
 pub struct StatusSource {
     pub group: Arc<Group>,
     pub log: LogReader,
-    pub ready: Arc<AtomicBool>,
-    pub may_vote: Arc<AtomicBool>,
+    pub standing: Arc<Standing>,
 }
 
 impl StatusSource {
@@ -25,7 +24,7 @@ impl StatusSource {
         let metrics = self.group.raft.metrics().borrow().clone();
         let membership = metrics.membership_config.membership();
         let role = match metrics.state {
-            _ if !self.may_vote.load(Ordering::Acquire) => "rejoining",
+            _ if !self.standing.may_vote() => "rejoining",
             ServerState::Leader => "leader",
             ServerState::Follower => "follower",
             ServerState::Candidate => "candidate",
@@ -43,7 +42,7 @@ impl StatusSource {
             voters: membership.voter_ids().collect(),
             learners: membership.learner_ids().collect(),
             endpoints,
-            ready: self.ready.load(Ordering::Acquire),
+            ready: self.standing.ready(),
             last_log_index: metrics.last_log_index.unwrap_or(0),
             revision: state.revision(),
             snapshot_revision: metrics.snapshot.map_or(0, |id| id.index),

@@ -34,7 +34,7 @@ pub struct Identity {
     pub replica_id: u64,
     /// What the cluster was initialised with.
     pub settings: ClusterSettings,
-    /// The first members: replica id and gRPC endpoint. Empty for a replica that joins later.
+    /// The members, as far as this replica knows: id and gRPC endpoint. Empty for a replica that joins later, until it has joined.
     pub members: BTreeMap<u64, String>,
     /// The group has been started from these members once; never again.
     #[serde(default)]
@@ -163,6 +163,14 @@ impl DataDir {
     /// Notes that the group has been started from the first members.
     pub fn set_bootstrapped(&mut self) -> Result<(), DataDirError> {
         self.change(|identity| identity.bootstrapped = true)
+    }
+
+    /// Notes who is in the group; it has been started, then.
+    pub fn set_members(&mut self, members: &BTreeMap<u64, String>) -> Result<(), DataDirError> {
+        self.change(|identity| {
+            identity.members = members.clone();
+            identity.bootstrapped = true;
+        })
     }
 
     /// Notes whether this replica waits to be taken in again after it lost its log.

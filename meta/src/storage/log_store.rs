@@ -136,6 +136,11 @@ impl LogReader {
         self.memory.read().last().map(|last| last.index)
     }
 
+    /// The vote, if one was ever given.
+    pub fn vote(&self) -> Option<Vote> {
+        self.memory.read().vote
+    }
+
     /// The last purged log id.
     pub fn purged(&self) -> Option<LogId> {
         self.memory.read().purged

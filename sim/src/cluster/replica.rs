@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use foreword_meta::config::MetaConfig;
 use foreword_meta::open::{LogParts, open_log};
 use foreword_meta::raft::group::Group;
-use foreword_meta::serve::{Deps, Handle, ServeError, Standing, serve};
+use foreword_meta::raft::rejoin::Standing;
+use foreword_meta::serve::{Deps, Handle, ServeError, serve};
 use foreword_meta::storage::{OpenError, on_a_task};
 use foreword_seams::{Files, Net, Telemetry};
 use parking_lot::Mutex;
@@ -23,7 +24,7 @@ pub struct RunningReplica {
     /// Processes of this machine so far.
     pub incarnation: u64,
     pub group: Arc<Group>,
-    pub standing: Standing,
+    pub standing: Arc<Standing>,
 }
 
 /// What a replica's process is made of.

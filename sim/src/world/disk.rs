@@ -8,6 +8,7 @@ mod mark;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -332,6 +333,13 @@ struct SimIdentityFile {
 impl IdentityFile for SimIdentityFile {
     fn bootstrapped(&self) -> io::Result<()> {
         self.disk.change_identity(Some(self.process), |identity| identity.bootstrapped = true)
+    }
+
+    fn members_are(&self, members: &BTreeMap<u64, String>) -> io::Result<()> {
+        self.disk.change_identity(Some(self.process), |identity| {
+            identity.members = members.clone();
+            identity.bootstrapped = true;
+        })
     }
 
     fn caught_up(&self) -> io::Result<()> {

@@ -120,6 +120,10 @@ impl FileReader for Reading {
 struct NoFile;
 
 impl IdentityFile for NoFile {
+    fn members_are(&self, _: &BTreeMap<u64, String>) -> io::Result<()> {
+        Ok(())
+    }
+
     fn bootstrapped(&self) -> io::Result<()> {
         Ok(())
     }
