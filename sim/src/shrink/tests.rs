@@ -73,6 +73,9 @@ fn no_schedule_is_tried_once_the_time_is_over() {
 }
 
 proptest! {
+    // Each case starts some hundred threads.
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     #[test]
     fn what_is_left_fails_with_no_fault_to_spare_whatever_the_threads(
         masks in prop::collection::vec(1_u32..1 << 16, 1..4),
