@@ -148,6 +148,7 @@ pub fn simulate(options: Options) -> Report {
     // Its first use measures how fast this machine's cycle counter runs, which takes a clock that moves.
     drop(Telemetry::new());
     let asked = options.clone();
+    #[expect(clippy::disallowed_methods, reason = "how long the machine takes, outside of the simulation")]
     let begun = Instant::now();
     let progress = Arc::new(AtomicU64::new(0));
     let (done, report) = mpsc::channel();

@@ -53,19 +53,19 @@ pub(super) struct Args {
     #[arg(long, value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
     /// Print every line of the trace to stderr
-    #[arg(long, requires = "seed")]
+    #[arg(long, conflicts_with_all = ["seeds", "shrink", "list"])]
     pub(super) trace: bool,
     /// Print an object a seed, and for --seeds the summary's at the end
     #[arg(long, conflicts_with_all = ["shrink", "list"])]
     pub(super) json: bool,
     /// Fail when a kind of fault or a marker was never seen
-    #[arg(long, requires = "seeds")]
+    #[arg(long, conflicts_with_all = ["seed", "shrink", "list"])]
     pub(super) all_must_be_seen: bool,
     /// How long --shrink may take
     #[arg(long, value_name = "MINUTES", default_value_t = 5)]
     pub(super) minutes: u64,
     /// Where --shrink writes the schedule [default: a file in the folder for temporary ones]
-    #[arg(long, value_name = "FILE", requires = "shrink")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "seeds", "list"])]
     pub(super) out: Option<PathBuf>,
 }
 
@@ -123,6 +123,9 @@ mod tests {
             "--seeds 1..2 --schedule x",
             "--seed 1 --all-must-be-seen",
             "--shrink 1 --json",
+            "--shrink 1 --trace",
+            "--seed 1 --out x",
+            "--list --trace",
         ] {
             assert!(parsed(wrong).is_err(), "{wrong}");
         }

@@ -165,6 +165,19 @@ impl Summary {
         wrong
     }
 
+    fn speed(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Speed { jobs, wall_s, cpu_s, simulated_s_per_s, simulated_s_per_core_s } = self.speed;
+        if jobs == 0 {
+            return Ok(());
+        }
+        let simulated_s = self.all.simulated_s;
+        write!(
+            f,
+            "\n{simulated_s} simulated seconds in {wall_s:.1} s on {jobs} threads: {simulated_s_per_s:.1} a second"
+        )?;
+        writeln!(f, "; {cpu_s:.1} s of cores' time: {simulated_s_per_core_s:.1} a second and core")
+    }
+
     pub(super) fn object<'a>(&'a self, commit: &'a str, wrong: &'a [String]) -> SummaryObject<'a> {
         let hit_percent = self.profiles.iter().map(|(name, profile)| (*name, profile.hit_percent())).collect();
         SummaryObject { summary: self, hit_percent, commit, wrong }
@@ -192,13 +205,7 @@ impl fmt::Display for Summary {
         }
         counts(f, "faults", &self.faults)?;
         counts(f, "markers", &self.markers)?;
-        let Speed { jobs, wall_s, cpu_s, simulated_s_per_s, simulated_s_per_core_s } = self.speed;
-        writeln!(
-            f,
-            "\n{} simulated seconds in {wall_s:.1} s on {jobs} threads: {simulated_s_per_s:.1} a second",
-            self.all.simulated_s
-        )?;
-        writeln!(f, "{cpu_s:.1} s of cores' time: {simulated_s_per_core_s:.1} simulated seconds a second and core")
+        self.speed(f)
     }
 }
 

@@ -60,12 +60,12 @@ fn no_schedule_is_tried_once_the_time_is_over() {
         tried.fetch_add(1, Ordering::Relaxed);
         has(faults, 3) && has(faults, 17)
     };
-    let time_is_over = || tried.load(Ordering::Relaxed) >= 6;
+    let time_is_over = || tried.load(Ordering::Relaxed) >= 12;
     let sizes = RefCell::new(Vec::new());
     let progress = |found: &Shrunk| sizes.borrow_mut().push(found.faults.len());
     let found =
         Shrinker { fails: &fails, jobs: 1, time_is_over: &time_is_over, progress: &progress }.shrink(&faults(24));
-    assert_eq!(tried.into_inner(), 6);
+    assert_eq!(tried.into_inner(), 12);
     assert!(!found.to_the_end);
     assert!(has(&found.faults, 3) && has(&found.faults, 17), "what it has by then fails");
     let sizes = sizes.into_inner();
@@ -73,6 +73,9 @@ fn no_schedule_is_tried_once_the_time_is_over() {
 }
 
 proptest! {
+    // Each case starts some hundred threads.
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     #[test]
     fn what_is_left_fails_with_no_fault_to_spare_whatever_the_threads(
         masks in prop::collection::vec(1_u32..1 << 16, 1..4),
