@@ -10,13 +10,14 @@ use foreword_meta::state::command::ClusterSettings;
 use foreword_meta::storage::{DataDir, Identity};
 use foreword_node::store::{ClusterMark, filesystem_type, init_l3_root, read_cluster_mark};
 use foreword_proto::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
+use foreword_proto::status::ReplicaStatus;
 use foreword_proto::wire::meta as m;
 use foreword_proto::{BadInput, ClusterId};
 use foreword_seams::{Endpoint, Entropy, OsEntropy};
 use serde_json::json;
 
 use super::Done;
-use crate::clients::Group;
+use crate::clients::{self, Group};
 use crate::human::{Size, Span};
 
 /// Slabs that a budget is divided into when --slab-bytes is not given.
@@ -148,7 +149,11 @@ async fn join(args: &InitArgs, endpoint: &Endpoint) -> anyhow::Result<Made> {
     let (Some(id), [dir]) = (args.replica_id, args.data_dir.as_slice()) else {
         return Err(BadInput::new("data_dir", "exactly one directory, with --replica-id").into());
     };
-    DataDir::init(dir, &Identity::new(cluster_id, id, settings, BTreeMap::new()))?;
+    // Whom to ask, should this replica ever lose its log.
+    let status =
+        clients::admin(endpoint).status(m::StatusRequest {}).await.with_context(|| format!("join: {endpoint}"))?;
+    let status: ReplicaStatus = serde_json::from_str(&status.into_inner().json)?;
+    DataDir::init(dir, &Identity::joining(cluster_id, id, settings, status.endpoints))?;
     Ok(Made { cluster_id, data_dirs: args.data_dir.clone() })
 }
 

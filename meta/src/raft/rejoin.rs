@@ -147,11 +147,17 @@ async fn ask(group: &Group, members: &BTreeMap<u64, String>) -> BTreeMap<u64, Pr
     futures::future::join_all(asked).await.into_iter().flatten().collect()
 }
 
-/// The greatest vote, once every other voter of the newest membership has said its own.
+/// The greatest vote, once every other voter of the newest membership has said its own. Nobody commits or leads by a replica that
+/// is no voter yet, without a majority of those who are: then that majority is enough.
 fn greatest_vote(heard: &BTreeMap<u64, Promise>, replica_id: u64) -> Option<Vote> {
     let newest = heard.values().max_by_key(|promise| promise.membership)?;
-    let mut others = newest.voters.keys().filter(|id| **id != replica_id);
-    if newest.membership.is_none() || !others.all(|id| heard.contains_key(id)) {
+    newest.membership?;
+    let said = newest.voters.keys().filter(|id| heard.contains_key(id)).count();
+    let needed = match newest.voters.contains_key(&replica_id) {
+        true => newest.voters.len() - 1,
+        false => newest.voters.len() / 2 + 1,
+    };
+    if said < needed {
         return None;
     }
     let greatest = heard.values().map(|promise| promise.vote.leader_id).max()?;
@@ -189,8 +195,14 @@ mod tests {
     fn the_newest_membership_says_who_the_others_are() {
         let mut heard = BTreeMap::from([(1, promise((3, 1), 0, &[1, 2, 3])), (2, promise((3, 1), 9, &[1, 2, 4]))]);
         assert_eq!(greatest_vote(&heard, 4), Some(Vote::new(3, 1)));
-        assert_eq!(greatest_vote(&heard, 3), None, "4 has not answered");
+        assert_eq!(greatest_vote(&heard, 3), Some(Vote::new(3, 1)), "3 is no voter any more");
+        heard.remove(&2);
+        assert_eq!(
+            greatest_vote(&heard, 4),
+            None,
+            "4 is no voter of the membership that 1 knows, and 1 is no majority of it"
+        );
         heard.insert(4, promise((5, 1), 9, &[1, 2, 4]));
-        assert_eq!(greatest_vote(&heard, 3), Some(Vote::new(5, 1)));
+        assert_eq!(greatest_vote(&heard, 2), Some(Vote::new(5, 1)));
     }
 }

@@ -34,7 +34,7 @@ pub struct Identity {
     pub replica_id: u64,
     /// What the cluster was initialised with.
     pub settings: ClusterSettings,
-    /// The members, as far as this replica knows: id and gRPC endpoint. Empty for a replica that joins later, until it has joined.
+    /// The members, as far as this replica knows: id and gRPC endpoint.
     pub members: BTreeMap<u64, String>,
     /// The group has been started from these members once; never again.
     #[serde(default)]
@@ -45,6 +45,16 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// The identity of a replica that joins a running group of these members later.
+    pub fn joining(
+        cluster_id: ClusterId,
+        replica_id: u64,
+        settings: ClusterSettings,
+        members: BTreeMap<u64, String>,
+    ) -> Self {
+        Self { bootstrapped: true, ..Self::new(cluster_id, replica_id, settings, members) }
+    }
+
     /// A new cluster's identity in the current format.
     pub fn new(
         cluster_id: ClusterId,

@@ -202,7 +202,8 @@ impl Cluster {
         let name = format!("meta-{id}");
         let host = Host::new(self.network.add(&name), &name);
         let settings = self.plan.seams.settings.clone().unwrap_or_else(|| self.plan.settings.clone());
-        let identity = Identity::new(self.cluster_id, id, settings, members);
+        let joins = id > self.plan.replicas as u64;
+        let identity = if joins { Identity::joining } else { Identity::new }(self.cluster_id, id, settings, members);
         let mut config = MetaConfig::new("/simulated", endpoint(&name, META_PORT));
         (self.plan.meta)(&mut config);
         let parts = ReplicaParts {
@@ -473,8 +474,10 @@ impl Cluster {
         };
         let new = self.next_replica_id;
         self.next_replica_id += 1;
-        let members = self.replica_endpoints().into_iter().map(|(_, endpoint)| endpoint).collect();
-        let successor = self.add_replica(new, BTreeMap::new());
+        let known = self.replica_endpoints();
+        let members = known.iter().map(|(_, endpoint)| endpoint.clone()).collect();
+        let known = known.into_iter().map(|(id, endpoint)| (id, endpoint.to_string())).collect();
+        let successor = self.add_replica(new, known);
         self.machines.replicas[replica] = successor;
         self.boot(successor);
         let change = operator::Replace { old, new, endpoint: endpoint(&format!("meta-{new}"), META_PORT) };
