@@ -106,7 +106,9 @@ impl Observer {
     /// What a leader applied last is what the reference read there. A leader has every committed entry in its log, or in a snapshot.
     fn read_again(&mut self, cluster: &Cluster) {
         for (parts, running) in cluster.replicas() {
-            let Some(running) = running.filter(|running| matches!(running.group.leader(), Leader::Here)) else { continue };
+            let Some(running) = running.filter(|running| matches!(running.group.leader(), Leader::Here)) else {
+                continue;
+            };
             let applied = running.group.applied.revision();
             if applied < self.oracle.next_index()
                 && self.read.insert(parts.disk.identity().replica_id, applied) != Some(applied)

@@ -27,15 +27,8 @@ pub const LEASE_MS: u64 = 2_500;
 pub const READ_REST_MS: u64 = 1_500;
 pub const WRITE_REST_MS: u64 = 3_000;
 
-const BASE: Profile = Profile {
-    name: "",
-    replicas: 3,
-    agents: 2,
-    load: Load::shared_prefixes,
-    mix: Mix::ALL,
-
-    watch_bytes_max: 1 << 20,
-};
+const BASE: Profile =
+    Profile { name: "", replicas: 3, agents: 2, load: Load::shared_prefixes, mix: Mix::ALL, watch_bytes_max: 1 << 20 };
 
 /// Every profile, in the order in which seeds go through them.
 pub const PROFILES: [Profile; 10] = [
@@ -59,12 +52,7 @@ pub const PROFILES: [Profile; 10] = [
         ..BASE
     },
     Profile { name: "clears", load: Load::clears, mix: Mix { network: 8, power: 4, ..Mix::ALL }, ..BASE },
-    Profile {
-        name: "power",
-
-        mix: Mix { power: 10, disks: 6, processes: 2, network: 2, l3: 2, ..Mix::ALL },
-        ..BASE
-    },
+    Profile { name: "power", mix: Mix { power: 10, disks: 6, processes: 2, network: 2, l3: 2, ..Mix::ALL }, ..BASE },
     Profile {
         name: "five-replicas",
         replicas: 5,

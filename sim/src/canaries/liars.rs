@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use foreword_proto::{PageKey, PublishOutcome};
 use foreword_proto::key::page_keys_from_wire;
 use foreword_proto::records::{PageRecord, Record};
 use foreword_proto::wire::meta as m;
 use foreword_proto::wire::meta::meta_client::MetaClient;
 use foreword_proto::wire::node as n;
 use foreword_proto::workload::page;
+use foreword_proto::{PageKey, PublishOutcome};
 use parking_lot::Mutex;
 use prost::Message;
 use tonic::transport::Channel;

@@ -115,7 +115,9 @@ pub const CANARIES: &[Canary] = &[
         what: "replicas apply commands as if slots rested for an hour",
         profile: Some("clears"),
         seed_hint: 0,
-        plant: |options| believe(options, |settings| (settings.read_rest_ms, settings.write_rest_ms) = (HOUR_MS, HOUR_MS)),
+        plant: |options| {
+            believe(options, |settings| (settings.read_rest_ms, settings.write_rest_ms) = (HOUR_MS, HOUR_MS))
+        },
     },
     Canary {
         name: "no-rest",

@@ -27,18 +27,18 @@ const PIPE_BYTES: usize = 256 << 10;
 const PREFIX_BYTES: usize = 5;
 
 /// What becomes of a message. None: it is swallowed.
-pub type Change = Box<dyn FnMut(Bytes) -> Option<Bytes> + Send>;
+pub(super) type Change = Box<dyn FnMut(Bytes) -> Option<Bytes> + Send>;
 /// An answer that is given before the server is asked. None: the server answers.
-pub type Early = Box<dyn FnOnce(&Bytes) -> Option<Bytes> + Send>;
+pub(super) type Early = Box<dyn FnOnce(&Bytes) -> Option<Bytes> + Send>;
 
 /// What happens to one call.
-pub struct Meddling {
+pub(super) struct Meddling {
     /// To each message on its way to the server.
-    pub up: Change,
+    pub(super) up: Change,
     /// To each message on its way back.
-    pub down: Change,
+    pub(super) down: Change,
     /// To a call of one message: it is answered at once, and the server asked then.
-    pub early: Option<Early>,
+    pub(super) early: Option<Early>,
 }
 
 impl Default for Meddling {
@@ -48,12 +48,12 @@ impl Default for Meddling {
 }
 
 /// Decides about each call: its path, and the way on to its server. None: it is passed on as it is.
-pub type Meddler = Arc<dyn Fn(&str, &Channel) -> Option<Meddling> + Send + Sync>;
+pub(super) type Meddler = Arc<dyn Fn(&str, &Channel) -> Option<Meddling> + Send + Sync>;
 
 /// A host's network with a man in the middle of each connection that it opens.
-pub struct TappedNet {
-    pub inner: Arc<dyn Net>,
-    pub meddler: Meddler,
+pub(super) struct TappedNet {
+    pub(super) inner: Arc<dyn Net>,
+    pub(super) meddler: Meddler,
 }
 
 impl Net for TappedNet {

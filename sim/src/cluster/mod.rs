@@ -9,15 +9,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use foreword_meta::config::MetaConfig;
 use foreword_meta::state::command::ClusterSettings;
-use foreword_meta::storage::{Identity, LogEngine};
 use foreword_meta::storage::entry_codec::decode_entry;
+use foreword_meta::storage::{Identity, LogEngine};
 use foreword_node::arena::RegionProvider;
 use foreword_node::{L3Location, NodeConfig};
 use foreword_proto::ClusterId;
 use foreword_seams::{Endpoint, Net};
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
@@ -425,7 +425,8 @@ impl Cluster {
 
     fn change_faults(&mut self) {
         let now_ms = context::now().millis();
-        let ended: Vec<usize> = self.active.iter().copied().filter(|at| self.schedule[*at].ends_ms() <= now_ms).collect();
+        let ended: Vec<usize> =
+            self.active.iter().copied().filter(|at| self.schedule[*at].ends_ms() <= now_ms).collect();
         let mut changed = !ended.is_empty();
         self.active.retain(|at| !ended.contains(at));
         for at in &ended {

@@ -32,7 +32,9 @@ pub(super) async fn replace(net: Arc<dyn Net>, members: Vec<Endpoint>, change: R
         match tokio::time::timeout(ATTEMPT, admin.replace_replica(request)).await {
             Ok(Ok(answer)) => {
                 let voters = answer.into_inner().voters;
-                context::event(Kind::Client, || format!("operator: {} replaced by {}: {voters:?}", change.old, change.new));
+                context::event(Kind::Client, || {
+                    format!("operator: {} replaced by {}: {voters:?}", change.old, change.new)
+                });
                 return;
             }
             // Made by an attempt whose answer did not come.

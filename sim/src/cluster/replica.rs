@@ -72,11 +72,8 @@ impl ReplicaParts {
                 if self.full_seen.swap(full, Ordering::Relaxed) < full {
                     self.recovered_from_full.fetch_add(1, Ordering::Relaxed);
                 }
-                *self.running.lock() = Some(RunningReplica {
-                    incarnation,
-                    group: handle.group().clone(),
-                    standing: handle.standing(),
-                });
+                *self.running.lock() =
+                    Some(RunningReplica { incarnation, group: handle.group().clone(), standing: handle.standing() });
                 let reason = handle.failed().await;
                 *self.running.lock() = None;
                 reason
@@ -101,9 +98,8 @@ impl ReplicaParts {
 
     fn deps(&self) -> Result<Deps, OpenError> {
         let name = format!("meta-{}", self.disk.identity().replica_id);
-        let parts = || -> Result<LogParts, OpenError> {
-            Ok(((self.engine)(&name, self.disk.engine()), self.disk.mark()))
-        };
+        let parts =
+            || -> Result<LogParts, OpenError> { Ok(((self.engine)(&name, self.disk.engine()), self.disk.mark())) };
         let set_aside = || {
             self.disk.set_log_aside()?;
             self.snapshots.wipe();

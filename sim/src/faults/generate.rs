@@ -4,8 +4,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::kind::{FaultKind, Place};
 use super::Fault;
+use super::kind::{FaultKind, Place};
 
 /// What a schedule is drawn for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,7 +198,9 @@ mod tests {
             for fault in generate(seed, &Mix::ALL, SHAPE) {
                 assert!(fault.at_ms >= SHAPE.from_ms && fault.ends_ms() <= SHAPE.until_ms, "{fault}");
                 seen[fault.kind.number()] = true;
-                if let FaultKind::DiskRot(replica) | FaultKind::MarkRot(replica) | FaultKind::Replace(replica) = fault.kind {
+                if let FaultKind::DiskRot(replica) | FaultKind::MarkRot(replica) | FaultKind::Replace(replica) =
+                    fault.kind
+                {
                     forgetful.insert(replica);
                 }
             }

@@ -51,7 +51,9 @@ impl GenerationsNeverFall {
             let known = state.slot_state(*slab, *slot).map(|(generation, _)| generation);
             ensure(NAME, known.is_none_or(|known| known >= *granted), || {
                 let revision = state.revision();
-                format!("replica {replica} at revision {revision}: slot {slot} of slab {slab} was granted as {granted}, and is {known:?}")
+                format!(
+                    "replica {replica} at revision {revision}: slot {slot} of slab {slab} was granted as {granted}, and is {known:?}"
+                )
             })?;
         }
         Ok(())

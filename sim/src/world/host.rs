@@ -7,8 +7,8 @@ use tokio::runtime::{Builder, RngSeed, Runtime};
 use tokio::time::Duration;
 
 use super::context::{self, Kind};
-use super::{interpose, logs};
 use super::net::HostId;
+use super::{interpose, logs};
 
 thread_local! {
     /// Tasks polled in the current step, and a hash over where they were spawned: what the trace says of timers and wake-ups.
