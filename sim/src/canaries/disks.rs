@@ -21,7 +21,7 @@ const LEFT_OUT: u64 = 2;
 pub(super) enum Wrong {
     /// Some syncs answer without having synced.
     Syncs,
-    /// Entries lose their publishes before they are stored, and their checksums are right.
+    /// Entries that are read have lost their publishes, and their checksums are right.
     Entries,
 }
 
@@ -55,10 +55,7 @@ fn without_publishes((index, item): &Item) -> Item {
 
 impl LogEngine for WrongEngine {
     fn append(&mut self, items: &[Item]) -> io::Result<()> {
-        match self.wrong {
-            Wrong::Entries => self.inner.append(&items.iter().map(without_publishes).collect::<Vec<_>>()),
-            Wrong::Syncs => self.inner.append(items),
-        }
+        self.inner.append(items)
     }
 
     fn truncate_from(&mut self, index: u64) -> io::Result<()> {
@@ -78,7 +75,11 @@ impl LogEngine for WrongEngine {
     }
 
     fn read(&mut self, range: Range<u64>) -> io::Result<Vec<Item>> {
-        self.inner.read(range)
+        let items = self.inner.read(range)?;
+        Ok(match self.wrong {
+            Wrong::Entries => items.iter().map(without_publishes).collect(),
+            Wrong::Syncs => items,
+        })
     }
 
     fn bounds(&self) -> Option<(u64, u64)> {
