@@ -8,6 +8,7 @@ compile_error!(
     "build with --cfg tokio_unstable (.cargo/config.toml sets it): without it tokio draws its own random numbers and no seed replays"
 );
 
+pub mod canaries;
 pub mod cli;
 pub mod cluster;
 pub mod faults;

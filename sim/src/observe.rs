@@ -1,8 +1,9 @@
 //! Between two quanta: feeds the reference state from the disks, and shows the cluster to the invariants.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use foreword_meta::raft::group::Leader;
 use foreword_meta::state::command::ClusterSettings;
 
 use crate::cluster::Cluster;
@@ -24,17 +25,20 @@ pub struct Observer {
     oracle: Oracle,
     checks: Checks,
     settings: Settings,
+    /// The entry of each replica that was held against the reference last.
+    read: BTreeMap<u64, u64>,
     pub healed_since: Option<SimTime>,
     pub quiet_since: Option<SimTime>,
 }
 
 impl Observer {
-    /// Before a cluster of these settings starts.
-    pub fn new(settings: &ClusterSettings, agents: usize) -> Self {
+    /// Before a cluster of these settings starts. `believed`: the settings by which its replicas apply commands.
+    pub fn new(settings: &ClusterSettings, believed: &ClusterSettings, agents: usize) -> Self {
         let checked = Settings {
             members: BTreeSet::new(),
             configs: Vec::new(),
             agents: (0..agents as u32).collect(),
+            cluster: settings.clone(),
             lease: Duration::from_millis(settings.lease_ms),
             expiry_bound: EXPIRY_BOUND,
             lookup_deadline: workload::CALL_DEADLINE,
@@ -42,9 +46,10 @@ impl Observer {
             quiet_bound: QUIET_BOUND,
         };
         Self {
-            oracle: Oracle::new(settings.clone()),
+            oracle: Oracle::new(believed.clone()),
             checks: Checks::new(),
             settings: checked,
+            read: BTreeMap::new(),
             healed_since: None,
             quiet_since: None,
         }
@@ -53,7 +58,7 @@ impl Observer {
     /// Looks once. True if something was found broken that was not before.
     pub fn look(&mut self, cluster: &Cluster, history: &History, now: SimTime) -> bool {
         self.follow(cluster);
-        let Self { oracle, checks, settings, healed_since, quiet_since } = self;
+        let Self { oracle, checks, settings, healed_since, quiet_since, .. } = self;
         checks.observe(&view(oracle, settings, cluster, history, (now, *healed_since, *quiet_since)))
     }
 
@@ -61,7 +66,7 @@ impl Observer {
     pub fn finish(&mut self, cluster: &Cluster, history: &History, now: SimTime) -> bool {
         self.follow(cluster);
         self.oracle.check_now();
-        let Self { oracle, checks, settings, healed_since, quiet_since } = self;
+        let Self { oracle, checks, settings, healed_since, quiet_since, .. } = self;
         checks.finish(&view(oracle, settings, cluster, history, (now, *healed_since, *quiet_since)))
     }
 
@@ -77,6 +82,7 @@ impl Observer {
 
     /// Gives the reference every entry that some replica has applied since.
     fn follow(&mut self, cluster: &Cluster) {
+        self.read_again(cluster);
         let running = cluster.replicas().filter_map(|(_, running)| running);
         let newest = running.max_by_key(|running| running.group.applied.revision());
         let Some(newest) = newest else { return };
@@ -93,6 +99,22 @@ impl Observer {
             self.oracle.advance(index, &item);
             if self.oracle.next_index() == index {
                 return;
+            }
+        }
+    }
+
+    /// What a leader applied last is what the reference read there. A leader has every committed entry in its log, or in a snapshot.
+    fn read_again(&mut self, cluster: &Cluster) {
+        for (parts, running) in cluster.replicas() {
+            let Some(running) = running.filter(|running| matches!(running.group.leader(), Leader::Here)) else {
+                continue;
+            };
+            let applied = running.group.applied.revision();
+            if applied < self.oracle.next_index()
+                && self.read.insert(parts.disk.identity().replica_id, applied) != Some(applied)
+                && let Some(item) = parts.disk.item(applied)
+            {
+                self.oracle.advance(applied, &item);
             }
         }
     }

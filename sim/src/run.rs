@@ -190,7 +190,9 @@ fn run(options: Options, progress: &AtomicU64) -> Report {
         cluster.network.damage_parcel(number);
     }
     let clients = Clients::start(&options, &cluster);
-    let mut observer = Observer::new(&options.profile.settings(), options.profile.agents);
+    let settings = options.profile.settings();
+    let believed = options.seams.settings.as_ref().unwrap_or(&settings);
+    let mut observer = Observer::new(&settings, believed, options.profile.agents);
     let end = SimTime::from_millis(phases.end);
     while context::now() < end {
         if cluster.fault_is_next() {

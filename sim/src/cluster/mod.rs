@@ -12,8 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use foreword_meta::config::MetaConfig;
 use foreword_meta::state::command::ClusterSettings;
-use foreword_meta::storage::Identity;
 use foreword_meta::storage::entry_codec::decode_entry;
+use foreword_meta::storage::{Identity, LogEngine};
 use foreword_node::arena::RegionProvider;
 use foreword_node::{L3Location, NodeConfig};
 use foreword_proto::ClusterId;
@@ -63,12 +63,27 @@ pub struct Plan {
 #[derive(Clone)]
 pub struct Seams {
     pub regions: Arc<dyn RegionProvider>,
-    /// The network as a host has it.
-    pub net: Arc<dyn Fn(HostId, Arc<dyn Net>) -> Arc<dyn Net> + Send + Sync>,
+    /// The network as the host of this name has it: `meta-1`, `node-1`, `clients`. Called once a host and cluster.
+    pub net: Arc<dyn Fn(&str, Arc<dyn Net>) -> Arc<dyn Net> + Send + Sync>,
+    /// The log's engine as a process on the host of this name has it.
+    pub engine: EngineSeam,
     /// What replicas believe the cluster was initialised with; None: what it was.
     pub settings: Option<ClusterSettings>,
-    /// Syncs of every log answer at once and make nothing durable.
-    pub disks_lie: bool,
+    /// When syncs of logs make nothing durable.
+    pub lies: Lies,
+}
+
+/// Puts something between a replica's log and its engine, by the host's name.
+pub type EngineSeam = Arc<dyn Fn(&str, Box<dyn LogEngine>) -> Box<dyn LogEngine> + Send + Sync>;
+
+/// When syncs of a log answer and make nothing durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lies {
+    #[default]
+    Never,
+    Always,
+    /// From the first time that the disk is slow; the checks believe the disk, until its power is cut.
+    AfterSlow,
 }
 
 impl Default for Seams {
@@ -76,8 +91,9 @@ impl Default for Seams {
         Self {
             regions: Arc::new(foreword_node::arena::HeapRegions),
             net: Arc::new(|_, net| net),
+            engine: Arc::new(|_, engine| engine),
             settings: None,
-            disks_lie: false,
+            lies: Lies::Never,
         }
     }
 }
@@ -211,7 +227,8 @@ impl Cluster {
             config,
             disk: Disk::new(u32::from(host.id()), identity),
             snapshots: SimFiles::new(u32::from(host.id())),
-            net: self.net_of(host.id()),
+            net: self.net_of(&host),
+            engine: self.plan.seams.engine.clone(),
             running: Arc::default(),
             recovered_from_full: Arc::default(),
             full_seen: Arc::default(),
@@ -232,19 +249,19 @@ impl Cluster {
             store: self.l3.store_factory(u32::from(host.id()), &name),
             regions: self.plan.seams.regions.clone(),
             files: SimFiles::new(u32::from(host.id())),
-            net: self.net_of(host.id()),
+            net: self.net_of(&host),
             running: Arc::default(),
         };
         self.add(host, Role::Agent(Box::new(parts)))
     }
 
-    fn net_of(&self, host: HostId) -> Arc<dyn Net> {
-        (self.plan.seams.net)(host, self.network.of(host))
+    fn net_of(&self, host: &Host) -> Arc<dyn Net> {
+        (self.plan.seams.net)(host.name(), self.network.of(host.id()))
     }
 
     /// The network as the clients have it.
     pub fn clients_net(&self) -> Arc<dyn Net> {
-        self.network.of(self.machines.host_of(self.machines.clients))
+        self.net_of(&self.machines.all[self.machines.clients].host)
     }
 
     /// Where agents listen.
@@ -516,8 +533,14 @@ impl Cluster {
         for (replica, seat) in self.machines.replicas.iter().enumerate() {
             if let Role::Replica(parts) = &self.machines.all[*seat].role {
                 let mut weather = conditions.disks.get(&replica).cloned().unwrap_or_default();
+                let slow = weather.sync_us_max > 0;
                 weather.sync_us_max = weather.sync_us_max.max(1_500);
-                weather.lies = self.plan.seams.disks_lie;
+                weather.lies = match self.plan.seams.lies {
+                    Lies::Never => false,
+                    Lies::Always => true,
+                    Lies::AfterSlow => slow || parts.disk.weather().lies,
+                };
+                weather.believed = self.plan.seams.lies == Lies::AfterSlow;
                 parts.disk.set_weather(weather.clone());
                 parts.snapshots.set_weather(FilesWeather { fault: weather.fault, ..FilesWeather::default() });
             }

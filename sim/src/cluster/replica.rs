@@ -12,6 +12,7 @@ use foreword_meta::storage::{OpenError, on_a_task};
 use foreword_seams::{Files, Net, Telemetry};
 use parking_lot::Mutex;
 
+use super::EngineSeam;
 use crate::world::context::{self, Kind};
 use crate::world::disk::Disk;
 use crate::world::entropy::HostEntropy;
@@ -35,6 +36,7 @@ pub struct ReplicaParts {
     pub disk: Disk,
     pub snapshots: SimFiles,
     pub net: Arc<dyn Net>,
+    pub engine: EngineSeam,
     /// Filled while it serves.
     pub running: Arc<Mutex<Option<RunningReplica>>>,
     /// Starts that served after a full disk had ended an earlier one, and how much of that was seen.
@@ -96,7 +98,9 @@ impl ReplicaParts {
     }
 
     fn deps(&self) -> Result<Deps, OpenError> {
-        let parts = || -> Result<LogParts, OpenError> { Ok((self.disk.engine(), self.disk.mark())) };
+        let name = format!("meta-{}", self.disk.identity().replica_id);
+        let parts =
+            || -> Result<LogParts, OpenError> { Ok(((self.engine)(&name, self.disk.engine()), self.disk.mark())) };
         let set_aside = || {
             self.disk.set_log_aside()?;
             self.snapshots.wipe();

@@ -1,15 +1,21 @@
-//! `generations-never-fall`: each grant of a slot gives it the next generation.
+//! `generations-never-fall`: each grant of a slot gives it the next generation; and no replica that has come as far as the reference
+//! knows a slot by an older one.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use foreword_meta::state::State;
 use foreword_meta::state::command::{Outcome, next_generation};
 use foreword_proto::{Generation, Revision, SlabId, Slot};
 
 use super::one_slot_one_page::FirstTimes;
 use super::{Invariant, View, Violation, ensure};
 use crate::oracle::AppliedEntry;
+use crate::world::context::SimTime;
 
 const NAME: &str = "generations-never-fall";
+/// How often all slots of a replica are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// The generation of each slot's last grant; slabs that were dropped are remembered, since their ids never come back.
 #[derive(Debug, Default)]
@@ -17,6 +23,8 @@ pub struct GenerationsNeverFall {
     granted: BTreeMap<(SlabId, Slot), Generation>,
     first: FirstTimes,
     seen: Revision,
+    /// When each replica's slots are looked at again.
+    looked: BTreeMap<u64, SimTime>,
 }
 
 impl GenerationsNeverFall {
@@ -36,6 +44,20 @@ impl GenerationsNeverFall {
         }
         Ok(())
     }
+
+    /// A slot is known by its last granted generation, or its slab is gone.
+    fn knows(&self, replica: u64, state: &State) -> Result<(), Violation> {
+        for ((slab, slot), granted) in &self.granted {
+            let known = state.slot_state(*slab, *slot).map(|(generation, _)| generation);
+            ensure(NAME, known.is_none_or(|known| known >= *granted), || {
+                let revision = state.revision();
+                format!(
+                    "replica {replica} at revision {revision}: slot {slot} of slab {slab} was granted as {granted}, and is {known:?}"
+                )
+            })?;
+        }
+        Ok(())
+    }
 }
 
 impl Invariant for GenerationsNeverFall {
@@ -51,6 +73,14 @@ impl Invariant for GenerationsNeverFall {
         for entry in view.oracle.entries_after(self.seen) {
             self.seen = entry.revision;
             self.follow(entry)?;
+        }
+        for replica in &view.replicas {
+            let due = self.looked.get(&replica.id).is_none_or(|at| *at <= view.now);
+            // Generations are small numbers that grow: a replica that is behind may know older ones.
+            if due && replica.group.applied.revision() >= self.seen {
+                self.looked.insert(replica.id, view.now + LOOK_EVERY);
+                replica.group.applied.read(|state| self.knows(replica.id, state))?;
+            }
         }
         Ok(())
     }
@@ -79,6 +109,9 @@ mod tests {
         let mut check = GenerationsNeverFall::default();
         assert_eq!(entries.iter().try_for_each(|entry| check.follow(entry)), Ok(()));
         assert!(check.granted.values().any(|generation| *generation > 2), "{:?}", check.granted);
+        assert_eq!(check.knows(1, log.oracle.state()), Ok(()));
+        let earlier = Log::new(2);
+        assert!(check.knows(1, earlier.oracle.state()).is_err(), "it went back");
         for wrong in [1, 100] {
             let mut check = GenerationsNeverFall::default();
             let mut entries = entries.clone();

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreword_meta::raft::group::Group;
+use foreword_meta::state::command::ClusterSettings;
 use foreword_node::agent::Agent;
 
 pub use foreword_meta::state::invariants::Violation;
@@ -73,6 +74,8 @@ pub struct Settings {
     pub configs: Vec<BTreeSet<u64>>,
     /// Numbers of the agents that run when nothing fails.
     pub agents: BTreeSet<u32>,
+    /// What the cluster was initialised with, whatever its replicas believe.
+    pub cluster: ClusterSettings,
     /// A session's lease.
     pub lease: Duration,
     /// How long after a lease's end, with a leader, its session may still be open.

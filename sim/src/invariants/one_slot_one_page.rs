@@ -205,7 +205,7 @@ impl Invariant for OneSlotOnePage {
     fn observe(&mut self, view: &View<'_>) -> Result<(), Violation> {
         for entry in view.oracle.entries_after(self.seen) {
             self.seen = entry.revision;
-            self.ledger.follow(entry, view.oracle.state().settings())?;
+            self.ledger.follow(entry, &view.settings.cluster)?;
         }
         Ok(())
     }

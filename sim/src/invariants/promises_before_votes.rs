@@ -14,6 +14,8 @@ const NAME: &str = "promises-before-votes";
 #[derive(Debug, Default)]
 pub struct PromisesBeforeVotes {
     durable: BTreeMap<u64, u64>,
+    /// Of each replica, the last committed entry that some leader counted as matched on it.
+    promised: BTreeMap<u64, u64>,
     committed: Revision,
 }
 
@@ -46,6 +48,14 @@ impl PromisesBeforeVotes {
             format!("replica {replica} acknowledged entry {matched} to {leader}, its disk was at {durable:?} at most")
         })
     }
+
+    /// A committed entry is never taken back: a replica that acknowledged it has it, or knows that it lost it and does not vote.
+    fn keeps_its_promise(&self, replica: u64, may_vote: bool, durable_last: Option<u64>) -> Result<(), Violation> {
+        let promised = self.promised.get(&replica).copied().unwrap_or(0);
+        ensure(NAME, !may_vote || durable_last.unwrap_or(0) >= promised, || {
+            format!("replica {replica} votes and acknowledged entry {promised}, its disk ends at {durable_last:?}")
+        })
+    }
 }
 
 impl Invariant for PromisesBeforeVotes {
@@ -76,8 +86,12 @@ impl Invariant for PromisesBeforeVotes {
                 // The leader's own entry stands in the list as soon as it is appended.
                 if let Some(matched) = matched.filter(|_| *member != replica.id) {
                     self.is_matched(replica.id, *member, matched.index)?;
+                    let promised = self.promised.entry(*member).or_default();
+                    *promised = matched.index.min(view.oracle.revision()).max(*promised);
                 }
             }
+            let disk = view.disks.iter().find(|disk| disk.replica == replica.id);
+            self.keeps_its_promise(replica.id, replica.may_vote, disk.and_then(|disk| disk.durable_last))?;
         }
         Ok(())
     }
@@ -104,5 +118,15 @@ mod tests {
         assert!(check.is_durable(10, &[BTreeSet::from([1, 2, 3])]).is_err());
         assert!(check.is_matched(1, 3, 8).is_ok() && check.is_matched(1, 3, 9).is_err());
         assert!(check.is_matched(1, 4, 1).is_err() && check.is_matched(1, 4, 0).is_ok());
+    }
+
+    #[test]
+    fn who_lost_what_it_acknowledged_does_not_vote() {
+        let check = PromisesBeforeVotes { promised: BTreeMap::from([(1, 5)]), ..Default::default() };
+        assert_eq!(check.keeps_its_promise(1, true, Some(5)), Ok(()));
+        assert_eq!(check.keeps_its_promise(1, true, Some(4)).unwrap_err().name, NAME);
+        assert!(check.keeps_its_promise(1, true, None).is_err());
+        assert_eq!(check.keeps_its_promise(1, false, None), Ok(()));
+        assert_eq!(check.keeps_its_promise(2, true, None), Ok(()), "it promised nothing");
     }
 }

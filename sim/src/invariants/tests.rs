@@ -12,6 +12,7 @@ pub(super) fn settings() -> Settings {
         members: BTreeSet::from([1, 2, 3]),
         configs: vec![BTreeSet::from([1, 2, 3])],
         agents: BTreeSet::new(),
+        cluster: Log::new(1).oracle.state().settings().clone(),
         lease: Duration::from_secs(1),
         expiry_bound: Duration::from_secs(1),
         lookup_deadline: Duration::from_secs(1),

@@ -55,6 +55,8 @@ pub struct DiskWeather {
     pub fault: Option<DiskFault>,
     /// Syncs answer at once and make nothing durable: a planted fault.
     pub lies: bool,
+    /// What the disk says after such a sync is believed by those who look at it from outside, until its power is cut.
+    pub believed: bool,
 }
 
 /// What happened on a disk so far.
@@ -100,6 +102,8 @@ struct State {
     counts: DiskCounts,
     identity: Identity,
     mark: MarkImage,
+    /// The last item that a sync claimed to have made durable, where outsiders believe it.
+    claimed: Option<u64>,
     /// Counts the crashes: what an earlier process holds fails.
     process: u64,
 }
@@ -117,7 +121,7 @@ impl Disk {
         let log = MemoryDisk::default();
         log.remember_taken();
         let (weather, counts) = (DiskWeather::default(), DiskCounts::default());
-        let state = State { host, weather, counts, identity, mark: MarkImage::default(), process: 0 };
+        let state = State { host, weather, counts, identity, mark: MarkImage::default(), claimed: None, process: 0 };
         Self { log, state: Arc::new(Mutex::new(state)) }
     }
 
@@ -152,6 +156,7 @@ impl Disk {
         let crashed = self.log.crash_torn(survivors, cut);
         let mut state = self.state.lock();
         let torn_mark = state.mark.crash();
+        state.claimed = None;
         state.process += 1;
         state.counts.crashes += 1;
         state.counts.writes_lost += crashed.lost as u64;
@@ -226,7 +231,8 @@ impl Disk {
 
     /// Index of the last item that a power cut would leave.
     pub fn durable_last(&self) -> Option<u64> {
-        self.log.durable_bounds().map(|(_, last)| last)
+        let claimed = self.state.lock().claimed;
+        self.log.durable_bounds().map(|(_, last)| last).max(claimed)
     }
 
     /// Flips one bit of one durable item, as rot does. The item's index; None when there is none.
@@ -306,6 +312,12 @@ impl Disk {
         let mut state = self.state.lock();
         state.counts.lies += u64::from(state.weather.lies);
         state.weather.lies
+    }
+
+    /// A sync answers that everything up to this item is durable, and whether that is so.
+    fn answers(&self, last: Option<u64>, durable: bool) {
+        let mut state = self.state.lock();
+        state.claimed = last.filter(|_| !durable && state.weather.believed);
     }
 
     /// `process`: the one that asks; None: whoever opens the disk.

@@ -1,5 +1,6 @@
 //! The parts of the simulation each without the others, and the whole of it.
 
+mod canaries;
 mod cluster;
 mod determinism;
 mod regressions;

@@ -70,9 +70,11 @@ impl LogEngine for SimEngine {
             self.disk.digest(Op::SyncBegins, &[time.as_micros() as u64], &[]);
             pause(time).await;
             self.disk.fault(false)?;
-            if !self.disk.lies() {
+            let lies = self.disk.lies();
+            if !lies {
                 self.inner.sync().await?;
             }
+            self.disk.answers(self.inner.bounds().map(|(_, last)| last), !lies);
             self.disk.digest(Op::Synced, &[], &[]);
             Ok(())
         })
