@@ -64,7 +64,7 @@ pub struct Plan {
 pub struct Seams {
     pub regions: Arc<dyn RegionProvider>,
     /// The network as the host of this name has it: `meta-1`, `node-1`, `clients`. Called once a host and cluster.
-    pub net: Arc<dyn Fn(&str, Arc<dyn Net>) -> Arc<dyn Net> + Send + Sync>,
+    pub net: NetSeam,
     /// The log's engine as a process on the host of this name has it.
     pub engine: EngineSeam,
     /// What replicas believe the cluster was initialised with; None: what it was.
@@ -72,6 +72,9 @@ pub struct Seams {
     /// When syncs of logs make nothing durable.
     pub lies: Lies,
 }
+
+/// Puts something between a host's process and its network, by the host's name.
+pub type NetSeam = Arc<dyn Fn(&str, Arc<dyn Net>) -> Arc<dyn Net> + Send + Sync>;
 
 /// Puts something between a replica's log and its engine, by the host's name.
 pub type EngineSeam = Arc<dyn Fn(&str, Box<dyn LogEngine>) -> Box<dyn LogEngine> + Send + Sync>;

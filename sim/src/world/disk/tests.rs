@@ -109,7 +109,15 @@ async fn change(store: &mut LogStore, model: &mut Model) -> Result<(), String> {
 }
 
 fn draw_weather(fault: Option<DiskFault>, lies: bool) -> DiskWeather {
-    DiskWeather { sync_us_min: 50, sync_us_max: 4000, stall_per_million: 100_000, stall_ms: 50, fault, lies }
+    DiskWeather {
+        sync_us_min: 50,
+        sync_us_max: 4000,
+        stall_per_million: 100_000,
+        stall_ms: 50,
+        fault,
+        lies,
+        believed: false,
+    }
 }
 
 /// A process that opens the log, checks what it finds, and changes the log until its time is over or its disk fails.
