@@ -3,6 +3,7 @@
 //! The binary passes the implementations of this crate; the simulator passes its own. Nothing is mocked and nothing asks
 //! which of the two it runs under. docs/adr/0001-seams-crate.md says why this is a crate of its own.
 
+pub mod deadline;
 pub mod entropy;
 pub mod files;
 pub mod http;

@@ -16,6 +16,8 @@ pub struct Profile {
     pub agents: usize,
     pub load: fn() -> Load,
     pub mix: Mix,
+    /// How long an I/O of L3 may take: longer than a get, where a get's own deadline is to be met.
+    pub l3_deadline_ms: u64,
     /// Bytes of events that a replica keeps for its watchers.
     pub watch_bytes_max: u64,
 }
@@ -27,8 +29,15 @@ pub const LEASE_MS: u64 = 2_500;
 pub const READ_REST_MS: u64 = 1_500;
 pub const WRITE_REST_MS: u64 = 3_000;
 
-const BASE: Profile =
-    Profile { name: "", replicas: 3, agents: 2, load: Load::shared_prefixes, mix: Mix::ALL, watch_bytes_max: 1 << 20 };
+const BASE: Profile = Profile {
+    name: "",
+    replicas: 3,
+    agents: 2,
+    load: Load::shared_prefixes,
+    mix: Mix::ALL,
+    l3_deadline_ms: 500,
+    watch_bytes_max: 1 << 20,
+};
 
 /// Every profile, in the order in which seeds go through them.
 pub const PROFILES: [Profile; 10] = [
@@ -36,6 +45,7 @@ pub const PROFILES: [Profile; 10] = [
     Profile {
         name: "herd",
         load: Load::herd,
+        l3_deadline_ms: 2_900,
         agents: 3,
         mix: Mix { processes: 4, network: 8, l3: 3, ..Mix::ALL },
         ..BASE
@@ -46,7 +56,7 @@ pub const PROFILES: [Profile; 10] = [
     Profile {
         name: "slow-watchers",
         load: Load::slow_watchers,
-        watch_bytes_max: 16 << 10,
+        watch_bytes_max: 4 << 10,
 
         mix: Mix { network: 8, ..Mix::ALL },
         ..BASE
@@ -88,7 +98,7 @@ impl Profile {
 
     /// The cluster of this profile.
     pub fn plan(&self, seams: Seams) -> Plan {
-        let watch_bytes_max = self.watch_bytes_max;
+        let (watch_bytes_max, l3_deadline_ms) = (self.watch_bytes_max, self.l3_deadline_ms);
         let load = (self.load)();
         let arena_bytes = load.arena_bytes;
         Plan {
@@ -103,7 +113,7 @@ impl Profile {
             }),
             node: Arc::new(move |config| {
                 config.arena_bytes = arena_bytes;
-                config.l3_deadline_ms = 500;
+                config.l3_deadline_ms = l3_deadline_ms;
                 config.gather_deadline_ms = 800;
                 config.put_room_wait_ms = 500;
                 config.publish_wait_ms = 4_000;

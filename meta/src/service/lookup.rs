@@ -13,15 +13,18 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::refused;
-use crate::raft::group::{Group, PROPOSE_DEADLINE};
+use crate::raft::group::Group;
 use crate::state::LocationRef;
 use crate::state::command::Refusal;
 
 /// Answers a lookup.
 ///
 /// Errors: NOT_FOUND `namespace_id`; INVALID_ARGUMENT `keys` or `tokens`; FAILED_PRECONDITION `behind`; UNAVAILABLE without a leader.
-pub(super) async fn lookup(group: &Arc<Group>, request: wire::LookupRequest) -> Result<wire::LookupResponse, Status> {
-    let deadline = Instant::now() + PROPOSE_DEADLINE;
+pub(super) async fn lookup(
+    group: &Arc<Group>,
+    request: wire::LookupRequest,
+    deadline: Instant,
+) -> Result<wire::LookupResponse, Status> {
     refresh(group, request.freshness, deadline).await?;
     let keys = keys_of(group, &request)?;
     let found = group.applied.read(|state| {

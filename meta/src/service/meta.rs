@@ -15,6 +15,7 @@ use foreword_proto::wire::meta::meta_client::MetaClient;
 use foreword_proto::wire::meta::meta_server::{Meta, MetaServer};
 use foreword_proto::wire::namespace_from_wire;
 use foreword_proto::{BadInput, ClusterId, EntryKey, NamespaceId, Revision, SlotRef};
+use foreword_seams::deadline::deadline_of;
 use futures::stream::BoxStream;
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
@@ -268,7 +269,8 @@ impl Meta for MetaService {
     }
 
     async fn lookup(&self, request: Request<wire::LookupRequest>) -> Result<Response<wire::LookupResponse>, Status> {
-        lookup::lookup(&self.group, request.into_inner()).await.map(Response::new)
+        let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
+        lookup::lookup(&self.group, request.into_inner(), deadline).await.map(Response::new)
     }
 
     type WatchStream = BoxStream<'static, Result<wire::WatchResponse, Status>>;

@@ -9,6 +9,7 @@ use foreword_proto::key::page_keys_from_wire;
 use foreword_proto::limits::{KEYS_MAX, SHARDS_MAX};
 use foreword_proto::wire::{namespace_from_wire, node as wire};
 use foreword_proto::{BadInput, PageKey};
+use foreword_seams::deadline::deadline_of;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -16,7 +17,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use wire::node_server::Node;
 
 use super::admission::overloaded;
-use super::convert::{deadline_of, opened_to_wire, page_put_to_wire, parent_from_wire};
+use super::convert::{opened_to_wire, page_put_to_wire, parent_from_wire};
 use super::pieces::Packer;
 use crate::api::{EngineApi, GetAsk, LookupAsk, Opened, PutAsk};
 

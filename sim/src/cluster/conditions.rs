@@ -55,7 +55,10 @@ impl Conditions {
                     *self.down.entry(seat).or_default() += 1;
                 }
             }
-            FaultKind::DiskRot(replica) | FaultKind::MarkRot(replica) | FaultKind::SnapshotRot(replica) => {
+            FaultKind::DiskRot(replica)
+            | FaultKind::MarkRot(replica)
+            | FaultKind::LostTail(replica)
+            | FaultKind::SnapshotRot(replica) => {
                 *self.down.entry(machines.seat(Place::Replica(*replica))).or_default() += 1;
             }
             FaultKind::Pause(place) => *self.paused.entry(machines.seat(*place)).or_default() += 1,

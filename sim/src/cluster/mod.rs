@@ -39,6 +39,10 @@ pub const QUANTUM: Duration = Duration::from_millis(1);
 const RESTART: Duration = Duration::from_millis(400);
 /// Resets between two hosts come this often while that fault lasts.
 const RESETS_EVERY_MS: u64 = 300;
+/// Entries that a lost tail has, at most.
+const LOST_ITEMS_MAX: u64 = 8;
+/// A sync of a fair disk takes up to so long, in microseconds.
+const SYNC_US_MAX: u64 = 3_000;
 /// Ports of the simulated processes.
 const META_PORT: u16 = 7400;
 const NODE_PORT: u16 = 7500;
@@ -468,6 +472,10 @@ impl Cluster {
                 let both = context::random_below(2) == 0;
                 self.damage(*replica, |parts| parts.disk.rot_mark(both));
             }
+            FaultKind::LostTail(replica) => {
+                let items = 1 + context::random_below(LOST_ITEMS_MAX) as usize;
+                self.damage(*replica, |parts| parts.disk.lose_tail(items));
+            }
             FaultKind::SnapshotRot(replica) => self.damage(*replica, |parts| _ = parts.snapshots.rot()),
             FaultKind::Replace(replica) => self.replace(*replica),
             _ => {}
@@ -532,19 +540,19 @@ impl Cluster {
                 }
             }
         }
-        self.l3.set_weather(None, conditions.l3.clone());
+        self.l3.set_weather(None, conditions.l3);
         for (replica, seat) in self.machines.replicas.iter().enumerate() {
             if let Role::Replica(parts) = &self.machines.all[*seat].role {
                 let mut weather = conditions.disks.get(&replica).cloned().unwrap_or_default();
                 let slow = weather.sync_us_max > 0;
-                weather.sync_us_max = weather.sync_us_max.max(1_500);
+                weather.sync_us_max = weather.sync_us_max.max(SYNC_US_MAX);
                 weather.lies = match self.plan.seams.lies {
                     Lies::Never => false,
                     Lies::Always => true,
                     Lies::AfterSlow => slow || parts.disk.weather().lies,
                 };
                 weather.believed = self.plan.seams.lies == Lies::AfterSlow;
-                parts.disk.set_weather(weather.clone());
+                parts.disk.set_weather(weather);
                 parts.snapshots.set_weather(FilesWeather { fault: weather.fault, ..FilesWeather::default() });
             }
         }

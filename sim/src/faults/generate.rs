@@ -81,7 +81,7 @@ impl Drawing {
         };
         let longest = match &kind {
             FaultKind::Crash(_) | FaultKind::PowerCut(_) | FaultKind::PowerCutAll => 6_000,
-            FaultKind::DiskRot(_) | FaultKind::MarkRot(_) | FaultKind::SnapshotRot(_) => 3_000,
+            FaultKind::DiskRot(_) | FaultKind::MarkRot(_) | FaultKind::LostTail(_) | FaultKind::SnapshotRot(_) => 3_000,
             FaultKind::Drift(..) => 20_000,
             _ => 8_000,
         };
@@ -152,13 +152,14 @@ impl Drawing {
 
     fn amnesia(&mut self) -> FaultKind {
         let victim = self.victim;
-        match self.rng.gen_range(0..4) {
+        match self.rng.gen_range(0..5) {
             0 if !self.replaced => {
                 self.replaced = true;
                 FaultKind::Replace(victim)
             }
             1 => FaultKind::MarkRot(victim),
             2 => FaultKind::SnapshotRot(victim),
+            3 => FaultKind::LostTail(victim),
             _ => FaultKind::DiskRot(victim),
         }
     }

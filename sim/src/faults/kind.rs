@@ -61,6 +61,8 @@ pub enum FaultKind {
     DiskRot(Replica),
     /// The mark beside the log is damaged, and the process dies.
     MarkRot(Replica),
+    /// The disk loses the log's last entries although they were synced, and the process dies: its mark says so.
+    LostTail(Replica),
     /// A snapshot is damaged, and the process dies.
     SnapshotRot(Replica),
     /// The machine is lost with its disk; another takes its place.
@@ -85,7 +87,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Names of all kinds, in order.
-    pub const NAMES: [&'static str; 25] = [
+    pub const NAMES: [&'static str; 26] = [
         "crash",
         "power-cut",
         "power-cut-all",
@@ -101,6 +103,7 @@ impl FaultKind {
         "disk-full",
         "disk-rot",
         "mark-rot",
+        "lost-tail",
         "snapshot-rot",
         "replace",
         "torn-writes",
@@ -131,16 +134,17 @@ impl FaultKind {
             Self::DiskFull(_) => 12,
             Self::DiskRot(_) => 13,
             Self::MarkRot(_) => 14,
-            Self::SnapshotRot(_) => 15,
-            Self::Replace(_) => 16,
-            Self::TornWrites => 17,
-            Self::LateWrites => 18,
-            Self::BadWrites => 19,
-            Self::BadReads => 20,
-            Self::ShortReads => 21,
-            Self::LostCompletions => 22,
-            Self::L3Stall => 23,
-            Self::L3Outage => 24,
+            Self::LostTail(_) => 15,
+            Self::SnapshotRot(_) => 16,
+            Self::Replace(_) => 17,
+            Self::TornWrites => 18,
+            Self::LateWrites => 19,
+            Self::BadWrites => 20,
+            Self::BadReads => 21,
+            Self::ShortReads => 22,
+            Self::LostCompletions => 23,
+            Self::L3Stall => 24,
+            Self::L3Outage => 25,
         }
     }
 
@@ -165,6 +169,7 @@ impl fmt::Display for FaultKind {
             | Self::DiskFull(replica)
             | Self::DiskRot(replica)
             | Self::MarkRot(replica)
+            | Self::LostTail(replica)
             | Self::SnapshotRot(replica)
             | Self::Replace(replica) => write!(f, " of replica {}", replica + 1),
             _ => Ok(()),

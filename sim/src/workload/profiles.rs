@@ -107,7 +107,8 @@ impl Load {
             namespaces: 3,
             shapes: vec![vec![SHARD_BYTES; 2], vec![SHARD_BYTES, 1_000, 3 * SHARD_BYTES], vec![2_500; 4]],
             engines: 6,
-            arena_bytes: 8 * MIB,
+            // So little that a stall of L3 fills what puts may take of it.
+            arena_bytes: MIB,
             interleaved: true,
             missing_shard_percent: 5,
             cut_percent: 5,

@@ -209,7 +209,9 @@ impl HostFaults {
         let mut write = LateWrite::whole(after);
         let late = context::random_chance(weather.late_write);
         if late {
-            write.after += Duration::from_micros(context::random_below(weather.late_ms_max * 1000 + 1));
+            // Not on top of a stall: everything lands while somebody still looks.
+            let late = Duration::from_micros(context::random_below(weather.late_ms_max * 1000 + 1));
+            write.after = write.after.max(late);
         }
         if context::random_chance(weather.torn) {
             counts.torn += 1;
