@@ -301,7 +301,7 @@ impl Cluster {
             Role::Replica(parts) => parts.disk.taken_item(index),
             _ => None,
         });
-        disks.max_by_key(|item| decode_entry(index, item).map_or(0, |entry| entry.log_id.leader_id.term))
+        disks.max_by_key(|item| decode_entry(index, item).ok().map(|entry| entry.log_id.leader_id))
     }
 
     /// What happened below the seams, by name: the simulator's own markers.

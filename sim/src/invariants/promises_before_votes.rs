@@ -86,8 +86,11 @@ impl Invariant for PromisesBeforeVotes {
                 // The leader's own entry stands in the list as soon as it is appended.
                 if let Some(matched) = matched.filter(|_| *member != replica.id) {
                     self.is_matched(replica.id, *member, matched.index)?;
-                    let promised = self.promised.entry(*member).or_default();
-                    *promised = matched.index.min(view.oracle.revision()).max(*promised);
+                    // A leader that others have replaced matches entries that were never committed.
+                    if view.oracle.log_id_at(matched.index) == Some(matched) {
+                        let promised = self.promised.entry(*member).or_default();
+                        *promised = matched.index.max(*promised);
+                    }
                 }
             }
             let disk = view.disks.iter().find(|disk| disk.replica == replica.id);

@@ -8,7 +8,7 @@ mod presence;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use foreword_meta::raft::types::EntryBatch;
+use foreword_meta::raft::types::{EntryBatch, LogId};
 use foreword_meta::state::State;
 use foreword_meta::state::codec::decode_batch;
 use foreword_meta::state::command::{ClusterSettings, Command, Event, Outcome};
@@ -79,6 +79,7 @@ impl<T> Recent<T> {
 struct Memory {
     /// Of the item's bytes.
     item: u64,
+    log_id: LogId,
     /// Of the state after it.
     digest: u64,
     events: Vec<Event>,
@@ -132,8 +133,8 @@ impl Oracle {
         if index < self.next_index() {
             return self.read_again(index, hash, item);
         }
-        let payload = match decode_entry(index, item) {
-            Ok(entry) => entry.payload,
+        let (log_id, payload) = match decode_entry(index, item) {
+            Ok(entry) => (entry.log_id, entry.payload),
             Err(error) => return self.violated("promises-before-votes", format!("a committed entry: {error}")),
         };
         let commands = match payload {
@@ -147,7 +148,7 @@ impl Oracle {
             self.formed = Some(hash);
             return;
         }
-        self.apply_entry(index, hash, commands);
+        self.apply_entry(index, (hash, log_id), commands);
     }
 
     fn read_again(&mut self, index: u64, hash: u64, item: &Bytes) {
@@ -158,7 +159,7 @@ impl Oracle {
         }
     }
 
-    fn apply_entry(&mut self, revision: Revision, item: u64, commands: Vec<Command>) {
+    fn apply_entry(&mut self, revision: Revision, (item, log_id): (u64, LogId), commands: Vec<Command>) {
         let mut steps = Vec::with_capacity(commands.len());
         for command in commands {
             let step = self.apply_command(revision, command);
@@ -168,7 +169,7 @@ impl Oracle {
         self.state.finish_entry(revision);
         self.presence.finish_entry(revision);
         let events = steps.iter().flat_map(|step| step.events.iter().cloned()).collect();
-        self.memory.push(Memory { item, digest: self.state.digest(), events });
+        self.memory.push(Memory { item, log_id, digest: self.state.digest(), events });
         self.entries.push(AppliedEntry { revision, steps });
         self.entries_since_check += 1;
         if self.entries_since_check * CHECK_ITEMS_PER_ENTRY >= self.slots() + self.state.pages() {
@@ -240,6 +241,11 @@ impl Oracle {
     /// The last entry that was applied.
     pub fn revision(&self) -> Revision {
         self.state.revision()
+    }
+
+    /// The entry that was committed at a revision.
+    pub fn log_id_at(&self, revision: Revision) -> Option<LogId> {
+        self.memory.get(revision).map(|memory| memory.log_id)
     }
 
     /// The state's digest after a revision, while it is remembered.

@@ -42,7 +42,7 @@ impl Load {
             opened_over_ms: 0,
             away_percent: 20,
             bypass_percent: 15,
-            linearizable_percent: 4,
+            linearizable_percent: 10,
             min_revision_percent: 40,
             hint_percent: 8,
             no_wait_percent: 25,
