@@ -116,7 +116,8 @@ impl Engine {
         let Some(namespace) = self.client.id_of(space) else { return };
         if self.percent(2 * self.load.linearizable_percent) {
             let replica = self.client.any_replica();
-            let fresh = Fresh { min_revision: 0, linearizable: !self.percent(25) };
+            let demanded = if self.percent(50) { self.client.acknowledged(space) } else { 0 };
+            let fresh = Fresh { min_revision: demanded, linearizable: !self.percent(40) };
             self.client.lookup_at_replica(replica, namespace, keys, fresh).await;
         }
         if self.percent(self.load.delete_percent) {

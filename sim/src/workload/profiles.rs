@@ -105,7 +105,7 @@ impl Load {
         Self {
             name: "shards".into(),
             namespaces: 3,
-            shapes: vec![vec![SHARD_BYTES; 2], vec![SHARD_BYTES, 1_000, 3 * SHARD_BYTES], vec![2_500; 4]],
+            shapes: vec![vec![SHARD_BYTES; 2], vec![SHARD_BYTES, 1_000, 12 * SHARD_BYTES], vec![2_500; 4]],
             engines: 6,
             // So little that a stall of L3 fills what puts may take of it.
             arena_bytes: MIB,
