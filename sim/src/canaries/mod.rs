@@ -58,7 +58,7 @@ pub const CANARIES: &[Canary] = &[
         invariant: "generations-never-fall",
         what: "every disk's syncs make nothing durable: after a power cut of all, slots are granted again",
         profile: Some("power"),
-        seed_hint: 0,
+        seed_hint: 74,
         plant: |options| lie_to_the_end(options),
     },
     Canary {
@@ -74,7 +74,7 @@ pub const CANARIES: &[Canary] = &[
         invariant: "linearizable-reads-are",
         what: "lookups that ask to be linearizable are answered by whichever replica is asked, with what it has",
         profile: Some("clears"),
-        seed_hint: 2,
+        seed_hint: 0,
         plant: |options| at_hosts(options, "clients", liars::ask_no_leader),
     },
     Canary {
@@ -82,7 +82,7 @@ pub const CANARIES: &[Canary] = &[
         invariant: "liveness",
         what: "an agent's host opens so many connections and no more: it leaks sockets",
         profile: Some("shared-prefixes"),
-        seed_hint: 8,
+        seed_hint: 3,
         plant: |options| options.seams.net = Arc::new(net::leaks_sockets),
     },
     Canary {
@@ -106,7 +106,7 @@ pub const CANARIES: &[Canary] = &[
         invariant: "nothing-goes-back",
         what: "every disk's syncs make nothing durable: after a power cut of all, other entries are committed at old indexes",
         profile: Some("power"),
-        seed_hint: 2,
+        seed_hint: 0,
         plant: |options| lie_to_the_end(options),
     },
     Canary {
@@ -148,7 +148,7 @@ pub const CANARIES: &[Canary] = &[
         invariant: "promises-before-votes",
         what: "a disk that was slow once makes nothing durable from then on, and nobody sees it before its power is cut",
         profile: Some("power"),
-        seed_hint: 12,
+        seed_hint: 6,
         plant: |options| options.seams.lies = Lies::AfterSlow,
     },
     Canary {

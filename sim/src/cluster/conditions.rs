@@ -9,7 +9,7 @@ use crate::world::disk::{DiskFault, DiskWeather};
 use crate::world::l3::L3Weather;
 use crate::world::net::{HostId, Link};
 
-/// Half of the writes or reads that a fault of L3 is about go wrong.
+/// So many of a million writes or reads that a fault of L3 is about go wrong.
 const L3_PER_MILLION: u32 = 300_000;
 /// A late write lands up to so long after it was given up: longer than slots rest.
 const LATE_MS_MAX: u64 = 8_000;

@@ -15,15 +15,80 @@ struct Regression {
     was: &'static str,
 }
 
-const REGRESSIONS: [Regression; 1] = [Regression {
-    seed: 15,
-    profile: "slow-watchers",
-    seconds: 20,
-    schedule: Some(
-        r#"[{"at_ms":2825,"lasts_ms":1642,"kind":"L3Outage"},{"at_ms":3106,"lasts_ms":1718,"kind":{"DiskFull":2}}]"#,
-    ),
-    was: "promises-before-votes: a replica that was started again answered for entries that only the page cache had",
-}];
+const REGRESSIONS: [Regression; 8] = [
+    Regression {
+        seed: 0,
+        profile: "shared-prefixes",
+        seconds: 24,
+        schedule: None,
+        was: "no-hangs: an agent's lock was taken again by its holder when L3's breaker refused a write; \
+              node/tests/agent/faults.rs has it alone",
+    },
+    Regression {
+        seed: 15,
+        profile: "slow-watchers",
+        seconds: 20,
+        schedule: Some(
+            r#"[{"at_ms":2825,"lasts_ms":1642,"kind":"L3Outage"},{"at_ms":3106,"lasts_ms":1718,"kind":{"DiskFull":2}}]"#,
+        ),
+        was: "promises-before-votes: a replica that was started again answered for entries that only the page cache had; \
+              meta/tests/storage/store.rs has it alone",
+    },
+    Regression {
+        seed: 74,
+        profile: "shards",
+        seconds: 24,
+        schedule: None,
+        was: "promises-before-votes: the same, where it was found",
+    },
+    Regression {
+        seed: 224,
+        profile: "shards",
+        seconds: 24,
+        schedule: None,
+        was: "linearizable-reads-are: a leader that was started again led on in its old term, and its reads missed what it had \
+              committed last",
+    },
+    Regression {
+        seed: 4,
+        profile: "shards",
+        seconds: 40,
+        schedule: Some(REJOIN),
+        was: "replicas-agree: a replica that lost its log followed an old leader that it had turned away from, which then \
+              committed over what was committed; docs/adr/0005-rejoining.md",
+    },
+    Regression {
+        seed: 277,
+        profile: "power",
+        seconds: 30,
+        schedule: None,
+        was: "liveness: a replica that had just joined when it lost its log knew nobody to ask",
+    },
+    Regression {
+        seed: 102,
+        profile: "churn",
+        seconds: 20,
+        schedule: None,
+        was: "nothing-leaks: a late write during a stall landed after the run; the simulator's own",
+    },
+    Regression {
+        seed: 168,
+        profile: "five-replicas",
+        seconds: 60,
+        schedule: None,
+        was: "promises-before-votes: a replaced leader's matches counted as promises; the simulator's own",
+    },
+];
+
+/// The old leader stands still while the others elect another; one of those loses its mark and comes back when the other stands still
+/// and the old leader goes on.
+const REJOIN: &str = r#"[
+    {"at_ms":7864,"lasts_ms":7406,"kind":{"Pause":{"Replica":0}}},
+    {"at_ms":9371,"lasts_ms":2848,"kind":{"MarkRot":2}},
+    {"at_ms":9590,"lasts_ms":7546,"kind":{"DiskError":2}},
+    {"at_ms":11909,"lasts_ms":3984,"kind":{"SplitGroup":1}},
+    {"at_ms":15375,"lasts_ms":7988,"kind":{"Pause":{"Replica":1}}}
+]"#;
 
 #[test]
 fn what_was_mended_stays_mended() {
