@@ -12,7 +12,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use foreword_meta::config::MetaConfig;
 use foreword_meta::state::command::ClusterSettings;
-use foreword_meta::storage::entry_codec::decode_entry;
 use foreword_meta::storage::{Identity, LogEngine};
 use foreword_node::arena::RegionProvider;
 use foreword_node::{L3Location, NodeConfig};
@@ -294,14 +293,20 @@ impl Cluster {
         })
     }
 
-    /// The entry `index`, which is known to be committed, as a disk has it: of those that differ, the one of the latest term, since
-    /// no leader after the one that committed an entry lacks it.
+    /// The entry `index` as the log of a replica that applied it has it; None when no replica has. What was applied from a log is never
+    /// truncated. A replica whose snapshot covers the entry may have been sent that snapshot over another entry: it is the last asked.
     pub fn committed_item(&self, index: u64) -> Option<Bytes> {
-        let disks = self.machines.all.iter().filter_map(|machine| match &machine.role {
-            Role::Replica(parts) => parts.disk.taken_item(index),
-            _ => None,
-        });
-        disks.max_by_key(|item| decode_entry(index, item).ok().map(|entry| entry.log_id.leader_id))
+        let mut covered = None;
+        for (parts, running) in self.replicas() {
+            let Some(running) = running.filter(|running| running.group.applied.revision() >= index) else { continue };
+            let Some(item) = parts.disk.taken_item(index) else { continue };
+            let snapshot = running.group.raft.metrics().borrow().snapshot;
+            if snapshot.is_none_or(|id| id.index < index) {
+                return Some(item);
+            }
+            covered.get_or_insert(item);
+        }
+        covered
     }
 
     /// What happened below the seams, by name: the simulator's own markers.

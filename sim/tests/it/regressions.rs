@@ -15,7 +15,7 @@ struct Regression {
     was: &'static str,
 }
 
-const REGRESSIONS: [Regression; 8] = [
+const REGRESSIONS: [Regression; 9] = [
     Regression {
         seed: 0,
         profile: "shared-prefixes",
@@ -50,7 +50,7 @@ const REGRESSIONS: [Regression; 8] = [
               committed last",
     },
     Regression {
-        seed: 4,
+        seed: 2,
         profile: "shards",
         seconds: 40,
         schedule: Some(REJOIN),
@@ -77,6 +77,13 @@ const REGRESSIONS: [Regression; 8] = [
         seconds: 60,
         schedule: None,
         was: "promises-before-votes: a replaced leader's matches counted as promises; the simulator's own",
+    },
+    Regression {
+        seed: 2481,
+        profile: "herd",
+        seconds: 20,
+        schedule: None,
+        was: "replicas-agree: the reference took the entry of the latest term for the committed one; the simulator's own",
     },
 ];
 

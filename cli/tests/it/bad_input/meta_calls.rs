@@ -107,7 +107,9 @@ async fn large_and_late(live: &mut Live) {
     });
     late.set_timeout(Duration::from_millis(100));
     let error = meta.clone().lookup(late).await.unwrap_err();
-    assert!(matches!(error.code(), Code::DeadlineExceeded | Code::Cancelled), "{error:?}");
+    // Told in time what is missing; a slow machine lets the deadline pass first.
+    let told = matches!(error.code(), Code::FailedPrecondition | Code::DeadlineExceeded | Code::Cancelled);
+    assert!(told, "{error:?}");
     live.works("a passed deadline").await;
     let request = m::WatchRequest { namespace_id, from_revision: 1 << 40, epoch: 0 };
     live.refuses("a watch from the future", (Code::FailedPrecondition, "behind"), meta.clone().watch(request)).await;
