@@ -37,7 +37,9 @@ async fn lookups_name_what_is_wrong() {
     });
     late.set_timeout(std::time::Duration::from_millis(20));
     let error = agent.client.lookup(late).await.unwrap_err();
-    assert!(matches!(error.code(), Code::DeadlineExceeded | Code::Cancelled), "{error}");
+    // Told in time what is missing; a slow machine lets the deadline pass first.
+    let told = matches!(error.code(), Code::FailedPrecondition | Code::DeadlineExceeded | Code::Cancelled);
+    assert!(told, "{error}");
     assert_eq!(agent.client.lookup(lookup(namespace_id, KEYS_MAX)).await.unwrap().into_inner().prefix, 0);
 }
 
