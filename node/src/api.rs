@@ -43,7 +43,7 @@ pub struct LookupAsk {
     pub min_revision: Revision,
     /// Ask the group's leader for the newest revision first.
     pub linearizable: bool,
-    /// When to answer with what is known.
+    /// When the call fails with `behind` unless the revision is there.
     pub deadline: Instant,
 }
 
