@@ -24,8 +24,6 @@ pub struct Host {
     incarnation: u64,
     /// How much faster than true time its clock runs, in parts per million.
     drift_ppm: i64,
-    /// How far its wall clock is ahead.
-    wall_ahead_ns: u64,
     /// Local time since the process started, and how much of it the runtime has seen.
     local_ns: u64,
     seen_ms: u64,
@@ -41,7 +39,6 @@ impl Host {
             runtime: None,
             incarnation: 0,
             drift_ppm: 0,
-            wall_ahead_ns: 0,
             local_ns: 0,
             seen_ms: 0,
             paused: false,
@@ -119,11 +116,6 @@ impl Host {
         self.drift_ppm = drift_ppm;
     }
 
-    /// Sets how far its wall clock is ahead.
-    pub fn set_wall_ahead(&mut self, ahead: Duration) {
-        self.wall_ahead_ns = ahead.as_nanos() as u64;
-    }
-
     /// Stops the process, or lets it go on: its clock then jumps over the time it missed.
     pub fn set_paused(&mut self, paused: bool) {
         if self.paused && !paused {
@@ -154,7 +146,7 @@ impl Host {
         if self.paused || missed_ms == 0 {
             return;
         }
-        interpose::set_now_nanos(context::now().nanos() + self.wall_ahead_ns);
+        interpose::set_now_nanos(context::now().nanos());
         logs::set_host(&self.name);
         POLLS.set((0, 0));
         runtime.block_on(async { tokio::time::sleep(Duration::from_millis(missed_ms)).await });
