@@ -1,0 +1,3 @@
+//! A stand-in for a 3FS mount: a FUSE filesystem over an ordinary directory that serves USRBIO clients as the 3FS daemon does.
+
+pub mod service;

@@ -1,0 +1,1 @@
+//! Links, rings and their I/Os.
