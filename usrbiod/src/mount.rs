@@ -59,8 +59,7 @@ pub(crate) fn open_device() -> Result<OwnedFd, StartError> {
 #[derive(Debug)]
 pub(crate) struct Mounted {
     path: PathBuf,
-    /// Its number in the mount table.
-    id: Option<u64>,
+    entry: Option<TopMount>,
 }
 
 impl Mounted {
@@ -72,8 +71,8 @@ impl Mounted {
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         match rustix::mount::mount(format!("hf3fs.{cluster}"), &path, FS_TYPE, flags, Some(options.as_c_str())) {
             Ok(()) => {
-                let id = top_mount(&path).map(|top| top.id);
-                Ok(Self { path, id })
+                let entry = top_mount(&path);
+                Ok(Self { path, entry })
             }
             Err(Errno::PERM) => {
                 let expected = "to be run by root with CAP_SYS_ADMIN (in a container: --cap-add SYS_ADMIN)";
@@ -89,9 +88,10 @@ impl Mounted {
 
     /// Unmounts; a mount in use is cut off (who uses it gets ENOTCONN) and detached.
     ///
-    /// Nothing happens if ours is not the topmost mount there: someone has unmounted it, or mounted over it.
+    /// Nothing happens if ours is not the topmost mount there: someone has unmounted it, or mounted over it. To be called
+    /// only while the kernel still talks to `device`: afterwards the entry could be another mount's.
     pub(crate) fn unmount(&self) -> io::Result<()> {
-        if self.id.is_none() || top_mount(&self.path).map(|top| top.id) != self.id {
+        if self.entry.is_none() || top_mount(&self.path) != self.entry {
             return Ok(());
         }
         let plain = UnmountFlags::NOFOLLOW;
@@ -109,7 +109,10 @@ impl Mounted {
 
 #[derive(Debug, PartialEq, Eq)]
 struct TopMount {
+    /// Its number, used again once the mount is gone.
     id: u64,
+    /// Major and minor of its filesystem, used again once the filesystem is gone: not while its daemon serves it.
+    device: String,
     fs_type: String,
 }
 
@@ -125,9 +128,11 @@ fn top_mount_in(table: &str, path: &Path) -> Option<TopMount> {
         let (mount, rest) = line.split_once(" - ")?;
         let mut fields = mount.split(' ');
         let id = fields.next()?.parse().ok()?;
-        (fields.nth(3)? == escaped).then(|| TopMount { id, fs_type: rest.split(' ').next().unwrap_or_default().into() })
+        let device = fields.nth(1)?.to_owned();
+        let here = fields.nth(1)? == escaped;
+        here.then(|| TopMount { id, device, fs_type: rest.split(' ').next().unwrap_or_default().into() })
     };
-    table.lines().filter_map(of_line).last()
+    table.lines().rev().find_map(of_line)
 }
 
 /// As the mount table writes a path.
@@ -148,7 +153,7 @@ mod tests {
     #[test]
     fn the_last_mount_on_a_path_is_the_topmost() {
         let top = top_mount_in(TABLE, Path::new("/mnt/3 fs")).unwrap();
-        assert_eq!(top, TopMount { id: 41, fs_type: "tmpfs".into() });
+        assert_eq!(top, TopMount { id: 41, device: "0:4".into(), fs_type: "tmpfs".into() });
         assert_eq!(top_mount_in(TABLE, Path::new("/")).unwrap().id, 22);
         assert_eq!(top_mount_in(TABLE, Path::new("/mnt")), None);
     }

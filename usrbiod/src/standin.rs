@@ -43,6 +43,10 @@ impl Ended {
         self.changed.notify_all();
     }
 
+    fn is_set(&self) -> bool {
+        *self.ended.lock()
+    }
+
     fn wait(&self) {
         let mut ended = self.ended.lock();
         while !*ended {
@@ -154,7 +158,8 @@ impl StandIn {
     }
 
     fn close(&mut self) -> io::Result<()> {
-        let unmounted = self.mounted.unmount();
+        // Someone else has unmounted it already? Then what lies there now is not ours.
+        let unmounted = if self.ended.is_set() { Ok(()) } else { self.mounted.unmount() };
         if let Some(session) = self.session.take()
             && unmounted.is_ok()
             && session.join().is_err()

@@ -55,21 +55,18 @@ pub(super) fn timespec(time: Option<TimeOrNow>) -> Timespec {
         Some(TimeOrNow::Now) => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
         Some(TimeOrNow::SpecificTime(time)) => match time.duration_since(UNIX_EPOCH) {
             Ok(after) => Timespec { tv_sec: seconds(after), tv_nsec: i64::from(after.subsec_nanos()) },
-            Err(error) => before_epoch(error.duration()),
+            // fuser 0.18 takes the nanoseconds of a time before 1970 off it, where they count upwards: what it makes of
+            // (-s, n) is s seconds and n nanoseconds before the epoch.
+            Err(before) => {
+                let before = before.duration();
+                Timespec { tv_sec: -seconds(before), tv_nsec: i64::from(before.subsec_nanos()) }
+            }
         },
     }
 }
 
 fn seconds(since: Duration) -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
-
-/// Nanoseconds count upwards, also before 1970.
-fn before_epoch(before: Duration) -> Timespec {
-    match before.subsec_nanos() {
-        0 => Timespec { tv_sec: -seconds(before), tv_nsec: 0 },
-        nanos => Timespec { tv_sec: -seconds(before) - 1, tv_nsec: 1_000_000_000 - i64::from(nanos) },
-    }
 }
 
 fn system_time(seconds: i64, nanos: u64) -> SystemTime {
@@ -85,8 +82,10 @@ mod tests {
 
     #[test]
     fn times_before_1970_keep_their_nanoseconds() {
-        let time = system_time(-2, 250_000_000);
-        let spec = timespec(Some(TimeOrNow::SpecificTime(time)));
+        let before = system_time(-2, 250_000_000);
+        assert_eq!(UNIX_EPOCH.duration_since(before).unwrap(), Duration::from_millis(1750));
+        let as_fuser_gives_it = UNIX_EPOCH - Duration::new(2, 250_000_000);
+        let spec = timespec(Some(TimeOrNow::SpecificTime(as_fuser_gives_it)));
         assert_eq!((spec.tv_sec, spec.tv_nsec), (-2, 250_000_000));
         let whole = timespec(Some(TimeOrNow::SpecificTime(system_time(-7, 0))));
         assert_eq!((whole.tv_sec, whole.tv_nsec), (-7, 0));

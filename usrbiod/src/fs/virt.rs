@@ -51,8 +51,8 @@ impl Virtual {
             VIRT => Some(Self::Dir),
             IOVS => Some(Self::Iovs),
             COUNTERS => Some(Self::Counters),
-            number if number < IOVS && number >= IOVS - 3 => Some(Self::Submit((IOVS - 1 - number) as usize)),
-            number if number <= LINKS && number >= RESERVED_FROM => Some(Self::Link((LINKS - number) as u32)),
+            number if (IOVS - 3..IOVS).contains(&number) => Some(Self::Submit((IOVS - 1 - number) as usize)),
+            number if (RESERVED_FROM..=LINKS).contains(&number) => Some(Self::Link((LINKS - number) as u32)),
             _ => None,
         }
     }

@@ -35,7 +35,7 @@ pub trait BackingFiles: Send + Sync {
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct FaultPlan;
+pub struct FaultPlan {}
 
 impl FromStr for FaultPlan {
     type Err = String;
