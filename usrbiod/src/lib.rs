@@ -10,4 +10,4 @@ pub mod service;
 mod standin;
 
 pub use config::Config;
-pub use standin::{StandIn, StartError, raise_open_files, start};
+pub use standin::{StandIn, StartError, raise_open_files_hard, start};
