@@ -145,7 +145,8 @@ pub fn raise_open_files_hard() {
 
 fn set_open_files(limit: Option<u64>) {
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit }) {
-        tracing::warn!("the limit of open files is not raised to {limit:?}: {error}");
+        // Common in containers. It matters only when so many files are known, and then that is said.
+        tracing::debug!("the limit of open files is not raised to {limit:?}: {error}");
     }
 }
 

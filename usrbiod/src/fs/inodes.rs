@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use fuser::FileType;
 use parking_lot::Mutex;
@@ -85,6 +85,7 @@ pub(super) struct Inodes {
     root_number: u64,
     known: Mutex<HashMap<u64, Known>>,
     known_max: usize,
+    said_full: Once,
     io_flags: OFlags,
 }
 
@@ -97,7 +98,8 @@ impl Inodes {
         let (number, kind) = (ROOT, FileType::Directory);
         let root = Inode { path_fd, number, device: stat.st_dev, kind, io: Mutex::new(None) };
         let io_flags = if direct { OFlags::DIRECT } else { OFlags::empty() };
-        Ok(Self { root: Arc::new(root), root_number: stat.st_ino, known: Mutex::default(), known_max, io_flags })
+        let (root, root_number, known, said_full) = (Arc::new(root), stat.st_ino, Mutex::default(), Once::new());
+        Ok(Self { root, root_number, known, known_max, said_full, io_flags })
     }
 
     /// The inode of a number; ENOENT for one that the kernel does not know.
@@ -136,6 +138,9 @@ impl Inodes {
             return Ok((Arc::clone(&known.inode), stat));
         }
         if table.len() >= self.known_max {
+            self.said_full.call_once(|| {
+                tracing::warn!(files = self.known_max, "too many files are known; raise the hard limit (ulimit -Hn)");
+            });
             return Err(Errno::NFILE);
         }
         let inode = Arc::new(Inode { path_fd, number, device: stat.st_dev, kind, io: Mutex::new(None) });
