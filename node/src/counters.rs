@@ -47,8 +47,10 @@ counters! {
     l3_reads, "foreword_agent_l3_reads_total", "Pages read from L3";
     l3_read_bytes, "foreword_agent_l3_read_bytes_total", "Bytes read from L3";
     l3_reads_coalesced, "foreword_agent_l3_reads_coalesced_total", "Reads that joined another's L3 read of the same page";
+    l3_reads_repeated, "foreword_agent_l3_reads_repeated_total", "Reads that L3 could not do, done once more";
     l3_writes, "foreword_agent_l3_writes_total", "Pages written to L3";
     l3_write_bytes, "foreword_agent_l3_write_bytes_total", "Bytes written to L3";
+    l3_writes_repeated, "foreword_agent_l3_writes_repeated_total", "Writes without a known result, done once more in another slot";
     checksum_mismatches, "foreword_agent_checksum_mismatches_total", "L3 reads whose bytes were not the page's";
     suspects_reported, "foreword_agent_suspects_reported_total", "Pages reported as bad";
     breaker_openings, "foreword_agent_breaker_openings_total", "Times L3 stopped being asked";

@@ -128,6 +128,8 @@ pub struct AgentCounters {
     pub l3_reads_coalesced: u64,
     pub l3_writes: u64,
     pub l3_write_bytes: u64,
+    pub l3_reads_repeated: u64,
+    pub l3_writes_repeated: u64,
     pub checksum_mismatches: u64,
     pub suspects_reported: u64,
     pub breaker_openings: u64,
