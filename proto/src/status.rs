@@ -131,6 +131,8 @@ pub struct AgentCounters {
     pub checksum_mismatches: u64,
     pub suspects_reported: u64,
     pub breaker_openings: u64,
+    pub l3_epochs: u64,
+    pub segments_replaced: u64,
     pub puts_taken: u64,
     pub puts_existing: u64,
     pub puts_declined: u64,

@@ -9,6 +9,7 @@ mod prefetch;
 mod publish;
 mod put;
 mod read;
+mod renew;
 mod save;
 mod stats;
 mod suspects;
@@ -97,6 +98,8 @@ pub(crate) struct Core {
     suspects: Suspects,
     next_writer: AtomicU64,
     ready: AtomicBool,
+    /// L3's epoch as L1 knows it.
+    l3_epoch: AtomicU64,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -123,6 +126,7 @@ impl Agent {
             suspects: Suspects::default(),
             next_writer: AtomicU64::new(1),
             ready: AtomicBool::new(false),
+            l3_epoch: AtomicU64::new(0),
             stop,
             tasks: TaskTracker::new(),
         };
@@ -231,6 +235,7 @@ impl Core {
 
     /// A frame for a page of this namespace; L1 gives way. None: the arena stayed full until the deadline.
     async fn frame(&self, open: &OpenNamespace, deadline: Instant) -> Option<FrameMut> {
+        self.follow_epoch();
         loop {
             if let Some(frame) = self.l1.lock().allocate(open.tenant, open.geometry.frame_bytes) {
                 return Some(frame);
