@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 
 use super::client::Client;
 use super::outlet::{Counts, Outlet};
-use super::ring::{Ready, Ring};
+use super::ring::{Owner, Ready, Ring};
 use super::session::Session;
 use crate::store::StoreError;
 
@@ -56,8 +56,8 @@ impl Lane {
 
     fn make_ring(self: &Arc<Self>) -> io::Result<Arc<Ring>> {
         let port = self.client.ring(&self.session, self.for_read, self.entries)?;
-        let lane: Weak<Self> = Arc::downgrade(self);
-        Ring::start(port, self.entries, self.session.clone(), self.outlet.clone(), lane, &self.name)
+        let owner: Weak<dyn Owner> = Arc::downgrade(&(self.clone() as Arc<dyn Owner>));
+        Ring::start(port, self.entries, self.session.clone(), self.outlet.clone(), owner, &self.name)
     }
 
     fn ring(&self) -> Option<Arc<Ring>> {
@@ -93,18 +93,6 @@ impl Lane {
         }
     }
 
-    /// Has the registrar put a new ring in the place of the present one.
-    pub(super) fn replace_later(self: &Arc<Self>) {
-        if self.replaced.load(Ordering::Relaxed) >= RINGS_REPLACED_MAX || self.replacing.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let lane = self.clone();
-        self.session.registrar().post(move || {
-            lane.replace();
-            lane.replacing.store(false, Ordering::Release);
-        });
-    }
-
     fn replace(self: &Arc<Self>) {
         if self.session.is_over() {
             return;
@@ -123,6 +111,19 @@ impl Lane {
         let before = self.ring.write().replace(ring);
         let waiting = before.map(|before| before.replace()).unwrap_or_default();
         self.submit(waiting);
+    }
+}
+
+impl Owner for Lane {
+    fn replace_later(self: Arc<Self>) {
+        if self.replaced.load(Ordering::Relaxed) >= RINGS_REPLACED_MAX || self.replacing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let session = self.session.clone();
+        session.registrar().post(move || {
+            self.replace();
+            self.replacing.store(false, Ordering::Release);
+        });
     }
 }
 

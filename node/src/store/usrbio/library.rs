@@ -3,9 +3,10 @@
 //! Its rings are made and destroyed on the registrar: the library opens the link directory on the thread that makes the first
 //! one, and the daemon drops all links made by a thread when that thread's handle goes.
 
+use std::error::Error;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
-use std::mem::offset_of;
+use std::mem::{ManuallyDrop, offset_of};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -91,7 +92,7 @@ pub(super) struct Library {
     submit_ios: SubmitIos,
     wait_for_ios: WaitForIos,
     /// Never unloaded: it starts threads of its own that would run on without their code.
-    _handle: std::mem::ManuallyDrop<libloading::Library>,
+    _handle: ManuallyDrop<libloading::Library>,
 }
 
 impl Library {
@@ -100,28 +101,39 @@ impl Library {
     /// Errors: the file, or a symbol it does not have, by name.
     pub(super) fn load(path: &Path) -> io::Result<Self> {
         lower_file_limit()?;
-        let named = |error: libloading::Error| io::Error::other(format!("{}: {error}", path.display()));
+        let named = |what: &str, error: libloading::Error| {
+            // The loader's own words, which name what it looked for.
+            let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            io::Error::other(format!("{}: {what}: {why}", path.display()))
+        };
         // SAFETY: loading runs the library's initialisers; the operator names a library of the vendor's. The limit they depend
         // on was lowered.
-        let handle = unsafe { libloading::Library::new(path) }.map_err(named)?;
+        let handle = unsafe { libloading::Library::new(path) }.map_err(|error| named("not loaded", error))?;
+        let missing = |name: &CStr, error| named(&format!("no symbol {}", name.to_string_lossy()), error);
         /// # Safety
-        /// `T` is the symbol's type in the vendor's header.
-        unsafe fn symbol<T: Copy>(handle: &libloading::Library, name: &CStr) -> Result<T, libloading::Error> {
+        /// `T` is the type of the symbol in the vendor's header.
+        unsafe fn symbol<T: Copy>(
+            handle: &libloading::Library,
+            name: &CStr,
+            missing: impl Fn(&CStr, libloading::Error) -> io::Error,
+        ) -> io::Result<T> {
             // SAFETY: by the caller's promise.
-            unsafe { handle.get::<T>(name.to_bytes_with_nul()).map(|symbol| *symbol) }
+            unsafe { handle.get::<T>(name.to_bytes_with_nul()) }
+                .map(|symbol| *symbol)
+                .map_err(|error| missing(name, error))
         }
-        // SAFETY: each type is its function's in hf3fs_usrbio.h, as facts of the ABI state it.
+        // SAFETY: each type is its function's in hf3fs_usrbio.h, as the facts of the ABI state it.
         unsafe {
             Ok(Self {
-                iov_wrap: symbol(&handle, c"hf3fs_iovwrap").map_err(named)?,
-                ior_create: symbol(&handle, c"hf3fs_iorcreate4").map_err(named)?,
-                ior_destroy: symbol(&handle, c"hf3fs_iordestroy").map_err(named)?,
-                register_fd: symbol(&handle, c"hf3fs_reg_fd").map_err(named)?,
-                deregister_fd: symbol(&handle, c"hf3fs_dereg_fd").map_err(named)?,
-                prepare_io: symbol(&handle, c"hf3fs_prep_io").map_err(named)?,
-                submit_ios: symbol(&handle, c"hf3fs_submit_ios").map_err(named)?,
-                wait_for_ios: symbol(&handle, c"hf3fs_wait_for_ios").map_err(named)?,
-                _handle: std::mem::ManuallyDrop::new(handle),
+                iov_wrap: symbol(&handle, c"hf3fs_iovwrap", missing)?,
+                ior_create: symbol(&handle, c"hf3fs_iorcreate4", missing)?,
+                ior_destroy: symbol(&handle, c"hf3fs_iordestroy", missing)?,
+                register_fd: symbol(&handle, c"hf3fs_reg_fd", missing)?,
+                deregister_fd: symbol(&handle, c"hf3fs_dereg_fd", missing)?,
+                prepare_io: symbol(&handle, c"hf3fs_prep_io", missing)?,
+                submit_ios: symbol(&handle, c"hf3fs_submit_ios", missing)?,
+                wait_for_ios: symbol(&handle, c"hf3fs_wait_for_ios", missing)?,
+                _handle: ManuallyDrop::new(handle),
             })
         }
     }

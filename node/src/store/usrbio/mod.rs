@@ -31,7 +31,7 @@ mod worker;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -94,7 +94,7 @@ impl UsrbioSettings {
 }
 
 /// Slab files below one directory of a 3FS mount. Frames must come from [`UsrbioRegions`] of the same mount; an I/O of another
-/// frame, or of one that was registered before the daemon's last death, is answered with EINVAL.
+/// frame, or of one that was registered before the daemon's last death, is answered with [`StoreError::Unregistered`].
 ///
 /// Dropping it ends its threads once what is under way has been answered or given up.
 pub struct UsrbioStore {
@@ -109,6 +109,7 @@ struct Shared {
     settings: UsrbioSettings,
     outlet: Arc<Outlet>,
     live: RwLock<Option<Arc<Live>>>,
+    epoch: AtomicU64,
     /// The store was dropped: nothing is made any more.
     closed: AtomicBool,
 }
@@ -140,8 +141,8 @@ impl UsrbioStore {
             return Err(BadInput::new("chunk_bytes", expected));
         }
         let outlet = Arc::new(Outlet::new(settings.patience));
-        let (live, closed) = (RwLock::default(), AtomicBool::new(false));
-        let shared = Arc::new(Shared { mount, root, cluster_id, chunk_bytes, settings, outlet, live, closed });
+        let (live, epoch, closed) = (RwLock::default(), AtomicU64::new(0), AtomicBool::new(false));
+        let shared = Arc::new(Shared { mount, root, cluster_id, chunk_bytes, settings, outlet, live, epoch, closed });
         let session = shared.mount.living_session().map_err(bad)?;
         let made = shared.clone();
         let make = move || made.make_live(&session);
@@ -228,8 +229,9 @@ impl PageStore for UsrbioStore {
         self.on_files(move |shared| shared.remove_slab(slab))
     }
 
+    /// That of the rings in use: what was opened in an earlier one is closed.
     fn epoch(&self) -> u64 {
-        self.shared.mount.epoch()
+        self.shared.epoch.load(Ordering::Acquire)
     }
 }
 
@@ -278,6 +280,8 @@ impl Shared {
             true => Some(Arc::new(made)),
             false => live.replace(Arc::new(made)),
         };
+        // Whoever sees the epoch finds its rings.
+        self.epoch.store(session.epoch(), Ordering::Release);
         drop(live);
         drop(before);
         Ok(())
@@ -291,7 +295,7 @@ impl Shared {
             Transfer::Write(frame) => frame.region(),
         };
         let ticket = region.name().and_then(|name| self.mount.regions.ticket(name, live.session.epoch()));
-        Ok((ticket.ok_or(StoreError::Errno(libc::EINVAL))?, offset, file))
+        Ok((ticket.ok_or(StoreError::Unregistered)?, offset, file))
     }
 
     fn slab_path(&self, slab: SlabId) -> PathBuf {
@@ -299,7 +303,7 @@ impl Shared {
     }
 
     fn open_slab(&self, slab: SlabId, bytes: u64) -> Result<(), StoreError> {
-        let live = self.live.read().clone().ok_or(StoreError::Gone)?;
+        let live = self.live.read().clone().filter(|live| !live.session.is_over()).ok_or(StoreError::Gone)?;
         let known = live.slabs.read().get(&slab).cloned();
         let file = match known {
             Some(file) => file,

@@ -41,7 +41,13 @@ impl NativeRing {
         session.link(&link, &file.path())?;
         // The daemon has mapped it: nobody else needs the name.
         file.unlink();
-        Ok(Self { memory, sqe_head: AtomicU32::new(0), cqe_tail: AtomicU32::new(0), link, session: session.clone() })
+        Ok(Self::over(memory, link, session))
+    }
+
+    /// A ring in fresh memory that the daemon has mapped by this link.
+    pub(super) fn over(memory: RingMemory, link: LinkName, session: &Arc<Session>) -> Self {
+        let (sqe_head, cqe_tail) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self { memory, sqe_head, cqe_tail, link, session: session.clone() }
     }
 
     /// A cursor of the daemon's; None if it points outside.

@@ -58,6 +58,15 @@ pub(super) struct RegionTicket {
 }
 
 impl RegionTicket {
+    pub(super) fn new(pass: RegionPass, epoch: u64) -> Self {
+        Self { pass, epoch, released: AtomicBool::new(false) }
+    }
+
+    /// Notes whether the daemon has it no more.
+    pub(super) fn set_released(&self, released: bool) {
+        self.released.store(released, Ordering::Release);
+    }
+
     /// True once the daemon is known to have it no more: no late I/O can reach its frames.
     pub(super) fn is_released(&self) -> bool {
         self.released.load(Ordering::Acquire)
@@ -89,7 +98,7 @@ impl Registry {
         };
         regions.into_iter().fold(true, |all, (ticket, file)| {
             let alone = lease::is_ours_alone(&*file);
-            ticket.released.store(alone, Ordering::Release);
+            ticket.set_released(alone);
             all && alone
         })
     }
@@ -115,8 +124,7 @@ impl ShmRegion {
         session.link(&data_link(id), &file.path())?;
         // The daemon has mapped it: nobody else needs the name, and a killed process leaves none.
         file.unlink();
-        let (file, ticket) =
-            (Arc::new(file), Arc::new(RegionTicket { pass, epoch: session.epoch(), released: AtomicBool::new(false) }));
+        let (file, ticket) = (Arc::new(file), Arc::new(RegionTicket::new(pass, session.epoch())));
         let registered = Registered { ticket: ticket.clone(), file: Arc::downgrade(&file) };
         loan.mount.regions.0.write().insert(id.0, registered);
         let (session, memory) = (session.clone(), Some((mapping, file)));

@@ -9,13 +9,12 @@ use parking_lot::Mutex;
 
 use super::client::{Port, Prepared, Reaped, Refused, RegisteredFile};
 use super::clock;
-use super::lane::Lane;
 use super::outlet::{Counts, Outlet};
 use super::regions::RegionTicket;
 use super::session::Session;
 use super::slots::{Completed, Slots};
 use crate::arena::Quarantined;
-use crate::store::{Io, StoreError, Transfer};
+use crate::store::{Io, StoreError};
 
 /// How long a ring's thread waits at once: after this it sees that the daemon died, or that it is to end.
 const WAIT: Duration = Duration::from_millis(250);
@@ -35,6 +34,12 @@ struct Lost {
     /// None once its segment was retired: the frame will never be used again.
     frame: Option<Quarantined>,
     ticket: Arc<RegionTicket>,
+}
+
+/// Who a ring works for; a ring whose owner is gone ends.
+pub(super) trait Owner: Send + Sync {
+    /// Too much of the ring is lost: another one should take its place.
+    fn replace_later(self: Arc<Self>);
 }
 
 /// A ring, its slots, and the I/Os that wait for one.
@@ -61,14 +66,14 @@ impl Ring {
         entries: u32,
         session: Arc<Session>,
         outlet: Arc<Outlet>,
-        lane: Weak<Lane>,
+        owner: Weak<dyn Owner>,
         name: &str,
     ) -> io::Result<Arc<Self>> {
         let slots = Slots::new(entries);
         let state = Mutex::new(State { slots, backlog: VecDeque::new(), replaced: false, closed: false });
         let ring = Arc::new(Self { port, session, outlet, state });
         let served = ring.clone();
-        std::thread::Builder::new().name(name.to_owned()).spawn(move || served.serve(&lane))?;
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || served.serve(&owner))?;
         Ok(ring)
     }
 
@@ -165,7 +170,7 @@ impl Ring {
     }
 
     /// The thread's life.
-    fn serve(&self, lane: &Weak<Lane>) {
+    fn serve(&self, owner: &Weak<dyn Owner>) {
         let wait = WAIT.min(self.outlet.patience / 4);
         let (mut finished, mut tended) = (Vec::new(), clock::now());
         loop {
@@ -181,15 +186,15 @@ impl Ring {
                 continue;
             }
             tended = now;
-            if lane.strong_count() == 0 {
+            if owner.strong_count() == 0 {
                 self.close();
             }
             let (ended, worn) = self.tend(now, idle);
             if ended {
                 return;
             }
-            if worn && let Some(lane) = lane.upgrade() {
-                lane.replace_later();
+            if worn && let Some(owner) = owner.upgrade() {
+                owner.replace_later();
             }
         }
     }
@@ -244,20 +249,16 @@ impl Ring {
     fn tend(&self, now: Instant, idle: bool) -> (bool, bool) {
         let Some(overdue) = now.checked_sub(self.outlet.patience) else { return (false, false) };
         let mut state = self.state.lock();
-        let lost = state.slots.lose(overdue, |ready| {
-            let frame = match ready.io.transfer {
-                Transfer::Read(frame) => frame.quarantine(),
-                Transfer::Write(frame) => frame.quarantine(),
-            };
-            Lost { frame: Some(frame), ticket: ready.ticket }
-        });
+        let lost = state
+            .slots
+            .lose(overdue, |ready| Lost { frame: Some(ready.io.transfer.quarantine()), ticket: ready.ticket });
         if lost > 0 {
             tracing::warn!(lost, "I/Os got no completion: their frames are set aside");
             Counts::add(&self.outlet.counts.lost, lost);
         }
         for lost in state.slots.lost_mut() {
             // Nobody will use the frame again: let its memory go.
-            drop(lost.frame.take_if(|frame| segment_is_retired(frame)));
+            drop(lost.frame.take_if(|frame| frame.segment_is_retired()));
         }
         let waited = state.backlog.iter().take_while(|ready| ready.since <= overdue).count();
         let never_submitted: Vec<_> = state.backlog.drain(..waited).collect();
@@ -298,10 +299,7 @@ impl Ring {
             }
             // Whoever has the memory may still serve the I/O: as lost as the others.
             Counts::add(&self.outlet.counts.lost, 1);
-            match ready.io.transfer {
-                Transfer::Read(frame) => drop(frame.quarantine()),
-                Transfer::Write(frame) => drop(frame.quarantine()),
-            }
+            drop(ready.io.transfer.quarantine());
         }
         for ready in waiting {
             self.outlet.finish(ready.io, Err(StoreError::Gone));
@@ -314,9 +312,4 @@ fn is_worn(state: &State) -> bool {
     let (lost, entries) = (state.slots.lost(), state.slots.entries());
     let stuck = lost > 0 && !state.backlog.is_empty() && state.slots.busy() + lost < entries;
     lost > 0 && lost * 2 >= entries || stuck
-}
-
-/// Whether the arena has replaced the frame's segment. Not known yet: arena::Quarantined does not say.
-fn segment_is_retired(_frame: &Quarantined) -> bool {
-    false
 }

@@ -48,6 +48,14 @@ impl Session {
         Ok(Self { epoch, mount_point: mount_point.to_owned(), iovs, submit, over, registrar })
     }
 
+    /// A plain directory in the mount's place.
+    #[cfg(test)]
+    pub(super) fn over_dir(dir: &Path, submit: NamedSemaphore, registrar: Arc<Worker>) -> Self {
+        let iovs = File::open(dir).expect("a directory").into();
+        let over = AtomicBool::new(false);
+        Self { epoch: 1, mount_point: dir.to_owned(), iovs, submit, over, registrar }
+    }
+
     pub(super) fn epoch(&self) -> u64 {
         self.epoch
     }
