@@ -8,6 +8,7 @@ pub mod conformance;
 mod mark;
 mod memory;
 mod posix;
+mod usrbio;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use crate::arena::{Frame, FrameMut, Quarantined};
 pub use mark::{ClusterMark, MARK_FORMAT, MarkError, clusters_under, filesystem_type, init_l3_root, read_cluster_mark};
 pub use memory::{Decision, Faults, IoView, Landed, LateWrite, MemoryL3, MemoryStore, NoFaults};
 pub use posix::PosixStore;
+pub use usrbio::{ClientKind, UsrbioCounters, UsrbioMount, UsrbioRegions, UsrbioSettings, UsrbioStore};
 
 /// I/Os waiting in one store. More are answered with EAGAIN at once; the arena's frames set a lower bound in practice.
 pub const IOS_QUEUED_MAX: usize = 65_536;
