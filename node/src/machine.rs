@@ -1,7 +1,8 @@
 //! What this machine gives an agent: its L3 store, and the memory that L3 reaches.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use foreword_proto::BadInput;
 use foreword_usrbio::{is_hf3fs, mount_point_of};
@@ -9,6 +10,7 @@ use foreword_usrbio::{is_hf3fs, mount_point_of};
 use crate::arena::{MemfdRegions, RegionProvider};
 use crate::config::{L3Location, NodeConfig};
 use crate::serve::{StoreFactory, machine_stores};
+use crate::store::{ClientKind, UsrbioMount, UsrbioRegions, UsrbioSettings, UsrbioStore};
 
 /// The parts of [`crate::Deps`] that depend on where L3 is.
 pub struct Machine {
@@ -21,9 +23,23 @@ pub struct Machine {
 /// Errors name `l3` and what is missing.
 pub fn machine(config: &NodeConfig) -> Result<Machine, BadInput> {
     match resolved(&config.l3)? {
-        L3Location::Usrbio { .. } => Err(BadInput::new("l3", "posix:/dir")),
+        L3Location::Usrbio { dir, lib } => on_3fs(config, dir, lib),
         _ => Ok(Machine { store: machine_stores(), regions: Arc::new(MemfdRegions { prefault: true }) }),
     }
+}
+
+/// The arena lies in memory that the mount's daemon maps, so that L3 reads land where L1 serves them.
+fn on_3fs(config: &NodeConfig, dir: PathBuf, lib: Option<PathBuf>) -> Result<Machine, BadInput> {
+    let client = lib.map_or(ClientKind::Native, ClientKind::Library);
+    let mount = UsrbioMount::attach(&dir, client)?;
+    let regions = Arc::new(UsrbioRegions::new(mount.clone()));
+    // Whoever waited for an I/O has left after the deadline.
+    let patience = Duration::from_millis(config.l3_deadline_ms);
+    let settings = UsrbioSettings { patience, ..UsrbioSettings::default() };
+    let store: StoreFactory = Arc::new(move |_, cluster_id, _| {
+        Ok(Arc::new(UsrbioStore::new(mount.clone(), dir.clone(), cluster_id, settings)?))
+    });
+    Ok(Machine { store, regions })
 }
 
 /// Chooses for `auto`; the rest stays as it is.

@@ -117,6 +117,7 @@ impl Agent {
             sessions: parts.sessions,
             grants: parts.grants,
             l1: Mutex::new(parts.l1),
+            l3_epoch: AtomicU64::new(parts.l3.epoch()),
             l3: parts.l3,
             counters: parts.counters,
             files: parts.files,
@@ -126,7 +127,6 @@ impl Agent {
             suspects: Suspects::default(),
             next_writer: AtomicU64::new(1),
             ready: AtomicBool::new(false),
-            l3_epoch: AtomicU64::new(0),
             stop,
             tasks: TaskTracker::new(),
         };
