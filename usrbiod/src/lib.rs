@@ -6,8 +6,10 @@
 pub mod config;
 mod fs;
 mod mount;
+mod namespace;
 pub mod service;
 mod standin;
 
 pub use config::Config;
+pub use namespace::enter_private_mounts;
 pub use standin::{StandIn, StartError, raise_open_files_hard, start};

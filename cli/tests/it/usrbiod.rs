@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use foreword_cli::commands::usrbiod::Mounted;
-use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use foreword_usrbiod::enter_private_mounts;
+use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 struct Place {
     dir: tempfile::TempDir,
@@ -64,10 +64,7 @@ fn in_private_mounts(test: impl FnOnce(&Place) + Send) {
     }
     std::thread::scope(|scope| {
         let body = move || {
-            // SAFETY: NEWNS gives this thread mounts and a working directory of its own; it leaves the descriptors
-            // shared, which is what the function warns of.
-            unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
-            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+            enter_private_mounts().unwrap();
             let place = Place { dir: tempfile::tempdir().unwrap() };
             std::fs::create_dir(place.mount()).unwrap();
             std::fs::create_dir(place.dir.path().join("backing")).unwrap();
