@@ -64,4 +64,11 @@ fn conforming() {
     let seed = setting("FOREWORD_TEST_SEED").parse().unwrap();
     let suite = Suite { seed, batches: 60, ..Suite::default() };
     conformance::run_on(setting("FOREWORD_TEST_MOUNT").into(), seed as u8, suite, 2);
+    harness::until("all threads of the store have ended", || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let names = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default());
+        // The main thread has the name of this binary, which also begins with `usrbio-`.
+        let ours = ["usrbio-links", "usrbio-files", "usrbio-close", "usrbio-r", "usrbio-w"];
+        !names.into_iter().any(|name| ours.iter().any(|ours| name.starts_with(ours)))
+    });
 }
