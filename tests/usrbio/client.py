@@ -136,18 +136,18 @@ class Mount:
     def link_path(self, name: str) -> str:
         return os.path.join(self.iovs, name)
 
-    def submit(self, priority: str) -> None:
-        """Wakes the daemon for the rings of one priority."""
+    def semaphore(self, priority: str) -> int:
+        """The address of the semaphore that wakes the daemon for the rings of one priority. Opened once."""
         if priority not in self._semaphores:
             target = os.readlink(self.link_path("submit-ios" + PRIORITY_SUFFIX[priority]))
             prefix = SHM_DIR + "/sem."
-            assert target.startswith(prefix), target
+            if not target.startswith(prefix):
+                raise OSError(errno.EINVAL, "not a named semaphore", target)
             opened = _libc.sem_open(("/" + target[len(prefix):]).encode(), 0)
             if not opened:
                 _raise_errno("sem_open " + target)
             self._semaphores[priority] = opened
-        if _libc.sem_post(self._semaphores[priority]) != 0:
-            _raise_errno("sem_post")
+        return self._semaphores[priority]
 
     def close(self) -> None:
         """Gives up the liveness handle: the daemon drops whatever this process still has."""
@@ -198,9 +198,9 @@ def _unlink_if_there(path: str) -> None:
 class Iov:
     """Registered memory. `id` is 16 bytes; `memory` an mmap of `size` bytes; block_bytes 0: no blocks."""
 
-    def __init__(self, mount: Mount, iov_id: bytes, shm: Shm, link: str):
+    def __init__(self, iov_id: bytes, shm: Shm, link: str):
         self.id, self.memory, self.link = iov_id, shm.memory, link
-        self._shm, self._mount = shm, mount
+        self._shm = shm
 
     @classmethod
     def create(cls, mount: Mount, size: int, block_bytes: int = 0) -> "Iov":
@@ -214,14 +214,14 @@ class Iov:
             shm.unlink()
             shm.memory.close()
             raise
-        return cls(mount, number.bytes, shm, link)
+        return cls(number.bytes, shm, link)
 
     @classmethod
     def open(cls, mount: Mount, iov_id: bytes, size: int, block_bytes: int = 0) -> "Iov":
         """Opens memory that another process of the same user registered. That process destroys it; this one forgets it."""
         link = mount.link_path(iov_name(uuid.UUID(bytes=iov_id), block_bytes))
         shm = Shm(os.path.basename(os.readlink(link)), size, create=False)
-        return cls(mount, iov_id, shm, link)
+        return cls(iov_id, shm, link)
 
     def unlink(self) -> None:
         """Removes the name in /dev/shm only: afterwards nothing is left there if this process dies."""
@@ -272,7 +272,8 @@ class Ring:
     """A queue of I/Os in one direction. Its memory file is unlinked as soon as the daemon has seen it."""
 
     def __init__(self, mount: Mount, entries: int, for_read: bool, io_depth=0, priority="normal", timeout_ms=0, flags=0):
-        self._mount, self.entries, self.priority, self.for_read = mount, entries, priority, for_read
+        self.entries, self.for_read = entries, for_read
+        self._submit_semaphore = mount.semaphore(priority)
         self.link = mount.link_path(ring_name(uuid.uuid4(), for_read, io_depth, priority, timeout_ms, flags))
         shm = Shm("hf3fs-iov-" + str(uuid.uuid4()), ring_bytes(entries), create=True)
         self.shm_path = shm.path
@@ -290,7 +291,7 @@ class Ring:
     def over(cls, memory: mmap.mmap) -> "Ring":
         """A ring on memory that no daemon knows: to look at the bytes."""
         self = cls.__new__(cls)
-        self._mount, self.link, self.ring = None, None, RingMemory(memory)
+        self.link, self.ring = None, RingMemory(memory)
         self.entries = self.ring.cells - 1
         self._start()
         return self
@@ -317,7 +318,9 @@ class Ring:
         return slot
 
     def submit(self) -> None:
-        self._mount.submit(self.priority)
+        """Wakes the daemon. Without it nothing of this ring is looked at."""
+        if _libc.sem_post(self._submit_semaphore) != 0:
+            _raise_errno("sem_post")
 
     def wait(self, most: int, least: int = 1, timeout_s: float = 20.0) -> list:
         """Up to `most` completions; fewer than `least` only at the deadline."""

@@ -107,8 +107,8 @@ class StandIn:
         with open(os.path.join(self.mount, "3fs-virt", "stand-in"), "rb") as file:
             return json.load(file)
 
-    def stop(self) -> int:
-        """SIGTERM, and its exit code. The mount must be gone afterwards."""
+    def stop(self) -> None:
+        """SIGTERM; AssertionError unless it ends well."""
         if self.alive():
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -119,11 +119,11 @@ class StandIn:
             raise AssertionError(f"the stand-in did not end within {WAIT_S} s of SIGTERM: {self.log()}") from None
         finally:
             self.process.stdout.close()
-        text = self.log()
-        self._log.close()
         if code != 0:
+            text = self.log()
+            self.forget_dead()
             raise AssertionError(f"the stand-in ended with {code}: {text}")
-        return code
+        self._log.close()
 
 
     def forget_dead(self) -> None:
@@ -131,7 +131,8 @@ class StandIn:
         detach = 2
         _libc.umount2(self.mount.encode(), detach)
         for target in self._semaphores:
-            os.unlink(target)
+            if os.path.exists(target):
+                os.unlink(target)
         self.process.stdout.close()
         self._log.close()
 
@@ -221,17 +222,20 @@ def wait_forever() -> None:
 
 
 class StandInTest(unittest.TestCase):
-    """A test against a stand-in: `self.standin`, `self.mount`. Afterwards the daemon lives and nothing is left."""
+    """A test against a stand-in: `self.standin`, `self.mount`. Afterwards the daemon lives and nothing is left.
+
+    Classes share one stand-in, but those that set `options` (its own, with these) or `own` (its own, it may die)."""
 
     options = ()
+    own = False
 
     @classmethod
     def setUpClass(cls):
-        cls.standin = StandIn(*cls.options) if cls.options else shared()
+        cls.standin = StandIn(*cls.options) if cls.options or cls.own else shared()
 
     @classmethod
     def tearDownClass(cls):
-        if cls.options:
+        if cls.options or cls.own:
             cls.standin.stop()
 
     def setUp(self):

@@ -34,6 +34,8 @@ class CyclesTest(StandInTest):
 class HostileTest(StandInTest):
     """The seed is printed by a failure; FOREWORD_SEED repeats it."""
 
+    own = True
+
     def setUp(self):
         super().setUp()
         self.seed = int(os.environ.get("FOREWORD_SEED", "0")) or random.SystemRandom().getrandbits(32)
@@ -89,7 +91,8 @@ class HostileTest(StandInTest):
     def test_scribbling_into_write_rings(self):
         name, _, self.file = self.new_file(bytes(65536))
         self.scribble_for(2.0, for_read=False)
-        self.assertLessEqual(os.path.getsize(os.path.join(self.standin.backing, name)), 65536)
+        # An offset of one act can meet the length of another, so twice the largest of either.
+        self.assertLessEqual(os.path.getsize(os.path.join(self.standin.backing, name)), 2 * 65536)
 
     def scribble_for(self, seconds: float, for_read: bool):
         victim = self.iov(65536, block_bytes=65536)
