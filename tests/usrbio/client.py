@@ -297,8 +297,9 @@ class Ring:
         return self
 
     def _start(self):
-        # All E cells of args take their turn; at most `entries` I/Os are open, else completions could overrun.
-        self._free = collections.deque(range(self.ring.cells))
+        # All E cells of args take their turn; at most `entries` I/Os are open, else completions could overrun. The last
+        # comes first, so that a slot never is its place in a queue by accident.
+        self._free = collections.deque(reversed(range(self.ring.cells)))
         self._open = {}
 
     def prepare(self, iov, iov_offset, file, file_offset, length, userdata=0) -> int:

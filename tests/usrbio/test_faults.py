@@ -39,10 +39,10 @@ class LatencyTest(FaultTest):
 
     def test_an_io_is_late_and_right(self):
         ring = self.ring(64, for_read=True)
-        ring.prepare(*self.io(0), userdata=1)
+        slot = ring.prepare(*self.io(0), userdata=1)
         start_s = time.monotonic()
         ring.submit()
-        self.assertEqual(ring.wait(1), [(0, self.PART, 1)])
+        self.assertEqual(ring.wait(1), [(slot, self.PART, 1)])
         self.assertGreaterEqual(time.monotonic() - start_s, LATE_S)
         self.assertTrue(self.right(0))
 

@@ -49,21 +49,22 @@ class LayoutTest(unittest.TestCase):
         ring.prepare(iov_id, 0x1111, 0x2222, 0x3333, 0x4444, userdata=0x5555)
         ring.prepare(iov_id, 1, 2, 3, 4, userdata=5)
         self.assertEqual(memory[0:16], struct.pack("<iiii", 2, 0, 0, 0))
-        self.assertEqual(memory[16:32], iov_id)
-        self.assertEqual(memory[32:72], struct.pack("<QQQQQ", 0x1111, 0x2222, 0x3333, 0x4444, 0x5555))
-        self.assertEqual(memory[72:128], iov_id + struct.pack("<QQQQQ", 1, 2, 3, 4, 5))
-        self.assertEqual(memory[128:416], bytes(288), "args not used, and completions")
-        self.assertEqual(memory[416:448], struct.pack("<iiQiiQ", 0, 0, 0x5555, 1, 0, 5))
+        self.assertEqual(memory[16:184], bytes(168), "args 0 to 2 are not used yet")
+        self.assertEqual(memory[184:240], iov_id + struct.pack("<QQQQQ", 1, 2, 3, 4, 5), "args 3")
+        self.assertEqual(memory[240:256], iov_id, "args 4")
+        self.assertEqual(memory[256:296], struct.pack("<QQQQQ", 0x1111, 0x2222, 0x3333, 0x4444, 0x5555))
+        self.assertEqual(memory[296:416], bytes(120), "completions")
+        self.assertEqual(memory[416:448], struct.pack("<iiQiiQ", 4, 0, 0x5555, 3, 0, 5))
         self.assertEqual(memory[448:], bytes(4624 - 448))
 
     def test_a_completion_byte_by_byte(self):
         memory = mmap.mmap(-1, 4624)
         ring = client.Ring.over(memory)
         ring.prepare(bytes(16), 0, 9, 0, 8, userdata=77)
-        memory[296:320] = struct.pack("<iiqQ", 0, 0, -5, 77)
+        memory[296:320] = struct.pack("<iiqQ", 4, 0, -5, 77)
         self.assertEqual(ring.reap(4), [])
         memory[8:12] = struct.pack("<i", 1)
-        self.assertEqual(ring.reap(4), [(0, -5, 77)])
+        self.assertEqual(ring.reap(4), [(4, -5, 77)])
         self.assertEqual(memory[12:16], struct.pack("<i", 1))
 
     def test_the_semaphore_is_behind_the_last_cell(self):
@@ -88,7 +89,7 @@ class LayoutTest(unittest.TestCase):
     def test_a_completion_of_nothing_is_noticed(self):
         memory = mmap.mmap(-1, 4624)
         ring = client.Ring.over(memory)
-        memory[296:320] = struct.pack("<iiqQ", 3, 0, 8, 0)
+        memory[296:320] = struct.pack("<iiqQ", 0, 0, 8, 0)
         memory[8:12] = struct.pack("<i", 1)
         with self.assertRaises(AssertionError):
             ring.reap(1)
