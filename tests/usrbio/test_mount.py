@@ -89,12 +89,13 @@ class IoctlTest(StandInTest):
         fcntl.ioctl(self.fd, 0x8004680B, bytearray(4))
 
     def test_hardlink(self):
-        target = os.open(self.standin.mount, os.O_RDONLY | os.O_DIRECTORY)
-        self.addCleanup(os.close, target)
-        request = bytearray(struct.pack("<Q256s", os.fstat(self.fd).st_ino, b"second-name"))
+        """Asked of the file; the argument names the directory by its number."""
+        request = bytearray(struct.pack("<Q256s", os.stat(self.standin.mount).st_ino, b"second-name"))
         self.assertEqual(len(request), 264)
-        fcntl.ioctl(target, 0x4108680C, request)
+        fcntl.ioctl(self.fd, 0x4108680C, request)
         self.assertEqual(os.stat(self.standin.file("second-name")).st_ino, os.fstat(self.fd).st_ino)
+        with self.assertRaises(FileExistsError):
+            fcntl.ioctl(self.fd, 0x4108680C, request)
         os.unlink(self.standin.file("second-name"))
 
     def test_punch_hole(self):
@@ -107,6 +108,16 @@ class IoctlTest(StandInTest):
         after = before[:CHUNK_BYTES] + bytes(CHUNK_BYTES) + before[2 * CHUNK_BYTES:]
         self.assertEqual(os.pread(self.fd, CHUNK_BYTES, CHUNK_BYTES), bytes(CHUNK_BYTES))
         self.assertEqual(self.standin.backing_bytes(self.name), after)
+
+    def test_a_hole_is_whole_chunks(self):
+        for start, end in ((1, CHUNK_BYTES), (0, CHUNK_BYTES - 1), (4096, 8192), (CHUNK_BYTES, 0), (0, (1 << 64) - 1)):
+            request = bytearray(16016)
+            struct.pack_into("<i4xQ", request, 0, 1, 0)
+            struct.pack_into("<Q", request, 16, start)
+            struct.pack_into("<Q", request, 8016, end)
+            with self.subTest(start=start, end=end), self.assertRaises(OSError):
+                fcntl.ioctl(self.fd, 0x7E90680D, request)
+        self.assertNotIn(bytes(4096), self.standin.backing_bytes(self.name))
 
     def test_a_hole_list_that_is_too_long_is_refused(self):
         for count in (-1, 1001, 0x7FFFFFFF):
