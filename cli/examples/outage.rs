@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use foreword_cli::clients::Group;
-use foreword_cli::cluster::{Cluster, Spec};
+use foreword_cli::cluster::{Cluster, L3Spec, Spec};
 use foreword_cli::driver::probe::{Probe, outage};
 use foreword_cli::human::Span;
 use foreword_seams::{Entropy, OsEntropy};
@@ -90,6 +90,7 @@ fn spec() -> anyhow::Result<Spec> {
         keep: false,
         replicas: 3,
         agents: 1,
+        l3: L3Spec::Posix,
         l3_bytes: L3_BYTES,
         slab_bytes: SLAB_BYTES,
         chunk_bytes: 4096,

@@ -50,6 +50,11 @@ fn run_command(cli: Cli) -> Done {
     if let Some(parent) = server.and_then(|server| server.die_with_parent) {
         process::die_with_parent(parent)?;
     }
+    if let Command::Demo(args) = &cli.command
+        && args.through_standin()
+    {
+        demo::usrbio::enter_own_mounts()?;
+    }
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(dispatch(cli))
 }
 

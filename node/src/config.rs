@@ -1,7 +1,7 @@
 //! What an agent is told: from a file, the environment and flags, checked before anything starts.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use foreword_proto::limits::{PAGES_PER_PUBLISH_MAX, SHARD_ALIGN_BYTES};
@@ -42,7 +42,7 @@ pub struct NodeConfig {
     /// Size of an arena segment; none: chosen from the arena's size.
     #[serde(default)]
     pub segment_bytes: Option<u64>,
-    /// Where page bytes are: `posix:/directory` or `memory`.
+    /// Where page bytes are: `usrbio:/directory[,lib=/path]`, `posix:/directory`, `auto:/directory` or `memory`.
     pub l3: L3Location,
     /// How long an L3 read or write may take.
     #[serde(default = "default_l3_deadline_ms")]
@@ -213,16 +213,33 @@ impl NodeConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum L3Location {
-    /// Slab files below this directory.
+    /// Slab files below this directory, by read and write.
     Posix(PathBuf),
+    /// Slab files below this directory on a 3FS mount, by USRBIO: `lib` is the vendor's client library, none: our own client.
+    Usrbio { dir: PathBuf, lib: Option<PathBuf> },
+    /// USRBIO where the directory is on a 3FS mount, else posix.
+    Auto(PathBuf),
     /// This process's memory: for tests and the simulator.
     Memory,
+}
+
+impl L3Location {
+    /// The directory of the slab files, if there is one.
+    pub fn dir(&self) -> Option<&Path> {
+        match self {
+            Self::Posix(dir) | Self::Auto(dir) | Self::Usrbio { dir, .. } => Some(dir),
+            Self::Memory => None,
+        }
+    }
 }
 
 impl fmt::Display for L3Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Posix(path) => write!(f, "posix:{}", path.display()),
+            Self::Usrbio { dir, lib: None } => write!(f, "usrbio:{}", dir.display()),
+            Self::Usrbio { dir, lib: Some(lib) } => write!(f, "usrbio:{},lib={}", dir.display(), lib.display()),
+            Self::Auto(path) => write!(f, "auto:{}", path.display()),
             Self::Memory => f.write_str("memory"),
         }
     }
@@ -232,10 +249,20 @@ impl FromStr for L3Location {
     type Err = BadInput;
 
     fn from_str(text: &str) -> Result<Self, BadInput> {
-        match text.strip_prefix("posix:") {
-            Some(path) if path.starts_with('/') => Ok(Self::Posix(path.into())),
+        let wrong = || {
+            let expected = "usrbio:/directory[,lib=/path], posix:/directory, auto:/directory or memory";
+            BadInput::new("l3", format!("{expected}, got {text:?}"))
+        };
+        let absolute = |path: &str| path.starts_with('/').then(|| PathBuf::from(path)).ok_or_else(wrong);
+        match text.split_once(':') {
+            Some(("posix", dir)) => Ok(Self::Posix(absolute(dir)?)),
+            Some(("auto", dir)) => Ok(Self::Auto(absolute(dir)?)),
+            Some(("usrbio", rest)) => match rest.rsplit_once(",lib=") {
+                Some((dir, lib)) => Ok(Self::Usrbio { dir: absolute(dir)?, lib: Some(absolute(lib)?) }),
+                None => Ok(Self::Usrbio { dir: absolute(rest)?, lib: None }),
+            },
             None if text == "memory" => Ok(Self::Memory),
-            _ => Err(BadInput::new("l3", format!("posix:/directory or memory, got {text:?}"))),
+            _ => Err(wrong()),
         }
     }
 }
@@ -264,10 +291,18 @@ mod tests {
 
     #[test]
     fn l3_locations_parse_and_print() {
-        for text in ["posix:/mnt/3fs/foreword", "memory"] {
+        for text in [
+            "posix:/mnt/3fs/foreword",
+            "usrbio:/mnt/3fs/f",
+            "usrbio:/mnt/3fs/a,b,lib=/opt/libhf3fs_api_shared.so",
+            "auto:/mnt/3fs/f",
+            "memory",
+        ] {
             assert_eq!(text.parse::<L3Location>().unwrap().to_string(), text);
         }
-        for text in ["", "posix:relative", "posix:", "hf3fs:/x", "/plain"] {
+        for text in
+            ["", "posix:relative", "posix:", "hf3fs:/x", "/plain", "usrbio:x", "usrbio:/x,lib=y", "auto:", "memory:"]
+        {
             assert_eq!(text.parse::<L3Location>().unwrap_err().field, "l3", "{text:?}");
         }
     }

@@ -47,11 +47,15 @@ counters! {
     l3_reads, "foreword_agent_l3_reads_total", "Pages read from L3";
     l3_read_bytes, "foreword_agent_l3_read_bytes_total", "Bytes read from L3";
     l3_reads_coalesced, "foreword_agent_l3_reads_coalesced_total", "Reads that joined another's L3 read of the same page";
+    l3_reads_repeated, "foreword_agent_l3_reads_repeated_total", "Reads that L3 could not do, done once more";
     l3_writes, "foreword_agent_l3_writes_total", "Pages written to L3";
     l3_write_bytes, "foreword_agent_l3_write_bytes_total", "Bytes written to L3";
+    l3_writes_repeated, "foreword_agent_l3_writes_repeated_total", "Writes without a known result, done once more in another slot";
     checksum_mismatches, "foreword_agent_checksum_mismatches_total", "L3 reads whose bytes were not the page's";
     suspects_reported, "foreword_agent_suspects_reported_total", "Pages reported as bad";
     breaker_openings, "foreword_agent_breaker_openings_total", "Times L3 stopped being asked";
+    l3_epochs, "foreword_agent_l3_epochs_total", "Times L3 was reached anew after its daemon had gone";
+    segments_replaced, "foreword_agent_segments_replaced_total", "Arena segments replaced because lost completions held them";
     puts_taken, "foreword_agent_puts_taken_total", "Pages whose bytes came in whole";
     puts_existing, "foreword_agent_puts_existing_total", "Pages put that were there already";
     puts_declined, "foreword_agent_puts_declined_total", "Pages not written because no reuse is expected";

@@ -9,6 +9,7 @@ pub mod arena;
 pub mod config;
 pub mod counters;
 pub mod l3;
+pub mod machine;
 pub mod meta_client;
 pub mod mirror;
 pub mod plan;

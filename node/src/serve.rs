@@ -76,6 +76,9 @@ fn others(found: &[ClusterId]) -> String {
 pub fn machine_stores() -> StoreFactory {
     Arc::new(|location, cluster_id, chunk_bytes| {
         Ok(match location {
+            L3Location::Usrbio { .. } | L3Location::Auto(_) => {
+                return Err(BadInput::new("l3", "posix:/directory: usrbio comes with the machine's own stores"));
+            }
             L3Location::Posix(root) => Arc::new(PosixStore::new(root, cluster_id, chunk_bytes, POSIX_IO_THREADS)?),
             L3Location::Memory => {
                 let l3 = MemoryL3::default();
@@ -202,11 +205,8 @@ async fn checked_store(
     match store.cluster_mark().await {
         Err(error) => Err(ServeError::Store { location, error }),
         Ok(None) => {
-            let found = match &location {
-                // Only for the message: a root that cannot be listed names no others.
-                L3Location::Posix(root) => clusters_under(root).unwrap_or_default(),
-                L3Location::Memory => Vec::new(),
-            };
+            // Only for the message: a root that cannot be listed names no others.
+            let found = location.dir().and_then(|root| clusters_under(root).ok()).unwrap_or_default();
             Err(ServeError::NoCluster { location, cluster_id: cluster.cluster_id, found })
         }
         Ok(Some(mark)) => match mark.check(cluster.cluster_id, cluster.chunk_bytes) {

@@ -193,6 +193,8 @@ markers! {
     SuspectReported = "suspect-reported",
     /// L3 failed too often: the breaker opened, or opened again after a probe.
     BreakerOpened = "breaker-opened",
+    /// Lost completions held too much of an arena: a segment was replaced.
+    SegmentReplaced = "segment-replaced",
     /// A probe was answered: the breaker closed.
     BreakerClosed = "breaker-closed",
 }

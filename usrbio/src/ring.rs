@@ -89,7 +89,7 @@ impl RingMemory {
     /// Waits for a finished job, so long at most; true: one was announced.
     pub fn wait(&self, timeout: Duration) -> bool {
         // SAFETY: as in init_semaphore.
-        unsafe { semaphore::wait(self.semaphore(), timeout) }
+        unsafe { semaphore::wait(self.semaphore(), timeout, false) }
     }
 
     fn semaphore(&self) -> NonNull<libc::sem_t> {

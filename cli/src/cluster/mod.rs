@@ -8,6 +8,7 @@ mod child;
 mod converge;
 mod members;
 mod ports;
+mod standin;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -18,6 +19,7 @@ use futures::future::try_join_all;
 use tempfile::TempDir;
 
 use self::child::Child;
+use self::standin::StandIn;
 use crate::clients;
 use crate::human::{Size, Span};
 
@@ -26,6 +28,20 @@ const LAYOUTS_MAX: usize = 5;
 const CONFIG: &str = "foreword.toml";
 /// Longest path of a unix socket, by sockaddr_un.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Where a cluster's page bytes are.
+#[derive(Debug, Clone)]
+pub enum L3Spec {
+    /// Files in the cluster's directory.
+    Posix,
+    /// The same files, through the stand-in for a 3FS mount. The caller is in a mount namespace of its own.
+    Usrbio {
+        /// As `foreword usrbiod --fault` takes them.
+        faults: Option<String>,
+        /// The vendor's client library; None: our own client.
+        lib: Option<PathBuf>,
+    },
+}
 
 /// What cluster to start.
 #[derive(Debug, Clone)]
@@ -38,6 +54,7 @@ pub struct Spec {
     pub keep: bool,
     pub replicas: usize,
     pub agents: usize,
+    pub l3: L3Spec,
     pub l3_bytes: u64,
     pub slab_bytes: u64,
     pub chunk_bytes: u64,
@@ -67,6 +84,7 @@ pub struct Cluster {
     // Children first: they end before their directory goes.
     replicas: Vec<Replica>,
     agents: Vec<Agent>,
+    standin: Option<StandIn>,
     spec: Spec,
     dir: ClusterDir,
 }
@@ -106,7 +124,7 @@ impl Cluster {
         let mut layout = 1;
         loop {
             let dir = ClusterDir::new(&spec)?;
-            let mut cluster = Self { replicas: Vec::new(), agents: Vec::new(), spec: spec.clone(), dir };
+            let mut cluster = Self { replicas: Vec::new(), agents: Vec::new(), standin: None, spec: spec.clone(), dir };
             cluster.lay_out().await?;
             say(&format!("starting {} meta replicas in {}", spec.replicas, cluster.dir.path().display()));
             match cluster.start_replicas().await {
@@ -131,11 +149,15 @@ impl Cluster {
 
     /// Makes data directories and the L3 directory with `foreword meta init`, and plans where agents listen.
     async fn lay_out(&mut self) -> anyhow::Result<()> {
-        let (dir, spec) = (self.dir.path().to_owned(), &self.spec);
-        let l3 = dir.join("l3");
-        for made in [&l3, &dir.join("logs")] {
+        let dir = self.dir.path().to_owned();
+        for made in [&self.backing(), &dir.join("logs")] {
             std::fs::create_dir(made)?;
         }
+        if matches!(self.spec.l3, L3Spec::Usrbio { .. }) {
+            self.standin = Some(StandIn::below(&dir)?);
+            self.start_standin().await?;
+        }
+        let spec = &self.spec;
         std::fs::write(dir.join(CONFIG), &spec.config)?;
         let ports = ports::draw(spec.replicas)?;
         for (at, port) in ports.iter().enumerate() {
@@ -157,7 +179,7 @@ impl Cluster {
         for replica in &self.replicas {
             init.arg("--data-dir").arg(self.data_dir(replica.id));
         }
-        init.arg(format!("--l3=posix:{}", l3.display()))
+        init.arg(format!("--l3={}", self.l3()))
             .arg(format!("--l3-bytes={}", Size(spec.l3_bytes)))
             .arg(format!("--slab-bytes={}", Size(spec.slab_bytes)))
             .arg(format!("--chunk-bytes={}", Size(spec.chunk_bytes)))
@@ -211,7 +233,7 @@ impl Cluster {
             "--http=127.0.0.1:0".to_owned(),
             format!("--socket={}", socket.display()),
             format!("--arena-bytes={}", Size(self.spec.arena_bytes)),
-            format!("--l3=posix:{}", self.dir.path().join("l3").display()),
+            format!("--l3={}", self.l3()),
         ];
         let log = self.log(&format!("agent-{number}"));
         let child = Child::start(&self.spec.binary, &format!("agent {number}"), &args, &log).await?;
@@ -315,7 +337,7 @@ impl Cluster {
     pub fn check(&mut self) -> anyhow::Result<()> {
         let replicas = self.replicas.iter_mut().filter_map(|one| one.child.as_mut());
         let agents = self.agents.iter_mut().filter_map(|one| one.child.as_mut());
-        match replicas.chain(agents).find_map(Child::ended) {
+        match replicas.chain(agents).find_map(Child::ended).or_else(|| self.standin_ended()) {
             Some(ended) => bail!("{ended}"),
             None => Ok(()),
         }

@@ -1,13 +1,15 @@
 //! `foreword meta init`: makes a cluster's data directories and marks its L3 directory.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
 use foreword_meta::state::command::ClusterSettings;
 use foreword_meta::storage::{DataDir, Identity};
+use foreword_node::L3Location;
+use foreword_node::machine::chunk_bytes_on_3fs;
 use foreword_node::store::{ClusterMark, filesystem_type, init_l3_root, read_cluster_mark};
 use foreword_proto::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
 use foreword_proto::status::ReplicaStatus;
@@ -55,7 +57,7 @@ pub struct InitArgs {
     /// A running group to join: its id and settings are asked for there
     #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["peers", "cluster_id", "l3", "l3_bytes"], requires = "replica_id")]
     pub join: Option<Endpoint>,
-    /// The L3 store, marked as this cluster's: posix:/dir
+    /// The L3 store, marked as this cluster's: usrbio:/dir on a 3FS mount, posix:/dir, or auto:/dir
     #[arg(long, value_name = "STORE", required_unless_present = "join")]
     pub l3: Option<String>,
     /// L3's budget: what all slabs together may take
@@ -64,9 +66,9 @@ pub struct InitArgs {
     /// Size of one slab file [default: a sixteenth of --l3-bytes, 16GiB at most]
     #[arg(long, value_name = "SIZE")]
     pub slab_bytes: Option<Size>,
-    /// L3's chunk: 4096 for posix, the directory's chunk size on 3FS
-    #[arg(long, value_name = "SIZE", default_value = "4096")]
-    pub chunk_bytes: Size,
+    /// L3's chunk [default: the directory's chunk size on 3FS, else 4096]
+    #[arg(long, value_name = "SIZE")]
+    pub chunk_bytes: Option<Size>,
     /// An agent's lease
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub lease: Span,
@@ -114,12 +116,12 @@ struct Made {
 }
 
 fn begin(args: &InitArgs) -> anyhow::Result<Made> {
-    let settings = settings(args)?;
     let members = members(&args.peers)?;
     let replicas = replicas(args, &members)?;
-    let root = l3_root(args.l3.as_deref().unwrap_or_default())?;
+    let root = L3Root::find(args.l3.as_deref().unwrap_or_default())?;
+    let settings = settings(args, root.chunk_bytes)?;
     let cluster_id = args.cluster_id.unwrap_or_else(|| ClusterId(OsEntropy.bytes16()));
-    mark_l3(&root, cluster_id, settings.chunk_bytes, args.cluster_id.is_some())?;
+    mark_l3(&root.dir, cluster_id, settings.chunk_bytes, args.cluster_id.is_some())?;
     for (id, dir) in &replicas {
         DataDir::init(dir, &Identity::new(cluster_id, *id, settings.clone(), members.clone()))?;
     }
@@ -157,14 +159,18 @@ async fn join(args: &InitArgs, endpoint: &Endpoint) -> anyhow::Result<Made> {
     Ok(Made { cluster_id, data_dirs: args.data_dir.clone() })
 }
 
-fn settings(args: &InitArgs) -> Result<ClusterSettings, BadInput> {
+fn settings(args: &InitArgs, l3_chunk_bytes: Option<u32>) -> Result<ClusterSettings, BadInput> {
     let l3_bytes = args.l3_bytes.map_or(0, |size| size.0);
-    let chunk_bytes = u32::try_from(args.chunk_bytes.0)
+    let by_l3 = Size(u64::from(l3_chunk_bytes.unwrap_or(CHUNK_BYTES_MIN)));
+    let asked = args.chunk_bytes.unwrap_or(by_l3);
+    if l3_chunk_bytes.is_some() && asked.0 != by_l3.0 {
+        return Err(BadInput::new("chunk_bytes", format!("{by_l3}, the chunk of the L3 directory, got {asked}")));
+    }
+    let chunk_bytes = u32::try_from(asked.0)
         .ok()
         .filter(|bytes| (CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(bytes) && bytes.is_power_of_two())
         .ok_or_else(|| {
-            let expected =
-                format!("a power of two from {CHUNK_BYTES_MIN} to {CHUNK_BYTES_MAX}, got {}", args.chunk_bytes);
+            let expected = format!("a power of two from {CHUNK_BYTES_MIN} to {CHUNK_BYTES_MAX}, got {asked}");
             BadInput::new("chunk_bytes", expected)
         })?;
     let chunk = u64::from(chunk_bytes);
@@ -215,22 +221,32 @@ fn replicas(args: &InitArgs, members: &BTreeMap<u64, String>) -> Result<Vec<(u64
     }
 }
 
-fn l3_root(l3: &str) -> Result<PathBuf, BadInput> {
-    let root = match l3.split_once(':') {
-        Some(("posix", path)) if path.starts_with('/') => PathBuf::from(path),
-        Some(("usrbio", _)) => {
-            return Err(BadInput::new("l3", "posix:/dir: this build has no USRBIO store yet"));
+/// Where L3 is, and the chunk size it has of itself.
+struct L3Root {
+    dir: PathBuf,
+    chunk_bytes: Option<u32>,
+}
+
+impl L3Root {
+    fn find(l3: &str) -> Result<Self, BadInput> {
+        let location: L3Location = l3.parse()?;
+        let Some(dir) = location.dir().map(Path::to_owned) else {
+            let expected = "usrbio:/dir, posix:/dir or auto:/dir: one process's memory is nobody else's";
+            return Err(BadInput::new("l3", format!("{expected}, got {l3:?}")));
+        };
+        if !dir.is_dir() {
+            return Err(BadInput::new("l3", format!("an existing directory, got {}", dir.display())));
         }
-        _ => return Err(BadInput::new("l3", format!("posix:/dir, got {l3:?}"))),
-    };
-    if !root.is_dir() {
-        return Err(BadInput::new("l3", format!("an existing directory, got {}", root.display())));
+        let chunk_bytes = chunk_bytes_on_3fs(&dir)?;
+        if chunk_bytes.is_none() && matches!(location, L3Location::Usrbio { .. }) {
+            return Err(BadInput::new("l3", format!("a directory on a 3FS mount, got {}", dir.display())));
+        }
+        Ok(Self { dir, chunk_bytes })
     }
-    Ok(root)
 }
 
 /// Writes the CLUSTER mark; a replica of a cluster whose id is known already finds it, or makes it where L3 is not shared yet.
-fn mark_l3(root: &std::path::Path, cluster_id: ClusterId, chunk_bytes: u32, known: bool) -> anyhow::Result<()> {
+fn mark_l3(root: &Path, cluster_id: ClusterId, chunk_bytes: u32, known: bool) -> anyhow::Result<()> {
     if known && let Some(found) = read_cluster_mark(root, cluster_id)? {
         found.check(cluster_id, chunk_bytes).map_err(|error| error.within("l3"))?;
         return Ok(());
@@ -258,7 +274,7 @@ mod tests {
     #[test]
     fn errors_name_their_field() {
         type Check = fn(&InitArgs) -> Result<(), BadInput>;
-        let settings_of: Check = |args| settings(args).map(drop);
+        let settings_of: Check = |args| settings(args, None).map(drop);
         let replicas_of: Check = |args| replicas(args, &members(&args.peers)?).map(drop);
         let cases: [(&[&str], &str, Check); 7] = [
             (&["--chunk-bytes=5000"], "chunk_bytes", settings_of),
@@ -273,11 +289,16 @@ mod tests {
             assert_eq!(check(&args(extra)).unwrap_err().field, field, "{extra:?}");
         }
         assert!(replicas(&args(&["--replica-id=2"]), &members(&args(&[]).peers).unwrap()).is_ok());
-        assert_eq!(l3_root("usrbio:/x").unwrap_err().field, "l3");
+        for l3 in ["usrbio:/no/such", "usrbio:/", "memory", "posix:relative"] {
+            assert_eq!(L3Root::find(l3).err().expect(l3).field, "l3");
+        }
+        let on_3fs = |extra: &[&str]| settings(&args(extra), Some(65_536));
+        assert_eq!(on_3fs(&[]).unwrap().chunk_bytes, 65_536);
+        assert_eq!(on_3fs(&["--chunk-bytes=4096"]).unwrap_err().field, "chunk_bytes");
     }
 
     #[test]
     fn the_default_slab_is_whole_chunks_of_a_sixteenth() {
-        assert_eq!(settings(&args(&[])).unwrap().slab_bytes, 65_536);
+        assert_eq!(settings(&args(&[]), None).unwrap().slab_bytes, 65_536);
     }
 }

@@ -4,8 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use foreword_node::arena::MemfdRegions;
-use foreword_node::serve::machine_stores;
+use foreword_node::machine::{Machine, machine};
 use foreword_node::{Deps, NodeConfig, serve};
 use foreword_proto::BadInput;
 use foreword_seams::{Files, LocalFiles, OsEntropy, Telemetry, TokioNet};
@@ -27,12 +26,17 @@ pub async fn run(args: NodeArgs) -> Done {
             section.place(BadInput::new("mirror_dir", format!("a directory, {}: {error}", dir.display())))
         })?) as Arc<dyn Files>),
     };
+    let Machine { store, regions } = {
+        let config = config.clone();
+        let made = tokio::task::spawn_blocking(move || machine(&config)).await?;
+        made.map_err(|error| section.place(error))?
+    };
     let deps = Deps {
         net: Arc::new(TokioNet),
         entropy: Arc::new(OsEntropy),
-        store: machine_stores(),
+        store,
         files,
-        regions: Arc::new(MemfdRegions { prefault: true }),
+        regions,
         telemetry: Telemetry::new(),
     };
     let (name, socket) = (config.node.clone(), config.socket.clone());

@@ -32,7 +32,8 @@ pub struct NodeFlags {
     /// Size of the L1 arena in memory [default: 1GiB]
     #[arg(long, env = "FOREWORD_NODE_ARENA_BYTES", value_name = "SIZE")]
     pub arena_bytes: Option<Size>,
-    /// The L3 store: posix:/dir (as given to `foreword meta init`), or memory to try one agent alone
+    /// The L3 store: usrbio:/dir[,lib=/path] on a 3FS mount, posix:/dir, auto:/dir (usrbio where it can), or memory to try one agent
+    /// alone; the directory is the one given to `foreword meta init`
     #[arg(long, env = "FOREWORD_NODE_L3", value_name = "STORE")]
     pub l3: Option<String>,
 }

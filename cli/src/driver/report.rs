@@ -36,6 +36,24 @@ pub struct Report {
     pub lookup_p99_us: Option<u64>,
     pub publish_pages_per_s: Option<f64>,
     pub wall_s: f64,
+    /// Only of a demo through the stand-in for a 3FS mount.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usrbio: Option<UsrbioReport>,
+}
+
+/// What a demo through the stand-in adds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct UsrbioReport {
+    /// The stand-in's counters since its last start, one for each kind of fault among them.
+    pub standin: serde_json::Value,
+    /// Page bytes that the agents copied between buffers.
+    pub agent_bytes_copied: u64,
+    /// How often the agents reached L3 anew.
+    pub l3_epochs: u64,
+    /// None: the stand-in was not killed.
+    pub l3_hits_after_restart: Option<u64>,
+    /// Whether the agents are the processes they were before the kill.
+    pub agents_lived_on: Option<bool>,
 }
 
 /// What a report is made of, beside the counts.
@@ -84,6 +102,7 @@ impl Report {
             lookup_p99_us: counts.lookup_us(99),
             publish_pages_per_s: (wall_s > 0.0).then(|| rounded(acked as f64 / wall_s, 1)),
             wall_s: rounded(wall_s, 3),
+            usrbio: None,
         }
     }
 
@@ -118,6 +137,12 @@ impl Report {
             row("audit", format!("{} read back from L3 and proven, {} evicted", found.proven, found.retired));
         }
         let us = |us: Option<u64>| us.map_or("-".into(), |us| format!("{us} us"));
+        if let Some(usrbio) = &self.usrbio {
+            row("stand-in", usrbio.standin.to_string());
+            if let Some(hits) = usrbio.l3_hits_after_restart {
+                row("", format!("killed and restarted: {hits} pages from L3 afterwards"));
+            }
+        }
         row("lookup", format!("p50 {}, p99 {}", us(self.lookup_p50_us), us(self.lookup_p99_us)));
         out
     }

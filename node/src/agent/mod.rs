@@ -9,6 +9,7 @@ mod prefetch;
 mod publish;
 mod put;
 mod read;
+mod renew;
 mod save;
 mod stats;
 mod suspects;
@@ -97,6 +98,8 @@ pub(crate) struct Core {
     suspects: Suspects,
     next_writer: AtomicU64,
     ready: AtomicBool,
+    /// L3's epoch as L1 knows it.
+    l3_epoch: AtomicU64,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -114,6 +117,7 @@ impl Agent {
             sessions: parts.sessions,
             grants: parts.grants,
             l1: Mutex::new(parts.l1),
+            l3_epoch: AtomicU64::new(parts.l3.epoch()),
             l3: parts.l3,
             counters: parts.counters,
             files: parts.files,
@@ -231,6 +235,7 @@ impl Core {
 
     /// A frame for a page of this namespace; L1 gives way. None: the arena stayed full until the deadline.
     async fn frame(&self, open: &OpenNamespace, deadline: Instant) -> Option<FrameMut> {
+        self.follow_epoch();
         loop {
             if let Some(frame) = self.l1.lock().allocate(open.tenant, open.geometry.frame_bytes) {
                 return Some(frame);

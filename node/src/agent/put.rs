@@ -78,7 +78,7 @@ impl Core {
     fn page_is_whole(self: &Arc<Self>, open: &Arc<OpenNamespace>, work: &Arc<PageWork>, page: WholePage) {
         self.counters.puts_taken.add(1);
         let pending = Pending { core: self.clone(), open: open.clone(), work: work.clone() };
-        let job = WriteJob { page, pending, taken: Instant::now() };
+        let job = WriteJob { page, pending, taken: Instant::now(), failed: 0 };
         if let Err(unsent) = open.writer.try_send(job) {
             unsent.into_inner().pending.refuse("queue_full");
         }

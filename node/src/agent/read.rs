@@ -77,7 +77,7 @@ impl Core {
             let mut bad_shard = 0;
             // A mismatch is read once more: the first may have been torn.
             for again in [false, true] {
-                match self.read_once(open, key, &location, deadline).await? {
+                match self.read_or_repeat(open, key, &location, deadline).await? {
                     Ok(frame) => {
                         if again {
                             sometimes(Marker::MismatchHealed);
@@ -110,6 +110,23 @@ impl Core {
             }
         }
         Err(Miss::Checksum)
+    }
+
+    /// A read that L3 could not do is done once more.
+    async fn read_or_repeat(
+        &self,
+        open: &OpenNamespace,
+        key: EntryKey,
+        location: &Location,
+        deadline: Instant,
+    ) -> Result<Result<Frame, u32>, Miss> {
+        match self.read_once(open, key, location, deadline).await {
+            Err(Miss::ReadFailed) => {
+                self.counters.l3_reads_repeated.add(1);
+                self.read_once(open, key, location, deadline).await
+            }
+            read => read,
+        }
     }
 
     /// One read: the page, or the first shard whose bytes are not the page's.

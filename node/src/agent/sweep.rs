@@ -1,4 +1,4 @@
-//! Gives up pages whose shards did not all come in time.
+//! What has to be looked at now and then: pages whose shards did not all come in time, and the arena's state.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,8 @@ pub(super) async fn sweep(core: Arc<Core>) {
     let deadline = Duration::from_millis(core.config.gather_deadline_ms);
     loop {
         tokio::time::sleep(deadline / LOOKS_PER_DEADLINE).await;
+        core.follow_epoch();
+        core.replace_quarantined();
         let namespaces: Vec<Arc<OpenNamespace>> = core.namespaces.read().values().cloned().collect();
         for open in namespaces {
             let late: Vec<Arc<PageWork>> = {

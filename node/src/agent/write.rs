@@ -19,6 +19,8 @@ use crate::session::Session;
 pub(super) const WRITE_QUEUE_PAGES_MAX: usize = 16_384;
 /// Pages of one batch.
 const BATCH_PAGES_MAX: usize = 64;
+/// Slots that one page's write is tried in.
+const WRITE_ATTEMPTS_MAX: u32 = 3;
 
 /// A page somebody has promised to settle. Dropped without a word, however that came, it is refused: nobody waits for ever.
 pub(super) struct Pending {
@@ -50,8 +52,10 @@ impl Drop for Pending {
 pub(super) struct WriteJob {
     pub(super) page: WholePage,
     pub(super) pending: Pending,
-    /// When the page was whole.
+    /// When the page was whole, or its last write failed.
     pub(super) taken: Instant,
+    /// Writes that were submitted and failed.
+    pub(super) failed: u32,
 }
 
 impl Core {
@@ -171,13 +175,26 @@ async fn write_batch(
                 Written::Unknown(error) => {
                     tracing::warn!(?slot, %error, "an L3 write has no known result");
                     unknown.push(slot);
-                    job.pending.refuse("write_failed");
+                    write_again(&core, job);
                 }
             }
         }
     }
     core.grants.give_back(session.id, slot_bytes, &unwritten);
     core.grants.abort_unknown(&session, unknown);
+}
+
+/// Tries another slot: one I/O in a hundred that fails must not cost a chain its middle.
+fn write_again(core: &Arc<Core>, mut job: WriteJob) {
+    job.failed += 1;
+    if job.failed >= WRITE_ATTEMPTS_MAX {
+        return job.pending.refuse("write_failed");
+    }
+    job.taken = Instant::now();
+    core.counters.l3_writes_repeated.add(1);
+    let writer = core.writer(job.pending.open.shape);
+    // A queue that is full or closed drops the job, and that refuses the page.
+    let _ = writer.try_send(job);
 }
 
 async fn hand_on(session: &Arc<Session>, slot: SlotRef, job: WriteJob) {

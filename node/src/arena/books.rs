@@ -37,6 +37,8 @@ pub(super) struct Books {
     /// Frame bytes of all segments, those being made included.
     bytes: u64,
     next_id: SegmentId,
+    /// Segments of lower ids are outdated: none of their frames are given out.
+    first_current: SegmentId,
     segments: BTreeMap<SegmentId, SegmentBook>,
     /// Segments with free frames that are not draining. The lowest id first: high ones get a chance to become free.
     open: BTreeMap<FrameClass, BTreeSet<SegmentId>>,
@@ -57,6 +59,7 @@ impl Books {
             settings,
             bytes: 0,
             next_id: 0,
+            first_current: 0,
             segments: BTreeMap::new(),
             open: BTreeMap::new(),
             empty: BTreeSet::new(),
@@ -92,7 +95,9 @@ impl Books {
         let (id, class) = (segment.id(), segment.class());
         let free = (0..segment.frames()).rev().collect();
         self.segments.insert(id, SegmentBook { segment, free, quarantined: 0, draining: false });
-        self.open.entry(class).or_default().insert(id);
+        if id >= self.first_current {
+            self.open.entry(class).or_default().insert(id);
+        }
         self.empty.insert(id);
     }
 
@@ -123,7 +128,7 @@ impl Books {
             book.draining = false;
             self.empty.insert(id);
         }
-        if !book.draining {
+        if book.is_open() && id >= self.first_current {
             self.open.entry(book.segment.class()).or_default().insert(id);
         }
     }
@@ -139,12 +144,19 @@ impl Books {
         let class = book.segment.class();
         // An empty segment has nothing to drain.
         book.draining = draining && (book.free.len() as u32) < book.segment.frames();
-        let open = !book.draining && !book.free.is_empty();
-        if open {
+        if book.is_open() && id >= self.first_current {
             self.open.entry(class).or_default().insert(id);
         } else {
             self.close(id, class);
         }
+    }
+
+    /// No frame of the segments made so far is given out any more; each may be replaced once its frames are free. Gives the id from
+    /// which on segments are current.
+    pub(super) fn outdate(&mut self) -> SegmentId {
+        self.first_current = self.next_id;
+        self.open.clear();
+        self.first_current
     }
 
     /// Takes a segment out; the caller drops it outside of the lock.
@@ -200,6 +212,10 @@ impl Books {
 }
 
 impl SegmentBook {
+    fn is_open(&self) -> bool {
+        !self.draining && !self.free.is_empty()
+    }
+
     fn usage(&self) -> SegmentUse {
         let frames = self.segment.frames();
         SegmentUse {

@@ -179,6 +179,11 @@ impl Quarantined {
         self.0.id()
     }
 
+    /// Whether its segment has left the arena: nothing waits for this frame any more, and dropping this lets its memory go.
+    pub fn segment_is_retired(&self) -> bool {
+        self.0.segment.is_retired()
+    }
+
     /// The completion came, or the other process is known to be gone: the frame is free once its other holders leave.
     pub fn completed(self) {
         let held = self.into_held();

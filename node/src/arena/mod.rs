@@ -173,6 +173,12 @@ impl Arena {
         self.0.books.lock().set_draining(segment, draining);
     }
 
+    /// Gives out no frame of the segments made so far: L3 does not know their memory any more (a new epoch). Their frames stay
+    /// readable, and a segment is replaced once all of its frames are free. Gives the id from which on segments are current.
+    pub fn outdate(&self) -> SegmentId {
+        self.0.books.lock().outdate()
+    }
+
     /// Takes a segment out of the arena whatever its frames do, so that fresh memory comes in its place: the way out when lost
     /// completions hold too much of it. Frames still held stay readable; the memory goes when the last one does.
     pub fn retire_segment(&self, segment: SegmentId) {

@@ -125,6 +125,11 @@ impl Segment {
         }
     }
 
+    /// Whether it has left its arena.
+    pub(super) fn is_retired(&self) -> bool {
+        self.books.upgrade().is_none_or(|books| books.lock().segment(self.id).is_none())
+    }
+
     /// Offset of a frame in the region.
     pub(super) fn frame_offset(&self, index: u32) -> u64 {
         assert!(index < self.frames(), "frame {index} of {}", self.frames());

@@ -357,3 +357,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn outdated_segments_give_out_nothing_and_are_replaced_when_free() {
+    let arena = heap(8 * PAGE, 4 * PAGE);
+    let kept = arena.allocate(1, PAGE).unwrap();
+    let first_current = arena.outdate();
+    assert!(kept.id().segment < first_current);
+    let fresh = fill(&arena, 1, PAGE);
+    assert_eq!(fresh.len(), 4, "the outdated segment's other frames are not given out");
+    assert!(fresh.iter().all(|frame| frame.id().segment >= first_current));
+    assert_eq!(kept.bytes().len() as u64, PAGE);
+    // A drain that ends opens no outdated segment again.
+    arena.set_draining(kept.id().segment, true);
+    arena.set_draining(kept.id().segment, false);
+    assert!(arena.allocate(1, PAGE).is_err());
+    drop(kept);
+    assert_eq!(fill(&arena, 1, PAGE).len(), 4, "free as a whole, it was replaced");
+}
+
+#[test]
+fn a_quarantined_frame_knows_when_its_segment_is_gone() {
+    let arena = heap(4 * PAGE, 2 * PAGE);
+    let lost = arena.allocate(1, PAGE).unwrap().quarantine();
+    assert!(!lost.segment_is_retired());
+    arena.retire_segment(lost.id().segment);
+    assert!(lost.segment_is_retired());
+    drop(lost);
+    assert_eq!(fill(&arena, 1, PAGE).len(), 4);
+}

@@ -56,6 +56,8 @@ pub enum NotSubmitted {
     BreakerOpen,
     Fenced,
     NoSlab,
+    /// The frame is of memory that L3 does not know any more.
+    Unregistered,
 }
 
 /// L3 with its breaker and its I/Os under way.
@@ -116,6 +118,11 @@ impl L3 {
         }
     }
 
+    /// Counts how often L3 had to be reached anew; frames of before cannot be moved any more.
+    pub fn epoch(&self) -> u64 {
+        self.store.epoch()
+    }
+
     /// Where the breaker stands.
     pub fn breaker(&self) -> BreakerState {
         self.breaker.lock().state(self.now_ms())
@@ -152,6 +159,8 @@ impl L3 {
                 Ok((frame, bytes))
             }
             Ok((Transfer::Write(_), _)) => Err(StoreError::Gone.into()),
+            // Says nothing about L3: it was not asked.
+            Err(error @ StoreError::Unregistered) => Err(error.into()),
             Err(error) => {
                 admitted.failed();
                 Err(error.into())
@@ -202,6 +211,7 @@ impl L3 {
                     tracing::warn!(bytes, expected = shape.frame_bytes, "a short write");
                     Written::Unknown(StoreError::Gone)
                 }
+                Err(StoreError::Unregistered) => Written::NotSubmitted(NotSubmitted::Unregistered),
                 Err(error) => {
                     if error == StoreError::TimedOut {
                         sometimes(Marker::WriteDeadlinePassed);

@@ -15,7 +15,14 @@ use crate::store::{SharedStore, StoreError};
 pub(super) struct Slabs {
     store: SharedStore,
     slab_bytes: u64,
-    cells: Mutex<BTreeMap<SlabId, Arc<OnceCell<()>>>>,
+    cells: Mutex<Cells>,
+}
+
+/// The slabs opened in one epoch of the store.
+#[derive(Default)]
+struct Cells {
+    epoch: u64,
+    by_slab: BTreeMap<SlabId, Arc<OnceCell<()>>>,
 }
 
 impl Slabs {
@@ -25,7 +32,7 @@ impl Slabs {
 
     /// Opens the slab unless it is open; several callers wait for one opening.
     pub(super) async fn open(&self, slab: SlabId, slot_bytes: u32, deadline: Instant) -> Result<(), StoreError> {
-        let cell = self.cells.lock().entry(slab).or_default().clone();
+        let cell = self.cell(slab);
         if cell.initialized() {
             return Ok(());
         }
@@ -33,5 +40,15 @@ impl Slabs {
         let opening = cell.get_or_try_init(|| self.store.open_slab(slab, bytes));
         tokio::time::timeout_at(deadline, opening).await.map_err(|_| StoreError::TimedOut)??;
         Ok(())
+    }
+
+    /// A new epoch has no slab open.
+    fn cell(&self, slab: SlabId) -> Arc<OnceCell<()>> {
+        let epoch = self.store.epoch();
+        let mut cells = self.cells.lock();
+        if cells.epoch < epoch {
+            *cells = Cells { epoch, by_slab: BTreeMap::new() };
+        }
+        cells.by_slab.entry(slab).or_default().clone()
     }
 }

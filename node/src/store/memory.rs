@@ -23,6 +23,8 @@ pub use late::{Landed, LateWrite};
 use late::{Late, LateQueue};
 use slab::Slab;
 
+use crate::arena::Quarantined;
+
 use super::completions::Completions;
 use super::{ClusterMark, Completion, IOS_QUEUED_MAX, Io, OpId, PageStore, StoreError, Transfer};
 
@@ -50,7 +52,7 @@ pub enum Decision {
     Delay(Duration),
     /// A write that is on its way whatever becomes of its store. A read is delayed by as much.
     Late(LateWrite),
-    /// Never answered in this epoch; the store keeps the frame. `done`: whether the bytes were moved.
+    /// Never answered in this epoch; the frame is quarantined. `done`: whether the bytes were moved.
     Drop {
         done: bool,
     },
@@ -177,8 +179,8 @@ struct State {
     delayed_ever: u64,
     /// Writes that the device has yet to land, by their order.
     late: BTreeMap<u64, Io>,
-    /// Never answered; their frames are not free in this epoch.
-    lost: Vec<Io>,
+    /// Never answered in this epoch.
+    lost: Vec<Quarantined>,
 }
 
 impl MemoryStore {
@@ -196,7 +198,8 @@ impl MemoryStore {
     pub fn restart(&self) {
         let before = std::mem::take(&mut *self.shared.state.lock());
         self.epoch.fetch_add(1, Ordering::AcqRel);
-        drop(before);
+        // Nothing lands any more: their frames are free.
+        before.lost.into_iter().for_each(Quarantined::completed);
     }
 
     /// Number of I/Os that were never answered in this epoch.
@@ -225,7 +228,9 @@ impl MemoryStore {
             Decision::Late(late) => self.start_late(&mut state, io, order, late),
             Decision::Drop { done } => {
                 let io = if done { keep(state.perform(io, order, &Decision::Proceed), view) } else { io };
-                state.lost.push(io);
+                // Nobody waits for the frame of a retired segment any more.
+                state.lost.retain(|lost| !lost.segment_is_retired());
+                state.lost.push(io.transfer.quarantine());
             }
             decision => self.shared.completions.push(state.perform(io, order, &decision)),
         }

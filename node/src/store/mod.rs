@@ -1,24 +1,26 @@
 //! L3: page bytes in slab files, behind one completion-based seam.
 //!
 //! A store takes batches of owned I/Os and gives completions. Dropping a future never frees a buffer under I/O: a frame comes
-//! back by its completion, or by a new epoch.
+//! back by its completion, or by a new epoch; or it is quarantined.
 
 mod completions;
 pub mod conformance;
 mod mark;
 mod memory;
 mod posix;
+mod usrbio;
 
 use std::sync::Arc;
 
 use foreword_proto::SlabId;
 use futures::future::BoxFuture;
 
-use crate::arena::{Frame, FrameMut};
+use crate::arena::{Frame, FrameMut, Quarantined};
 
 pub use mark::{ClusterMark, MARK_FORMAT, MarkError, clusters_under, filesystem_type, init_l3_root, read_cluster_mark};
 pub use memory::{Decision, Faults, IoView, Landed, LateWrite, MemoryL3, MemoryStore, NoFaults};
 pub use posix::PosixStore;
+pub use usrbio::{ClientKind, UsrbioCounters, UsrbioMount, UsrbioRegions, UsrbioSettings, UsrbioStore};
 
 /// I/Os waiting in one store. More are answered with EAGAIN at once; the arena's frames set a lower bound in practice.
 pub const IOS_QUEUED_MAX: usize = 65_536;
@@ -69,6 +71,9 @@ pub enum StoreError {
     TimedOut,
     #[error("the store is gone")]
     Gone,
+    /// Nothing was submitted: the frame is of an epoch before this one, or of memory the store never knew.
+    #[error("the frame's memory is not registered with the store")]
+    Unregistered,
     #[error("this is no L3 directory of ours: {0}")]
     BadMark(String),
 }
@@ -81,7 +86,11 @@ pub trait PageStore: Send + Sync + 'static {
     fn cluster_mark(&self) -> BoxFuture<'static, Result<Option<ClusterMark>, StoreError>>;
     /// Makes the slab file if there is none, sets its size once, and keeps it open. Idempotent, also between agents.
     fn open_slab(&self, slab: SlabId, bytes: u64) -> BoxFuture<'static, Result<(), StoreError>>;
-    /// Takes a batch of I/Os and returns at once; nothing orders the I/Os of a batch, nor batches. Each gives exactly one completion, or none before the epoch changes.
+    /// Takes a batch of I/Os and returns at once; nothing orders the I/Os of a batch, nor batches. Each gives exactly one completion.
+    ///
+    /// A store that talks to another process gives none for an I/O that stays without an answer for longer than its patience: the frame is
+    /// quarantined until the answer comes or its segment is retired. What is under way when the epoch changes is answered with an error or
+    /// not at all, and its frame is free.
     fn submit(&self, batch: Vec<Io>);
     /// Waits for completions; at least one. Dropping the future loses none.
     fn complete(&self) -> BoxFuture<'_, Vec<Completion>>;
@@ -97,6 +106,14 @@ impl Transfer {
         match self {
             Self::Read(frame) => frame.len() as u64,
             Self::Write(frame) => frame.len() as u64,
+        }
+    }
+
+    /// Sets the frame aside: its I/O was never answered.
+    pub fn quarantine(self) -> Quarantined {
+        match self {
+            Self::Read(frame) => frame.quarantine(),
+            Self::Write(frame) => frame.quarantine(),
         }
     }
 }

@@ -46,6 +46,8 @@ pub struct L1 {
     pinned_bytes: u64,
     touches: u64,
     draining: Option<SegmentId>,
+    /// L3 does not know the memory of segments of lower ids any more; their pages are still served.
+    first_current: SegmentId,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +68,7 @@ impl L1 {
             pinned_bytes: 0,
             touches: 0,
             draining: None,
+            first_current: 0,
         }
     }
 
@@ -130,6 +133,12 @@ impl L1 {
             self.take(id);
         }
         gone.len()
+    }
+
+    /// From now on no page enters a frame of today's segments, because L3 does not know their memory any more. Pages in them are served
+    /// until their room is needed: they go first, a whole segment at a time.
+    pub fn outdate(&mut self) {
+        self.first_current = self.arena.outdate();
     }
 
     /// A frame for a page of `tenant`, evicting what nobody holds: the coldest page of the same class, and a segment of another
@@ -200,6 +209,9 @@ impl L1 {
 
     /// Evicts at most `max` pages towards a frame of `class`; 0: nothing can be evicted.
     fn make_room(&mut self, class: FrameClass, max: usize) -> usize {
+        if let Some(segment) = self.outdated_segment() {
+            return self.drain(segment, max);
+        }
         let own_coldest = self.classes.get(&class).and_then(Queues::coldest_touch);
         let mut evicted = 0;
         if let Some(own_coldest) = own_coldest {
@@ -216,6 +228,11 @@ impl L1 {
             evicted = self.drain(segment, max);
         }
         evicted
+    }
+
+    /// The outdated segment that can best be freed.
+    fn outdated_segment(&self) -> Option<SegmentId> {
+        self.best_to_drain(self.segments.range(..self.first_current).map(|(id, pages)| (*id, pages)))
     }
 
     fn evict_coldest(&mut self, class: FrameClass) -> bool {
@@ -237,13 +254,17 @@ impl L1 {
 
     /// The segment of another class that can best be freed: least in the way, then coldest. A drain under way goes on.
     fn segment_to_drain(&self, class: FrameClass) -> Option<SegmentId> {
+        self.best_to_drain(self.foreign_segments(class))
+    }
+
+    fn best_to_drain<'a>(&self, among: impl Iterator<Item = (SegmentId, &'a SegmentPages)>) -> Option<SegmentId> {
         let candidate = |id: SegmentId, pages: &SegmentPages| {
             let evictable = pages.ids().filter(|id| self.is_evictable(id)).count();
             let usage = self.arena.segment(id)?;
             let in_the_way = (usage.frames_used as usize).saturating_sub(evictable);
             (evictable > 0).then(|| (!usage.draining, in_the_way, pages.touched(), id))
         };
-        self.foreign_segments(class).filter_map(|(id, pages)| candidate(id, pages)).min().map(|best| best.3)
+        among.filter_map(|(id, pages)| candidate(id, pages)).min().map(|best| best.3)
     }
 
     fn foreign_segments(&self, class: FrameClass) -> impl Iterator<Item = (SegmentId, &SegmentPages)> {

@@ -65,6 +65,20 @@ impl Cluster {
         self.agent_with(self.config(node), Arc::new(NoFaults)).await
     }
 
+    /// An agent, and its store once it has one.
+    pub async fn agent_and_store(&self, node: &str) -> (TestAgent, impl Fn() -> Arc<MemoryStore> + use<>) {
+        let made = Arc::new(std::sync::OnceLock::new());
+        let (l3, keep) = (self.l3.clone(), made.clone());
+        let mut deps = self.deps(Arc::new(NoFaults));
+        deps.store = Arc::new(move |_, cluster, chunk_bytes| {
+            let store = Arc::new(MemoryStore::new(l3.clone(), cluster, chunk_bytes));
+            Ok(keep.get_or_init(|| store).clone())
+        });
+        let handle = serve(self.config(node), deps).await.unwrap();
+        let client = client(handle.endpoint());
+        (TestAgent { handle, client }, move || made.get().expect("an agent that serves has its store").clone())
+    }
+
     pub async fn agent_with(&self, config: NodeConfig, faults: Arc<dyn Faults>) -> TestAgent {
         let handle = serve(config, self.deps(faults)).await.unwrap();
         let client = client(handle.endpoint());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use foreword_cli::clients;
-use foreword_cli::cluster::{Cluster, Spec};
+use foreword_cli::cluster::{Cluster, L3Spec, Spec};
 use foreword_proto::bad_input::field_of;
 use foreword_proto::key::page_keys_to_wire;
 use foreword_proto::limits::{META_MESSAGE_BYTES_MAX, PIECES_BYTES_MAX};
@@ -42,6 +42,7 @@ pub(super) fn spec(replicas: usize, agents: usize) -> Spec {
         keep: false,
         replicas,
         agents,
+        l3: L3Spec::Posix,
         l3_bytes: 64 << 20,
         slab_bytes: 8 << 20,
         chunk_bytes: 4096,

@@ -199,6 +199,31 @@ fn a_drain_larger_than_one_call_goes_on() {
 }
 
 #[test]
+fn outdated_pages_are_served_until_their_segments_are_needed() {
+    let mut l1 = l1(8, 2);
+    for number in 0..8 {
+        assert!(add(&mut l1, number, Entrance::Probation));
+    }
+    l1.outdate();
+    assert!(l1.get(&id(0)).is_some());
+    let held = l1.peek(&id(1)).unwrap();
+    // A page that was on its way still enters with its old frame.
+    let moved = l1.remove(&id(7)).unwrap();
+    l1.insert(id(17), moved, Entrance::Probation);
+    for number in 20..22 {
+        assert!(add(&mut l1, number, Entrance::Probation));
+    }
+    assert_eq!(present(&l1, 0..8), [0, 1, 4, 5, 6], "one whole segment made room, and the coldest");
+    for number in 22..26 {
+        assert!(add(&mut l1, number, Entrance::Probation));
+    }
+    assert_eq!(present(&l1, 0..22), [0, 1, 20, 21], "a segment that is held goes last");
+    drop(held);
+    assert!(add(&mut l1, 26, Entrance::Probation) && add(&mut l1, 27, Entrance::Probation));
+    assert_eq!(present(&l1, 0..30), [20, 21, 22, 23, 24, 25, 26, 27]);
+}
+
+#[test]
 fn a_retired_segment_leaves_the_tier() {
     let mut l1 = l1(8, 4);
     for number in 0..8 {

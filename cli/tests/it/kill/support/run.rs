@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreword_cli::clients::{self, Group};
-use foreword_cli::cluster::{Cluster, Spec};
+use foreword_cli::cluster::{Cluster, L3Spec, Spec};
 use foreword_cli::driver::recorder::Recorder;
 use foreword_cli::driver::transfer::Got;
 use foreword_cli::human::Span;
@@ -85,6 +85,7 @@ pub(crate) fn spec() -> Spec {
         agents: AGENTS,
         l3_bytes: L3_BYTES,
         slab_bytes: SLAB_BYTES,
+        l3: L3Spec::Posix,
         chunk_bytes: PAGE_BYTES,
         arena_bytes: ARENA_BYTES,
         lease: LEASE,

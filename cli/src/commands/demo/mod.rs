@@ -1,5 +1,7 @@
 //! `foreword demo`: a whole cluster here, requests through it, its leader killed, every byte checked.
 
+pub mod usrbio;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,10 +13,12 @@ use foreword_proto::limits::CHUNK_BYTES_MIN;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use self::usrbio::Restarted;
 use super::Done;
 use super::playing::{PlayArgs, Script, Stage, Voice};
 use super::replay::{facts, print};
-use crate::cluster::{Cluster, Spec};
+use crate::cluster::{Cluster, L3Spec, Spec};
+
 use crate::driver::Report;
 use crate::driver::probe::{Probe, outage};
 use crate::driver::report::Facts;
@@ -36,6 +40,12 @@ const REST: Span = Span(Duration::from_millis(100));
 const LEASE: Span = Span(Duration::from_secs(20));
 /// A put waits for slots through an election, in which nobody can be granted any.
 const CONFIG: &str = "[node]\nput_room_wait_ms = \"5s\"\n";
+/// Through the stand-in an I/O may be lost: an agent gives it up sooner than by default.
+const USRBIO_CONFIG: &str = "l3_deadline_ms = \"1s\"\n";
+/// Longer than the stand-in may hold a write back (`--fault stall`), by its default.
+const USRBIO_WRITE_REST: Span = Span(Duration::from_secs(20));
+const POSIX: &str = "posix";
+const USRBIO: &str = "usrbio";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -43,6 +53,8 @@ Examples:
   foreword demo --trace conversation.jsonl.gz --page-bytes 4096 --json
   foreword demo --trace conversation.jsonl.gz --page-bytes 4096 --shards 1 --l3-bytes 75MB    (constant eviction)
   foreword demo --requests 500 --no-kill --keep                                               (leaves its directory)
+  foreword demo --l3 usrbio --kill-l3                                                         (as root: a 3FS mount played by usrbiod)
+  foreword demo --l3 usrbio --fault eio=2%,short=2%
 
 Ctrl-C leaves no process and no file behind. Exit code 0 only if no byte was wrong and no acknowledged publish was lost.";
 
@@ -64,9 +76,16 @@ pub struct DemoArgs {
     /// Each agent's L1 [default: 256MiB, or a sixteenth of --l3-bytes]
     #[arg(long, value_name = "SIZE")]
     pub l1_bytes: Option<Size>,
-    /// The kind of L3: posix (files in the demo's directory)
-    #[arg(long, value_name = "STORE", default_value = "posix")]
+    /// The kind of L3: posix (files in the demo's directory) or usrbio[,lib=PATH] (the same files through the stand-in for a 3FS mount;
+    /// needs root and /dev/fuse)
+    #[arg(long, value_name = "STORE", default_value = POSIX)]
     pub l3: String,
+    /// Faults of the stand-in, as `foreword usrbiod --fault` takes them; with --l3 usrbio
+    #[arg(long, value_name = "LIST")]
+    pub fault: Option<String>,
+    /// Kill the stand-in at a quarter of the requests and restart it at three eighths; with --l3 usrbio
+    #[arg(long)]
+    pub kill_l3: bool,
     /// Kill nobody
     #[arg(long)]
     pub no_kill: bool,
@@ -112,14 +131,14 @@ async fn demo(args: DemoArgs, json: bool) -> Done {
         false => Some(Probe::start(&agents[0], stage.group.clone(), args.play.seed).await?),
     };
     let (submitted, following) = watch::channel(0);
-    let killing =
-        async { if args.no_kill { Ok(None) } else { kill(&mut cluster, following, requests, &voice).await.map(Some) } };
+    let killing = disturb(&args, &mut cluster, following, requests, &voice);
     let playing = async { anyhow::Ok(stage.play(&script, &submitted, &voice).await) };
-    let ((counts, wall), killed) = tokio::try_join!(playing, killing)?;
-    let outage = match (probe, killed) {
+    let ((counts, wall), disturbed) = tokio::try_join!(playing, killing)?;
+    let outage = match (probe, disturbed.killed) {
         (Some(probe), Some(killed)) => outage(&probe.finish().await?, killed),
         _ => None,
     };
+    let usrbio = usrbio::report(&cluster, disturbed.l3).await?;
     settle(&mut cluster, &voice).await?;
     let findings = stage.audit(&script, &counts, &voice).await?;
     let facts = Facts {
@@ -128,7 +147,7 @@ async fn demo(args: DemoArgs, json: bool) -> Done {
         findings: Some(findings),
         ..facts(&script, agents.len(), wall)
     };
-    let report = Report::new(&counts, &facts);
+    let report = Report { usrbio, ..Report::new(&counts, &facts) };
     let code = print(&report, findings, json)?;
     if !json {
         println!("\n{}", verdict(&report));
@@ -146,6 +165,31 @@ fn verdict(report: &Report) -> String {
          every acknowledged page is there or was evicted on the record.",
         report.cross_node_hits
     )
+}
+
+/// What was done to the cluster while it worked.
+struct Disturbed {
+    /// When the leader was killed.
+    killed: Option<Instant>,
+    l3: Option<Restarted>,
+}
+
+async fn disturb(
+    args: &DemoArgs,
+    cluster: &mut Cluster,
+    mut submitted: watch::Receiver<usize>,
+    requests: usize,
+    voice: &Voice,
+) -> anyhow::Result<Disturbed> {
+    let l3 = match args.kill_l3 {
+        true => Some(usrbio::kill(cluster, &mut submitted, requests, voice).await?),
+        false => None,
+    };
+    let killed = match args.no_kill {
+        true => None,
+        false => Some(kill(cluster, submitted, requests, voice).await?),
+    };
+    Ok(Disturbed { killed, l3 })
 }
 
 /// Kills the leader when half of the requests are submitted, and restarts it at three quarters. When it was killed.
@@ -178,17 +222,39 @@ async fn settle(cluster: &mut Cluster, voice: &Voice) -> anyhow::Result<()> {
     Ok(())
 }
 
+impl DemoArgs {
+    /// Whether page bytes go through the stand-in.
+    pub fn through_standin(&self) -> bool {
+        self.l3.split(',').next() == Some(USRBIO)
+    }
+}
+
+fn l3_spec(args: &DemoArgs) -> Result<L3Spec, BadInput> {
+    if args.through_standin() {
+        let lib = match args.l3.strip_prefix(USRBIO).unwrap_or_default() {
+            "" => None,
+            rest => {
+                let lib = rest.strip_prefix(",lib=").filter(|lib| lib.starts_with('/'));
+                Some(lib.ok_or_else(|| BadInput::new("l3", format!("usrbio[,lib=/path], got {:?}", args.l3)))?.into())
+            }
+        };
+        return Ok(L3Spec::Usrbio { faults: args.fault.clone(), lib });
+    }
+    if args.fault.is_some() || args.kill_l3 {
+        let field = if args.kill_l3 { "kill_l3" } else { "fault" };
+        return Err(BadInput::new(field, "--l3 usrbio: only the stand-in has faults and can be killed"));
+    }
+    match args.l3.as_str() {
+        POSIX => Ok(L3Spec::Posix),
+        "memory" => Err(BadInput::new("l3", "posix or usrbio: one process's memory cannot be read by another agent")),
+        other => Err(BadInput::new("l3", format!("posix or usrbio, got {other:?}"))),
+    }
+}
+
 /// What cluster the arguments and the script ask for.
 fn spec(args: &DemoArgs, script: &Script) -> anyhow::Result<Spec> {
-    match args.l3.as_str() {
-        "posix" => {}
-        "memory" => {
-            let expected = "posix: one process's memory cannot be read by another agent";
-            return Err(BadInput::new("l3", expected).into());
-        }
-        "usrbio" => return Err(BadInput::new("l3", "posix: this build has no USRBIO store yet").into()),
-        other => return Err(BadInput::new("l3", format!("posix, got {other:?}")).into()),
-    }
+    let l3 = l3_spec(args)?;
+    let through_standin = matches!(l3, L3Spec::Usrbio { .. });
     for (field, count, max) in [("replicas", args.replicas, 9), ("agents", args.agents, 64)] {
         if count == 0 || count > max {
             return Err(BadInput::new(field, format!("1 to {max}, got {count}")).into());
@@ -213,13 +279,14 @@ fn spec(args: &DemoArgs, script: &Script) -> anyhow::Result<Spec> {
         keep: args.keep,
         replicas: args.replicas,
         agents: args.agents,
+        l3,
         l3_bytes,
         slab_bytes,
         chunk_bytes,
         arena_bytes: args.l1_bytes.map_or(by_l3, |size| size.0),
         lease: LEASE,
         read_rest: REST,
-        write_rest: REST,
-        config: CONFIG.to_owned(),
+        write_rest: if through_standin { USRBIO_WRITE_REST } else { REST },
+        config: format!("{CONFIG}{}", if through_standin { USRBIO_CONFIG } else { "" }),
     })
 }

@@ -1,0 +1,133 @@
+//! One epoch's tie to the daemon: the open link directory, which says whether the daemon lives, and the links made through it.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use foreword_usrbio::{IOVS_DIR, LinkName, NamedSemaphore, Priority, VIRT_DIR, is_hf3fs, shm_name_of, submit_link};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::worker::Worker;
+
+/// What glibc puts in front of a semaphore's name to get its file's.
+const SEMAPHORE_PREFIX: &str = "sem.";
+
+/// The time between one attach and the daemon's death. Whatever was registered in it is worth nothing in the next.
+pub(super) struct Session {
+    epoch: u64,
+    mount_point: PathBuf,
+    /// Keeping it open keeps our links; fstat of it tells a dead daemon.
+    iovs: OwnedFd,
+    submit: NamedSemaphore,
+    over: AtomicBool,
+    registrar: Arc<Worker>,
+}
+
+impl Session {
+    /// Opens the mount. On the registrar only: the daemon drops our links when the *thread* that opened the directory goes.
+    ///
+    /// Errors: no 3FS there, its daemon is dead, or it shows no submit semaphore.
+    pub(super) fn open(mount_point: &Path, epoch: u64, registrar: Arc<Worker>) -> io::Result<Self> {
+        let dir = mount_point.join(VIRT_DIR).join(IOVS_DIR);
+        let named = |what: &str, error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
+        let root = File::open(mount_point).map_err(|error| named(&mount_point.display().to_string(), error))?;
+        if !is_hf3fs(&root) {
+            return Err(io::Error::other(format!("{} does not answer as a 3FS mount", mount_point.display())));
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let iovs = rustix::fs::open(&dir, flags, Mode::empty())
+            .map_err(|error| named(&dir.display().to_string(), error.into()))?;
+        let link = submit_link(Priority::Normal);
+        let submit = open_submit(&iovs, &link).map_err(|error| named(&dir.join(&link).display().to_string(), error))?;
+        let over = AtomicBool::new(false);
+        Ok(Self { epoch, mount_point: mount_point.to_owned(), iovs, submit, over, registrar })
+    }
+
+    /// A plain directory in the mount's place.
+    #[cfg(test)]
+    pub(super) fn over_dir(dir: &Path, submit: NamedSemaphore, registrar: Arc<Worker>) -> Self {
+        let iovs = File::open(dir).expect("a directory").into();
+        let over = AtomicBool::new(false);
+        Self { epoch: 1, mount_point: dir.to_owned(), iovs, submit, over, registrar }
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub(super) fn mount_point(&self) -> &Path {
+        &self.mount_point
+    }
+
+    pub(super) fn registrar(&self) -> &Arc<Worker> {
+        &self.registrar
+    }
+
+    /// True once the daemon was found dead.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    pub(super) fn end(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    /// Asks the kernel whether the daemon lives. Blocks for as long as a hung daemon does.
+    pub(super) fn daemon_lives(&self) -> bool {
+        // Any other answer is a living daemon's.
+        !matches!(rustix::fs::fstat(&self.iovs), Err(Errno::NOTCONN | Errno::CONNABORTED | Errno::NODEV))
+    }
+
+    /// Registers shared memory; the daemon has mapped it when this returns. On the registrar only.
+    pub(super) fn link(&self, name: &LinkName, target: &Path) -> io::Result<()> {
+        rustix::fs::symlinkat(target, &self.iovs, name.to_string())?;
+        Ok(())
+    }
+
+    /// Takes a link away, without waiting for it. In a later epoch there is nothing to take away.
+    pub(super) fn unlink_later(self: &Arc<Self>, name: LinkName) {
+        if self.is_over() {
+            return;
+        }
+        let session = self.clone();
+        self.registrar.post(move || session.unlink(&name));
+    }
+
+    /// As [`Self::unlink_later`], at once. On the registrar only.
+    pub(super) fn unlink(&self, name: &LinkName) {
+        if self.is_over() {
+            return;
+        }
+        let unlinked = rustix::fs::unlinkat(&self.iovs, name.to_string(), rustix::fs::AtFlags::empty());
+        if let Err(error) = unlinked
+            && !matches!(error, Errno::NOENT | Errno::NOTCONN)
+        {
+            tracing::warn!(link = %name, %error, "a link to shared memory could not be removed");
+        }
+    }
+
+    /// Wakes the daemon: I/Os were prepared.
+    pub(super) fn submit(&self) {
+        self.submit.post();
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "epoch {} of {}", self.epoch, self.mount_point.display())
+    }
+}
+
+fn open_submit(iovs: &OwnedFd, link: &str) -> io::Result<NamedSemaphore> {
+    let target = rustix::fs::readlinkat(iovs, link, Vec::new())?;
+    let text = target.to_string_lossy().into_owned();
+    let strange = || io::Error::other(format!("points to {text}, which is no semaphore in /dev/shm"));
+    let name = shm_name_of(Path::new(&text)).and_then(|name| name.strip_prefix(SEMAPHORE_PREFIX));
+    let name = name.ok_or_else(strange)?.to_owned();
+    NamedSemaphore::open(&name).map_err(|error| io::Error::new(error.kind(), format!("{text}: {error}")))
+}

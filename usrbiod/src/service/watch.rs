@@ -1,0 +1,73 @@
+//! What the service's threads do.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use foreword_usrbio::Priority;
+
+use super::Shared;
+use super::clock;
+use super::counters::Count;
+use super::limits::JOBS_PER_TURN;
+use super::pool::Task;
+
+impl Shared {
+    /// Looks at all rings of a priority on each submit, and never without one.
+    pub(super) fn watch(&self, priority: Priority) {
+        let mut turn = 0;
+        while !self.stopping.load(Ordering::SeqCst) {
+            if self.submit(priority).wait() {
+                while self.take_jobs(priority, &mut turn) && !self.stopping.load(Ordering::SeqCst) {}
+            }
+        }
+    }
+
+    /// Takes some jobs of each ring, beginning with ring number `turn`; false: there were none, or no room for more.
+    fn take_jobs(&self, priority: Priority, turn: &mut usize) -> bool {
+        let rings = Arc::clone(&self.rings.lock());
+        let mut found = false;
+        for number in 0..rings.len() {
+            let at = (*turn + number) % rings.len();
+            let ring = &rings[at];
+            if ring.priority != priority {
+                continue;
+            }
+            let room = self.pool.room(priority);
+            if room == 0 {
+                // This ring is the first when there is room again, which wakes us.
+                *turn = at;
+                return false;
+            }
+            match ring.take(room.min(JOBS_PER_TURN), clock::now()) {
+                Ok(jobs) => {
+                    found |= !jobs.is_empty();
+                    jobs.into_iter().for_each(|job| self.pool.put_job(job));
+                }
+                Err(_) => self.tally.add(Count::Rejected, 1),
+            }
+        }
+        *turn += 1;
+        found
+    }
+
+    /// Does what the queues hold, until the service stops.
+    pub(super) fn do_tasks(&self) {
+        while let Some((task, woken)) = self.pool.next() {
+            if let Some(priority) = woken {
+                self.wake(priority);
+            }
+            match task {
+                Task::Late(late) => self.do_late(&late),
+                Task::Help(batch) => self.do_ios(&batch),
+                Task::Job(job) => self.do_job(job),
+            }
+        }
+    }
+
+    /// Lets go what was held back, when its time has come.
+    pub(super) fn release_held(&self) {
+        while let Some(held) = self.timer.next() {
+            self.release(held);
+        }
+    }
+}
