@@ -18,7 +18,7 @@ use super::worker::Worker;
 const SEMAPHORE_PREFIX: &str = "sem.";
 
 /// The time between one attach and the daemon's death. Whatever was registered in it is worth nothing in the next.
-pub(super) struct Session {
+pub(super) struct Attachment {
     epoch: u64,
     mount_point: PathBuf,
     /// Keeping it open keeps our links; fstat of it tells a dead daemon.
@@ -28,7 +28,7 @@ pub(super) struct Session {
     registrar: Arc<Worker>,
 }
 
-impl Session {
+impl Attachment {
     /// Opens the mount. On the registrar only: the daemon drops our links when the *thread* that opened the directory goes.
     ///
     /// Errors: no 3FS there, its daemon is dead, or it shows no submit semaphore.
@@ -94,8 +94,8 @@ impl Session {
         if self.is_over() {
             return;
         }
-        let session = self.clone();
-        self.registrar.post(move || session.unlink(&name));
+        let attachment = self.clone();
+        self.registrar.post(move || attachment.unlink(&name));
     }
 
     /// As [`Self::unlink_later`], at once. On the registrar only.
@@ -117,7 +117,7 @@ impl Session {
     }
 }
 
-impl fmt::Debug for Session {
+impl fmt::Debug for Attachment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "epoch {} of {}", self.epoch, self.mount_point.display())
     }
