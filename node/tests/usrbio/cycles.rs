@@ -5,13 +5,14 @@ use std::sync::Arc;
 use foreword_node::arena::RegionProvider;
 use foreword_node::store::{UsrbioRegions, UsrbioSettings};
 
-use crate::harness::{Bench, LONG, on_a_mount, until};
+use crate::harness::{Bench, LONG, on_a_mount, our_files, own_shm, until};
 
 const CYCLES: usize = 10_000;
 
 #[test]
 fn ten_thousand_regions_and_rings_leave_nothing() {
     on_a_mount(|| {
+        own_shm(256 << 20);
         let bench = Bench::new("");
         let mount = bench.attach();
         let regions = Arc::new(UsrbioRegions::new(mount.clone()));
@@ -28,7 +29,8 @@ fn ten_thousand_regions_and_rings_leave_nothing() {
         }
         until("all links are gone", || bench.links().is_empty());
         assert_eq!((bench.figure("links"), bench.figure("rings")), (0, 0));
-        assert!(before.abs_diff(free_bytes()) < 64 << 20, "memory stays in /dev/shm");
+        until("all memory is free", || free_bytes() == before);
+        assert!(our_files().is_empty());
         drop((regions, mount));
     });
 }

@@ -1,6 +1,7 @@
 //! A mount to test on, and what is done with it.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,7 +15,7 @@ use foreword_node::store::{
 };
 use foreword_proto::ClusterId;
 use foreword_usrbio::is_hf3fs;
-use rustix::mount::{MountPropagationFlags, UnmountFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::{Pid, Signal};
 use rustix::thread::UnshareFlags;
 use tempfile::TempDir;
@@ -195,6 +196,12 @@ impl Drop for Bench {
         // A mount that is left is of this thread's namespace and goes with it; the directory below should go too.
         while rustix::mount::unmount(self.mount_point(), UnmountFlags::DETACH).is_ok() {}
     }
+}
+
+/// An empty /dev/shm of this size for this test alone.
+pub(crate) fn own_shm(bytes: u64) {
+    let options = CString::new(format!("size={bytes}")).unwrap();
+    rustix::mount::mount("tmpfs", "/dev/shm", "tmpfs", MountFlags::empty(), Some(options.as_c_str())).unwrap();
 }
 
 /// Our files in /dev/shm, but for reserves, which have no name.
