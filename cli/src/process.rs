@@ -15,11 +15,12 @@ pub const LOG_ENV: &str = "FOREWORD_LOG";
 /// The one line a server prints on stdout once it listens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announcement {
-    /// `meta` or `node`.
+    /// `meta`, `node` or `usrbiod`.
     pub role: String,
     /// The replica id of a meta, the name of a node.
     pub name: String,
-    /// Where its gRPC really listens.
+    /// Where its gRPC really listens; a stand-in has none.
+    #[serde(default)]
     pub grpc: String,
     /// A node's unix socket.
     pub socket: Option<String>,

@@ -223,7 +223,7 @@ mod tests {
         #[test]
         fn short_is_shorter_and_aligned(len in 1u64..1 << 40, draw: u64) {
             let short = shortened(len, draw);
-            prop_assert!(short < len && short % SHORT_BYTES == 0);
+            prop_assert!(short < len && short.is_multiple_of(SHORT_BYTES));
         }
 
         #[test]

@@ -40,8 +40,6 @@ struct State {
     under_way: u32,
     tail: TailOrder,
     waiting_since: Option<Duration>,
-    /// Submissions were seen that had no place for their completions.
-    blocked: bool,
 }
 
 /// Consecutive submissions of a ring that are served together.
@@ -103,19 +101,16 @@ impl Ring {
             submitted -= count;
             room -= count;
         }
-        state.blocked = submitted > room;
         Ok(jobs)
     }
 
-    /// Writes a finished job's completions at once, and announces them. `dropped` more I/Os will have none, ever. True: submissions
-    /// may have waited for the places of those.
-    pub(super) fn finish(&self, job: u64, completions: &[Cqe], dropped: u32) -> bool {
+    /// Writes a finished job's completions at once, and announces them. `dropped` more I/Os will have none, ever.
+    pub(super) fn finish(&self, job: u64, completions: &[Cqe], dropped: u32) {
         let mut state = self.state.lock();
         // Before the completions: a client that sees one finds its place in the ring free.
         self.memory.store(Cursor::SqeTail, state.tail.finish(job) as i32);
         self.complete(&mut state, completions);
         state.under_way -= dropped;
-        dropped > 0 && state.blocked
     }
 
     /// Writes the completion of an I/O that came later than its job.

@@ -142,9 +142,7 @@ impl Shared {
         }
         let dropped = (batch.ios.len() - completions.len()) as u32;
         self.tally.add(Count::Jobs, 1);
-        if batch.job.ring.finish(batch.job.number, &completions, dropped) {
-            self.wake(batch.job.ring.priority);
-        }
+        batch.job.ring.finish(batch.job.number, &completions, dropped);
     }
 
     fn answer(&self, ring: &Ring, sqe: Sqe, result: i64) -> Cqe {
