@@ -35,6 +35,7 @@ def main() -> int:
     work_dir = tempfile.mkdtemp(prefix="foreword-usrbio-")
     os.chmod(work_dir, 0o755)
     try:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         code = supervise(arguments, work_dir)
         left = leftovers(work_dir)
@@ -88,6 +89,7 @@ def supervise(arguments, work_dir: str) -> int:
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os._exit(run_tests(arguments, work_dir))
     deadline_s = time.monotonic() + arguments.deadline_s
@@ -147,9 +149,10 @@ def children() -> list:
 
 
 def end_children() -> None:
-    for pid in children():
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    """Ends them and theirs: what a child leaves becomes a child of this process."""
+    while left := children():
+        os.kill(left[0], signal.SIGKILL)
+        os.waitpid(left[0], 0)
 
 
 def unmount_below(work_dir: str) -> None:
