@@ -29,7 +29,8 @@ const FILE_BYTES: u64 = 1 << 20;
 const BUFFER_BYTES: u64 = 1 << 16;
 /// Rings the hostile client has at once.
 const RINGS: usize = 4;
-const ENTRIES_MAX: u32 = 32;
+/// Of one ring: some fit a page, most do not.
+const ENTRIES_MAX: u32 = 96;
 
 /// Panics of services' threads since the first campaign began.
 static PANICS: AtomicU64 = AtomicU64::new(0);
@@ -354,7 +355,7 @@ impl<'a> Hostile<'a> {
 
     /// Cuts a ring's memory. The inputs that follow go on with it, and make its file longer again.
     fn cut_ring(&mut self, at: usize) {
-        let bytes = self.random.gen_range(0..self.rings[at].layout.bytes());
+        let bytes = self.random.gen_range(0..self.rings[at].layout.bytes()) * u64::from(self.random.gen_bool(0.5));
         rustix::fs::ftruncate(&self.rings[at].file, bytes).unwrap();
         self.rings[at].submit.post();
     }
