@@ -203,14 +203,14 @@ impl Raw {
 
 fn raw_thread(file: &File, left: &AtomicU64, bytes: u64, write: bool, seed: u64) -> anyhow::Result<Vec<Duration>> {
     let entropy = SeededEntropy::new(seed);
-    let mut buffer = aligned(bytes as usize);
+    let buffer = aligned(bytes as usize);
     let mut took = Vec::new();
     while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
         let at = entropy.below(SET_BYTES / bytes) * bytes;
         let began = Instant::now();
         match write {
-            true => file.write_all_at(&buffer, at)?,
-            false => file.read_exact_at(&mut buffer, at)?,
+            true => file.write_all_at(buffer, at)?,
+            false => file.read_exact_at(buffer, at)?,
         }
         took.push(began.elapsed());
     }

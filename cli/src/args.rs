@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use foreword_seams::Endpoint;
 
-use crate::commands::{demo, keyed, membership, meta_init, replay, status};
+use crate::commands::{demo, keyed, membership, meta_init, replay, status, usrbiod};
 use crate::config::meta::MetaFlags;
 use crate::config::node::NodeFlags;
 
@@ -48,6 +48,8 @@ pub enum Command {
     Meta(MetaCommand),
     /// Run the agent of this machine
     Node(Box<NodeArgs>),
+    /// Show a directory as a 3FS mount, for USRBIO without a 3FS
+    Usrbiod(Box<usrbiod::UsrbiodArgs>),
     /// What replicas and agents say of themselves
     Status(status::StatusArgs),
     /// How much of a prompt is there

@@ -18,7 +18,7 @@ use foreword_proto::BadInput;
 
 use self::args::{Cli, Command, MetaCommand};
 use self::commands::membership::Change;
-use self::commands::{Done, demo, keyed, membership, meta_init, meta_run, node, replay, status};
+use self::commands::{Done, demo, keyed, membership, meta_init, meta_run, node, replay, status, usrbiod};
 
 /// Runs the binary: parses the command line, runs the command, says what went wrong. Exit codes: `foreword --help`.
 pub fn run() -> ExitCode {
@@ -46,8 +46,14 @@ fn run_command(cli: Cli) -> Done {
         Command::Node(args) => Some(&args.server),
         _ => None,
     };
-    process::init_logs(if server.is_some() { "info,openraft=warn" } else { "error" })?;
-    if let Some(parent) = server.and_then(|server| server.die_with_parent) {
+    let standin = match &cli.command {
+        Command::Usrbiod(args) => Some(args),
+        _ => None,
+    };
+    let serves = server.is_some() || standin.is_some();
+    process::init_logs(if serves { "info,openraft=warn" } else { "error" })?;
+    let parent = server.map_or_else(|| standin.and_then(|args| args.die_with_parent), |server| server.die_with_parent);
+    if let Some(parent) = parent {
         process::die_with_parent(parent)?;
     }
     if let Command::Demo(args) = &cli.command
@@ -69,6 +75,7 @@ async fn dispatch(cli: Cli) -> Done {
         Command::Meta(MetaCommand::Remove(args)) => membership::run(Change::Remove(args), json).await,
         Command::Meta(MetaCommand::Replace(args)) => membership::run(Change::Replace(args), json).await,
         Command::Node(args) => node::run(*args).await,
+        Command::Usrbiod(args) => usrbiod::run(*args).await,
         Command::Status(args) => status::run(args, json).await,
         Command::Lookup(args) => keyed::lookup(*args, json).await,
         Command::Get(args) => keyed::get(*args, json).await,

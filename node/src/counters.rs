@@ -64,7 +64,8 @@ counters! {
     publishes_acked, "foreword_agent_publishes_acked_total", "Pages the group acknowledged";
     watch_resyncs, "foreword_agent_watch_resyncs_total", "Times a mirror began from a snapshot again";
     sessions_opened, "foreword_agent_sessions_opened_total", "Sessions opened with the group";
-    bytes_copied, "foreword_agent_bytes_copied_total", "Page bytes copied between buffers";
+    put_bytes, "foreword_agent_put_bytes_total", "Page bytes taken from puts into the arena";
+    bytes_copied, "foreword_agent_bytes_copied_total", "Page bytes copied between the arena's frames on their way to or from L3";
 }
 
 impl Counters {

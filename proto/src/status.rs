@@ -144,5 +144,6 @@ pub struct AgentCounters {
     pub watch_resyncs: u64,
     pub sessions_opened: u64,
     /// Page bytes the agent copied between buffers (gRPC pieces into and out of frames).
+    pub put_bytes: u64,
     pub bytes_copied: u64,
 }

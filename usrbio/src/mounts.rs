@@ -10,7 +10,8 @@ use crate::name::{FS_TYPE, VIRT_DIR};
 /// Errors: the path does not exist, or the mount table cannot be read.
 pub fn mount_point_of(path: &Path) -> io::Result<Option<PathBuf>> {
     let path = path.canonicalize()?;
-    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    // Of this thread, not of the process: threads may have mounts of their own.
+    let table = std::fs::read_to_string("/proc/thread-self/mountinfo")?;
     Ok(mount_point_in(&table, &path, |mount| mount.join(VIRT_DIR).is_dir()))
 }
 

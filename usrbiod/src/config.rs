@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use foreword_usrbio::MOUNT_NAME_BYTES;
 
 use crate::service::FaultPlan;
+pub use crate::service::limits::THREADS_MAX;
 
 /// The least chunk size: what I/O is aligned to.
 pub const CHUNK_BYTES_MIN: u64 = 4 << 10;
@@ -14,8 +15,6 @@ pub const CHUNK_BYTES_MAX: u64 = 64 << 20;
 pub const CHUNK_BYTES_DEFAULT: u64 = 1 << 20;
 /// The name of the cluster when none is given.
 pub const CLUSTER_DEFAULT: &str = "standin";
-/// The most threads for posix requests, and for I/Os of rings.
-pub const THREADS_MAX: usize = 256;
 
 /// Settings of a stand-in. Fields are named as the flags of `foreword usrbiod`.
 #[derive(Debug, Clone)]

@@ -12,4 +12,4 @@ mod standin;
 
 pub use config::Config;
 pub use namespace::enter_private_mounts;
-pub use standin::{StandIn, StartError, raise_open_files, start};
+pub use standin::{StandIn, StartError, raise_open_files_hard, start};

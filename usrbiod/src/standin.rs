@@ -70,10 +70,10 @@ pub struct StandIn {
 /// Errors: [`StartError::Bad`] names the flag that is wrong or that the machine cannot serve.
 pub fn start(config: Config) -> Result<StandIn, StartError> {
     config.validate().map_err(|(flag, expected)| StartError::bad(flag, expected))?;
-    // A handle for every file that callers know: the default of 1,024 is soon used up.
-    raise_open_files();
+    // A descriptor for every file that callers know: the default of 1,024 is soon used up.
+    let open_files = raise_open_files();
     let path = mount::prepare(&config.mount)?;
-    let backing = open_backing(&config, &path)?;
+    let backing = open_backing(&config, &path, open_files)?;
     let device = mount::open_device()?;
     let settings = ServiceSettings { threads: config.threads, faults: config.faults, seed: config.seed };
     let service = Service::start(settings, backing.files())
@@ -104,7 +104,7 @@ pub fn start(config: Config) -> Result<StandIn, StartError> {
     Ok(standin)
 }
 
-fn open_backing(config: &Config, mount: &Path) -> Result<Backing, StartError> {
+fn open_backing(config: &Config, mount: &Path, open_files: u64) -> Result<Backing, StartError> {
     let shown = config.backing.display();
     let bad = |what: &str| StartError::bad("backing", format!("a directory, {shown}: {what}"));
     let path = config.backing.canonicalize().map_err(|error| bad(&error.to_string()))?;
@@ -118,19 +118,36 @@ fn open_backing(config: &Config, mount: &Path) -> Result<Backing, StartError> {
         let expected = format!("a directory outside of the backing {}", path.display());
         return Err(StartError::bad("mount", format!("{expected}, got {}", mount.display())));
     }
-    Backing::open(&path, config.direct).map_err(|error| bad(&error.to_string()))
+    Backing::open(&path, open_files, config.direct).map_err(|error| bad(&error.to_string()))
 }
 
 /// Raises this process's soft limit of open files to its hard one. The limit in force afterwards.
-pub fn raise_open_files() -> u64 {
+fn raise_open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
-        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-        if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current);
-        }
+        set_open_files(limit.maximum);
     }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Raises the hard limit too, as far as the machine lets root: for a process that does nothing but serve.
+///
+/// One that loads the vendor's client library must not: that makes a table of the hard limit's size.
+pub fn raise_open_files_hard() {
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let hard = getrlimit(Resource::Nofile).maximum;
+    if let (Some(most), Some(hard)) = (most, hard)
+        && most > hard
+    {
+        set_open_files(Some(most));
+    }
+}
+
+fn set_open_files(limit: Option<u64>) {
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit }) {
+        // Common in containers. It matters only when so many files are known, and then that is said.
+        tracing::debug!("the limit of open files is not raised to {limit:?}: {error}");
+    }
 }
 
 impl StandIn {

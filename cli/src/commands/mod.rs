@@ -9,6 +9,7 @@ pub mod node;
 pub mod playing;
 pub mod replay;
 pub mod status;
+pub mod usrbiod;
 
 use std::process::ExitCode;
 

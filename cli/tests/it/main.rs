@@ -5,6 +5,8 @@ mod binary;
 mod driver;
 mod fakes;
 mod kill;
+mod usrbio_python;
+mod usrbiod;
 
 /// Clusters at once: with more than two on a small machine elections flap.
 static CLUSTERS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(2);

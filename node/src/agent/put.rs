@@ -162,10 +162,10 @@ impl Put {
             Piece::Joined => self.pages[index] = Page::GoesOn(work),
             Piece::Taken => {
                 *taken += bytes.len() as u64;
-                self.core.counters.bytes_copied.add(bytes.len() as u64);
+                self.core.counters.put_bytes.add(bytes.len() as u64);
             }
             Piece::ShardWhole(page) => {
-                self.core.counters.bytes_copied.add(bytes.len() as u64);
+                self.core.counters.put_bytes.add(bytes.len() as u64);
                 if let Some(page) = page {
                     self.core.page_is_whole(&self.open, &work, page);
                 }

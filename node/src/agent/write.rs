@@ -168,6 +168,10 @@ async fn write_batch(
             }
             match result {
                 Written::Whole => hand_on(&session, slot, job).await,
+                Written::NotSubmitted(NotSubmitted::Unregistered) => {
+                    unwritten.push(slot);
+                    write_from_new_memory(&core, job).await;
+                }
                 Written::NotSubmitted(why) => {
                     unwritten.push(slot);
                     job.pending.refuse(if why == NotSubmitted::Fenced { "fenced" } else { "write_failed" });
@@ -195,6 +199,18 @@ fn write_again(core: &Arc<Core>, mut job: WriteJob) {
     let writer = core.writer(job.pending.open.shape);
     // A queue that is full or closed drops the job, and that refuses the page.
     let _ = writer.try_send(job);
+}
+
+/// The page was on its way when L3's daemon died: the new one does not know its memory.
+async fn write_from_new_memory(core: &Arc<Core>, mut job: WriteJob) {
+    let room_wait = Duration::from_millis(core.config.put_room_wait_ms);
+    let Some(mut frame) = core.frame(&job.pending.open, Instant::now() + room_wait).await else {
+        return job.pending.refuse("write_failed");
+    };
+    frame.bytes_mut().copy_from_slice(job.page.frame.bytes());
+    core.counters.bytes_copied.add(frame.len() as u64);
+    job.page.frame = frame.freeze();
+    write_again(core, job);
 }
 
 async fn hand_on(session: &Arc<Session>, slot: SlotRef, job: WriteJob) {

@@ -172,7 +172,7 @@ pub fn clusters_under(root: &Path) -> io::Result<Vec<ClusterId>> {
 /// Type name of the filesystem that holds `path` (`ext4`, `fuse.hf3fs`), from the mount table; `unknown` when it is not there.
 pub fn filesystem_type(path: &Path) -> String {
     let Ok(path) = path.canonicalize() else { return "unknown".into() };
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
     type_from_mounts(&table, &path).unwrap_or_else(|| "unknown".into())
 }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use fuser::FileType;
 use parking_lot::Mutex;
@@ -78,25 +78,28 @@ struct Known {
     lookups: u64,
 }
 
-/// The table of known inodes. Its size is bounded by the descriptors the process may have (EMFILE beyond).
+/// The table of known inodes, each with a descriptor. It is bounded (ENFILE beyond), so that descriptors are left to use them.
 #[derive(Debug)]
 pub(super) struct Inodes {
     root: Arc<Inode>,
     root_number: u64,
     known: Mutex<HashMap<u64, Known>>,
+    known_max: usize,
+    said_full: Once,
     io_flags: OFlags,
 }
 
 impl Inodes {
-    /// A table whose root is the directory `backing`. `direct`: USRBIO opens files with O_DIRECT.
-    pub(super) fn new(backing: &Path, direct: bool) -> Result<Self> {
+    /// A table of at most `known_max` inodes whose root is the directory `backing`. `direct`: USRBIO opens files with O_DIRECT.
+    pub(super) fn new(backing: &Path, known_max: usize, direct: bool) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let path_fd = rustix::fs::openat(CWD, backing, flags, Mode::empty())?;
         let stat = fstat(&path_fd)?;
         let (number, kind) = (ROOT, FileType::Directory);
         let root = Inode { path_fd, number, device: stat.st_dev, kind, io: Mutex::new(None) };
         let io_flags = if direct { OFlags::DIRECT } else { OFlags::empty() };
-        Ok(Self { root: Arc::new(root), root_number: stat.st_ino, known: Mutex::default(), io_flags })
+        let (root, root_number, known, said_full) = (Arc::new(root), stat.st_ino, Mutex::default(), Once::new());
+        Ok(Self { root, root_number, known, known_max, said_full, io_flags })
     }
 
     /// The inode of a number; ENOENT for one that the kernel does not know.
@@ -114,8 +117,8 @@ impl Inodes {
 
     /// Counts one more lookup of the file behind `path_fd`, and makes its inode at the first one.
     ///
-    /// Errors: EXDEV for a file of another filesystem than the backing's, whose number could be another file's; EIO for
-    /// a number that the virtual inodes use.
+    /// Errors: ENFILE for one file too many; EXDEV for a file of another filesystem than the backing's, whose number could
+    /// be another file's; EIO for a number that the virtual inodes use.
     pub(super) fn remember(&self, path_fd: OwnedFd) -> Result<(Arc<Inode>, Stat)> {
         let stat = fstat(&path_fd)?;
         if stat.st_dev == self.root.device && stat.st_ino == self.root_number {
@@ -133,6 +136,12 @@ impl Inodes {
             }
             known.lookups += 1;
             return Ok((Arc::clone(&known.inode), stat));
+        }
+        if table.len() >= self.known_max {
+            self.said_full.call_once(|| {
+                tracing::warn!(files = self.known_max, "too many files are known; raise the hard limit (ulimit -Hn)");
+            });
+            return Err(Errno::NFILE);
         }
         let inode = Arc::new(Inode { path_fd, number, device: stat.st_dev, kind, io: Mutex::new(None) });
         table.insert(number, Known { inode: Arc::clone(&inode), lookups: 1 });
@@ -182,7 +191,7 @@ mod tests {
         let file = dir.path().join("a");
         std::fs::write(&file, b"bytes").unwrap();
         std::fs::hard_link(&file, dir.path().join("b")).unwrap();
-        let inodes = Inodes::new(dir.path(), false).unwrap();
+        let inodes = Inodes::new(dir.path(), 2, false).unwrap();
         let (one, _) = inodes.remember(path_fd(&file)).unwrap();
         let (two, _) = inodes.remember(path_fd(&dir.path().join("b"))).unwrap();
         assert!(Arc::ptr_eq(&one, &two), "two hard links are one inode");
@@ -200,7 +209,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("nowhere", dir.path().join("link")).unwrap();
         std::fs::create_dir(dir.path().join("sub")).unwrap();
-        let inodes = Inodes::new(dir.path(), false).unwrap();
+        let inodes = Inodes::new(dir.path(), 2, false).unwrap();
         let (link, _) = inodes.remember(path_fd(&dir.path().join("link"))).unwrap();
         let (sub, _) = inodes.remember(path_fd(&dir.path().join("sub"))).unwrap();
         assert_eq!(inodes.open(link.number, false).unwrap_err(), Errno::INVAL);
@@ -213,7 +222,7 @@ mod tests {
     fn the_descriptor_for_io_is_opened_once() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a"), b"").unwrap();
-        let inodes = Inodes::new(dir.path(), false).unwrap();
+        let inodes = Inodes::new(dir.path(), 2, false).unwrap();
         let (file, _) = inodes.remember(path_fd(&dir.path().join("a"))).unwrap();
         let first = inodes.open(file.number, false).unwrap();
         let second = inodes.open(file.number, true).unwrap();
@@ -221,9 +230,23 @@ mod tests {
     }
 
     #[test]
+    fn one_file_too_many_is_refused_and_those_known_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ["a", "b", "c"].map(|name| dir.path().join(name));
+        paths.iter().for_each(|path| std::fs::write(path, b"").unwrap());
+        let inodes = Inodes::new(dir.path(), 2, false).unwrap();
+        let (first, _) = inodes.remember(path_fd(&paths[0])).unwrap();
+        inodes.remember(path_fd(&paths[1])).unwrap();
+        assert_eq!(inodes.remember(path_fd(&paths[2])).unwrap_err(), Errno::NFILE);
+        inodes.remember(path_fd(&paths[0])).unwrap();
+        inodes.forget(first.number, 2);
+        assert!(inodes.remember(path_fd(&paths[2])).is_ok());
+    }
+
+    #[test]
     fn the_root_is_number_one_and_is_never_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        let inodes = Inodes::new(dir.path(), false).unwrap();
+        let inodes = Inodes::new(dir.path(), 2, false).unwrap();
         let (root, stat) = inodes.remember(path_fd(dir.path())).unwrap();
         assert_eq!(root.number, 1);
         assert_eq!(inodes.shown(stat.st_ino), 1);

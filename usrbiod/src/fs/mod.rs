@@ -40,6 +40,9 @@ use crate::service::{BackingFiles, Service};
 
 /// Requests of readahead and the like that the kernel may have under way.
 const BACKGROUND_MAX: u16 = 64;
+/// Of four descriptors three may hold files that the kernel knows; the fourth is for opening them.
+const KNOWN_SHARE: u64 = 3;
+const OPEN_FILES_SHARE: u64 = 4;
 /// Posix I/O goes around the page cache, so that it and USRBIO see the same bytes. Closing sends nothing.
 const FILE_FLAGS: FopenFlags =
     FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_NOFLUSH).union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
@@ -55,9 +58,11 @@ thread_local! {
 pub(crate) struct Backing(Arc<Inodes>);
 
 impl Backing {
-    /// Opens the directory. `direct`: USRBIO's I/O goes around the backing's page cache.
-    pub(crate) fn open(dir: &Path, direct: bool) -> io::Result<Self> {
-        Ok(Self(Arc::new(Inodes::new(dir, direct)?)))
+    /// Opens the directory, for a process that may have `open_files` descriptors. `direct`: USRBIO's I/O goes around the
+    /// backing's page cache.
+    pub(crate) fn open(dir: &Path, open_files: u64, direct: bool) -> io::Result<Self> {
+        let known_max = usize::try_from(open_files / OPEN_FILES_SHARE * KNOWN_SHARE).unwrap_or(usize::MAX);
+        Ok(Self(Arc::new(Inodes::new(dir, known_max, direct)?)))
     }
 
     /// The files of it, for the service.

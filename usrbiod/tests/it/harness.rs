@@ -8,10 +8,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use foreword_usrbiod::{Config, StandIn, start};
+use foreword_usrbiod::{Config, StandIn, enter_private_mounts, start};
 use rustix::io::Errno;
-use rustix::mount::{MountPropagationFlags, mount_change};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// How long a condition may take to come true. Far more than it needs: only a failure waits so long.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -75,10 +73,7 @@ pub(crate) fn in_private_mounts(test: impl FnOnce(&Place) + Send) {
     }
     thread::scope(|scope| {
         let body = move || {
-            // SAFETY: NEWNS gives this thread mounts and a working directory of its own; it leaves the descriptors
-            // shared, which is what the function warns of.
-            unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
-            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+            enter_private_mounts().unwrap();
             test(&Place::new());
         };
         if let Err(panic) = scope.spawn(body).join() {

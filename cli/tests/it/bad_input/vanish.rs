@@ -90,9 +90,8 @@ async fn half_a_put(live: &mut Live, id: u32) {
         let putting = tokio::spawn(async move { client.put(ReceiverStream::new(stream)).await });
         messages.send(header(id, 0, *key)).await.unwrap();
         messages.send(piece(0, 0, 0, page_of(key).slice(..PAGE_BYTES / 2))).await.unwrap();
-        let taken = before.counters.bytes_copied + ((at + 1) * PAGE_BYTES / 2) as u64;
-        eventually("half of the page is in the arena", async || live.stats().await.counters.bytes_copied == taken)
-            .await;
+        let taken = before.counters.put_bytes + ((at + 1) * PAGE_BYTES / 2) as u64;
+        eventually("half of the page is in the arena", async || live.stats().await.counters.put_bytes == taken).await;
         cable.cut();
         assert!(putting.await.unwrap().is_err(), "the client of a cut connection");
         drop(messages);
@@ -159,8 +158,8 @@ async fn a_page_whose_other_shard_never_comes_is_given_up() {
     messages.send(header(id, 1, key)).await.unwrap();
     let half = shard_bytes(&key, 1).slice(..2000);
     messages.send(piece(0, 1, 0, half)).await.unwrap();
-    let copied = before.bytes_copied + 3000 + 2000;
-    eventually("one shard and a half are here", async || live.stats().await.counters.bytes_copied == copied).await;
+    let copied = before.put_bytes + 3000 + 2000;
+    eventually("one shard and a half are here", async || live.stats().await.counters.put_bytes == copied).await;
     cable.cut();
     assert!(putting.await.unwrap().is_err());
     let refused = whole.await.unwrap().unwrap();

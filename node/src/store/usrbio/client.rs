@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use foreword_usrbio::IovId;
 
+use super::attachment::Attachment;
 use super::library::{Library, WrappedIov};
 use super::native;
-use super::session::Session;
 use super::worker::Worker;
 
 /// Who speaks the protocol.
@@ -39,18 +39,18 @@ impl Client {
     }
 
     /// A new ring for so many I/Os at once. On the registrar only.
-    pub(super) fn ring(&self, session: &Arc<Session>, for_read: bool, entries: u32) -> io::Result<Box<dyn Port>> {
+    pub(super) fn ring(&self, attachment: &Arc<Attachment>, for_read: bool, entries: u32) -> io::Result<Box<dyn Port>> {
         match self {
-            Self::Native => Ok(Box::new(native::NativeRing::make(session, for_read, entries)?)),
-            Self::Library(library) => Ok(Box::new(library.ring(session, for_read, entries)?)),
+            Self::Native => Ok(Box::new(native::NativeRing::make(attachment, for_read, entries)?)),
+            Self::Library(library) => Ok(Box::new(library.ring(attachment, for_read, entries)?)),
         }
     }
 
     /// What I/Os name a linked region with.
-    pub(super) fn wrap(&self, session: &Session, id: IovId, base: usize, bytes: u64) -> io::Result<RegionPass> {
+    pub(super) fn wrap(&self, attachment: &Attachment, id: IovId, base: usize, bytes: u64) -> io::Result<RegionPass> {
         let wrapped = match self {
             Self::Native => None,
-            Self::Library(library) => Some(library.wrap(session, id, base, bytes)?),
+            Self::Library(library) => Some(library.wrap(attachment, id, base, bytes)?),
         };
         Ok(RegionPass { id, wrapped })
     }

@@ -6,10 +6,10 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
 
+use super::attachment::Attachment;
 use super::client::Client;
 use super::outlet::{Counts, Outlet};
 use super::ring::{Owner, Ready, Ring};
-use super::session::Session;
 use crate::store::StoreError;
 
 /// Replaced rings of a lane in one epoch. Beyond, its I/Os wait and are refused: the daemon loses everything.
@@ -21,7 +21,7 @@ pub(super) struct Lane {
     for_read: bool,
     entries: u32,
     client: Client,
-    session: Arc<Session>,
+    attachment: Arc<Attachment>,
     outlet: Arc<Outlet>,
     ring: RwLock<Option<Arc<Ring>>>,
     replaced: AtomicUsize,
@@ -35,7 +35,7 @@ impl Lane {
         for_read: bool,
         entries: u32,
         client: &Client,
-        session: &Arc<Session>,
+        attachment: &Arc<Attachment>,
         outlet: &Arc<Outlet>,
     ) -> io::Result<Arc<Self>> {
         let lane = Arc::new(Self {
@@ -43,7 +43,7 @@ impl Lane {
             for_read,
             entries,
             client: client.clone(),
-            session: session.clone(),
+            attachment: attachment.clone(),
             outlet: outlet.clone(),
             ring: RwLock::default(),
             replaced: AtomicUsize::new(0),
@@ -55,9 +55,9 @@ impl Lane {
     }
 
     fn make_ring(self: &Arc<Self>) -> io::Result<Arc<Ring>> {
-        let port = self.client.ring(&self.session, self.for_read, self.entries)?;
+        let port = self.client.ring(&self.attachment, self.for_read, self.entries)?;
         let owner: Weak<dyn Owner> = Arc::downgrade(&(self.clone() as Arc<dyn Owner>));
-        Ring::start(port, self.entries, self.session.clone(), self.outlet.clone(), owner, &self.name)
+        Ring::start(port, self.entries, self.attachment.clone(), self.outlet.clone(), owner, &self.name)
     }
 
     fn ring(&self) -> Option<Arc<Ring>> {
@@ -94,7 +94,7 @@ impl Lane {
     }
 
     fn replace(self: &Arc<Self>) {
-        if self.session.is_over() {
+        if self.attachment.is_over() {
             return;
         }
         let ring = match self.make_ring() {
@@ -119,8 +119,8 @@ impl Owner for Lane {
         if self.replaced.load(Ordering::Relaxed) >= RINGS_REPLACED_MAX || self.replacing.swap(true, Ordering::AcqRel) {
             return;
         }
-        let session = self.session.clone();
-        session.registrar().post(move || {
+        let attachment = self.attachment.clone();
+        attachment.registrar().post(move || {
             self.replace();
             self.replacing.store(false, Ordering::Release);
         });

@@ -17,8 +17,8 @@ use foreword_usrbio::IovId;
 use rustix::process::{Resource, Rlimit};
 use rustix::time::ClockId;
 
+use super::attachment::Attachment;
 use super::client::{Port, Prepared, Reaped, Refused};
-use super::session::Session;
 
 /// The library makes a table of as many cells as the hard limit of descriptors allows; an unlimited one ends it.
 const FILES_MAX: u64 = 1 << 20;
@@ -141,11 +141,11 @@ impl Library {
     /// Makes a ring. On the registrar only.
     pub(super) fn ring(
         self: &Arc<Self>,
-        session: &Arc<Session>,
+        attachment: &Arc<Attachment>,
         for_read: bool,
         entries: u32,
     ) -> io::Result<LibraryRing> {
-        let mount_point = mount_point_of(session)?;
+        let mount_point = mount_point_of(attachment)?;
         let entries = c_int::try_from(entries).map_err(io::Error::other)?;
         // SAFETY: all bits 0 are a valid Ior: integers, null pointers, false.
         let mut ior = Box::new(unsafe { std::mem::zeroed::<Ior>() });
@@ -155,12 +155,12 @@ impl Library {
         if made != 0 {
             return Err(error_of("hf3fs_iorcreate4", made));
         }
-        Ok(LibraryRing { library: self.clone(), ior: Some(OwnedIor(ior)), for_read, session: session.clone() })
+        Ok(LibraryRing { library: self.clone(), ior: Some(OwnedIor(ior)), for_read, attachment: attachment.clone() })
     }
 
     /// Fills the vendor's struct for memory that was linked by us.
-    pub(super) fn wrap(&self, session: &Session, id: IovId, base: usize, bytes: u64) -> io::Result<WrappedIov> {
-        let mount_point = mount_point_of(session)?;
+    pub(super) fn wrap(&self, attachment: &Attachment, id: IovId, base: usize, bytes: u64) -> io::Result<WrappedIov> {
+        let mount_point = mount_point_of(attachment)?;
         // SAFETY: as in `ring`.
         let mut iov = Box::new(unsafe { std::mem::zeroed::<Iov>() });
         // SAFETY: the struct is writable and lives for the call, the id has 16 bytes, the mount point is a C string; with no
@@ -187,8 +187,8 @@ impl Library {
     }
 }
 
-fn mount_point_of(session: &Session) -> io::Result<CString> {
-    let path = session.mount_point();
+fn mount_point_of(attachment: &Attachment) -> io::Result<CString> {
+    let path = attachment.mount_point();
     let text = CString::new(path.as_os_str().as_bytes())?;
     if text.as_bytes_with_nul().len() > MOUNT_POINT_BYTES {
         return Err(io::Error::other(format!("{}: longer than the library allows", path.display())));
@@ -233,7 +233,7 @@ pub(super) struct LibraryRing {
     /// Taken on drop.
     ior: Option<OwnedIor>,
     for_read: bool,
-    session: Arc<Session>,
+    attachment: Arc<Attachment>,
 }
 
 impl LibraryRing {
@@ -298,7 +298,7 @@ impl Drop for LibraryRing {
     fn drop(&mut self) {
         let Some(mut ior) = self.ior.take() else { return };
         let library = self.library.clone();
-        self.session.registrar().post(move || {
+        self.attachment.registrar().post(move || {
             let whole = &mut ior;
             // SAFETY: made by ior_create, destroyed once; nobody prepares or waits any more, because their owner is gone.
             unsafe { (library.ior_destroy)(&raw mut *whole.0) }

@@ -10,6 +10,7 @@
 //! An I/O whose completion does not come keeps its frame in quarantine, because the daemon may still serve it; no Completion is
 //! given for it. All `unsafe` is in `regions.rs`, `lease.rs` and `library.rs`.
 
+mod attachment;
 mod client;
 mod clock;
 mod lane;
@@ -21,7 +22,6 @@ mod outlet;
 mod regions;
 mod reserve;
 mod ring;
-mod session;
 mod shm;
 mod slots;
 #[cfg(test)]
@@ -46,12 +46,12 @@ use tokio::sync::oneshot;
 
 use super::mark::{self, MarkError};
 use super::{ClusterMark, Completion, IO_THREADS_MAX, Io, PageStore, StoreError, Transfer};
+use attachment::Attachment;
 use client::RegisteredFile;
 use lane::Lane;
 use mount::Follower;
 use outlet::Outlet;
 use ring::Ready;
-use session::Session;
 
 pub use client::ClientKind;
 pub use mount::UsrbioMount;
@@ -116,7 +116,7 @@ struct Shared {
 
 /// What belongs to one epoch.
 struct Live {
-    session: Arc<Session>,
+    attachment: Arc<Attachment>,
     reads: Vec<Arc<Lane>>,
     writes: Vec<Arc<Lane>>,
     slabs: RwLock<BTreeMap<SlabId, Arc<RegisteredFile>>>,
@@ -143,9 +143,9 @@ impl UsrbioStore {
         let outlet = Arc::new(Outlet::new(settings.patience));
         let (live, epoch, closed) = (RwLock::default(), AtomicU64::new(0), AtomicBool::new(false));
         let shared = Arc::new(Shared { mount, root, cluster_id, chunk_bytes, settings, outlet, live, epoch, closed });
-        let session = shared.mount.living_session().map_err(bad)?;
+        let attachment = shared.mount.living_attachment().map_err(bad)?;
         let made = shared.clone();
-        let make = move || made.make_live(&session);
+        let make = move || made.make_live(&attachment);
         shared.mount.registrar().call(START_PATIENCE, make).and_then(|made| made).map_err(bad)?;
         let follower: Weak<dyn Follower> = Arc::downgrade(&(shared.clone() as Arc<dyn Follower>));
         shared.mount.add_follower(follower);
@@ -201,7 +201,7 @@ impl PageStore for UsrbioStore {
     fn submit(&self, batch: Vec<Io>) {
         batch.iter().for_each(Io::check);
         let shared = &self.shared;
-        let live = shared.live.read().clone().filter(|live| !live.session.is_over());
+        let live = shared.live.read().clone().filter(|live| !live.attachment.is_over());
         let Some(live) = live else {
             batch.into_iter().for_each(|io| shared.outlet.finish(io, Err(StoreError::Gone)));
             return;
@@ -263,25 +263,25 @@ type Place = (Arc<regions::RegionTicket>, u64, Arc<RegisteredFile>);
 
 impl Shared {
     /// Makes the rings of an epoch. On the registrar only.
-    fn make_live(&self, session: &Arc<Session>) -> io::Result<()> {
+    fn make_live(&self, attachment: &Arc<Attachment>) -> io::Result<()> {
         let lanes = |for_read: bool| {
             let direction = if for_read { 'r' } else { 'w' };
             let make = |number| {
                 let (client, entries) = (self.mount.client(), self.settings.ring_entries);
-                Lane::make(format!("usrbio-{direction}{number}"), for_read, entries, client, session, &self.outlet)
+                Lane::make(format!("usrbio-{direction}{number}"), for_read, entries, client, attachment, &self.outlet)
             };
             (0..self.settings.lanes).map(make).collect::<io::Result<Vec<_>>>()
         };
         // Lanes that were made before one failed end their rings as they are dropped.
         let (reads, writes) = (lanes(true)?, lanes(false)?);
-        let made = Live { session: session.clone(), reads, writes, slabs: RwLock::default() };
+        let made = Live { attachment: attachment.clone(), reads, writes, slabs: RwLock::default() };
         let mut live = self.live.write();
         let before = match self.closed.load(Ordering::Relaxed) {
             true => Some(Arc::new(made)),
             false => live.replace(Arc::new(made)),
         };
         // Whoever sees the epoch finds its rings.
-        self.epoch.store(session.epoch(), Ordering::Release);
+        self.epoch.store(attachment.epoch(), Ordering::Release);
         drop(live);
         drop(before);
         Ok(())
@@ -294,7 +294,7 @@ impl Shared {
             Transfer::Read(frame) => frame.region(),
             Transfer::Write(frame) => frame.region(),
         };
-        let ticket = region.name().and_then(|name| self.mount.regions.ticket(name, live.session.epoch()));
+        let ticket = region.name().and_then(|name| self.mount.regions.ticket(name, live.attachment.epoch()));
         Ok((ticket.ok_or(StoreError::Unregistered)?, offset, file))
     }
 
@@ -303,7 +303,7 @@ impl Shared {
     }
 
     fn open_slab(&self, slab: SlabId, bytes: u64) -> Result<(), StoreError> {
-        let live = self.live.read().clone().filter(|live| !live.session.is_over()).ok_or(StoreError::Gone)?;
+        let live = self.live.read().clone().filter(|live| !live.attachment.is_over()).ok_or(StoreError::Gone)?;
         let known = live.slabs.read().get(&slab).cloned();
         let file = match known {
             Some(file) => file,
@@ -334,19 +334,19 @@ impl Shared {
 }
 
 impl Follower for Shared {
-    fn follow(&self, session: &Arc<Session>) {
+    fn follow(&self, attachment: &Arc<Attachment>) {
         let before = self.live.read().clone();
-        if before.is_some_and(|live| live.session.epoch() == session.epoch()) {
+        if before.is_some_and(|live| live.attachment.epoch() == attachment.epoch()) {
             return;
         }
-        if let Err(error) = self.make_live(session) {
+        if let Err(error) = self.make_live(attachment) {
             tracing::warn!(%error, "no rings on the 3FS mount yet");
         }
     }
 
-    fn leave(&self, session: &Arc<Session>) {
+    fn leave(&self, attachment: &Arc<Attachment>) {
         let live = self.live.read().clone();
-        if let Some(live) = live.filter(|live| live.session.epoch() == session.epoch()) {
+        if let Some(live) = live.filter(|live| live.attachment.epoch() == attachment.epoch()) {
             live.lanes().for_each(|lane| lane.wake());
         }
     }

@@ -11,10 +11,10 @@ use foreword_proto::BadInput;
 use foreword_usrbio::{FS_TYPE, is_hf3fs, mount_point_of};
 use parking_lot::{Mutex, RwLock};
 
+use super::attachment::Attachment;
 use super::client::{Client, ClientKind};
 use super::regions::Registry;
 use super::reserve::Reserve;
-use super::session::Session;
 use super::shm;
 use super::worker::Worker;
 use crate::store::filesystem_type;
@@ -40,7 +40,7 @@ pub struct UsrbioMount {
     files: Arc<Worker>,
     /// Closes files, which may take long: the daemon asks the storage for their lengths.
     closer: Arc<Worker>,
-    session: RwLock<Arc<Session>>,
+    attachment: RwLock<Arc<Attachment>>,
     followers: Mutex<Vec<Weak<dyn Follower>>>,
     pub(super) regions: Registry,
     pub(super) reserve: Mutex<Reserve>,
@@ -48,10 +48,10 @@ pub struct UsrbioMount {
 
 /// Who makes things anew for each epoch. Called on the registrar.
 pub(super) trait Follower: Send + Sync {
-    /// This session lives: again and again, so that what failed is tried again.
-    fn follow(&self, session: &Arc<Session>);
-    /// This session's daemon is dead.
-    fn leave(&self, session: &Arc<Session>);
+    /// This attachment lives: again and again, so that what failed is tried again.
+    fn follow(&self, attachment: &Arc<Attachment>);
+    /// This attachment's daemon is dead.
+    fn leave(&self, attachment: &Arc<Attachment>);
 }
 
 impl UsrbioMount {
@@ -65,8 +65,8 @@ impl UsrbioMount {
         let (registrar, files, closer) = (worker("usrbio-links")?, worker("usrbio-files")?, worker("usrbio-close")?);
         let client = Client::open(&client).map_err(|error| BadInput::new("lib", format!("3FS's library ({error})")))?;
         let (wanted, linking) = (dir.to_owned(), registrar.clone());
-        let open = move || Session::open(&find_mount(&wanted)?, 1, linking);
-        let session = registrar.call(ATTACH_PATIENCE, open).and_then(|opened| opened).map_err(bad)?;
+        let open = move || Attachment::open(&find_mount(&wanted)?, 1, linking);
+        let attachment = registrar.call(ATTACH_PATIENCE, open).and_then(|opened| opened).map_err(bad)?;
         match shm::remove_leftovers() {
             Ok(0) => {}
             Ok(removed) => tracing::info!(removed, "removed shared memory that killed processes left"),
@@ -78,7 +78,7 @@ impl UsrbioMount {
             registrar,
             files,
             closer,
-            session: RwLock::new(Arc::new(session)),
+            attachment: RwLock::new(Arc::new(attachment)),
             followers: Mutex::default(),
             regions: Registry::default(),
             reserve: Mutex::default(),
@@ -102,12 +102,12 @@ impl UsrbioMount {
 
     /// Counts the daemons met, from 1: a new one knows nothing that was registered with the one before.
     pub fn epoch(&self) -> u64 {
-        self.session.read().epoch()
+        self.attachment.read().epoch()
     }
 
     /// False from the daemon's death until another one answers.
     pub fn attached(&self) -> bool {
-        !self.session.read().is_over()
+        !self.attachment.read().is_over()
     }
 
     /// The directory it was attached by.
@@ -115,14 +115,14 @@ impl UsrbioMount {
         &self.dir
     }
 
-    pub(super) fn session(&self) -> Arc<Session> {
-        self.session.read().clone()
+    pub(super) fn attachment(&self) -> Arc<Attachment> {
+        self.attachment.read().clone()
     }
 
-    pub(super) fn living_session(&self) -> io::Result<Arc<Session>> {
-        let session = self.session();
+    pub(super) fn living_attachment(&self) -> io::Result<Arc<Attachment>> {
+        let attachment = self.attachment();
         let dead = || io::Error::new(io::ErrorKind::NotConnected, "the 3FS daemon is dead");
-        if session.is_over() { Err(dead()) } else { Ok(session) }
+        if attachment.is_over() { Err(dead()) } else { Ok(attachment) }
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -148,16 +148,16 @@ impl UsrbioMount {
 
     /// The registrar's look at the daemon.
     fn look(&self) {
-        let mut session = self.session();
-        if !session.is_over() && !session.daemon_lives() {
-            self.end(&session);
+        let mut attachment = self.attachment();
+        if !attachment.is_over() && !attachment.daemon_lives() {
+            self.end(&attachment);
         }
-        if session.is_over() {
-            match Session::open(session.mount_point(), session.epoch() + 1, self.registrar.clone()) {
+        if attachment.is_over() {
+            match Attachment::open(attachment.mount_point(), attachment.epoch() + 1, self.registrar.clone()) {
                 Ok(opened) => {
-                    session = Arc::new(opened);
-                    tracing::info!(epoch = session.epoch(), "a 3FS daemon answers again");
-                    *self.session.write() = session.clone();
+                    attachment = Arc::new(opened);
+                    tracing::info!(epoch = attachment.epoch(), "a 3FS daemon answers again");
+                    *self.attachment.write() = attachment.clone();
                 }
                 Err(error) => {
                     tracing::debug!(%error, "no 3FS daemon yet");
@@ -166,22 +166,22 @@ impl UsrbioMount {
             }
         }
         self.reserve.lock().refill();
-        self.for_followers(|follower| follower.follow(&session));
+        self.for_followers(|follower| follower.follow(&attachment));
     }
 
-    fn end(&self, session: &Arc<Session>) {
-        tracing::warn!(epoch = session.epoch(), "the 3FS daemon is dead");
+    fn end(&self, attachment: &Arc<Attachment>) {
+        tracing::warn!(epoch = attachment.epoch(), "the 3FS daemon is dead");
         // Its process may still be on its way out, with our memory mapped.
         let until = super::clock::now() + RELEASE_PATIENCE;
-        while !self.regions.release(session.epoch()) {
+        while !self.regions.release(attachment.epoch()) {
             if super::clock::now() >= until {
                 tracing::error!("a dead 3FS daemon keeps our memory mapped: frames under I/O are not used again");
                 break;
             }
             super::clock::pause(RELEASE_POLL);
         }
-        session.end();
-        self.for_followers(|follower| follower.leave(session));
+        attachment.end();
+        self.for_followers(|follower| follower.leave(attachment));
     }
 
     fn for_followers(&self, act: impl Fn(&dyn Follower)) {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use foreword_usrbio::{Cursor, IoArgs, LinkKind, LinkName, Priority, RingLayout, RingMemory, RingName, Sqe};
 use rustix::fs::{AtFlags, StatxFlags};
 
+use super::attachment::Attachment;
 use super::client::{Port, Prepared, Reaped, Refused};
-use super::session::Session;
 use super::shm;
 use super::slots::Slots;
 
@@ -26,28 +26,28 @@ pub(super) struct NativeRing {
     sqe_head: AtomicU32,
     cqe_tail: AtomicU32,
     link: LinkName,
-    session: Arc<Session>,
+    attachment: Arc<Attachment>,
 }
 
 impl NativeRing {
     /// Makes the memory and has the daemon map it. On the registrar only.
-    pub(super) fn make(session: &Arc<Session>, for_read: bool, entries: u32) -> io::Result<Self> {
+    pub(super) fn make(attachment: &Arc<Attachment>, for_read: bool, entries: u32) -> io::Result<Self> {
         let layout = RingLayout::with_entries(entries).ok_or(io::ErrorKind::InvalidInput)?;
         let mut file = shm::create(layout.bytes())?;
         let mapping = file.map(layout.bytes() as usize)?;
         let memory = RingMemory::new(mapping).ok_or(io::ErrorKind::InvalidInput)?;
         let name = RingName { for_read, io_depth: 0, priority: Priority::Normal, timeout_ms: 0, flags: 0 };
         let link = LinkName { id: shm::random_id(), kind: LinkKind::Ring(name) };
-        session.link(&link, &file.path())?;
+        attachment.link(&link, &file.path())?;
         // The daemon has mapped it: nobody else needs the name.
         file.unlink();
-        Ok(Self::over(memory, link, session))
+        Ok(Self::over(memory, link, attachment))
     }
 
     /// A ring in fresh memory that the daemon has mapped by this link.
-    pub(super) fn over(memory: RingMemory, link: LinkName, session: &Arc<Session>) -> Self {
+    pub(super) fn over(memory: RingMemory, link: LinkName, attachment: &Arc<Attachment>) -> Self {
         let (sqe_head, cqe_tail) = (AtomicU32::new(0), AtomicU32::new(0));
-        Self { memory, sqe_head, cqe_tail, link, session: session.clone() }
+        Self { memory, sqe_head, cqe_tail, link, attachment: attachment.clone() }
     }
 
     /// A cursor of the daemon's; None if it points outside.
@@ -97,7 +97,7 @@ impl Port for NativeRing {
     }
 
     fn submit(&self) {
-        self.session.submit();
+        self.attachment.submit();
     }
 
     fn reap(&self, timeout: Duration, finished: &mut Vec<Reaped>) {
@@ -114,6 +114,6 @@ impl Port for NativeRing {
 
 impl Drop for NativeRing {
     fn drop(&mut self) {
-        self.session.unlink_later(self.link);
+        self.attachment.unlink_later(self.link);
     }
 }

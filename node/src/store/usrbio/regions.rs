@@ -10,10 +10,10 @@ use std::time::Duration;
 use foreword_usrbio::{IovId, LinkKind, LinkName, Mapping, ShmFile};
 use parking_lot::RwLock;
 
+use super::attachment::Attachment;
 use super::client::RegionPass;
 use super::lease;
 use super::mount::UsrbioMount;
-use super::session::Session;
 use super::shm;
 use crate::arena::{Region, RegionMemory, RegionProvider};
 
@@ -38,13 +38,14 @@ impl RegionProvider for UsrbioRegions {
     /// Blocks while the memory is zeroed and the daemon maps it. Errors: no room in /dev/shm, a dead or hung daemon.
     fn region(&self, bytes: u64) -> io::Result<Region> {
         let mount = &self.0;
-        let session = mount.living_session()?;
+        let attachment = mount.living_attachment()?;
         let loan = Loan { lent_bytes: mount.reserve.lock().lend(bytes), mount: mount.clone() };
         let file = shm::create(bytes)?;
         let length = usize::try_from(bytes).map_err(io::Error::other)?;
         let mapping = file.map(length)?;
         // A region that comes too late is dropped there, with its link.
-        let made = mount.registrar().call(LINK_PATIENCE, move || ShmRegion::link(&session, file, mapping, loan))??;
+        let made =
+            mount.registrar().call(LINK_PATIENCE, move || ShmRegion::link(&attachment, file, mapping, loan))??;
         Ok(Region::new(made))
     }
 }
@@ -107,7 +108,7 @@ impl Registry {
 /// A registered region's memory. Its name in /dev/shm is gone: the memory ends with its mappings.
 struct ShmRegion {
     ticket: Arc<RegionTicket>,
-    session: Arc<Session>,
+    attachment: Arc<Attachment>,
     /// Taken on drop.
     memory: Option<(Mapping, Arc<ShmFile>)>,
     loan: Option<Loan>,
@@ -117,18 +118,18 @@ struct ShmRegion {
 
 impl ShmRegion {
     /// Has the daemon map the file. On the registrar only.
-    fn link(session: &Arc<Session>, mut file: ShmFile, mapping: Mapping, loan: Loan) -> io::Result<Self> {
+    fn link(attachment: &Arc<Attachment>, mut file: ShmFile, mapping: Mapping, loan: Loan) -> io::Result<Self> {
         let id = shm::random_id();
         let (base, bytes) = (mapping.base(), mapping.bytes());
-        let pass = loan.mount.client().wrap(session, id, base.as_ptr().expose_provenance(), bytes as u64)?;
-        session.link(&data_link(id), &file.path())?;
+        let pass = loan.mount.client().wrap(attachment, id, base.as_ptr().expose_provenance(), bytes as u64)?;
+        attachment.link(&data_link(id), &file.path())?;
         // The daemon has mapped it: nobody else needs the name, and a killed process leaves none.
         file.unlink();
-        let (file, ticket) = (Arc::new(file), Arc::new(RegionTicket::new(pass, session.epoch())));
+        let (file, ticket) = (Arc::new(file), Arc::new(RegionTicket::new(pass, attachment.epoch())));
         let registered = Registered { ticket: ticket.clone(), file: Arc::downgrade(&file) };
         loan.mount.regions.0.write().insert(id.0, registered);
-        let (session, memory) = (session.clone(), Some((mapping, file)));
-        Ok(Self { ticket, session, memory, loan: Some(loan), base, bytes })
+        let (attachment, memory) = (attachment.clone(), Some((mapping, file)));
+        Ok(Self { ticket, attachment, memory, loan: Some(loan), base, bytes })
     }
 }
 
@@ -159,10 +160,10 @@ impl Drop for ShmRegion {
         let Some(loan) = self.loan.take() else { return };
         loan.mount.regions.0.write().remove(&id.0);
         drop(self.memory.take());
-        let session = self.session.clone();
+        let attachment = self.attachment.clone();
         // The daemon holds the memory until the link is gone: only then is there room to reserve again.
-        self.session.registrar().post(move || {
-            session.unlink(&data_link(id));
+        self.attachment.registrar().post(move || {
+            attachment.unlink(&data_link(id));
             drop(loan);
         });
     }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::attachment::Attachment;
 use super::client::{Port, Prepared, Reaped, Refused, RegisteredFile};
 use super::clock;
 use super::outlet::{Counts, Outlet};
 use super::regions::RegionTicket;
-use super::session::Session;
 use super::slots::{Completed, Slots};
 use crate::arena::Quarantined;
 use crate::store::{Io, StoreError};
@@ -45,7 +45,7 @@ pub(super) trait Owner: Send + Sync {
 /// A ring, its slots, and the I/Os that wait for one.
 pub(super) struct Ring {
     port: Box<dyn Port>,
-    session: Arc<Session>,
+    attachment: Arc<Attachment>,
     outlet: Arc<Outlet>,
     state: Mutex<State>,
 }
@@ -64,14 +64,14 @@ impl Ring {
     pub(super) fn start(
         port: Box<dyn Port>,
         entries: u32,
-        session: Arc<Session>,
+        attachment: Arc<Attachment>,
         outlet: Arc<Outlet>,
         owner: Weak<dyn Owner>,
         name: &str,
     ) -> io::Result<Arc<Self>> {
         let slots = Slots::new(entries);
         let state = Mutex::new(State { slots, backlog: VecDeque::new(), replaced: false, closed: false });
-        let ring = Arc::new(Self { port, session, outlet, state });
+        let ring = Arc::new(Self { port, attachment, outlet, state });
         let served = ring.clone();
         std::thread::Builder::new().name(name.to_owned()).spawn(move || served.serve(&owner))?;
         Ok(ring)
@@ -177,7 +177,7 @@ impl Ring {
             self.port.reap(wait, &mut finished);
             let idle = finished.is_empty();
             self.settle(&mut finished);
-            if self.session.is_over() {
+            if self.attachment.is_over() {
                 self.end_epoch();
                 return;
             }

@@ -10,12 +10,12 @@ use foreword_usrbio::{
 use tempfile::TempDir;
 
 use crate::arena::{Arena, ArenaSettings, HeapRegions};
+use crate::store::usrbio::attachment::Attachment;
 use crate::store::usrbio::client::{Client, RegionPass, RegisteredFile};
 use crate::store::usrbio::native::NativeRing;
 use crate::store::usrbio::outlet::Outlet;
 use crate::store::usrbio::regions::RegionTicket;
 use crate::store::usrbio::ring::{Owner, Ready, Ring};
-use crate::store::usrbio::session::Session;
 use crate::store::usrbio::worker::Worker;
 use crate::store::usrbio::{clock, shm};
 use crate::store::{Completion, Io, OpId, StoreError, Transfer};
@@ -85,7 +85,7 @@ impl Owner for Asked {
 
 struct Bench {
     ring: Arc<Ring>,
-    session: Arc<Session>,
+    attachment: Arc<Attachment>,
     outlet: Arc<Outlet>,
     owner: Option<Arc<Asked>>,
     arena: Arena,
@@ -99,9 +99,9 @@ fn bench(entries: u32, patience: Duration) -> (Bench, Daemon) {
     let worker = Arc::new(Worker::start("test-ring").unwrap());
     let name = format!("foreword-test-{}", shm::random_id());
     let submit = NamedSemaphore::create(&name).unwrap();
-    let session = Session::over_dir(dir.path(), NamedSemaphore::open(&name).unwrap(), worker.clone());
+    let attachment = Attachment::over_dir(dir.path(), NamedSemaphore::open(&name).unwrap(), worker.clone());
     submit.unlink();
-    let session = Arc::new(session);
+    let attachment = Arc::new(attachment);
     let layout = RingLayout::with_entries(entries).unwrap();
     let file = shm::create(layout.bytes()).unwrap();
     let memory = || RingMemory::new(file.map(layout.bytes() as usize).unwrap()).unwrap();
@@ -109,15 +109,15 @@ fn bench(entries: u32, patience: Duration) -> (Bench, Daemon) {
     let link = LinkName { id: shm::random_id(), kind: LinkKind::Ring(ring_name) };
     let daemon = Daemon { memory: memory(), submit, taken: 0, answered: 0 };
     daemon.memory.init_semaphore();
-    let port = Box::new(NativeRing::over(memory(), link, &session));
+    let port = Box::new(NativeRing::over(memory(), link, &attachment));
     let (outlet, owner) = (Arc::new(Outlet::new(patience)), Arc::new(Asked::default()));
     let weak: Weak<dyn Owner> = Arc::downgrade(&(owner.clone() as Arc<dyn Owner>));
-    let ring = Ring::start(port, entries, session.clone(), outlet.clone(), weak, "test-ring").unwrap();
+    let ring = Ring::start(port, entries, attachment.clone(), outlet.clone(), weak, "test-ring").unwrap();
     let arena = Arena::new(ArenaSettings::new(256 * PAGE), Arc::new(HeapRegions)).unwrap();
     let ticket = Arc::new(RegionTicket::new(RegionPass { id: IovId([7; 16]), wrapped: None }, 1));
     let slab = std::fs::File::create(dir.path().join("slab")).unwrap();
     let file = Arc::new(Client::Native.register(slab.into(), &worker).unwrap());
-    (Bench { ring, session, outlet, owner: Some(owner), arena, ticket, file, _dir: dir }, daemon)
+    (Bench { ring, attachment, outlet, owner: Some(owner), arena, ticket, file, _dir: dir }, daemon)
 }
 
 impl Bench {
@@ -303,7 +303,7 @@ async fn a_dead_daemon_gives_back_what_it_has_no_more() {
         bench.submit(0..4);
         daemon.take(2);
         bench.ticket.set_released(released);
-        bench.session.end();
+        bench.attachment.end();
         bench.ring.wake();
         let gone = |op| (op, Err(StoreError::Gone));
         let expected: Vec<_> = if released { (0..4).map(gone).collect() } else { (2..4).map(gone).collect() };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use foreword_usrbio::{IOVS_DIR, LinkName, NamedSemaphore, Priority, VIRT_DIR, is_hf3fs, shm_name_of, submit_link};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::worker::Worker;
@@ -18,17 +18,17 @@ use super::worker::Worker;
 const SEMAPHORE_PREFIX: &str = "sem.";
 
 /// The time between one attach and the daemon's death. Whatever was registered in it is worth nothing in the next.
-pub(super) struct Session {
+pub(super) struct Attachment {
     epoch: u64,
     mount_point: PathBuf,
-    /// Keeping it open keeps our links; fstat of it tells a dead daemon.
+    /// Keeping it open keeps our links; asking for its state tells a dead daemon.
     iovs: OwnedFd,
     submit: NamedSemaphore,
     over: AtomicBool,
     registrar: Arc<Worker>,
 }
 
-impl Session {
+impl Attachment {
     /// Opens the mount. On the registrar only: the daemon drops our links when the *thread* that opened the directory goes.
     ///
     /// Errors: no 3FS there, its daemon is dead, or it shows no submit semaphore.
@@ -77,10 +77,13 @@ impl Session {
         self.over.store(true, Ordering::Release);
     }
 
-    /// Asks the kernel whether the daemon lives. Blocks for as long as a hung daemon does.
+    /// Asks whether the daemon lives. Blocks for as long as a hung daemon does.
     pub(super) fn daemon_lives(&self) -> bool {
+        // Synchronised: a real mount lets the kernel answer from its cache for half a minute, dead or not.
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+        let asked = rustix::fs::statx(&self.iovs, "", flags, StatxFlags::MODE);
         // Any other answer is a living daemon's.
-        !matches!(rustix::fs::fstat(&self.iovs), Err(Errno::NOTCONN | Errno::CONNABORTED | Errno::NODEV))
+        !matches!(asked, Err(Errno::NOTCONN | Errno::CONNABORTED | Errno::NODEV))
     }
 
     /// Registers shared memory; the daemon has mapped it when this returns. On the registrar only.
@@ -94,8 +97,8 @@ impl Session {
         if self.is_over() {
             return;
         }
-        let session = self.clone();
-        self.registrar.post(move || session.unlink(&name));
+        let attachment = self.clone();
+        self.registrar.post(move || attachment.unlink(&name));
     }
 
     /// As [`Self::unlink_later`], at once. On the registrar only.
@@ -103,7 +106,7 @@ impl Session {
         if self.is_over() {
             return;
         }
-        let unlinked = rustix::fs::unlinkat(&self.iovs, name.to_string(), rustix::fs::AtFlags::empty());
+        let unlinked = rustix::fs::unlinkat(&self.iovs, name.to_string(), AtFlags::empty());
         if let Err(error) = unlinked
             && !matches!(error, Errno::NOENT | Errno::NOTCONN)
         {
@@ -117,7 +120,7 @@ impl Session {
     }
 }
 
-impl fmt::Debug for Session {
+impl fmt::Debug for Attachment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "epoch {} of {}", self.epoch, self.mount_point.display())
     }
