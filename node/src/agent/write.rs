@@ -150,7 +150,7 @@ async fn write_batch(
     session: Arc<Session>,
     slot_bytes: u32,
     batch: Vec<(SlotRef, WriteJob)>,
-    _depth: OwnedSemaphorePermit,
+    mut depth: OwnedSemaphorePermit,
 ) {
     let mut unknown = Vec::new();
     let mut unwritten = Vec::new();
@@ -165,6 +165,8 @@ async fn write_batch(
         let mut written = std::pin::pin!(core.l3.write_each(shape, pages, || session.may_write()).await);
         while let Some((index, result)) = written.next().await {
             let Some((slot, job)) = jobs[index].take() else { continue };
+            // A page that is still being written keeps its own place only.
+            drop(depth.split(1));
             core.counters.stages.write.record(began.elapsed().as_secs_f64());
             if session.is_lost() && !matches!(result, Written::NotSubmitted(_)) {
                 sometimes(Marker::SessionLostDuringWrite);
