@@ -139,6 +139,7 @@ async fn demo(args: DemoArgs, json: bool) -> Done {
         _ => None,
     };
     let usrbio = usrbio::report(&cluster, disturbed.l3).await?;
+    cluster.end_faults().await?;
     settle(&mut cluster, &voice).await?;
     let findings = stage.audit(&script, &counts, &voice).await?;
     let facts = Facts {
