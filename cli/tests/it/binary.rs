@@ -26,7 +26,7 @@ fn with_config(args: &[&str], text: &str) -> Output {
 #[test]
 fn a_bad_configuration_names_field_file_and_line() {
     let node = "[node]\nnode = \"a\"\nmeta = [\"127.0.0.1:1\"]\nl3 = \"memory\"\n";
-    let cases: [(&[&str], &str, &str, &str); 9] = [
+    let cases: [(&[&str], &str, &str, &str); 11] = [
         (&["node"], "[node\n", "node: ", "foreword.toml:1"),
         (&["node"], "[mata]\n", "mata: ", "foreword.toml:1"),
         (&["node"], &format!("{node}arena = 1\n"), "node.arena: ", "foreword.toml:5"),
