@@ -97,16 +97,10 @@ impl Access {
 }
 
 /// All paths to pages of one size, in turns.
-async fn measure_size(
-    standin: &StandIn,
-    state: &str,
-    direct: bool,
-    bytes: u64,
-    runs: usize,
-) -> anyhow::Result<()> {
+async fn measure_size(standin: &StandIn, state: &str, direct: bool, bytes: u64, runs: usize) -> anyhow::Result<()> {
     // In this order: the store makes the file, and fills it with pages.
     let usrbio = Stored::usrbio(standin, bytes).await?;
-    let raw = Raw::open(&standin.slab_file(), bytes, direct)?;
+    let raw = Raw::open(&standin.slab_file(), &usrbio, direct)?;
     let mut paths = vec![("raw", Access::Raw(raw))];
     if !direct {
         paths.push(("posix", Access::Stored(Stored::posix(&standin.backing, bytes).await?)));

@@ -29,7 +29,6 @@ const KEY: EntryKey = EntryKey([7; 16]);
 pub(crate) const CLUSTER: ClusterId = ClusterId([5; 16]);
 pub(crate) const SLAB: u32 = 1;
 const POSIX_THREADS: usize = 8;
-const ALIGN_BYTES: usize = 4096;
 
 /// I/Os that are still to be begun, counted down by whoever begins one.
 struct Left(AtomicU64);
@@ -48,16 +47,17 @@ impl Left {
 pub(crate) struct Raw {
     file: Arc<File>,
     bytes: u64,
-    /// One for each thread, each with the page that is in all slots.
-    buffers: Vec<Arc<Mutex<Buffer>>>,
+    /// One for each thread, each with the page that is in all slots: of the memory that the rings use too.
+    buffers: Vec<Arc<Mutex<FrameMut>>>,
 }
 
 impl Raw {
-    pub(crate) fn open(path: &Path, bytes: u64, direct: bool) -> anyhow::Result<Self> {
+    pub(crate) fn open(path: &Path, usrbio: &Stored, direct: bool) -> anyhow::Result<Self> {
         let flags = if direct { rustix::fs::OFlags::DIRECT.bits() as i32 } else { 0 };
         let file = Arc::new(OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?);
-        let buffers = (0..IN_FLIGHT).map(|_| Arc::new(Mutex::new(Buffer::new(bytes as usize)))).collect();
-        Ok(Self { file, bytes, buffers })
+        let buffer = || anyhow::Ok(Arc::new(Mutex::new(usrbio.worker.page()?)));
+        let buffers = (0..IN_FLIGHT).map(|_| buffer()).collect::<anyhow::Result<_>>()?;
+        Ok(Self { file, bytes: usrbio.worker.shape.frame_bytes, buffers })
     }
 
     pub(crate) async fn run(&self, write: bool, bytes_moved: u64) -> anyhow::Result<Vec<Duration>> {
@@ -68,7 +68,7 @@ impl Raw {
             .zip(0u64..)
             .map(|(buffer, seed)| {
                 let (file, left, buffer) = (self.file.clone(), left.clone(), buffer.clone());
-                tokio::task::spawn_blocking(move || raw_thread(&file, &left, buffer.lock().page(), write, seed))
+                tokio::task::spawn_blocking(move || raw_thread(&file, &left, buffer.lock().bytes_mut(), write, seed))
             })
             .collect();
         let mut took = Vec::new();
@@ -93,26 +93,6 @@ fn raw_thread(file: &File, left: &Left, page: &mut [u8], write: bool, seed: u64)
         took.push(began.elapsed());
     }
     Ok(took)
-}
-
-/// Memory for one page that begins at a multiple of 4,096, as O_DIRECT wants it.
-struct Buffer {
-    memory: Vec<u8>,
-    bytes: usize,
-}
-
-impl Buffer {
-    /// A buffer that holds the page; no fault is left for the runs.
-    fn new(bytes: usize) -> Self {
-        let mut buffer = Self { memory: vec![0; bytes + ALIGN_BYTES], bytes };
-        fill(buffer.page());
-        buffer
-    }
-
-    fn page(&mut self) -> &mut [u8] {
-        let offset = self.memory.as_ptr().align_offset(ALIGN_BYTES);
-        &mut self.memory[offset..offset + self.bytes]
-    }
 }
 
 /// An agent's L3 with one slab full of pages.
@@ -151,21 +131,16 @@ impl Stored {
     }
 
     async fn new(store: SharedStore, regions: Arc<dyn RegionProvider>, bytes: u64) -> anyhow::Result<Self> {
-        // A page for each put and a frame for each get, and segments of several frames.
+        // Frames for the puts' pages, the gets, and raw I/O.
         let arena = Arena::new(ArenaSettings::new(4 * IN_FLIGHT as u64 * bytes), regions)?;
         let l3 = Arc::new(L3::new(store, SET_BYTES, DEADLINE, Arc::new(Counters::new(Telemetry::new()))));
         let stop = CancellationToken::new();
         tokio::spawn(l3.clone().run(stop.clone()));
         let shape = PageShape { slot_bytes: bytes as u32, frame_bytes: bytes };
-        let page = || -> anyhow::Result<FrameMut> {
-            let mut page = arena.allocate(1, bytes)?;
-            fill(page.bytes_mut());
-            Ok(page)
-        };
-        let pages: Vec<FrameMut> = (0..IN_FLIGHT).map(|_| page()).collect::<anyhow::Result<_>>()?;
-        let checksum = shard_checksum(&KEY, 0, pages[0].bytes());
-        let pages = pages.into_iter().map(FrameMut::freeze).collect();
-        let worker = Arc::new(Worker { l3, arena, shape, checksum, pages });
+        let mut worker = Worker { l3, arena, shape, checksum: 0, pages: Vec::new() };
+        worker.pages = (0..IN_FLIGHT).map(|_| Ok(worker.page()?.freeze())).collect::<anyhow::Result<_>>()?;
+        worker.checksum = shard_checksum(&KEY, 0, worker.pages[0].bytes());
+        let worker = Arc::new(worker);
         for slot in 0..worker.slots() {
             worker.put(worker.slot(slot), &worker.pages[0]).await?;
         }
@@ -192,6 +167,16 @@ impl Drop for Stored {
 }
 
 impl Worker {
+    /// A frame with the page that is in all slots.
+    fn page(&self) -> anyhow::Result<FrameMut> {
+        let mut page = self.arena.allocate(1, self.shape.frame_bytes)?;
+        let entropy = SeededEntropy::new(0);
+        for word in page.bytes_mut().chunks_exact_mut(8) {
+            word.copy_from_slice(&entropy.u64().to_le_bytes());
+        }
+        Ok(page)
+    }
+
     fn slots(&self) -> u64 {
         SET_BYTES / u64::from(self.shape.slot_bytes)
     }
@@ -231,13 +216,5 @@ impl Worker {
         });
         ensure!(reading.await?? == (self.shape.frame_bytes, true), "a page that is not the one written");
         Ok(())
-    }
-}
-
-/// The page that is in all slots.
-fn fill(page: &mut [u8]) {
-    let entropy = SeededEntropy::new(0);
-    for word in page.chunks_exact_mut(8) {
-        word.copy_from_slice(&entropy.u64().to_le_bytes());
     }
 }
