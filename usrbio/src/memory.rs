@@ -1,5 +1,6 @@
 //! Shared memory files in /dev/shm and their mappings.
 
+use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -9,6 +10,11 @@ use rustix::fs::{FallocateFlags, FileType, Mode, OFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::name::SHM_DIR;
+
+const PAGE_BYTES: usize = 4096;
+/// What one entry of a page table's second level maps.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+const PROTECTION: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 
 /// A file in /dev/shm. One that was made here is unlinked on drop, unless that was done before.
 #[derive(Debug)]
@@ -63,13 +69,41 @@ impl ShmFile {
         }
     }
 
-    /// Maps its first `bytes` bytes, shared, to read and write.
+    /// Maps its first `bytes` bytes, shared, to read and write; what is as large as a huge page begins at a multiple of one.
     pub fn map(&self, bytes: usize) -> io::Result<Mapping> {
-        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        if bytes >= HUGE_PAGE_BYTES {
+            return self.map_aligned(bytes);
+        }
         // SAFETY: a new mapping at an address of the kernel's choice; it replaces nothing.
-        let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, protection, flags, &self.fd, 0)? };
-        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap gave address 0"))?;
-        Ok(Mapping { base, bytes })
+        let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, PROTECTION, MapFlags::SHARED, &self.fd, 0)? };
+        Mapping::at(base, bytes)
+    }
+
+    /// The kernel aligns mappings of this kind of file by itself only where /dev/shm was mounted for huge pages.
+    fn map_aligned(&self, bytes: usize) -> io::Result<Mapping> {
+        let too_much = || io::Error::from(io::ErrorKind::OutOfMemory);
+        let mapped_bytes = bytes.checked_next_multiple_of(PAGE_BYTES).ok_or_else(too_much)?;
+        let room_bytes = mapped_bytes.checked_add(HUGE_PAGE_BYTES).ok_or_else(too_much)?;
+        let (room, nothing) = (MapFlags::PRIVATE | MapFlags::NORESERVE, ProtFlags::empty());
+        // SAFETY: a new mapping at an address of the kernel's choice, of no memory; it replaces nothing.
+        let room = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), room_bytes, nothing, room)? };
+        let before_bytes = room.cast::<u8>().align_offset(HUGE_PAGE_BYTES);
+        let base = room.cast::<u8>().wrapping_add(before_bytes);
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        // SAFETY: replaces a part of the room just made, which nobody knows of.
+        let mapped = unsafe { rustix::mm::mmap(base.cast(), mapped_bytes, PROTECTION, flags, &self.fd, 0) };
+        let (before, after) = match mapped {
+            Ok(_) => (before_bytes, HUGE_PAGE_BYTES - before_bytes),
+            Err(_) => (room_bytes, 0),
+        };
+        for (rest, rest_bytes) in [(room.cast::<u8>(), before), (base.wrapping_add(mapped_bytes), after)] {
+            if rest_bytes > 0 {
+                // SAFETY: what lies beside the mapping in the room, or all of the room: nobody knows of it.
+                let unmapped = unsafe { rustix::mm::munmap(rest.cast(), rest_bytes) };
+                debug_assert!(unmapped.is_ok(), "an own mapping cannot be unmapped: {unmapped:?}");
+            }
+        }
+        Mapping::at(mapped?, bytes)
     }
 }
 
@@ -104,6 +138,21 @@ impl Mapping {
 
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Puts its memory into huge pages, as far as the kernel can; the bytes stay. Takes about as long as copying them.
+    ///
+    /// They lie together in memory then: an I/O of 1 MiB is one piece to the disk (or to RDMA), not 256. /dev/shm is seldom
+    /// mounted for huge pages; this asks for them whatever the mount says.
+    pub fn use_huge_pages(&self) {
+        // SAFETY: the range is this mapping; the call moves its bytes to other physical memory and changes none.
+        // Kernels before 6.1 do not know the advice, and there may be no huge page free: small ones do.
+        let _ = unsafe { libc::madvise(self.base.as_ptr().cast(), self.bytes, libc::MADV_COLLAPSE) };
+    }
+
+    fn at(base: *mut c_void, bytes: usize) -> io::Result<Self> {
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap gave address 0"))?;
+        Ok(Self { base, bytes })
     }
 }
 
@@ -145,5 +194,29 @@ mod tests {
         assert!(ShmFile::open(&name()).is_err());
         assert!(ShmFile::create(&name(), 1 << 60, 0o600, true).is_err(), "no machine has that much");
         assert!(!made.path().exists(), "what could not be made leaves nothing");
+    }
+
+    #[test]
+    fn large_memory_is_aligned_for_huge_pages_and_its_bytes_survive_them() {
+        let bytes = 2 * HUGE_PAGE_BYTES + 5000;
+        let mut file = ShmFile::create(&format!("{}-huge", name()), bytes as u64, 0o600, true).unwrap();
+        let mapping = file.map(bytes).unwrap();
+        file.unlink();
+        assert_eq!(mapping.base().as_ptr() as usize % HUGE_PAGE_BYTES, 0);
+        let places = [0, 1, HUGE_PAGE_BYTES - 1, HUGE_PAGE_BYTES, 2 * HUGE_PAGE_BYTES, bytes - 1];
+        // SAFETY: within the mapping, which only this thread uses.
+        let byte = |at: usize| unsafe { mapping.base().add(at).as_ptr() };
+        for (value, at) in (1..).zip(places) {
+            // SAFETY: as above.
+            unsafe { byte(at).write_volatile(value) };
+        }
+        mapping.use_huge_pages();
+        for (value, at) in (1..).zip(places) {
+            // SAFETY: as above.
+            assert_eq!(unsafe { byte(at).read_volatile() }, value);
+        }
+        let mut read = [0];
+        rustix::io::pread(&file, &mut read, bytes as u64 - 1).unwrap();
+        assert_eq!(read, [6], "the mapping is the file's memory");
     }
 }
