@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use foreword_usrbio::VIRT_DIR;
+use foreword_usrbiod::COUNTERS_FILE;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::child::Child;
@@ -13,8 +15,6 @@ use crate::human::Size;
 const MOUNT: &str = "3fs";
 /// How long the stand-in may take to end.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
-/// The stand-in's counters, as a file in its mount.
-const COUNTERS: &str = "3fs-virt/stand-in";
 
 /// The stand-in's process and its mount. Dropping it leaves neither.
 pub(super) struct StandIn {
@@ -91,7 +91,7 @@ impl Cluster {
     /// What the stand-in counted since its start; None if the cluster has none.
     pub async fn standin_counters(&self) -> anyhow::Result<Option<serde_json::Value>> {
         let Some(standin) = &self.standin else { return Ok(None) };
-        let path = standin.mount.join(COUNTERS);
+        let path = standin.mount.join(VIRT_DIR).join(COUNTERS_FILE);
         let text = tokio::fs::read_to_string(&path).await.with_context(|| path.display().to_string())?;
         Ok(Some(serde_json::from_str(&text)?))
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -16,6 +17,8 @@ use foreword_proto::status::ReplicaStatus;
 use foreword_proto::wire::meta as m;
 use foreword_proto::{BadInput, ClusterId};
 use foreword_seams::{Endpoint, Entropy, OsEntropy};
+use foreword_usrbio::{VIRT_DIR, mount_point_of};
+use foreword_usrbiod::COUNTERS_FILE;
 use serde_json::json;
 
 use super::Done;
@@ -120,6 +123,7 @@ fn begin(args: &InitArgs) -> anyhow::Result<Made> {
     let replicas = replicas(args, &members)?;
     let root = L3Root::find(args.l3.as_deref().unwrap_or_default())?;
     let settings = settings(args, root.chunk_bytes)?;
+    root.check_rests(&settings)?;
     let cluster_id = args.cluster_id.unwrap_or_else(|| ClusterId(OsEntropy.bytes16()));
     mark_l3(&root.dir, cluster_id, settings.chunk_bytes, args.cluster_id.is_some())?;
     for (id, dir) in &replicas {
@@ -221,10 +225,21 @@ fn replicas(args: &InitArgs, members: &BTreeMap<u64, String>) -> Result<Vec<(u64
     }
 }
 
+/// 3FS goes on with an I/O for so long, whatever becomes of who asked for it.
+const RETRIES_3FS: Duration = Duration::from_secs(60);
+
+/// Whether the directory is on a mount of `foreword usrbiod`.
+fn is_standin(dir: &Path) -> bool {
+    let mount = mount_point_of(dir).ok().flatten();
+    mount.is_some_and(|mount| mount.join(VIRT_DIR).join(COUNTERS_FILE).exists())
+}
+
 /// Where L3 is, and the chunk size it has of itself.
 struct L3Root {
     dir: PathBuf,
     chunk_bytes: Option<u32>,
+    /// How long its clients go on trying an I/O whose caller has given up.
+    retries: Duration,
 }
 
 impl L3Root {
@@ -241,7 +256,20 @@ impl L3Root {
         if chunk_bytes.is_none() && matches!(location, L3Location::Usrbio { .. }) {
             return Err(BadInput::new("l3", format!("a directory on a 3FS mount, got {}", dir.display())));
         }
-        Ok(Self { dir, chunk_bytes })
+        let retries = if chunk_bytes.is_some() && !is_standin(&dir) { RETRIES_3FS } else { Duration::ZERO };
+        Ok(Self { dir, chunk_bytes, retries })
+    }
+
+    /// A slot must not go to its next page while a late I/O of the one before may still be on its way.
+    fn check_rests(&self, settings: &ClusterSettings) -> Result<(), BadInput> {
+        let retries_ms = self.retries.as_millis() as u64;
+        for (field, rest_ms) in [("read_rest", settings.read_rest_ms), ("write_rest", settings.write_rest_ms)] {
+            if rest_ms < retries_ms {
+                let expected = format!("at least the {retries_ms}ms for which 3FS goes on trying, got {rest_ms}ms");
+                return Err(BadInput::new(field, expected));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -292,6 +320,10 @@ mod tests {
         for l3 in ["usrbio:/no/such", "usrbio:/", "memory", "posix:relative"] {
             assert_eq!(L3Root::find(l3).err().expect(l3).field, "l3");
         }
+        let short = settings(&args(&["--read-rest=59s"]), None).unwrap();
+        let root = |retries| L3Root { dir: "/".into(), chunk_bytes: Some(4096), retries };
+        assert_eq!(root(RETRIES_3FS).check_rests(&short).unwrap_err().field, "read_rest");
+        assert!(root(Duration::ZERO).check_rests(&short).is_ok());
         let on_3fs = |extra: &[&str]| settings(&args(extra), Some(65_536));
         assert_eq!(on_3fs(&[]).unwrap().chunk_bytes, 65_536);
         assert_eq!(on_3fs(&["--chunk-bytes=4096"]).unwrap_err().field, "chunk_bytes");

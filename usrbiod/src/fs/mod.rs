@@ -13,6 +13,8 @@ mod names;
 mod owners;
 mod virt;
 
+pub use virt::COUNTERS_FILE;
+
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;

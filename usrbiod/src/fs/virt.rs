@@ -16,7 +16,7 @@ use crate::service::{Link, Service};
 /// Numbers from here on are virtual; no backing file may have one.
 pub(super) const RESERVED_FROM: u64 = 0xffff_ffff_0000_0000;
 /// The read-only file of the stand-in's counters, `3fs-virt/stand-in`.
-pub(super) const COUNTERS_FILE: &str = "stand-in";
+pub const COUNTERS_FILE: &str = "stand-in";
 
 const VIRT: u64 = 0xffff_ffff_ffff_fffe;
 const COUNTERS: u64 = 0xffff_ffff_ffff_fff0;
