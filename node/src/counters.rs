@@ -89,7 +89,7 @@ impl Counters {
 pub struct Stages {
     /// From the page being whole to its slot.
     pub slot: Histogram,
-    /// A batch's writes to L3.
+    /// A page's write to L3, from its batch's beginning.
     pub write: Histogram,
     /// A publish command.
     pub publish: Histogram,

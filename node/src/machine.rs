@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreword_proto::BadInput;
+use foreword_seams::Telemetry;
 use foreword_usrbio::{is_hf3fs, mount_point_of};
 
 use crate::arena::{MemfdRegions, RegionProvider};
@@ -21,23 +22,30 @@ pub struct Machine {
 /// Makes them for this configuration. Blocks: a 3FS mount is asked.
 ///
 /// Errors name `l3` and what is missing.
-pub fn machine(config: &NodeConfig) -> Result<Machine, BadInput> {
+pub fn machine(config: &NodeConfig, telemetry: &Telemetry) -> Result<Machine, BadInput> {
     match resolved(&config.l3)? {
-        L3Location::Usrbio { dir, lib } => on_3fs(config, dir, lib),
-        _ => Ok(Machine { store: machine_stores(), regions: Arc::new(MemfdRegions { prefault: true }) }),
+        L3Location::Usrbio { dir, lib } => on_3fs(config, telemetry, dir, lib),
+        location => {
+            tracing::info!(%location, "L3");
+            Ok(Machine { store: machine_stores(), regions: Arc::new(MemfdRegions { prefault: true }) })
+        }
     }
 }
 
 /// The arena lies in memory that the mount's daemon maps, so that L3 reads land where L1 serves them.
-fn on_3fs(config: &NodeConfig, dir: PathBuf, lib: Option<PathBuf>) -> Result<Machine, BadInput> {
+fn on_3fs(config: &NodeConfig, telemetry: &Telemetry, dir: PathBuf, lib: Option<PathBuf>) -> Result<Machine, BadInput> {
     let client = lib.map_or(ClientKind::Native, ClientKind::Library);
+    tracing::info!(dir = %dir.display(), ?client, "L3 is on 3FS, by USRBIO");
     let mount = UsrbioMount::attach(&dir, client)?;
     let regions = Arc::new(UsrbioRegions::new(mount.clone()));
     // Whoever waited for an I/O has left after the deadline.
     let patience = Duration::from_millis(config.l3_deadline_ms);
     let settings = UsrbioSettings { patience, ..UsrbioSettings::default() };
+    let telemetry = telemetry.clone();
     let store: StoreFactory = Arc::new(move |_, cluster_id, _| {
-        Ok(Arc::new(UsrbioStore::new(mount.clone(), dir.clone(), cluster_id, settings)?))
+        let store = UsrbioStore::new(mount.clone(), dir.clone(), cluster_id, settings)?;
+        store.report_to(&telemetry);
+        Ok(Arc::new(store))
     });
     Ok(Machine { store, regions })
 }

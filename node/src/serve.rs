@@ -49,7 +49,7 @@ pub enum ServeError {
     Config(#[from] BadInput),
     #[error("{field}: could not listen on {endpoint}: {error}")]
     Listen { field: &'static str, endpoint: Endpoint, error: io::Error },
-    #[error("{0}")]
+    #[error("arena_bytes")]
     Arena(#[from] ArenaError),
     #[error("meta: {0}")]
     Hello(#[from] HelloError),

@@ -11,5 +11,5 @@ pub mod service;
 mod standin;
 
 pub use config::Config;
-pub use namespace::enter_private_mounts;
+pub use namespace::{enter_private_mounts, mount_private_shm};
 pub use standin::{StandIn, StartError, raise_open_files_hard, start};

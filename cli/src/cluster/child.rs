@@ -104,6 +104,30 @@ impl Child {
         let _ = self.process.wait();
     }
 
+    /// SIGTERM, and waits so long for the end; then SIGKILL.
+    pub(super) fn terminate(mut self, patience: Duration) {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.process.id() as i32) {
+            // An error means that it has ended already.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        let (ended, waiting) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let process = rustix::process::Pid::from_child(&self.process);
+            scope.spawn(move || {
+                // Does not reap it: the process id stays its own until the wait below.
+                let _ = rustix::process::waitid(
+                    rustix::process::WaitId::Pid(process),
+                    rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT,
+                );
+                let _ = ended.send(());
+            });
+            if waiting.recv_timeout(patience).is_err() {
+                self.signal_kill();
+            }
+        });
+        let _ = self.process.wait();
+    }
+
     /// Whether the process has ended by itself, and how.
     pub(super) fn ended(&mut self) -> Option<String> {
         let status = self.process.try_wait().ok()??;

@@ -1,6 +1,7 @@
 //! L3 over USRBIO on one machine: the stand-in for a 3FS mount, as a process of the cluster.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use rustix::mount::{UnmountFlags, unmount};
@@ -10,6 +11,8 @@ use super::{Cluster, L3Spec};
 use crate::human::Size;
 
 const MOUNT: &str = "3fs";
+/// How long the stand-in may take to end.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// The stand-in's counters, as a file in its mount.
 const COUNTERS: &str = "3fs-virt/stand-in";
 
@@ -30,11 +33,18 @@ impl StandIn {
     fn kill(&mut self) {
         drop(self.child.take());
     }
+
+    /// Ends it in order: it unmounts, and takes its semaphores along.
+    fn stop(&mut self) {
+        if let Some(child) = self.child.take() {
+            child.terminate(STOP_PATIENCE);
+        }
+    }
 }
 
 impl Drop for StandIn {
     fn drop(&mut self) {
-        self.kill();
+        self.stop();
         // A mount whose process was killed stays, and answers nothing but errors. It may be gone already: no error.
         let _ = unmount(&self.mount, UnmountFlags::DETACH);
     }
@@ -66,6 +76,16 @@ impl Cluster {
     /// Starts a killed stand-in again, on the same mount point.
     pub async fn restart_standin(&mut self) -> anyhow::Result<()> {
         self.start_standin().await
+    }
+
+    /// Starts the stand-in anew, without its faults: what is on L3 is to be seen as it is.
+    pub async fn end_faults(&mut self) -> anyhow::Result<()> {
+        let L3Spec::Usrbio { faults, .. } = &mut self.spec.l3 else { return Ok(()) };
+        if faults.take().is_some() {
+            self.standin.as_mut().context("a stand-in that was laid out")?.stop();
+            self.start_standin().await?;
+        }
+        Ok(())
     }
 
     /// What the stand-in counted since its start; None if the cluster has none.

@@ -26,19 +26,13 @@ pub async fn run(args: NodeArgs) -> Done {
             section.place(BadInput::new("mirror_dir", format!("a directory, {}: {error}", dir.display())))
         })?) as Arc<dyn Files>),
     };
+    let telemetry = Telemetry::new();
     let Machine { store, regions } = {
-        let config = config.clone();
-        let made = tokio::task::spawn_blocking(move || machine(&config)).await?;
+        let (config, telemetry) = (config.clone(), telemetry.clone());
+        let made = tokio::task::spawn_blocking(move || machine(&config, &telemetry)).await?;
         made.map_err(|error| section.place(error))?
     };
-    let deps = Deps {
-        net: Arc::new(TokioNet),
-        entropy: Arc::new(OsEntropy),
-        store,
-        files,
-        regions,
-        telemetry: Telemetry::new(),
-    };
+    let deps = Deps { net: Arc::new(TokioNet), entropy: Arc::new(OsEntropy), store, files, regions, telemetry };
     let (name, socket) = (config.node.clone(), config.socket.clone());
     let handle = serve(config, deps).await.context("node")?;
     Announcement {

@@ -26,14 +26,16 @@ fn with_config(args: &[&str], text: &str) -> Output {
 #[test]
 fn a_bad_configuration_names_field_file_and_line() {
     let node = "[node]\nnode = \"a\"\nmeta = [\"127.0.0.1:1\"]\nl3 = \"memory\"\n";
-    let cases: [(&[&str], &str, &str, &str); 9] = [
+    let cases: [(&[&str], &str, &str, &str); 11] = [
         (&["node"], "[node\n", "node: ", "foreword.toml:1"),
         (&["node"], "[mata]\n", "mata: ", "foreword.toml:1"),
         (&["node"], &format!("{node}arena = 1\n"), "node.arena: ", "foreword.toml:5"),
         (&["node"], &format!("{node}arena_bytes = \"12 bananas\"\n"), "node.arena_bytes: ", "foreword.toml:5"),
         (&["node"], &format!("{node}arena_bytes = 1\n"), "node.arena_bytes: ", "foreword.toml:5"),
         (&["node"], "[node]\nnode = \"a\"\n", "node.meta: ", "missing field"),
-        (&["node", "--l3", "usrbio:/x"], node, "node.l3: ", "usrbio:/x"),
+        (&["node", "--l3", "nfs:/x"], node, "node.l3: ", "nfs:/x"),
+        (&["node", "--l3", "usrbio:/"], node, "node.l3: ", "3FS"),
+        (&["node", "--l3", "auto:/no/such"], node, "node.l3: ", "/no/such"),
         (&["meta", "run"], "[meta]\ndata_dir = \"/nowhere/at/all\"\n", "meta.data_dir: ", "foreword.toml:2"),
         (
             &["meta", "run"],
@@ -57,7 +59,10 @@ fn a_bad_flag_is_a_usage_error() {
         &["meta", "init", "--data-dir", "/d", "--peers", "1:x", "--l3", "posix:/", "--l3-bytes", "1GiB"],
         &["demo", "--l3-bytes", "75 bananas"],
         &["demo", "--shards", "0"],
-        &["demo", "--l3", "usrbio"],
+        &["demo", "--l3", "nfs"],
+        &["demo", "--l3", "usrbio,lib=relative"],
+        &["demo", "--fault", "eio=2%"],
+        &["demo", "--kill-l3"],
         &["demo", "--replicas", "1"],
         &["get", "--agent", "unix:/x", "--model", "m", "--shard-bytes", "1", "--key", "abc"],
     ] {

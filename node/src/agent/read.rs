@@ -22,6 +22,8 @@ use crate::l3::IoFailure;
 use crate::store::StoreError;
 use crate::tier::Entrance;
 
+/// Reads of one location before its page is suspect.
+const READS_MAX: usize = 3;
 /// Locations tried for one page: it may move while it is read.
 const LOCATIONS_MAX: usize = 3;
 
@@ -75,11 +77,11 @@ impl Core {
         let deadline = Instant::now() + std::time::Duration::from_millis(self.config.l3_deadline_ms);
         for _ in 0..LOCATIONS_MAX {
             let mut bad_shard = 0;
-            // A mismatch is read once more: the first may have been torn.
-            for again in [false, true] {
+            // A mismatch is read again: it may have been torn, or short for once. Only then is the page suspect.
+            for again in 0..READS_MAX {
                 match self.read_or_repeat(open, key, &location, deadline).await? {
                     Ok(frame) => {
-                        if again {
+                        if again > 0 {
                             sometimes(Marker::MismatchHealed);
                         }
                         if let Some(epoch) = keep {

@@ -19,6 +19,7 @@ impl Core {
             return;
         }
         self.l1.lock().outdate();
+        self.l3.reached_anew();
         self.counters.l3_epochs.add(1);
         tracing::warn!(epoch, "L3 was reached anew: pages go to new memory");
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use foreword_proto::{Location, PutOutcome, SlotRef};
 use foreword_seams::{Marker, sometimes};
+use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
@@ -149,7 +150,7 @@ async fn write_batch(
     session: Arc<Session>,
     slot_bytes: u32,
     batch: Vec<(SlotRef, WriteJob)>,
-    _depth: OwnedSemaphorePermit,
+    mut depth: OwnedSemaphorePermit,
 ) {
     let mut unknown = Vec::new();
     let mut unwritten = Vec::new();
@@ -159,10 +160,14 @@ async fn write_batch(
         let (same, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|(_, job)| job.pending.open.shape == shape);
         rest = others;
         let pages = same.iter().map(|(slot, job)| (*slot, job.page.frame.clone())).collect();
+        let mut jobs: Vec<Option<(SlotRef, WriteJob)>> = same.into_iter().map(Some).collect();
         let began = Instant::now();
-        let results = core.l3.write(shape, pages, || session.may_write()).await;
-        core.counters.stages.write.record(began.elapsed().as_secs_f64());
-        for ((slot, job), result) in same.into_iter().zip(results) {
+        let mut written = std::pin::pin!(core.l3.write_each(shape, pages, || session.may_write()).await);
+        while let Some((index, result)) = written.next().await {
+            let Some((slot, job)) = jobs[index].take() else { continue };
+            // A page that is still being written keeps its own place only.
+            drop(depth.split(1));
+            core.counters.stages.write.record(began.elapsed().as_secs_f64());
             if session.is_lost() && !matches!(result, Written::NotSubmitted(_)) {
                 sometimes(Marker::SessionLostDuringWrite);
             }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use foreword_proto::SlotRef;
 use foreword_seams::{Marker, sometimes};
+use futures::stream::{self, FuturesUnordered, Stream, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -123,6 +124,11 @@ impl L3 {
         self.store.epoch()
     }
 
+    /// Forgets what the L3 of before did: it was reached anew.
+    pub fn reached_anew(&self) {
+        *self.breaker.lock() = Breaker::default();
+    }
+
     /// Where the breaker stands.
     pub fn breaker(&self) -> BreakerState {
         self.breaker.lock().state(self.now_ms())
@@ -168,60 +174,87 @@ impl L3 {
         }
     }
 
-    /// Writes pages to their slots, in one batch. `may_submit` is asked last: a fenced agent submits nothing.
+    /// Writes pages to their slots, in one batch; the results in the order of the pages. As [`Self::write_each`].
     pub async fn write(
         &self,
         shape: PageShape,
         pages: Vec<(SlotRef, Frame)>,
         may_submit: impl Fn() -> bool,
     ) -> Vec<Written> {
+        let mut results = vec![Written::NotSubmitted(NotSubmitted::Fenced); pages.len()];
+        let mut written = std::pin::pin!(self.write_each(shape, pages, may_submit).await);
+        while let Some((index, result)) = written.next().await {
+            results[index] = result;
+        }
+        results
+    }
+
+    /// Writes pages to their slots, in one batch; gives each page's place among them and its result as soon as that is known, so
+    /// that one slow write holds up no other page. `may_submit` is asked last: a fenced agent submits nothing.
+    pub async fn write_each(
+        &self,
+        shape: PageShape,
+        pages: Vec<(SlotRef, Frame)>,
+        may_submit: impl Fn() -> bool,
+    ) -> impl Stream<Item = (usize, Written)> {
         let deadline = Instant::now() + self.deadline;
-        let mut results: Vec<Written> = vec![Written::NotSubmitted(NotSubmitted::Fenced); pages.len()];
+        let mut refused = Vec::new();
         let mut admitted = Vec::with_capacity(pages.len());
         for (index, (slot, frame)) in pages.into_iter().enumerate() {
             let Some(admission) = self.admit() else {
-                results[index] = Written::NotSubmitted(NotSubmitted::BreakerOpen);
+                refused.push((index, NotSubmitted::BreakerOpen));
                 continue;
             };
             if let Err(error) = self.slabs.open(slot.slab, shape.slot_bytes, deadline).await {
                 tracing::warn!(slab = slot.slab, %error, "a slab could not be opened for writing");
                 admission.failed();
-                results[index] = Written::NotSubmitted(NotSubmitted::NoSlab);
+                refused.push((index, NotSubmitted::NoSlab));
                 continue;
             }
             admitted.push((index, admission, (slot, shape, Transfer::Write(frame))));
         }
         if !may_submit() {
             sometimes(Marker::WriteHeldBack);
-            return results;
+            refused.extend(admitted.drain(..).map(|(index, ..)| (index, NotSubmitted::Fenced)));
         }
         let (who, transfers): (Vec<_>, Vec<_>) =
             admitted.into_iter().map(|(index, admission, transfer)| ((index, admission), transfer)).unzip();
-        let waiters = self.submit(transfers);
-        for ((index, admission), waiter) in who.into_iter().zip(waiters) {
-            results[index] = match self.wait(waiter, deadline).await {
-                Ok((_, bytes)) if bytes == shape.frame_bytes => {
-                    admission.answered();
-                    self.counters.l3_writes.add(1);
-                    self.counters.l3_write_bytes.add(bytes);
-                    Written::Whole
+        let waiters = if transfers.is_empty() { Vec::new() } else { self.submit(transfers) };
+        let writing: FuturesUnordered<_> = who
+            .into_iter()
+            .zip(waiters)
+            .map(|((index, admission), waiter)| async move {
+                (index, self.written(shape, admission, waiter, deadline).await)
+            })
+            .collect();
+        let refused = refused.into_iter().map(|(index, why)| (index, Written::NotSubmitted(why)));
+        stream::iter(refused).chain(writing)
+    }
+
+    /// What became of one submitted write.
+    async fn written(&self, shape: PageShape, admitted: Admitted<'_>, waiter: Waiter, deadline: Instant) -> Written {
+        match self.wait(waiter, deadline).await {
+            Ok((_, bytes)) if bytes == shape.frame_bytes => {
+                admitted.answered();
+                self.counters.l3_writes.add(1);
+                self.counters.l3_write_bytes.add(bytes);
+                Written::Whole
+            }
+            Ok((_, bytes)) => {
+                admitted.failed();
+                tracing::warn!(bytes, expected = shape.frame_bytes, "a short write");
+                Written::Unknown(StoreError::Gone)
+            }
+            // Says nothing about L3: it was not asked.
+            Err(StoreError::Unregistered) => Written::NotSubmitted(NotSubmitted::Unregistered),
+            Err(error) => {
+                if error == StoreError::TimedOut {
+                    sometimes(Marker::WriteDeadlinePassed);
                 }
-                Ok((_, bytes)) => {
-                    admission.failed();
-                    tracing::warn!(bytes, expected = shape.frame_bytes, "a short write");
-                    Written::Unknown(StoreError::Gone)
-                }
-                Err(StoreError::Unregistered) => Written::NotSubmitted(NotSubmitted::Unregistered),
-                Err(error) => {
-                    if error == StoreError::TimedOut {
-                        sometimes(Marker::WriteDeadlinePassed);
-                    }
-                    admission.failed();
-                    Written::Unknown(error)
-                }
-            };
+                admitted.failed();
+                Written::Unknown(error)
+            }
         }
-        results
     }
 
     fn submit(&self, transfers: Vec<(SlotRef, PageShape, Transfer)>) -> Vec<Waiter> {

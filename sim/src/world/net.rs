@@ -303,12 +303,21 @@ impl Inner {
                 }
             }
         }
-        for (number, side, parcels) in held {
+        for (number, side, mut parcels) in held {
+            // What was sent meanwhile and is on its way still must not pass what was held.
+            parcels.extend(self.recall(number, 1 - side));
             let backoff = Duration::from_micros(context::random_below(RETRANSMIT.as_micros() as u64));
             for parcel in parcels {
                 self.schedule(number, side, parcel, backoff);
             }
         }
+    }
+
+    /// Takes back what is on its way to one end of a connection, in order.
+    fn recall(&mut self, connection: u64, to: Side) -> Vec<Parcel> {
+        let to_it = |flight: &Flight| flight.connection == connection && flight.to == to;
+        let due: Vec<_> = self.flights.iter().filter(|(_, flight)| to_it(flight)).map(|(due, _)| *due).collect();
+        due.iter().filter_map(|due| self.flights.remove(due)).map(|flight| flight.parcel).collect()
     }
 
     fn arrive(&mut self, flight: Flight, wakers: &mut Vec<Waker>) {

@@ -15,7 +15,7 @@ struct Regression {
     was: &'static str,
 }
 
-const REGRESSIONS: [Regression; 9] = [
+const REGRESSIONS: [Regression; 10] = [
     Regression {
         seed: 0,
         profile: "shared-prefixes",
@@ -33,6 +33,13 @@ const REGRESSIONS: [Regression; 9] = [
         ),
         was: "promises-before-votes: a replica that was started again answered for entries that only the page cache had; \
               meta/tests/storage/store.rs has it alone",
+    },
+    Regression {
+        seed: 34,
+        profile: "shards",
+        seconds: 20,
+        schedule: Some(r#"[{"at_ms":1660,"lasts_ms":246,"kind":{"OneWayCut":[{"Replica":1},{"Agent":1}]}}]"#),
+        was: "mirror-equals-state: the simulator's own: what was on its way when a cut ended passed what the cut had held",
     },
     Regression {
         seed: 74,

@@ -6,6 +6,8 @@ use foreword_usrbio::ENTRIES_MAX;
 pub const LINKS_MAX: usize = 4096;
 /// Bytes one link may map.
 pub const LINK_BYTES_MAX: u64 = 1 << 40;
+/// Bytes of one I/O; more is EINVAL. The real daemon has no such limit; here it bounds how long one I/O keeps a thread.
+pub const IO_BYTES_MAX: u64 = 1 << 30;
 /// Threads that do I/O.
 pub const THREADS_MAX: usize = 256;
 /// I/Os of one job of a ring that does not say how many it wants (io_depth 0).
@@ -16,6 +18,8 @@ pub(super) const JOBS_PER_TURN: usize = 32;
 pub(super) const JOBS_QUEUED_MAX: usize = 1024;
 /// Calls for further threads to help with a job.
 pub(super) const HELPERS_QUEUED_MAX: usize = 1024;
+/// Bytes a thread moves for one job before it lets other jobs have a turn.
+pub(super) const TURN_BYTES: u64 = 16 << 20;
 /// I/Os that were held back and wait for a thread.
 pub(super) const LATE_QUEUED_MAX: usize = 1024;
 /// I/Os and jobs that a fault holds back. A fault beyond it does not happen.

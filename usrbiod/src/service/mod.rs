@@ -224,6 +224,10 @@ impl Shared {
     fn forget(&self, table: parking_lot::RwLockWriteGuard<'_, Table>, gone: Vec<Memory>) {
         self.set_rings(&table);
         drop(table);
-        drop(gone);
+        for memory in gone {
+            if let Memory::Ring(ring) = memory {
+                ring.retire();
+            }
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::ring::Job;
 use super::work::{Batch, Late};
 
 /// Every so many picks begin with the lowest priority, so that it is served too.
-const PICKS_BEFORE_LOW: u64 = 8;
+const PICKS_BEFORE_LOW: u64 = 7;
 
 /// Something for a thread to do.
 #[derive(Debug)]
@@ -76,6 +76,17 @@ impl Pool {
         }
     }
 
+    /// Puts a job that is worked on behind the others; false: nobody else waits, or there is no room for it.
+    pub(super) fn give_way(&self, batch: &Arc<Batch>) -> bool {
+        let mut queues = self.queues.lock();
+        let others = queues.jobs.iter().any(|jobs| !jobs.is_empty()) || !queues.late.is_empty();
+        let gives = others && queues.help.len() < HELPERS_QUEUED_MAX;
+        if gives {
+            queues.help.push_back(Arc::clone(batch));
+        }
+        gives
+    }
+
     /// An I/O whose time has come. Waits for room.
     pub(super) fn put_late(&self, late: Late) {
         let mut queues = self.queues.lock();
@@ -117,10 +128,17 @@ impl Queues {
         if let Some(late) = self.late.pop_front() {
             return Some((Task::Late(late), None));
         }
-        if let Some(batch) = self.help.pop_front() {
-            return Some((Task::Help(batch), None));
-        }
         self.picks += 1;
+        // In turn, so that a long job's helpers do not keep the others waiting.
+        let help = |queues: &mut Self| Some((Task::Help(queues.help.pop_front()?), None));
+        if self.picks.is_multiple_of(2) {
+            help(self).or_else(|| self.pick_job())
+        } else {
+            self.pick_job().or_else(|| help(self))
+        }
+    }
+
+    fn pick_job(&mut self) -> Option<(Task, Option<Priority>)> {
         let mut order = Priority::ALL;
         if self.picks.is_multiple_of(PICKS_BEFORE_LOW) {
             order.reverse();

@@ -40,6 +40,8 @@ struct State {
     under_way: u32,
     tail: TailOrder,
     waiting_since: Option<Duration>,
+    /// Its link is gone: nothing more is taken, though a watcher may still know it.
+    unlinked: bool,
 }
 
 /// Consecutive submissions of a ring that are served together.
@@ -83,6 +85,9 @@ impl Ring {
     pub(super) fn take(self: &Arc<Self>, most: usize, now: Duration) -> Result<Vec<Job>, Hostile> {
         let layout = self.memory.layout();
         let mut state = self.state.lock();
+        if state.unlinked {
+            return Ok(Vec::new());
+        }
         let (head, reaped) = (self.clients(Cursor::SqeHead)?, self.clients(Cursor::CqeTail)?);
         let mut submitted = layout.distance(state.taken, head);
         let unreaped = layout.distance(reaped, state.cqe_head);
@@ -102,6 +107,11 @@ impl Ring {
             room -= count;
         }
         Ok(jobs)
+    }
+
+    /// Takes nothing more from it; what was taken is finished.
+    pub(super) fn retire(&self) {
+        self.state.lock().unlinked = true;
     }
 
     /// Writes a finished job's completions at once, and announces them. `dropped` more I/Os will have none, ever.

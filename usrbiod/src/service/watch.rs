@@ -22,10 +22,11 @@ impl Shared {
         }
     }
 
-    /// Takes some jobs of each ring, beginning with ring number `turn`; false: there were none, or no room for more.
+    /// Takes some jobs of each ring, beginning with ring number `turn`. True: a ring may have more, that were submitted before. When
+    /// all was taken nobody looks again, lest I/Os are taken that their client has not submitted yet.
     fn take_jobs(&self, priority: Priority, turn: &mut usize) -> bool {
         let rings = Arc::clone(&self.rings.lock());
-        let mut found = false;
+        let mut more = false;
         for number in 0..rings.len() {
             let at = (*turn + number) % rings.len();
             let ring = &rings[at];
@@ -38,16 +39,17 @@ impl Shared {
                 *turn = at;
                 return false;
             }
-            match ring.take(room.min(JOBS_PER_TURN), clock::now()) {
+            let most = room.min(JOBS_PER_TURN);
+            match ring.take(most, clock::now()) {
                 Ok(jobs) => {
-                    found |= !jobs.is_empty();
+                    more |= jobs.len() == most;
                     jobs.into_iter().for_each(|job| self.pool.put_job(job));
                 }
                 Err(_) => self.tally.add(Count::Rejected, 1),
             }
         }
         *turn += 1;
-        found
+        more
     }
 
     /// Does what the queues hold, until the service stops.

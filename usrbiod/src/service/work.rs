@@ -18,6 +18,7 @@ use super::Shared;
 use super::batch::overlap;
 use super::counters::Count;
 use super::faults::{Fate, Outcome, shortened};
+use super::limits::{IO_BYTES_MAX, TURN_BYTES};
 use super::ring::{Job, Ring};
 use super::transfer::Transfer;
 
@@ -86,21 +87,26 @@ impl Shared {
         self.do_ios(&batch);
     }
 
-    /// Does I/Os of a job until none is left to begin.
+    /// Does I/Os of a job until none is left to begin, it is the others' turn, or the service stops.
     pub(super) fn do_ios(&self, batch: &Arc<Batch>) {
-        loop {
+        let mut turn_bytes = 0;
+        while turn_bytes < TURN_BYTES || !self.pool.give_way(batch) {
             let at = batch.next.fetch_add(1, Ordering::Relaxed);
-            let Some(io) = batch.ios.get(at) else { return };
+            let Some(io) = batch.ios.get(at).filter(|_| !self.stopping.load(Ordering::SeqCst)) else { return };
             let result = self.run(&io.work, batch.job.ring.for_read);
+            turn_bytes += result.max(0) as u64;
             batch.results[at].store(result, Ordering::Relaxed);
             if batch.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-                let hold = batch.reorder.map(|reorder| (reorder.hold, Held::Completions(Arc::clone(batch))));
-                let held = hold.is_some_and(|(time, completions)| self.timer.hold(time, completions).is_ok());
-                if !held {
-                    self.complete(batch);
-                }
-                return;
+                return self.complete_or_hold(batch);
             }
+        }
+    }
+
+    fn complete_or_hold(&self, batch: &Arc<Batch>) {
+        let hold = batch.reorder.map(|reorder| (reorder.hold, Held::Completions(Arc::clone(batch))));
+        let held = hold.is_some_and(|(time, completions)| self.timer.hold(time, completions).is_ok());
+        if !held {
+            self.complete(batch);
         }
     }
 
@@ -204,6 +210,9 @@ impl Shared {
     fn transfer(&self, ring: &Ring, args: &IoArgs, file: Arc<OwnedFd>) -> Result<Transfer, Errno> {
         let iov = self.table.read().iov(args.iov, ring.uid)?;
         iov.check(args.iov_offset, args.len)?;
+        if args.len > IO_BYTES_MAX {
+            return Err(Errno::INVAL);
+        }
         Ok(Transfer {
             iov,
             iov_offset: args.iov_offset,

@@ -29,7 +29,8 @@ const FILE_BYTES: u64 = 1 << 20;
 const BUFFER_BYTES: u64 = 1 << 16;
 /// Rings the hostile client has at once.
 const RINGS: usize = 4;
-const ENTRIES_MAX: u32 = 32;
+/// Of one ring: some fit a page, most do not.
+const ENTRIES_MAX: u32 = 96;
 
 /// Panics of services' threads since the first campaign began.
 static PANICS: AtomicU64 = AtomicU64::new(0);
@@ -246,7 +247,8 @@ impl<'a> Hostile<'a> {
             99_000..99_400 => self.noise(at, usize::MAX),
             99_400..99_600 => self.completion_semaphore(at),
             99_600..99_800 => self.submit_semaphore(at),
-            99_800..99_990 => self.replace_ring(at),
+            99_800..99_900 => self.cut_ring(at),
+            99_900..99_990 => self.replace_ring(at),
             _ => self.replace_buffer(),
         }
         self.ring_inputs += 1;
@@ -351,14 +353,15 @@ impl<'a> Hostile<'a> {
         rustix::io::pwrite(file, &bytes, 0).unwrap();
     }
 
-    /// Cuts a ring's memory, perhaps goes on with it a little, or takes its link away; makes another.
+    /// Cuts a ring's memory. The inputs that follow go on with it, and make its file longer again.
+    fn cut_ring(&mut self, at: usize) {
+        let bytes = self.random.gen_range(0..self.rings[at].layout.bytes()) * u64::from(self.random.gen_bool(0.5));
+        rustix::fs::ftruncate(&self.rings[at].file, bytes).unwrap();
+        self.rings[at].submit.post();
+    }
+
+    /// Takes a ring's link away and makes another.
     fn replace_ring(&mut self, at: usize) {
-        let bytes = self.rings[at].layout.bytes();
-        if self.random.gen_bool(0.7) {
-            rustix::fs::ftruncate(&self.rings[at].file, self.random.gen_range(0..bytes)).unwrap();
-            self.rings[at].submit.post();
-            self.service.counters();
-        }
         let new = self.new_ring();
         let old = std::mem::replace(&mut self.rings[at], new);
         old.submit.post();

@@ -5,6 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
 use foreword_usrbio::{IoArgs, RingName, Sqe};
+use foreword_usrbiod::service::limits;
 
 use crate::client::{ALICE, BOB, Buffer, Client, Files, READS, WRITES, new_id, pattern, pattern_file, service, until};
 
@@ -71,6 +72,15 @@ fn overlapping_reads_fail_the_whole_job() {
     assert_eq!(client.batch(&[other]), [4096], "in another job it is no overlap");
     let mut writes = Client::new(&service, 8, WRITES, ALICE);
     assert_eq!(writes.batch(&[one, other]), [4096, 4096], "writes may share their source");
+}
+
+#[test]
+fn an_io_has_a_limit() {
+    let service = service(&files(), "", 0);
+    let buffer = Buffer::new(&service, limits::IO_BYTES_MAX + 1, 0, ALICE);
+    let mut client = Client::new(&service, 4, READS, ALICE);
+    let whole = |len| client.batch(&[io(&buffer, 0, 0, len)]);
+    assert_eq!([limits::IO_BYTES_MAX, limits::IO_BYTES_MAX + 1].map(whole), [[1 << 16], [EINVAL]]);
 }
 
 #[test]

@@ -138,7 +138,8 @@ async fn demo(args: DemoArgs, json: bool) -> Done {
         (Some(probe), Some(killed)) => outage(&probe.finish().await?, killed),
         _ => None,
     };
-    let usrbio = usrbio::report(&cluster, disturbed.l3).await?;
+    let usrbio = usrbio::report(&cluster, script.namespace.shards() as u64, disturbed.l3).await?;
+    cluster.end_faults().await?;
     settle(&mut cluster, &voice).await?;
     let findings = stage.audit(&script, &counts, &voice).await?;
     let facts = Facts {

@@ -9,7 +9,8 @@ use crate::cluster::Cluster;
 use crate::commands::playing::Voice;
 use crate::driver::report::UsrbioReport;
 
-/// Gives this process mounts of its own, so that the stand-in's ends with it however that comes. Before any thread is made.
+/// Gives this process mounts of its own, /dev/shm among them, so that nothing of the stand-in's or the agents' outlives it however it
+/// ends. Before any thread is made.
 ///
 /// Errors name what the machine lacks.
 pub fn enter_own_mounts() -> anyhow::Result<()> {
@@ -21,11 +22,13 @@ pub fn enter_own_mounts() -> anyhow::Result<()> {
     if !std::path::Path::new("/dev/fuse").exists() {
         return Err(missing("there is no /dev/fuse").into());
     }
-    foreword_usrbiod::enter_private_mounts().map_err(|error| missing(&format!("a mount namespace: {error}")).into())
+    foreword_usrbiod::enter_private_mounts().map_err(|error| missing(&format!("a mount namespace: {error}")))?;
+    foreword_usrbiod::mount_private_shm().map_err(|error| missing(&format!("a /dev/shm of its own: {error}")).into())
 }
 
 /// The stand-in was killed and came back.
 pub(super) struct Restarted {
+    /// Of each shard of a page.
     l3_hits_before: u64,
     pids_before: Vec<u32>,
 }
@@ -49,7 +52,11 @@ pub(super) async fn kill(
 }
 
 /// What the report says of the stand-in; None without one.
-pub(super) async fn report(cluster: &Cluster, restarted: Option<Restarted>) -> anyhow::Result<Option<UsrbioReport>> {
+pub(super) async fn report(
+    cluster: &Cluster,
+    shards: u64,
+    restarted: Option<Restarted>,
+) -> anyhow::Result<Option<UsrbioReport>> {
     let Some(standin) = cluster.standin_counters().await? else { return Ok(None) };
     let (mut bytes_copied, mut l3_epochs) = (0, 0);
     for endpoint in cluster.agent_endpoints() {
@@ -62,7 +69,7 @@ pub(super) async fn report(cluster: &Cluster, restarted: Option<Restarted>) -> a
         standin,
         agent_bytes_copied: bytes_copied,
         l3_epochs,
-        l3_hits_after_restart: restarted.as_ref().map(|restarted| hits_now - restarted.l3_hits_before),
+        l3_hits_after_restart: restarted.as_ref().map(|restarted| (hits_now - restarted.l3_hits_before) / shards),
         agents_lived_on: restarted.map(|restarted| restarted.pids_before == cluster.agent_pids()),
     }))
 }

@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 
 use super::attachment::Attachment;
 use super::client::Client;
-use super::outlet::{Counts, Outlet};
+use super::outlet::Outlet;
 use super::ring::{Owner, Ready, Ring};
 use crate::store::StoreError;
 
@@ -106,7 +106,7 @@ impl Lane {
         };
         tracing::warn!(lane = self.name, "a ring lost half of its I/Os and was replaced");
         self.replaced.fetch_add(1, Ordering::Relaxed);
-        Counts::add(&self.outlet.counts.rings_replaced, 1);
+        self.outlet.counts.rings_replaced.add(1);
         // In this order: who is refused by the old ring finds the new one.
         let before = self.ring.write().replace(ring);
         let waiting = before.map(|before| before.replace()).unwrap_or_default();

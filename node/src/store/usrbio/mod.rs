@@ -37,6 +37,7 @@ use std::time::Duration;
 
 use foreword_proto::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
 use foreword_proto::{BadInput, ClusterId, SlabId};
+use foreword_seams::Telemetry;
 use foreword_usrbio::ENTRIES_MAX;
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
@@ -150,6 +151,11 @@ impl UsrbioStore {
         let follower: Weak<dyn Follower> = Arc::downgrade(&(shared.clone() as Arc<dyn Follower>));
         shared.mount.add_follower(follower);
         Ok(Self { shared })
+    }
+
+    /// From now on the host's telemetry counts what happens to its I/Os.
+    pub fn report_to(&self, telemetry: &Telemetry) {
+        self.shared.outlet.counts.report_to(telemetry);
     }
 
     /// What happened to its I/Os apart from being done.

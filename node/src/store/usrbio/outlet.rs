@@ -1,7 +1,11 @@
 //! What all rings of one store share: where completions go, and what is counted.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
+
+use foreword_seams::Telemetry;
+use metrics::Counter;
 
 use crate::store::completions::Completions;
 use crate::store::{IOS_QUEUED_MAX, Io, StoreError};
@@ -40,11 +44,31 @@ impl Outlet {
 
 #[derive(Default)]
 pub(super) struct Counts {
-    pub(super) lost: AtomicU64,
-    pub(super) late: AtomicU64,
-    pub(super) strays: AtomicU64,
-    pub(super) overlong: AtomicU64,
-    pub(super) rings_replaced: AtomicU64,
+    pub(super) lost: Tally,
+    pub(super) late: Tally,
+    pub(super) strays: Tally,
+    pub(super) overlong: Tally,
+    pub(super) rings_replaced: Tally,
+}
+
+/// A count that a host's telemetry sees from when it is told of it.
+#[derive(Default)]
+pub(super) struct Tally {
+    value: AtomicU64,
+    metric: OnceLock<Counter>,
+}
+
+impl Tally {
+    pub(super) fn add(&self, count: usize) {
+        self.value.fetch_add(count as u64, Ordering::Relaxed);
+        if let Some(metric) = self.metric.get() {
+            metric.increment(count as u64);
+        }
+    }
+
+    fn get(&self) -> u64 {
+        self.value.load(Ordering::Relaxed)
+    }
 }
 
 /// What happened to a store's I/Os apart from being done.
@@ -63,12 +87,23 @@ pub struct UsrbioCounters {
 }
 
 impl Counts {
-    pub(super) fn add(counter: &AtomicU64, count: usize) {
-        counter.fetch_add(count as u64, Ordering::Relaxed);
+    /// From now on the host's telemetry counts along.
+    pub(super) fn report_to(&self, telemetry: &Telemetry) {
+        let metrics = [
+            (&self.lost, "foreword_agent_usrbio_lost_total", "L3 I/Os given up because their completions did not come"),
+            (&self.late, "foreword_agent_usrbio_late_total", "Completions of L3 I/Os that had been given up"),
+            (&self.strays, "foreword_agent_usrbio_strays_total", "Completions that no L3 I/O was waiting for"),
+            (&self.overlong, "foreword_agent_usrbio_overlong_total", "L3 results longer than what was asked for"),
+            (&self.rings_replaced, "foreword_agent_usrbio_rings_replaced_total", "Rings replaced because of lost I/Os"),
+        ];
+        for (tally, name, help) in metrics {
+            // A second telemetry is not told.
+            let _ = tally.metric.set(telemetry.counter(name, help));
+        }
     }
 
     pub(super) fn read(&self) -> UsrbioCounters {
-        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let of = Tally::get;
         UsrbioCounters {
             lost: of(&self.lost),
             late: of(&self.late),

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::attachment::Attachment;
 use super::client::{Port, Prepared, Reaped, Refused, RegisteredFile};
 use super::clock;
-use super::outlet::{Counts, Outlet};
+use super::outlet::Outlet;
 use super::regions::RegionTicket;
 use super::slots::{Completed, Slots};
 use crate::arena::Quarantined;
@@ -211,12 +211,12 @@ impl Ring {
                 match state.slots.complete(reaped.userdata) {
                     Completed::UnderWay(ready) => done.push((ready, reaped.result)),
                     Completed::Lost(lost) => {
-                        Counts::add(&self.outlet.counts.late, 1);
+                        self.outlet.counts.late.add(1);
                         if let Some(frame) = lost.frame {
                             frame.completed();
                         }
                     }
-                    Completed::Stray => Counts::add(&self.outlet.counts.strays, 1),
+                    Completed::Stray => self.outlet.counts.strays.add(1),
                 }
             }
             if state.replaced || state.closed { Vec::new() } else { self.fill(&mut state) }
@@ -232,7 +232,7 @@ impl Ring {
         match u64::try_from(result) {
             Ok(bytes) if bytes <= len => Ok(bytes),
             Ok(_) => {
-                Counts::add(&self.outlet.counts.overlong, 1);
+                self.outlet.counts.overlong.add(1);
                 Err(StoreError::Errno(libc::EIO))
             }
             Err(_) => Err(StoreError::Errno(i32::try_from(result.unsigned_abs()).unwrap_or(libc::EIO))),
@@ -254,7 +254,7 @@ impl Ring {
             .lose(overdue, |ready| Lost { frame: Some(ready.io.transfer.quarantine()), ticket: ready.ticket });
         if lost > 0 {
             tracing::warn!(lost, "I/Os got no completion: their frames are set aside");
-            Counts::add(&self.outlet.counts.lost, lost);
+            self.outlet.counts.lost.add(lost);
         }
         for lost in state.slots.lost_mut() {
             // Nobody will use the frame again: let its memory go.
@@ -298,7 +298,7 @@ impl Ring {
                 continue;
             }
             // Whoever has the memory may still serve the I/O: as lost as the others.
-            Counts::add(&self.outlet.counts.lost, 1);
+            self.outlet.counts.lost.add(1);
             drop(ready.io.transfer.quarantine());
         }
         for ready in waiting {
