@@ -27,6 +27,8 @@ pub struct ShmFile {
 impl ShmFile {
     /// Makes a file that was not there, of this size, for its owner and whoever `mode` allows (whatever the umask says).
     ///
+    /// With `fallocate` its memory is taken at once, in huge pages as far as the kernel has some.
+    ///
     /// Errors: it exists; with `fallocate`, /dev/shm has no room for it.
     pub fn create(name: &str, bytes: u64, mode: u32, fallocate: bool) -> io::Result<Self> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -35,9 +37,30 @@ impl ShmFile {
         rustix::fs::fchmod(&file.fd, Mode::from_raw_mode(mode))?;
         rustix::fs::ftruncate(&file.fd, bytes)?;
         if fallocate {
+            file.use_huge_pages(bytes);
             rustix::fs::fallocate(&file.fd, FallocateFlags::empty(), 0, bytes)?;
         }
         Ok(file)
+    }
+
+    /// Takes what the file holds of whole huge pages as such, as far as the kernel can. What it cannot is as it was.
+    ///
+    /// A huge page lies together in memory: an I/O of 1 MiB is one piece to the disk (or to RDMA), not 256. /dev/shm is seldom
+    /// mounted for huge pages; this asks for them whatever the mount says. Kernels before 6.1 know no such request.
+    fn use_huge_pages(&self, bytes: u64) {
+        let bytes = usize::try_from(bytes).unwrap_or(0) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+        if bytes == 0 {
+            return;
+        }
+        let Ok(mapping) = self.map(bytes) else { return };
+        // The kernel makes a huge page of a small one and holes, but none where there is nothing.
+        for at in (0..bytes).step_by(HUGE_PAGE_BYTES) {
+            if rustix::fs::fallocate(&self.fd, FallocateFlags::empty(), at as u64, PAGE_BYTES as u64).is_err() {
+                return;
+            }
+        }
+        // SAFETY: the range is the mapping just made, which nobody else knows of; the call changes no bytes.
+        let _ = unsafe { libc::madvise(mapping.base().as_ptr().cast(), bytes, libc::MADV_COLLAPSE) };
     }
 
     /// Opens a regular file that another made; it is never unlinked here.
@@ -140,16 +163,6 @@ impl Mapping {
         self.bytes
     }
 
-    /// Puts its memory into huge pages, as far as the kernel can; the bytes stay. Takes about as long as copying them.
-    ///
-    /// They lie together in memory then: an I/O of 1 MiB is one piece to the disk (or to RDMA), not 256. /dev/shm is seldom
-    /// mounted for huge pages; this asks for them whatever the mount says.
-    pub fn use_huge_pages(&self) {
-        // SAFETY: the range is this mapping; the call moves its bytes to other physical memory and changes none.
-        // Kernels before 6.1 do not know the advice, and there may be no huge page free: small ones do.
-        let _ = unsafe { libc::madvise(self.base.as_ptr().cast(), self.bytes, libc::MADV_COLLAPSE) };
-    }
-
     fn at(base: *mut c_void, bytes: usize) -> io::Result<Self> {
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap gave address 0"))?;
         Ok(Self { base, bytes })
@@ -197,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn large_memory_is_aligned_for_huge_pages_and_its_bytes_survive_them() {
+    fn large_memory_is_all_taken_and_aligned_for_huge_pages() {
         let bytes = 2 * HUGE_PAGE_BYTES + 5000;
         let mut file = ShmFile::create(&format!("{}-huge", name()), bytes as u64, 0o600, true).unwrap();
         let mapping = file.map(bytes).unwrap();
@@ -210,7 +223,7 @@ mod tests {
             // SAFETY: as above.
             unsafe { byte(at).write_volatile(value) };
         }
-        mapping.use_huge_pages();
+        assert!(rustix::fs::fstat(&file).unwrap().st_blocks as u64 * 512 >= bytes as u64);
         for (value, at) in (1..).zip(places) {
             // SAFETY: as above.
             assert_eq!(unsafe { byte(at).read_volatile() }, value);

@@ -35,7 +35,7 @@ impl RegionProvider for UsrbioRegions {
         self.0.reserve.lock().add(arena_bytes)
     }
 
-    /// Blocks while the memory is zeroed, put into huge pages, and mapped by the daemon. Errors: no room in /dev/shm, a dead or hung daemon.
+    /// Blocks while the memory is zeroed and the daemon maps it. Errors: no room in /dev/shm, a dead or hung daemon.
     fn region(&self, bytes: u64) -> io::Result<Region> {
         let mount = &self.0;
         let attachment = mount.living_attachment()?;
@@ -43,7 +43,6 @@ impl RegionProvider for UsrbioRegions {
         let file = shm::create(bytes)?;
         let length = usize::try_from(bytes).map_err(io::Error::other)?;
         let mapping = file.map(length)?;
-        mapping.use_huge_pages();
         // A region that comes too late is dropped there, with its link.
         let made =
             mount.registrar().call(LINK_PATIENCE, move || ShmRegion::link(&attachment, file, mapping, loan))??;
