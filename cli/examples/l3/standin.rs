@@ -56,7 +56,9 @@ impl StandIn {
 
 impl Drop for StandIn {
     fn drop(&mut self) {
-        let _ = self.process.kill();
+        // In order: it unmounts, and takes its semaphores along.
+        let pid = rustix::process::Pid::from_child(&self.process);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let _ = self.process.wait();
         let _ = rustix::mount::unmount(&self.mount, rustix::mount::UnmountFlags::DETACH);
     }
