@@ -27,7 +27,11 @@ pub fn machine(config: &NodeConfig, telemetry: &Telemetry) -> Result<Machine, Ba
         L3Location::Usrbio { dir, lib } => on_3fs(config, telemetry, dir, lib),
         location => {
             tracing::info!(%location, "L3");
-            Ok(Machine { store: machine_stores(), regions: Arc::new(MemfdRegions { prefault: true }) })
+            let stores = machine_stores();
+            // What `auto` chose, whatever the configuration calls it.
+            let store: StoreFactory =
+                Arc::new(move |_, cluster_id, chunk_bytes| stores(&location, cluster_id, chunk_bytes));
+            Ok(Machine { store, regions: Arc::new(MemfdRegions { prefault: true }) })
         }
     }
 }
@@ -72,4 +76,24 @@ pub fn chunk_bytes_on_3fs(dir: &Path) -> Result<Option<u32>, BadInput> {
         u32::try_from(bytes).map(Some).map_err(std::io::Error::other)
     };
     asked().map_err(|error: std::io::Error| BadInput::new("l3", format!("a directory, {}: {error}", dir.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use foreword_proto::ClusterId;
+
+    use super::*;
+
+    #[test]
+    fn auto_is_posix_where_there_is_no_3fs() {
+        let dir = tempfile::tempdir().unwrap();
+        let auto = L3Location::Auto(dir.path().into());
+        let config = NodeConfig::new("a", vec!["127.0.0.1:1".parse().unwrap()], auto.clone());
+        let machine = machine(&config, &Telemetry::new()).unwrap();
+        let store = (machine.store)(&auto, ClusterId([1; 16]), 4096).unwrap();
+        assert_eq!((store.chunk_bytes(), store.epoch()), (4096, 0));
+        let usrbio = L3Location::Usrbio { dir: dir.path().into(), lib: None };
+        let config = NodeConfig { l3: usrbio, ..config };
+        assert_eq!(super::machine(&config, &Telemetry::new()).err().unwrap().field, "l3");
+    }
 }
