@@ -22,6 +22,15 @@ pub struct MetaConfig {
     /// Where HTTP listens, if anywhere.
     #[serde(default)]
     pub http: Option<Endpoint>,
+    /// Where SGLang's hf3fs metadata clients are served, if anywhere.
+    #[serde(default)]
+    pub hf3fs: Option<Endpoint>,
+    /// No page is given to another writer for so long after a reader was told of it. The same on all replicas.
+    #[serde(default = "defaults::hf3fs_protection_ms")]
+    pub hf3fs_protection_ms: u64,
+    /// A reserved page of which nothing was heard for so long is taken back.
+    #[serde(default = "defaults::hf3fs_reservation_ms")]
+    pub hf3fs_reservation_ms: u64,
     /// How often the leader shows itself, and when a follower stands for election (drawn between the two).
     #[serde(default = "defaults::heartbeat_ms")]
     pub heartbeat_ms: u64,
@@ -46,6 +55,12 @@ pub struct MetaConfig {
 }
 
 mod defaults {
+    pub(super) fn hf3fs_protection_ms() -> u64 {
+        30_000
+    }
+    pub(super) fn hf3fs_reservation_ms() -> u64 {
+        120_000
+    }
     pub(super) fn heartbeat_ms() -> u64 {
         100
     }
@@ -72,6 +87,8 @@ mod defaults {
     }
 }
 
+const HOUR_MS: u64 = 3_600_000;
+
 impl MetaConfig {
     /// Settings for a data directory and an endpoint, all else at its default.
     pub fn new(data_dir: impl Into<PathBuf>, listen: Endpoint) -> Self {
@@ -81,6 +98,9 @@ impl MetaConfig {
             replica_id: None,
             listen,
             http: None,
+            hf3fs: None,
+            hf3fs_protection_ms: defaults::hf3fs_protection_ms(),
+            hf3fs_reservation_ms: defaults::hf3fs_reservation_ms(),
             heartbeat_ms: defaults::heartbeat_ms(),
             election_ms_min: defaults::election_ms_min(),
             election_ms_max: defaults::election_ms_max(),
@@ -110,6 +130,13 @@ impl MetaConfig {
             let expected = format!("1 to high_watermark_percent ({high}), got {low}");
             return Err(BadInput::new("low_watermark_percent", expected));
         }
+        for (field, value_ms) in
+            [("hf3fs_protection_ms", self.hf3fs_protection_ms), ("hf3fs_reservation_ms", self.hf3fs_reservation_ms)]
+        {
+            if value_ms == 0 || value_ms > HOUR_MS {
+                return Err(BadInput::new(field, format!("1 to {HOUR_MS}, got {value_ms}")));
+            }
+        }
         if self.requests_max == 0 {
             return Err(BadInput::new("requests_max", "at least 1, got 0"));
         }
@@ -130,7 +157,9 @@ mod tests {
         let good = MetaConfig::new("/x", "127.0.0.1:0".parse().unwrap());
         good.validate().unwrap();
         type Spoil = fn(&mut MetaConfig);
-        let cases: [(Spoil, &str); 6] = [
+        let cases: [(Spoil, &str); 8] = [
+            (|c| c.hf3fs_protection_ms = 0, "hf3fs_protection_ms"),
+            (|c| c.hf3fs_reservation_ms = HOUR_MS + 1, "hf3fs_reservation_ms"),
             (|c| c.heartbeat_ms = 300, "heartbeat_ms"),
             (|c| c.election_ms_max = 300, "election_ms_max"),
             (|c| c.high_watermark_percent = 101, "high_watermark_percent"),

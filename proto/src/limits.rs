@@ -45,6 +45,16 @@ pub const HEAT_KEYS_PER_REPORT_MAX: usize = 65_536;
 /// A session's commands under way at once, and its outcomes kept for a retry.
 pub const SESSION_WINDOW: usize = 64;
 
+/// SGLang's page files: how many, pages of one, bytes of a key, keys of one request, bytes of one request's body.
+pub const HF3FS_FILES_MAX: usize = 4096;
+pub const HF3FS_PAGES_MAX: u32 = 1 << 28;
+pub const HF3FS_KEY_BYTES_MAX: usize = 1024;
+pub const HF3FS_KEYS_MAX: usize = 65_536;
+pub const HF3FS_BODY_BYTES_MAX: usize = 8 << 20;
+/// Length of a deployment's name and of a pool's.
+pub const HF3FS_DEPLOYMENT_BYTES_MAX: usize = 64;
+pub const HF3FS_POOL_BYTES_MAX: usize = 64;
+
 /// Largest gRPC message of the meta services, either way.
 pub const META_MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Largest gRPC message of the agent's service; page bytes come in pieces below it.
@@ -82,5 +92,8 @@ const _: () = {
     assert!(PAGES_PER_PUBLISH_MAX * (48 + 8 * SHARDS_MAX) + (64 << 10) <= META_MESSAGE_BYTES_MAX);
     // A lookup that finds every key answers with locations of one shard within one message; more shards: fewer keys.
     assert!(KEYS_MAX * 24 + (64 << 10) <= META_MESSAGE_BYTES_MAX);
+    // A reserve of the most keys, each with a victim and a touch, fits one entry; a body is passed on to the leader whole.
+    assert!(HF3FS_KEYS_MAX * (16 + 4 + 4) + (64 << 10) <= ENTRY_BYTES_MAX);
+    assert!(HF3FS_BODY_BYTES_MAX + (64 << 10) <= RAFT_MESSAGE_BYTES_MAX);
     assert!(CHUNK_BYTES_MIN as u64 == SHARD_ALIGN_BYTES);
 };

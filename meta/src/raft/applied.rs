@@ -81,6 +81,7 @@ impl Applied {
             let mut inner = self.inner.write();
             let Inner { state, seen, .. } = &mut *inner;
             seen.entry(log_id);
+            state.begin_entry(log_id.leader_id.term);
             let outcomes =
                 commands.iter().map(|command| seen.apply(state, log_id.index, command, &mut events)).collect();
             inner.state.finish_entry(log_id.index);

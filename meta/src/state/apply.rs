@@ -35,8 +35,14 @@ impl State {
                 self.feature_level = self.feature_level.max(*level);
                 Ok(Outcome::Done)
             }
+            Command::Hf3fs(command) => self.apply_hf3fs(command).map(Outcome::Hf3fs),
         };
         applied.unwrap_or_else(Outcome::Refused)
+    }
+
+    /// Begins an entry of the leader of `term`, before the first of its commands.
+    pub fn begin_entry(&mut self, term: u64) {
+        self.entry_term = term;
     }
 
     /// Ends the entry `revision`, after the last of its commands (it may have none).

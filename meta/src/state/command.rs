@@ -10,6 +10,8 @@ use foreword_proto::{
     SlabId, Slot, SlotRef,
 };
 
+use super::hf3fs::{Hf3fsCommand, Hf3fsOutcome};
+
 /// One operation of a log entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
@@ -37,6 +39,8 @@ pub enum Command {
     DropSlabs { slabs: Vec<SlabId> },
     /// Raises the committed feature level.
     RaiseFeatureLevel { level: u32 },
+    /// Something of SGLang's page files.
+    Hf3fs(Hf3fsCommand),
 }
 
 /// What a session asks for.
@@ -97,6 +101,8 @@ pub enum Outcome {
     Reclaimed {
         left: u64,
     },
+    /// Of page files.
+    Hf3fs(Hf3fsOutcome),
     /// The command was refused and changed nothing.
     Refused(Refusal),
 }

@@ -11,6 +11,7 @@ pub mod codec;
 pub mod command;
 mod digest;
 mod frozen;
+pub mod hf3fs;
 mod index;
 mod input;
 pub mod invariants;
@@ -33,6 +34,7 @@ use foreword_proto::{
 
 use command::{ClusterSettings, SlabInfo, SlotState};
 use digest::Fields;
+use hf3fs::Hf3fs;
 use index::{Index, TableId};
 use namespaces::Namespaces;
 use rests::Rests;
@@ -79,6 +81,9 @@ pub struct State {
     rests: Rests,
     suspicions: Suspicions,
     garbage: VecDeque<Garbage>,
+    hf3fs: Hf3fs,
+    /// The term of the entry that is being applied: a decision of another term's leader is void. Not of the state itself.
+    entry_term: u64,
 }
 
 impl State {
@@ -98,6 +103,8 @@ impl State {
             rests: Rests::default(),
             suspicions: Suspicions::default(),
             garbage: VecDeque::new(),
+            hf3fs: Hf3fs::default(),
+            entry_term: 0,
         }
     }
 
@@ -208,6 +215,11 @@ impl State {
     /// The room of one class.
     pub fn class(&self, slot_bytes: u64) -> ClassStatus {
         self.slots.class_status(&self.settings, slot_bytes)
+    }
+
+    /// SGLang's page files.
+    pub fn hf3fs(&self) -> &Hf3fs {
+        &self.hf3fs
     }
 
     /// A slab.

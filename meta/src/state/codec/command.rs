@@ -87,6 +87,7 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
             out.put_u8(kind::RAISE_FEATURE_LEVEL);
             out.put_u32_le(*level);
         }
+        Command::Hf3fs(_) => todo!(),
     }
 }
 

@@ -82,6 +82,7 @@ pub fn encode_outcome(outcome: &Outcome, out: &mut BytesMut) {
             out.put_u8(kind::RECLAIMED);
             out.put_u64_le(*left);
         }
+        Outcome::Hf3fs(_) => todo!(),
         Outcome::Refused(refusal) => put_refusal(out, refusal),
     }
 }

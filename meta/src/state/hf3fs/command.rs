@@ -1,0 +1,102 @@
+//! What SGLang's hf3fs metadata clients ask of the state machine, as decided by the leader.
+//!
+//! A section of its own: nothing here touches namespaces, slots or sessions, and these pages have no checksum. Only time
+//! and ownership protect them.
+
+use foreword_proto::EntryKey;
+
+/// Number of a page file: never given out twice.
+pub type FileId = u32;
+/// Position of a page in its file, in pages.
+pub type PageIndex = u32;
+
+/// What SGLang tells page files apart by: one file on 3FS each.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileName {
+    /// The path of the base URL: keeps models apart. Empty where the URL has none.
+    pub deployment: String,
+    /// The engine's rank, as its URL names it.
+    pub rank: i64,
+    /// SGLang's `namespace`: `kv`, `mamba`, `indexer`...
+    pub pool: String,
+}
+
+/// One operation of a log entry on page files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hf3fsCommand {
+    /// Makes a page file of `pages` pages, or finds it.
+    Initialize { name: FileName, pages: u32 },
+    /// An operation on a page file. `touched`: pages that were read since the last one, oldest read first.
+    On { file: FileId, touched: Vec<PageIndex>, operation: Hf3fsOperation },
+}
+
+/// What is done to a page file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hf3fsOperation {
+    /// A page for each key: the one it has, or one reserved for its writer. `victims` are confirmed pages that the leader of
+    /// `term` allows to be evicted for it; in an entry of another term they are void.
+    Reserve { term: u64, keys: Vec<EntryKey>, victims: Vec<PageIndex> },
+    /// Pages that were written, and pages that were reserved and not written. What fits no reservation is counted and ignored.
+    Confirm { written: Vec<(EntryKey, PageIndex)>, released: Vec<PageIndex> },
+    /// Confirmed pages of these keys go to rest, for `rest_ms` or the cluster's `write_rest`, whichever is longer.
+    Delete { keys: Vec<EntryKey>, rest_ms: u64 },
+    /// All pages go to rest, for as long.
+    Clear { rest_ms: u64 },
+    /// Nothing but `touched`.
+    Touch,
+    /// Reservations that were last heard of before `heard_before_ms` end, at most `pages_max` of them.
+    Expire { heard_before_ms: u64, pages_max: u32 },
+    /// Pages of a server that was here before, the least recently used first; the rest of the file rests for `rest_ms` or
+    /// `write_rest`.
+    Import { entries: Vec<(EntryKey, PageIndex)>, rest_ms: u64 },
+}
+
+/// The answer to one operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hf3fsOutcome {
+    /// The file has the size asked for.
+    Initialized {
+        file: FileId,
+    },
+    /// The file is there with another number of pages.
+    OtherSize {
+        pages: u32,
+    },
+    /// One a key.
+    Reserved {
+        pages: Vec<Reserved>,
+    },
+    /// What fitted no reservation.
+    Confirmed {
+        ignored_confirms: u32,
+        ignored_releases: u32,
+    },
+    /// Pages deleted.
+    Deleted {
+        pages: u32,
+    },
+    Cleared,
+    Touched,
+    /// Reservations that ended; `left`: more are due.
+    Expired {
+        pages: u32,
+        left: bool,
+    },
+    /// Entries that are not what the file has: its page or its key is in use otherwise.
+    Imported {
+        conflicts: u32,
+    },
+    /// There is no such file.
+    NoFile,
+}
+
+/// What a reserve says of one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reserved {
+    /// Confirmed before: nobody need write it.
+    Existing(PageIndex),
+    /// The caller may write it.
+    Page(PageIndex),
+    /// All pages are protected, reserved or resting.
+    NoPage,
+}
