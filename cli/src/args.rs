@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use foreword_seams::Endpoint;
 
-use crate::commands::{demo, keyed, membership, meta_init, replay, status, usrbiod};
+use crate::commands::{demo, import_hf3fs, keyed, membership, meta_init, replay, status, usrbiod};
 use crate::config::meta::MetaFlags;
 use crate::config::node::NodeFlags;
 
@@ -58,6 +58,8 @@ pub enum Command {
     Get(Box<keyed::GetArgs>),
     /// Write a page through an agent
     Put(Box<keyed::PutArgs>),
+    /// Take over what SGLang's 3FS metadata server saved
+    ImportHf3fs(import_hf3fs::ImportArgs),
 }
 
 #[derive(Debug, Subcommand)]

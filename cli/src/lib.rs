@@ -18,7 +18,7 @@ use foreword_proto::BadInput;
 
 use self::args::{Cli, Command, MetaCommand};
 use self::commands::membership::Change;
-use self::commands::{Done, demo, keyed, membership, meta_init, meta_run, node, replay, status, usrbiod};
+use self::commands::{Done, demo, import_hf3fs, keyed, membership, meta_init, meta_run, node, replay, status, usrbiod};
 
 /// Runs the binary: parses the command line, runs the command, says what went wrong. Exit codes: `foreword --help`.
 pub fn run() -> ExitCode {
@@ -80,5 +80,6 @@ async fn dispatch(cli: Cli) -> Done {
         Command::Lookup(args) => keyed::lookup(*args, json).await,
         Command::Get(args) => keyed::get(*args, json).await,
         Command::Put(args) => keyed::put(*args, json).await,
+        Command::ImportHf3fs(args) => import_hf3fs::run(args, json).await,
     }
 }

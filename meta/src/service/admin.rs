@@ -162,4 +162,11 @@ impl Admin for AdminService {
             .map_err(|error| Status::deadline_exceeded(error.to_string()))?;
         Ok(Response::new(wire::TriggerSnapshotResponse { revision: built.snapshot.map_or(0, |id| id.index) }))
     }
+
+    async fn import_hf3fs(
+        &self,
+        request: Request<wire::ImportHf3fsRequest>,
+    ) -> Result<Response<wire::ImportHf3fsResponse>, Status> {
+        super::import::import(self.group(), request.into_inner()).await.map(Response::new)
+    }
 }

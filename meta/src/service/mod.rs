@@ -2,6 +2,7 @@
 
 mod admin;
 mod http;
+mod import;
 mod lookup;
 mod meta;
 pub mod status;
