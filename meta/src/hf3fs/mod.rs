@@ -18,6 +18,7 @@ mod protections;
 pub use answer::Answer;
 pub use calls::Calls;
 pub use leader::{Leader, Times};
+pub use measures::PageFileGauges;
 
 use bytes::Bytes;
 
