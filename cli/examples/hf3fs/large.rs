@@ -24,7 +24,7 @@ const WATCHED: Duration = Duration::from_secs(75);
 const FREE: u64 = 500_000;
 const DEPLOYMENT: &str = "large";
 
-pub async fn run(venv: &Venv, dir: &Path, pages: u64) -> anyhow::Result<()> {
+pub(crate) async fn run(venv: &Venv, dir: &Path, pages: u64) -> anyhow::Result<()> {
     let saved = dir.join("saved.json");
     write_saved(&saved, pages)?;
     eprintln!("{}: {} MiB", saved.display(), std::fs::metadata(&saved)?.len() >> 20);

@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 const REPLICAS: usize = 3;
 
 /// A group whose rests and protections are short: the load takes a page for each key and gives none back.
-pub async fn foreword(binary: &Path, dir: &Path) -> anyhow::Result<Cluster> {
+pub(crate) async fn foreword(binary: &Path, dir: &Path) -> anyhow::Result<Cluster> {
     let spec = Spec {
         binary: binary.to_owned(),
         dir: Some(dir.to_owned()),
@@ -34,21 +34,21 @@ pub async fn foreword(binary: &Path, dir: &Path) -> anyhow::Result<Cluster> {
 }
 
 /// Where a replica serves SGLang's clients.
-pub fn address_of(cluster: &Cluster, replica: u64) -> anyhow::Result<String> {
+pub(crate) fn address_of(cluster: &Cluster, replica: u64) -> anyhow::Result<String> {
     let announced = cluster.replica_announced(replica).context("a replica that runs")?;
     announced.hf3fs.clone().context("a replica that serves SGLang's clients")
 }
 
 /// SGLang's server in a process of its own.
-pub struct Sglang {
+pub(crate) struct Sglang {
     // Killed when dropped.
     _child: Child,
-    pub address: String,
+    pub(crate) address: String,
 }
 
 impl Sglang {
     /// Starts it and waits until it listens. `saved`: the file it loads at its start, and saves to every `save_s` seconds.
-    pub async fn start(python: &Path, launcher: &Path, saved: Option<(&Path, u32)>) -> anyhow::Result<Self> {
+    pub(crate) async fn start(python: &Path, launcher: &Path, saved: Option<(&Path, u32)>) -> anyhow::Result<Self> {
         let mut command = Command::new(python);
         command.arg(launcher);
         if let Some((path, save_s)) = saved {
@@ -72,14 +72,14 @@ impl Sglang {
 }
 
 /// The environment with SGLang, and the tests' tools for it.
-pub struct Venv {
-    pub python: PathBuf,
-    pub launcher: PathBuf,
-    pub client: PathBuf,
+pub(crate) struct Venv {
+    pub(crate) python: PathBuf,
+    pub(crate) launcher: PathBuf,
+    pub(crate) client: PathBuf,
 }
 
 impl Venv {
-    pub fn at(venv: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn at(venv: &Path) -> anyhow::Result<Self> {
         let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/hf3fs");
         let found = Self {
             python: venv.join("bin/python"),

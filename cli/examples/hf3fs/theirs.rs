@@ -12,7 +12,7 @@ use crate::load::{Figures, KEYS, Operation, Target, key};
 use crate::servers::Venv;
 
 /// The process; it takes one line of JSON a measurement.
-pub struct TheirClient {
+pub(crate) struct TheirClient {
     // Killed when dropped.
     _child: Child,
     stdin: ChildStdin,
@@ -21,7 +21,7 @@ pub struct TheirClient {
 
 impl TheirClient {
     /// Starts it: importing SGLang takes its time.
-    pub async fn start(venv: &Venv) -> anyhow::Result<Self> {
+    pub(crate) async fn start(venv: &Venv) -> anyhow::Result<Self> {
         let mut child = Command::new(&venv.python)
             .arg(&venv.client)
             .stdin(Stdio::piped())
@@ -37,7 +37,7 @@ impl TheirClient {
     }
 
     /// Loads a server; new keys are its own.
-    pub async fn run(
+    pub(crate) async fn run(
         &mut self,
         target: &Target,
         operation: Operation,
