@@ -1,6 +1,8 @@
 //! SGLang's page files: examples of each promise, a model, codec and snapshots.
 
 mod examples;
+mod model;
+mod random;
 
 use foreword_meta::state::State;
 use foreword_meta::state::command::{ClusterSettings, Command, Outcome};
