@@ -1,6 +1,10 @@
 //! SGLang's page files: examples of each promise, a model, codec and snapshots.
 
+pub(crate) mod codec;
 mod examples;
+mod model;
+mod random;
+mod restore;
 
 use foreword_meta::state::State;
 use foreword_meta::state::command::{ClusterSettings, Command, Outcome};
