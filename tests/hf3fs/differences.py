@@ -66,9 +66,13 @@ def _malformed() -> list:
     cases += [(RESERVE, body, "keys.*") for body in pairs]
     cases += [("confirm_write", body, "written_keys_to_confirm.*") for body in confirms]
     cases += [("confirm_write", body, "pages_to_release.*") for body in releases]
-    cases += [("initialize", body, "num_pages") for body in ({}, {"num_pages": "4"}, {"num_pages": [4]})]
-    return [Difference(f"malformed {operation} {body!r}", why, path + operation, body, BROKEN, refused(field), [made])
-            for operation, body, field in cases]
+    found = [Difference(f"malformed {operation} {body!r}", why, path + operation, body, BROKEN, refused(field), [made])
+             for operation, body, field in cases]
+    cases = [(body, ".*") for body in not_json + not_object]
+    cases += [(body, "num_pages") for body in ({}, *({"num_pages": pages} for pages in ("4", [4], 1.5, None)))]
+    found += [Difference(f"malformed initialize {body!r}", why, _file(4)[0] + "initialize", body, BROKEN, refused(field))
+              for body, field in cases]
+    return found
 
 
 def _accepted_nonsense() -> list:
@@ -82,10 +86,9 @@ def _accepted_nonsense() -> list:
     cases += [("confirm_write", {"pages_to_release": "xy"}, "pages_to_release.*", DONE)]
     found = [Difference(f"nonsense {operation} {body}", why, path + operation, body, real, refused(field), [made])
              for operation, body, field, real in cases]
-    for pages in (0, -1, 1.5, None, True):
-        path, _ = _file(4)
+    for pages in (0, -1, True):
         body = {"num_pages": pages}
-        found.append(Difference(f"nonsense initialize {body}", why, path + "initialize", body, DONE, refused("num_pages")))
+        found.append(Difference(f"nonsense initialize {body}", why, _file(4)[0] + "initialize", body, DONE, refused("num_pages")))
     return found
 
 

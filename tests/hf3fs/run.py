@@ -66,7 +66,7 @@ def parse():
 
 def why_not(venv) -> str:
     """Why SGLang cannot be run, or an empty text."""
-    from real_server import shared_dir
+    from sglang_server import shared_dir
 
     if not venv:
         return "no virtual environment is named (--venv, FOREWORD_SGLANG_VENV)"
@@ -96,7 +96,8 @@ def run_tests(arguments, work_dir: str) -> int:
     # SGLang's modules are compiled once for a virtual environment; ours leave nothing in the repository.
     sys.pycache_prefix = os.environ.get("PYTHONPYCACHEPREFIX") or os.path.join(sys.prefix, "pycache")
     sys.dont_write_bytecode = arguments.plain
-    import real_server
+    import nursery
+    import sglang_server
     import support
 
     support.configure(foreword=arguments.foreword, work_dir=work_dir)
@@ -104,8 +105,8 @@ def run_tests(arguments, work_dir: str) -> int:
     tempfile.tempdir = None
     if not arguments.plain:
         started_s = time.monotonic()
-        real_server.import_sglang()
-        support.configure(nursery=real_server.Nursery())
+        sglang_server.import_sglang()
+        support.configure(nursery=nursery.Nursery())
         logging.disable(logging.ERROR)  # SGLang's clients log each miss
         print(f"SGLang was imported in {time.monotonic() - started_s:.1f} s", flush=True)
     loader = unittest.TestLoader()

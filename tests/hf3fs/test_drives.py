@@ -6,7 +6,7 @@ import os
 import unittest
 
 from group import Foreword
-from real_server import shared_dir
+from sglang_server import shared_dir
 from support import new_dir, setting, tail
 
 

@@ -1,17 +1,6 @@
-#!/usr/bin/env python3
-"""SGLang's own metadata server from its wheel, on a free port of 127.0.0.1.
+"""A process that has SGLang imported and forks others from itself: an import takes 20 s and more, a fork none."""
 
-    VENV/bin/python tests/hf3fs/real_server.py [--persistence-path FILE] [--save-interval S]
-
-It prints one line of JSON once it listens: {"pid": …, "port": …}. Its own main has a fixed default port and tells nobody
-when it listens; everything else is its own: `run_metadata_server` is called as its main does.
-
-For tests a process that has SGLang imported already forks servers (`Nursery`): an import takes 20 s and more.
-"""
-
-import argparse
 import ctypes
-import json
 import os
 import pickle
 import runpy
@@ -21,50 +10,9 @@ import struct
 import sys
 import traceback
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-SAVE_INTERVAL_S = 60  # what its main has as the default
+from sglang_server import listen, serve
+
 PR_SET_PDEATHSIG = 1
-
-
-def shared_dir() -> str:
-    """Where the scripts that run SGLang without a GPU are: FOREWORD_SHARED, else beside the repository."""
-    return os.environ.get("FOREWORD_SHARED") or os.path.normpath(os.path.join(HERE, "..", "..", "..", "shared"))
-
-
-def import_sglang() -> None:
-    """Everything that the tests and the drives import, once. SGLang's tree is the Rust one, as its default is."""
-    os.environ.setdefault("SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND", "rust")
-    scripts = os.path.join(shared_dir(), "sglang")
-    if scripts not in sys.path:
-        sys.path.insert(0, scripts)
-    import sgl_cpu  # noqa: F401 - first: it makes the others importable
-    import sglang.srt.mem_cache.allocator
-    import sglang.srt.mem_cache.storage.backend_factory
-    import sglang.srt.mem_cache.storage.hf3fs.mini_3fs_metadata_server
-    import sglang.srt.mem_cache.unified_radix_cache
-    import sglang.srt.server_args
-    import uvicorn  # noqa: F401
-
-
-def serve(listener: socket.socket, persistence_path=None, save_interval_s: int = SAVE_INTERVAL_S) -> None:
-    """Runs SGLang's server on a socket that listens already; returns when it is told to end."""
-    import uvicorn
-    from sglang.srt.mem_cache.storage.hf3fs import mini_3fs_metadata_server as real
-
-    def run_on_listener(app, **_):
-        config = uvicorn.Config(app, log_level="warning", access_log=False)
-        uvicorn.Server(config).run(sockets=[listener])
-
-    uvicorn.run = run_on_listener
-    real.run_metadata_server(persistence_path=persistence_path, save_interval=save_interval_s)
-
-
-def listen() -> socket.socket:
-    """A socket that listens on a free port: whoever connects from now on is answered once the server runs."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(512)
-    return listener
 
 
 def die_with_parent() -> None:
@@ -72,7 +20,7 @@ def die_with_parent() -> None:
 
 
 class Nursery:
-    """A process that has SGLang imported and no threads, and forks others from itself. Make it before any thread is."""
+    """Forked from a process that has SGLang imported: make it before that one has a thread."""
 
     def __init__(self):
         ours, theirs = socket.socketpair()
@@ -195,18 +143,3 @@ def _fork(channel, log: str, work) -> int:
 def _run_script(path: str, arguments: list) -> None:
     sys.argv = [path, *arguments]
     runpy.run_path(path, run_name="__main__")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--persistence-path", default=None)
-    parser.add_argument("--save-interval", type=int, default=SAVE_INTERVAL_S)
-    arguments = parser.parse_args()
-    import_sglang()
-    listener = listen()
-    print(json.dumps({"pid": os.getpid(), "port": listener.getsockname()[1]}), flush=True)
-    serve(listener, arguments.persistence_path, arguments.save_interval)
-
-
-if __name__ == "__main__":
-    main()
