@@ -35,7 +35,7 @@ def exactly(value) -> str:
 
 
 def refused(field: str) -> tuple:
-    return 422, r'\{"detail":"' + field + r': expected .*, got .*"\}'
+    return 422, r'\{"detail":"' + field + r': expected .*, (got .*|it is missing)"\}'
 
 
 BROKEN = (500, "Internal Server Error")

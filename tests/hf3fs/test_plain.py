@@ -66,9 +66,13 @@ class Plain(unittest.TestCase):
                 self.assertEqual((answer.status, answer.json()), (405, {"detail": "Method Not Allowed"}), operation)
                 answer = call(url, "POST", f"/0/{operation}", b"{")
                 self.assertEqual(answer.status, 422, f"{operation}: {answer}")
-            for path in ("/", "/0", "/0/unknown", "/bad%20name/0/exists", "/a/b/0/exists", "/../0/exists"):
+            for path in ("/", "/0", "/0/unknown", "/a/b/0/exists"):
                 answer = call(url, "POST", path, {"keys": []})
                 self.assertEqual((answer.status, answer.json()), (404, {"detail": "Not Found"}), path)
+            for deployment in ("bad%20name", "..", "x" * 65):
+                answer = call(url, "POST", f"/{deployment}/0/exists", {"keys": []})
+                self.assertEqual(answer.status, 422, deployment)
+                self.assertRegex(answer.json()["detail"], "^deployment: expected .*, got ")
 
     def test_one_connection_serves_many_calls(self):
         Caller(self.group.url("kept"), 0).initialize(8)

@@ -2,31 +2,36 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
+
+use tokio::process::Command;
+
+use crate::CLUSTERS;
 
 /// What the runner ends with where it cannot run: no SGLang.
 const CANNOT_RUN: i32 = 77;
 /// Names a virtual environment with SGLang. Who sets it wants the tests to run.
 const VENV: &str = "FOREWORD_SGLANG_VENV";
 
-#[test]
-fn plain_http_calls_are_answered() {
-    let output = run(&["--plain"]);
+#[tokio::test]
+async fn plain_http_calls_are_answered() {
+    let output = run(&["--plain"]).await;
     assert!(output.status.success(), "ended with {}:\n{}", output.status, said(&output));
 }
 
-#[test]
-fn sglangs_clients_get_what_its_own_server_says() {
+#[tokio::test]
+async fn sglangs_clients_get_what_its_own_server_says() {
     if std::env::var_os(VENV).is_none_or(|venv| venv.is_empty()) {
         tell(&format!("SKIPPED: SGLang's hf3fs clients: {VENV} names no virtual environment\n"));
         return;
     }
-    let output = run(&[]);
+    let output = run(&[]).await;
     assert_ne!(output.status.code(), Some(CANNOT_RUN), "{VENV} is set, so it has to run: {}", said(&output));
     assert!(output.status.success(), "ended with {}:\n{}", output.status, said(&output));
 }
 
-fn run(more: &[&str]) -> Output {
+async fn run(more: &[&str]) -> Output {
+    let _few = CLUSTERS.acquire().await.unwrap();
     let runner = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/hf3fs/run.py");
     Command::new("python3")
         .arg(&runner)
@@ -34,6 +39,7 @@ fn run(more: &[&str]) -> Output {
         .args(more)
         .stdin(Stdio::null())
         .output()
+        .await
         .unwrap_or_else(|error| panic!("python3 {}: {error}", runner.display()))
 }
 
