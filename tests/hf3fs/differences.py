@@ -35,7 +35,7 @@ def exactly(value) -> str:
 
 
 def refused(field: str) -> tuple:
-    return 422, r'\{"detail":"' + field + r': expected .*, (got .*|it is missing)"\}'
+    return 422, r'\{"detail":"' + field + r': expected .*"\}'
 
 
 BROKEN = (500, "Internal Server Error")
@@ -52,7 +52,8 @@ def _file(pages: int) -> tuple:
 def _malformed() -> list:
     """A body that is not what it should be: the client is told what was expected, and does not repeat it as it does a 500."""
     why = "422 names the field; SGLang's server breaks with 500, which its client sends four times"
-    not_json = [b"", b"{", b"\xef\xbb\xbf{}", b"{} x", b'{"keys":["\xff"]}', b'{"keys":["\\ud800"]}']
+    not_json = [b"", b"{", b"\xef\xbb\xbf{}", b"{} x"]
+    not_text = [b'{"keys":["\xff"]}', b'{"keys":["\\ud800"]}']
     not_object = [b"null", b"[]", b"1", b'"keys"']
     keys = [{}, {"keys": None}, {"keys": [["a"]]}, {"keys": 1}]
     pairs = [{}, {"keys": None}, {"keys": ["abc"]}, {"keys": [["a"]]}, {"keys": [["a", "", ""]]}, {"keys": [1]}, {"keys": [[["a"], ""]]}]
@@ -60,15 +61,16 @@ def _malformed() -> list:
                 {"written_keys_to_confirm": [[["a"], 1]]}]
     releases = [{"pages_to_release": None}, {"pages_to_release": 1}]
     path, made = _file(4)
-    cases = [(operation, body, ".*") for operation in ("exists", RESERVE, "confirm_write", "delete_keys", "clear",
-                                                       "get_page_indices") for body in not_json + not_object]
-    cases += [(operation, body, "keys.*") for operation in ("exists", "get_page_indices", "delete_keys") for body in keys]
+    of_keys = ("exists", RESERVE, "get_page_indices", "delete_keys")
+    cases = [(operation, body, "body") for operation in (*of_keys, "confirm_write", "clear") for body in not_json + not_object]
+    cases += [(operation, body, "body") for operation in of_keys for body in not_text]
+    cases += [(operation, body, "keys.*") for operation in of_keys if operation != RESERVE for body in keys]
     cases += [(RESERVE, body, "keys.*") for body in pairs]
     cases += [("confirm_write", body, "written_keys_to_confirm.*") for body in confirms]
     cases += [("confirm_write", body, "pages_to_release.*") for body in releases]
     found = [Difference(f"malformed {operation} {body!r}", why, path + operation, body, BROKEN, refused(field), [made])
              for operation, body, field in cases]
-    cases = [(body, ".*") for body in not_json + not_object]
+    cases = [(body, "body") for body in not_json + not_object]
     cases += [(body, "num_pages") for body in ({}, *({"num_pages": pages} for pages in ("4", [4], 1.5, None)))]
     found += [Difference(f"malformed initialize {body!r}", why, _file(4)[0] + "initialize", body, BROKEN, refused(field))
               for body, field in cases]
@@ -117,11 +119,11 @@ def _paths() -> list:
         Difference("a deployment", why, "/deployment" + path + "exists", {"keys": ["a"]}, unknown,
                    (200, exactly({"exists": [False]})), [made, elsewhere]),
         Difference("a deployment that is not initialised", why, "/nobody" + path + "exists", {"keys": ["a"]}, unknown,
-                   (404, r'\{"detail":"Rank \d+ namespace \'kv\' not initialized\. Please call /\d+/initialize first\."\}'), [made]),
+                   (404, r'\{"detail":"Rank \d+ namespace \'kv\' not initialized\. Please call /nobody/\d+/initialize first\."\}'), [made]),
+        Difference("a deployment before a slash in disguise", why, "/deployment%2Frank/exists", {"keys": ["a"]}, unknown,
+                   (422, ".*int_parsing.*")),
         Difference("a deployment's wrong method", why, "/deployment" + path + "exists", b"", unknown,
                    (405, r'\{"detail":"Method Not Allowed"\}'), method="GET"),
-        Difference("a slash at the end", "no redirection: no client sends it", path + "exists/", {"keys": ["a"]}, (307, ""), unknown,
-                   [made]),
         Difference("a page about itself", "FastAPI's own pages are no part of the protocol", "/docs", b"", (200, ".*"), unknown,
                    method="GET"),
     ]
