@@ -267,3 +267,210 @@ fn last_of_each(mut pages: Vec<PageIndex>) -> Vec<PageIndex> {
     pages.drain(..kept);
     pages
 }
+
+#[cfg(test)]
+mod tests {
+    use foreword_proto::PageKey;
+
+    use super::*;
+    use crate::state::State;
+    use crate::state::command::{ClusterSettings, Command, Outcome};
+    use crate::state::hf3fs::{FileName, Hf3fsCommand, Hf3fsOperation, Hf3fsOutcome, Reserved};
+
+    const PROTECTION_MS: u64 = 1000;
+    const TERM: u64 = 3;
+    const FILE: FileId = 0;
+    const NONE: [u32; 0] = [];
+
+    /// A state with one page file, and the office of its leader.
+    struct Scene {
+        state: State,
+        office: Office,
+    }
+
+    fn key(name: &str) -> EntryKey {
+        PageKey::opaque(name.as_bytes()).entry()
+    }
+
+    fn keys(names: &[&str]) -> Vec<EntryKey> {
+        names.iter().map(|name| key(name)).collect()
+    }
+
+    impl Scene {
+        fn new(pages: u32) -> Self {
+            let settings = ClusterSettings {
+                chunk_bytes: 4096,
+                slab_bytes: 4096,
+                l3_bytes: 4096,
+                read_rest_ms: 100,
+                write_rest_ms: 100,
+                lease_ms: 5000,
+            };
+            let mut scene = Self { state: State::new(settings), office: Office::new(TERM, PROTECTION_MS) };
+            let name = FileName { deployment: String::new(), rank: 0, pool: "kv".into() };
+            scene.apply(Hf3fsCommand::Initialize { name, pages });
+            scene
+        }
+
+        fn apply(&mut self, command: Hf3fsCommand) -> Hf3fsOutcome {
+            let revision = self.state.revision() + 1;
+            self.state.begin_entry(TERM);
+            let outcome = self.state.apply(revision, &Command::Hf3fs(command), &mut Vec::new());
+            self.state.finish_entry(revision);
+            match outcome {
+                Outcome::Hf3fs(outcome) => outcome,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn on(&mut self, touched: Vec<PageIndex>, operation: Hf3fsOperation) -> Hf3fsOutcome {
+            self.apply(Hf3fsCommand::On { file: FILE, touched, operation })
+        }
+
+        fn get(&mut self, names: &[&str], now_ms: u64) -> Vec<Option<PageIndex>> {
+            self.office.get(FILE, self.state.hf3fs().file(FILE).unwrap(), &keys(names), now_ms)
+        }
+
+        fn decide(&mut self, names: &[&str], now_ms: u64) -> ReserveDecision {
+            let time = ReserveTime { now_ms, tick_ms: 0 };
+            self.office.reserve(FILE, self.state.hf3fs().file(FILE).unwrap(), &keys(names), time)
+        }
+
+        fn pick(&mut self, names: &[&str], now_ms: u64) -> Pick {
+            match self.decide(names, now_ms) {
+                ReserveDecision::Propose(pick) => pick,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        /// Applies a reserve that was decided, and ends its pick.
+        fn reserve(&mut self, names: &[&str], pick: &Pick) -> Vec<Reserved> {
+            let reserve = Hf3fsOperation::Reserve { term: TERM, keys: keys(names), victims: pick.pages().to_vec() };
+            let outcome = self.on(Vec::new(), reserve);
+            self.office.end(pick);
+            match outcome {
+                Hf3fsOutcome::Reserved { pages } => pages,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn write(&mut self, names: &[&str]) -> Vec<PageIndex> {
+            let pick = self.pick(names, 0);
+            let reserved = self.reserve(names, &pick);
+            let pages = reserved.iter().map(|page| match page {
+                Reserved::Page(page) => *page,
+                other => panic!("{other:?}"),
+            });
+            let pages: Vec<_> = pages.collect();
+            let written = keys(names).into_iter().zip(pages.iter().copied()).collect();
+            self.on(Vec::new(), Hf3fsOperation::Confirm { written, released: Vec::new() });
+            pages
+        }
+    }
+
+    const LATER_MS: u64 = PROTECTION_MS + 1;
+
+    #[test]
+    fn a_victim_under_decision_is_not_told_to_a_reader() {
+        let mut scene = Scene::new(2);
+        let pages = scene.write(&["a", "b"]);
+        let pick = scene.pick(&["c"], LATER_MS);
+        assert_eq!(pick.pages(), [pages[0]]);
+        assert_eq!(scene.get(&["a", "b"], LATER_MS), [None, Some(pages[1])]);
+        // Nor is it given twice.
+        let second = scene.pick(&["d"], LATER_MS);
+        assert_eq!(second.pages(), NONE);
+        scene.office.end(&second);
+        assert_eq!(scene.reserve(&["c"], &pick), [Reserved::Page(pages[0])]);
+        assert_eq!(scene.get(&["a", "b"], LATER_MS), [None, Some(pages[1])]);
+        assert!(scene.office.files[&FILE].picked.is_empty());
+    }
+
+    #[test]
+    fn a_decision_that_came_to_nothing_gives_its_victims_back() {
+        let mut scene = Scene::new(1);
+        let pages = scene.write(&["a"]);
+        let pick = scene.pick(&["c"], LATER_MS);
+        assert_eq!(scene.get(&["a"], LATER_MS), [None]);
+        scene.office.end(&pick);
+        assert_eq!(scene.get(&["a"], LATER_MS), [Some(pages[0])]);
+        // That of an earlier office changes nothing in this one.
+        let mut earlier = Office::new(TERM - 1, PROTECTION_MS);
+        let stale = earlier.pick_whole(FILE);
+        scene.office.end(&stale);
+        assert_eq!(scene.get(&["a"], LATER_MS), [Some(pages[0])]);
+    }
+
+    #[test]
+    fn what_a_reader_was_told_of_is_no_victim_until_its_time_is_over() {
+        let mut scene = Scene::new(2);
+        let pages = scene.write(&["a", "b"]);
+        scene.get(&["a"], LATER_MS);
+        let pick = scene.pick(&["c", "d"], LATER_MS + PROTECTION_MS);
+        assert_eq!(pick.pages(), [pages[1]], "the least recently written is protected");
+        scene.office.end(&pick);
+        let pick = scene.pick(&["c", "d"], LATER_MS + PROTECTION_MS + 1);
+        assert_eq!(pick.pages(), [pages[0], pages[1]]);
+    }
+
+    #[test]
+    fn a_new_office_evicts_nothing_for_a_protection() {
+        let mut scene = Scene::new(1);
+        scene.write(&["a"]);
+        for (now_ms, victims) in [(0, 0), (PROTECTION_MS, 0), (PROTECTION_MS + 1, 1)] {
+            let pick = scene.pick(&["c"], now_ms);
+            assert_eq!(pick.pages().len(), victims, "after {now_ms} ms");
+            scene.office.end(&pick);
+        }
+    }
+
+    #[test]
+    fn reserves_under_way_do_not_count_on_the_same_room() {
+        let mut scene = Scene::new(4);
+        let pages = scene.write(&["a", "b"]);
+        let first = scene.pick(&["c", "d", "c"], LATER_MS);
+        assert_eq!(first.pages(), NONE, "two pages were never used");
+        let second = scene.pick(&["e"], LATER_MS);
+        assert_eq!(second.pages(), [pages[0]]);
+        assert_eq!(scene.reserve(&["c", "d", "c"], &first).len(), 3);
+        scene.office.end(&second);
+        assert_eq!(scene.office.files[&FILE].wanted, 0);
+        let third = scene.pick(&["c", "e"], LATER_MS);
+        assert_eq!(third.pages().len(), 1, "a key that is reserved needs no page");
+    }
+
+    #[test]
+    fn keys_that_are_all_there_need_no_command() {
+        let mut scene = Scene::new(2);
+        let pages = scene.write(&["a", "b"]);
+        assert_eq!(scene.decide(&["b", "a"], 0), ReserveDecision::Existing(vec![pages[1], pages[0]]));
+        assert_eq!(scene.office.drain_touched(FILE, 0), [pages[1], pages[0]]);
+        // One that is being deleted is not there.
+        let pick = scene.office.pick_keys(FILE, scene.state.hf3fs().file(FILE).unwrap(), &keys(&["a", "x"]));
+        assert_eq!(scene.get(&["a", "b"], 0), [None, Some(pages[1])]);
+        assert!(matches!(scene.decide(&["a"], 0), ReserveDecision::Propose(_)));
+        scene.office.end(&pick);
+        let pick = scene.office.pick_whole(FILE);
+        assert_eq!(scene.get(&["a", "b"], 0), [None, None]);
+        scene.office.end(&pick);
+        assert_eq!(scene.get(&["a"], 0), [Some(pages[0])]);
+    }
+
+    #[test]
+    fn touches_wait_for_their_time_or_their_number() {
+        let mut scene = Scene::new(2);
+        let pages = scene.write(&["a", "b"]);
+        assert_eq!(scene.office.due_touches(TOUCH_EVERY_MS), NONE);
+        scene.get(&["a", "b", "a"], 5);
+        assert_eq!(scene.office.due_touches(TOUCH_EVERY_MS - 1), NONE);
+        assert_eq!(scene.office.due_touches(TOUCH_EVERY_MS), [FILE]);
+        assert_eq!(scene.office.drain_touched(FILE, TOUCH_EVERY_MS), [pages[1], pages[0]], "where each was read last");
+        assert_eq!(scene.office.due_touches(3 * TOUCH_EVERY_MS), NONE);
+        let many = vec!["a"; TOUCHES_SOON];
+        scene.get(&many, TOUCH_EVERY_MS);
+        assert_eq!(scene.office.due_touches(TOUCH_EVERY_MS), [FILE]);
+        assert_eq!(scene.office.protected_pages(), 2);
+        scene.office.sweep(10 * PROTECTION_MS);
+        assert_eq!(scene.office.protected_pages(), 0);
+    }
+}

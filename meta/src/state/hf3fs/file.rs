@@ -114,7 +114,7 @@ impl File {
         let mut queues = [ListName::Written, ListName::Read].map(|list| (self.table.list(list, None).peekable(), 0));
         while victims.len() < count {
             let stamps = queues.each_mut().map(|(queue, skips)| {
-                let head = queue.peek().filter(|_| *skips < skips_max);
+                let head = queue.peek().filter(|_| *skips < skips_max.max(1));
                 head.map_or(u64::MAX, |(_, record)| record.stamp)
             });
             let oldest = usize::from(stamps[1] < stamps[0]);

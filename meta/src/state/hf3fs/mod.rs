@@ -13,6 +13,7 @@ mod dues;
 mod file;
 mod grid;
 mod lists;
+mod pieces;
 mod places;
 mod table;
 
@@ -28,6 +29,7 @@ use super::digest::Fields;
 
 pub use command::{FileId, FileName, Hf3fsCommand, Hf3fsOperation, Hf3fsOutcome, PageIndex, Reserved};
 pub use file::File;
+pub(super) use pieces::Cursor;
 
 /// All page files. A clone is cheap: both share what neither changes.
 #[derive(Debug, Clone, Default)]
