@@ -4,6 +4,7 @@ mod bad_input;
 mod binary;
 mod driver;
 mod fakes;
+mod hf3fs_python;
 mod kill;
 mod usrbio_python;
 mod usrbiod;
