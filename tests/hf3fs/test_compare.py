@@ -263,7 +263,7 @@ class Sequence:
             del self.reserved[key]
 
     def get(self):
-        """In the pool `kv` never a key after a hole: see differences.py."""
+        """In the pool `kv` never with a hole: see differences.py."""
         keys = self.some_keys(8)
         if self.pool == "kv":
             keys = [key for key in keys if key in self.confirmed] or [key for key in keys if key not in self.confirmed]

@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use foreword_proto::EntryKey;
 use foreword_seams::{Marker, sometimes};
 
+use super::body::POOL_DEFAULT;
 use super::protections::Protections;
 use super::touches::{TOUCHES_SOON, Touches};
 use crate::state::hf3fs::{File, FileId, PageIndex, Presence};
 
-/// Pages that may not go and are passed over in the search for one victim batch.
-/// As many as may have been read since the last touches were committed: those stand where they stood before.
+/// Pages that may not go and are passed over in the search for one victim batch, beside those whose touches wait: these are protected
+/// and stand where they stood before.
 const VICTIM_SKIPS_MAX: usize = TOUCHES_SOON;
 
 /// One leader's term.
@@ -99,24 +100,29 @@ impl Office {
     }
 
     /// The pages of confirmed keys, protected from now on. None also for a page that is being taken away.
+    ///
+    /// In the pool `kv` one missing page makes all of them None. SGLang's client cuts its buffers, and the offsets of the pages that
+    /// were found, into groups of its `entries`, each by itself: pages behind a hole land in wrong buffers and count as read, and
+    /// where a group lacks an offset the USRBIO client closes itself for good. `exists` has told it before how far it may read.
+    /// Other pools are read page by page, and may have holes.
     pub fn get(&mut self, id: FileId, file: &File, keys: &[EntryKey], now_ms: u64) -> Vec<Option<PageIndex>> {
         let office = self.file(id);
         office.protections.sweep(now_ms);
-        let mut found = Vec::with_capacity(keys.len());
-        for key in keys {
-            let page = match file.presence(key) {
-                Presence::Confirmed(page) if office.is_picked(page) => {
-                    sometimes(Marker::PageFileReaderMetPick);
-                    None
-                }
-                Presence::Confirmed(page) => Some(page),
-                _ => None,
-            };
-            if let Some(page) = page {
-                office.protections.protect(page, now_ms);
-                office.touches.push(page);
+        let there = |key| match file.presence(key) {
+            Presence::Confirmed(page) if office.is_picked(page) => {
+                sometimes(Marker::PageFileReaderMetPick);
+                None
             }
-            found.push(page);
+            Presence::Confirmed(page) => Some(page),
+            _ => None,
+        };
+        let mut found: Vec<Option<PageIndex>> = keys.iter().map(there).collect();
+        if file.name().pool == POOL_DEFAULT && found.contains(&None) {
+            found.fill(None);
+        }
+        for page in found.iter().flatten() {
+            office.protections.protect(*page, now_ms);
+            office.touches.push(*page);
         }
         found
     }
@@ -153,7 +159,8 @@ impl Office {
             }
             _ => {
                 let own: HashSet<PageIndex> = existing.into_iter().collect();
-                file.victims(lacking, VICTIM_SKIPS_MAX, |page| {
+                let skips_max = VICTIM_SKIPS_MAX + office.touches.len();
+                file.victims(lacking, skips_max, |page| {
                     if office.protections.covers(page, time.now_ms) {
                         sometimes(Marker::PageFileVictimProtected);
                         return false;
@@ -266,6 +273,10 @@ mod tests {
 
     impl Scene {
         fn new(pages: u32) -> Self {
+            Self::of("swa", pages)
+        }
+
+        fn of(pool: &str, pages: u32) -> Self {
             let settings = ClusterSettings {
                 chunk_bytes: 4096,
                 slab_bytes: 4096,
@@ -275,7 +286,7 @@ mod tests {
                 lease_ms: 5000,
             };
             let mut scene = Self { state: State::new(settings), office: Office::new(TERM, PROTECTION_MS) };
-            let name = FileName { deployment: String::new(), rank: 0, pool: "kv".into() };
+            let name = FileName { deployment: String::new(), rank: 0, pool: pool.into() };
             scene.apply(Hf3fsCommand::Initialize { name, pages });
             scene
         }
@@ -352,6 +363,20 @@ mod tests {
         assert_eq!(scene.reserve(&["c"], &pick), [Reserved::Page(pages[0])]);
         assert_eq!(scene.get(&["a", "b"], LATER_MS), [None, Some(pages[1])]);
         assert!(scene.office.files[&FILE].picked.is_empty());
+    }
+
+    #[test]
+    fn a_read_of_kv_that_misses_a_page_is_a_miss() {
+        for (pool, found) in [("kv", [None; 3]), ("mamba", [Some(2), None, Some(1)])] {
+            let mut scene = Scene::of(pool, 3);
+            assert_eq!(scene.write(&["a", "c"]), [2, 1]);
+            assert_eq!(scene.get(&["a", "b", "c"], 0), found);
+            // Who was told of nothing reads nothing.
+            let told: Vec<PageIndex> = found.into_iter().flatten().collect();
+            assert_eq!(scene.office.protected_pages(), told.len() as u64, "{pool}");
+            assert_eq!(scene.office.drain_touched(FILE, 0), told, "{pool}");
+            assert_eq!(scene.get(&["a", "c"], 0), [Some(2), Some(1)]);
+        }
     }
 
     #[test]

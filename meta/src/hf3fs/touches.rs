@@ -31,6 +31,11 @@ impl Touches {
         self.pages.push(page);
     }
 
+    /// Reads that wait, at most four commands' worth.
+    pub(super) fn len(&self) -> usize {
+        self.pages.len()
+    }
+
     /// Takes the pages for one command, at most as many as it may have: the oldest read first, each once.
     pub(super) fn take(&mut self, now_ms: u64) -> Vec<PageIndex> {
         self.taken_ms = now_ms;
