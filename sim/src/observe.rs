@@ -11,6 +11,7 @@ use crate::history::History;
 use crate::invariants::{AgentView, Checks, DiskView, Found, ReplicaView, Settings, View};
 use crate::oracle::Oracle;
 use crate::workload;
+use crate::workload::page_files::{PROTECTION_MS, RESERVATION_MS};
 use crate::world::context::SimTime;
 
 /// How long after the faults stop everything must work again.
@@ -44,6 +45,8 @@ impl Observer {
             lookup_deadline: workload::CALL_DEADLINE,
             liveness_bound: LIVENESS_BOUND,
             quiet_bound: QUIET_BOUND,
+            protection: Duration::from_millis(PROTECTION_MS),
+            reservation: Duration::from_millis(RESERVATION_MS),
         };
         Self {
             oracle: Oracle::new(believed.clone()),

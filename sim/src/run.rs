@@ -251,6 +251,7 @@ impl Clients {
             seed: options.seed,
             agents: cluster.agent_endpoints(),
             replicas: cluster.replica_endpoints(),
+            page_servers: cluster.page_servers(),
             incarnation: Arc::new(move |agent| of.lock().get(agent as usize).copied().unwrap_or(0)),
             history: history.clone(),
         };
@@ -277,12 +278,19 @@ impl Clients {
         self.stop.send_replace(true);
         let load = (options.profile.load)();
         // The members of now: one may have been replaced.
-        let parts = ClientParts { replicas: cluster.replica_endpoints(), ..self.parts.clone() };
+        let parts = ClientParts {
+            replicas: cluster.replica_endpoints(),
+            page_servers: cluster.page_servers(),
+            ..self.parts.clone()
+        };
         let (ended, quiet, unanswered) = (self.ended.clone(), self.quiet.clone(), self.unanswered.clone());
         cluster.spawn_client(async move {
             ended.notified().await;
             let probed = workload::probe(&load, parts.clone(), LIVENESS_BOUND).await;
             let unread = workload::final_reads(&load, parts.clone()).await;
+            if load.page_engines > 0 {
+                workload::page_files::finish(parts.clone(), LIVENESS_BOUND).await;
+            }
             *unanswered.lock() = (unread, probed.err());
             parts.history.lock().close();
             quiet.store(true, Ordering::Relaxed);
