@@ -34,7 +34,7 @@ use foreword_proto::{
 
 use command::{ClusterSettings, SlabInfo, SlotState};
 use digest::Fields;
-use hf3fs::Hf3fs;
+use hf3fs::{File, Hf3fs};
 use index::{Index, TableId};
 use namespaces::Namespaces;
 use rests::Rests;
@@ -256,7 +256,7 @@ impl State {
 
     /// A hash over the whole state at this revision: equal on replicas that applied the same entries.
     pub fn digest(&self) -> u64 {
-        self.digest_with(self.entries_digest, self.slots.digest)
+        self.digest_with(self.entries_digest, self.slots.digest, File::digest_of_records)
     }
 
     /// The digest, computed from every entry and slot: what [`State::digest`] must equal.
@@ -268,10 +268,14 @@ impl State {
                 .iter()
                 .map(|(slot, generation, used)| digest::of_slot(SlotRef { slab: *slab, slot, generation }, used))
         });
-        self.digest_with(entries.fold(0, u64::wrapping_add), slots.fold(0, u64::wrapping_add))
+        self.digest_with(
+            entries.fold(0, u64::wrapping_add),
+            slots.fold(0, u64::wrapping_add),
+            File::digest_of_records_from_scratch,
+        )
     }
 
-    fn digest_with(&self, entries: u64, slots: u64) -> u64 {
+    fn digest_with(&self, entries: u64, slots: u64, of_page_file: impl Fn(&File) -> u64) -> u64 {
         let mut fields = Fields::new();
         let settings = &self.settings;
         fields.u64(settings.chunk_bytes.into()).u64(settings.slab_bytes).u64(settings.l3_bytes);
@@ -293,6 +297,7 @@ impl State {
         self.sessions.hash_into(&mut fields);
         self.rests.hash_into(&mut fields);
         self.suspicions.hash_into(&mut fields);
+        self.hf3fs.hash_into(&mut fields, of_page_file);
         fields.finish()
     }
 
@@ -301,8 +306,8 @@ impl State {
         Frozen::new(self.clone())
     }
 
-    /// Estimated heap bytes of the index and the slot tables, from their capacities.
+    /// Estimated heap bytes of the index, the slot tables and the page files, from their capacities.
     pub fn heap_bytes(&self) -> usize {
-        self.index.heap_bytes() + self.slots.heap_bytes()
+        self.index.heap_bytes() + self.slots.heap_bytes() + self.hf3fs.heap_bytes()
     }
 }

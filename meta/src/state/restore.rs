@@ -65,6 +65,8 @@ impl Restorer {
             kind::SLOTS => take_slots(state, &mut input)?,
             kind::WAITING => take_waiting(state, &mut input)?,
             kind::ENTRIES => take_entries(state, &mut input)?,
+            kind::PAGE_FILES => state.hf3fs.take_heads(&mut input)?,
+            kind::PAGES => state.hf3fs.take_pages(state.tick_ms, &mut input)?,
             kind::END => self.ended = true,
             found => {
                 let known = SNAPSHOT_VERSION.into();

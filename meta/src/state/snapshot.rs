@@ -9,6 +9,7 @@
 //! slots       slab, count, then each slot that was ever granted: slot, generation, kind, word
 //! waiting     rests, suspicions, garbage
 //! entries     shards, count, then each: table, key, slot, a checksum a shard
+//! page files, pages: see hf3fs/pieces.rs; none where there is no page file
 //! end
 //! ```
 //! In this order. The digest is checked against what was restored.
@@ -17,6 +18,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::State;
 use super::codec::put_namespace;
+use super::hf3fs::Cursor;
 use super::index::BUCKETS;
 use super::sessions::Session;
 use foreword_proto::{NamespaceId, SessionId, SlabId, Slot};
@@ -24,7 +26,7 @@ use foreword_proto::{NamespaceId, SessionId, SlabId, Slot};
 /// Version of the snapshot format. It also stands for what the format takes as given: the number of buckets.
 pub const SNAPSHOT_VERSION: u8 = 1;
 /// A piece ends with the item that reaches this size.
-const PIECE_BYTES: usize = 1 << 20;
+pub(super) const PIECE_BYTES: usize = 1 << 20;
 
 pub(super) mod kind {
     pub(in crate::state) const HEAD: u8 = 1;
@@ -35,6 +37,8 @@ pub(super) mod kind {
     pub(in crate::state) const WAITING: u8 = 6;
     pub(in crate::state) const ENTRIES: u8 = 7;
     pub(in crate::state) const END: u8 = 8;
+    pub(in crate::state) const PAGE_FILES: u8 = 9;
+    pub(in crate::state) const PAGES: u8 = 10;
 }
 
 /// Bytes of one slot's record.
@@ -50,6 +54,8 @@ enum Next {
     Slots { slab: SlabId, from: Slot },
     Waiting,
     Entries { shards: usize, bucket: usize },
+    PageFiles(usize),
+    Pages(Cursor),
     End,
     Nothing,
 }
@@ -233,7 +239,17 @@ impl Iterator for Chunks {
                 Next::Sessions(from) => some_piece(self.sessions(from)),
                 Next::Slots { slab, from } => self.slots(slab, from).map_or((None, Next::Waiting), some_piece),
                 Next::Waiting => (Some(self.waiting()), Next::Entries { shards: 0, bucket: 0 }),
-                Next::Entries { shards, bucket } => self.entries(shards, bucket).map_or((None, Next::End), some_piece),
+                Next::Entries { shards, bucket } => {
+                    self.entries(shards, bucket).map_or((None, Next::PageFiles(0)), some_piece)
+                }
+                Next::PageFiles(from) => match self.state.hf3fs.heads_piece(from) {
+                    Some((out, from)) => (Some(out), Next::PageFiles(from)),
+                    None => (None, Next::Pages(Cursor::default())),
+                },
+                Next::Pages(at) => match self.state.hf3fs.pages_piece(at) {
+                    Some((out, at)) => (Some(out), Next::Pages(at)),
+                    None => (None, Next::End),
+                },
                 Next::End => (Some(piece(kind::END)), Next::Nothing),
                 Next::Nothing => return None,
             };
@@ -249,7 +265,8 @@ fn some_piece((out, next): (BytesMut, Next)) -> (Option<BytesMut>, Next) {
     (Some(out), next)
 }
 
-fn piece(kind: u8) -> BytesMut {
+/// A piece of a kind, without its fields.
+pub(super) fn piece(kind: u8) -> BytesMut {
     let mut out = BytesMut::with_capacity(64);
     out.put_u8(SNAPSHOT_VERSION);
     out.put_u8(kind);
@@ -257,12 +274,13 @@ fn piece(kind: u8) -> BytesMut {
 }
 
 /// Leaves room for a count that is known later.
-fn reserve_count(out: &mut BytesMut) -> usize {
+pub(super) fn reserve_count(out: &mut BytesMut) -> usize {
     out.put_u32_le(0);
     out.len() - 4
 }
 
-fn set_count(out: &mut BytesMut, at: usize, count: u32) {
+/// Sets a count where room was left for it.
+pub(super) fn set_count(out: &mut BytesMut, at: usize, count: u32) {
     out[at..at + 4].copy_from_slice(&count.to_le_bytes());
 }
 

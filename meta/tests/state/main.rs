@@ -3,6 +3,7 @@
 mod codec;
 mod eviction;
 mod examples;
+mod hf3fs;
 mod memory;
 mod model;
 mod operations;

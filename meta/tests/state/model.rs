@@ -121,6 +121,7 @@ impl Model {
                 self.feature_level = self.feature_level.max(*level);
                 Outcome::Done
             }
+            Command::Hf3fs(_) => unreachable!("page files have a model of their own"),
         };
         (outcome, events)
     }

@@ -5,7 +5,9 @@ use foreword_proto::limits::ENTRY_KEY_BYTES;
 use foreword_proto::records::SuspectRecord;
 use foreword_proto::{Namespace, RetireReason};
 
-use super::{CODEC_VERSION, SLOT_REF_BYTES, put_bytes, put_slot, put_slots, take_key, take_slot, take_slots};
+use super::{
+    CODEC_VERSION, SLOT_REF_BYTES, hf3fs, put_bytes, put_slot, put_slots, take_key, take_list, take_slot, take_slots,
+};
 use crate::state::command::{Command, Retirement, SessionOperation};
 use crate::state::input::{DecodeError, Input};
 
@@ -26,6 +28,7 @@ mod kind {
     pub(super) const RECLAIM: u8 = 12;
     pub(super) const DROP_SLABS: u8 = 13;
     pub(super) const RAISE_FEATURE_LEVEL: u8 = 14;
+    pub(super) const HF3FS: u8 = 15;
 }
 
 /// Appends one command.
@@ -87,7 +90,10 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
             out.put_u8(kind::RAISE_FEATURE_LEVEL);
             out.put_u32_le(*level);
         }
-        Command::Hf3fs(_) => todo!(),
+        Command::Hf3fs(command) => {
+            out.put_u8(kind::HF3FS);
+            hf3fs::put_command(out, command);
+        }
     }
 }
 
@@ -206,17 +212,9 @@ pub fn decode_command(bytes: &mut Bytes) -> Result<Command, DecodeError> {
         kind::RECLAIM => Command::Reclaim { entries_max: input.u32()? },
         kind::DROP_SLABS => Command::DropSlabs { slabs: take_list(input, 4, |input| input.u32())? },
         kind::RAISE_FEATURE_LEVEL => Command::RaiseFeatureLevel { level: input.u32()? },
+        kind::HF3FS => Command::Hf3fs(hf3fs::take_command(input)?),
         found => return Err(DecodeError::Kind { what: WHAT, found: found.into(), known: CODEC_VERSION.into() }),
     })
-}
-
-fn take_list<T>(
-    input: &mut Input<'_>,
-    item_bytes: usize,
-    take: impl Fn(&mut Input<'_>) -> Result<T, DecodeError>,
-) -> Result<Vec<T>, DecodeError> {
-    let count = input.count(item_bytes)?;
-    (0..count).map(|_| take(input)).collect()
 }
 
 fn take_session(found: u8, input: &mut Input<'_>) -> Result<Command, DecodeError> {

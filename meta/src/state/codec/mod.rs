@@ -8,6 +8,7 @@
 //! An unknown version or kind is an error that names what was found and what this binary reads. Decoding never panics.
 
 mod command;
+mod hf3fs;
 mod outcome;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -19,6 +20,7 @@ use super::input::{DecodeError, Input};
 
 pub use command::{decode_command, encode_command};
 pub(super) use command::{put_namespace, take_namespace};
+pub(super) use hf3fs::{put_file_name, take_file_name};
 pub use outcome::{decode_outcome, encode_outcome, outcome_bytes};
 
 /// Version of the encoding of commands, outcomes and batches.
@@ -82,4 +84,13 @@ fn take_slots(input: &mut Input<'_>) -> Result<Vec<SlotRef>, DecodeError> {
 
 fn take_key(input: &mut Input<'_>) -> Result<EntryKey, DecodeError> {
     Ok(EntryKey(input.array::<ENTRY_KEY_BYTES>()?))
+}
+
+fn take_list<T>(
+    input: &mut Input<'_>,
+    item_bytes: usize,
+    take: impl Fn(&mut Input<'_>) -> Result<T, DecodeError>,
+) -> Result<Vec<T>, DecodeError> {
+    let count = input.count(item_bytes)?;
+    (0..count).map(|_| take(input)).collect()
 }

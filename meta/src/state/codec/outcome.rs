@@ -3,8 +3,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use foreword_proto::PublishOutcome;
 
-use super::{CODEC_VERSION, SLOT_REF_BYTES, put_bytes, put_slots, take_slots};
+use super::{CODEC_VERSION, SLOT_REF_BYTES, hf3fs, put_bytes, put_slots, take_slots};
 use crate::state::command::{Outcome, Refusal, SuspectOutcome};
+use crate::state::hf3fs::Hf3fsOutcome;
 use crate::state::input::{DecodeError, Input};
 
 const WHAT: &str = "outcome";
@@ -19,6 +20,7 @@ mod kind {
     pub(super) const CLEARED: u8 = 7;
     pub(super) const RETIRED: u8 = 8;
     pub(super) const RECLAIMED: u8 = 9;
+    pub(super) const HF3FS: u8 = 10;
     pub(super) const REFUSED_NO_SESSION: u8 = 20;
     pub(super) const REFUSED_SEQUENCE_TOO_OLD: u8 = 21;
     pub(super) const REFUSED_NO_NAMESPACE: u8 = 22;
@@ -32,6 +34,7 @@ pub fn outcome_bytes(outcome: &Outcome) -> Bytes {
     let mut out = BytesMut::with_capacity(match outcome {
         Outcome::Granted { slots, .. } => 10 + SLOT_REF_BYTES * slots.len(),
         Outcome::Published { outcomes, existing, .. } => 18 + outcomes.len() + existing.len(),
+        Outcome::Hf3fs(Hf3fsOutcome::Reserved { pages }) => 7 + hf3fs::RESERVED_BYTES * pages.len(),
         _ => 16,
     });
     encode_outcome(outcome, &mut out);
@@ -82,7 +85,10 @@ pub fn encode_outcome(outcome: &Outcome, out: &mut BytesMut) {
             out.put_u8(kind::RECLAIMED);
             out.put_u64_le(*left);
         }
-        Outcome::Hf3fs(_) => todo!(),
+        Outcome::Hf3fs(outcome) => {
+            out.put_u8(kind::HF3FS);
+            hf3fs::put_outcome(out, outcome);
+        }
         Outcome::Refused(refusal) => put_refusal(out, refusal),
     }
 }
@@ -140,6 +146,7 @@ pub fn decode_outcome(bytes: &mut Bytes) -> Result<Outcome, DecodeError> {
         kind::CLEARED => Outcome::Cleared { epoch: input.u32()? },
         kind::RETIRED => Outcome::Retired { entries: input.u32()? },
         kind::RECLAIMED => Outcome::Reclaimed { left: input.u64()? },
+        kind::HF3FS => Outcome::Hf3fs(hf3fs::take_outcome(input)?),
         found => Outcome::Refused(take_refusal(found, input)?),
     })
 }

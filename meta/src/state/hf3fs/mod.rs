@@ -5,29 +5,37 @@
 //!                            │ release, expire      │ delete, clear
 //!                            └──────► resting ◄─────┘        resting ──its time is over: reserve──► reserved
 //! ```
+//! Every operation costs as much as it names keys and pages, whatever the file holds.
 
+mod apply;
 pub mod command;
+mod dues;
+mod file;
+mod grid;
+mod lists;
+mod pieces;
+mod places;
+mod table;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use foreword_proto::EntryKey;
+use foreword_proto::limits::{HF3FS_DEPLOYMENT_BYTES_MAX, HF3FS_FILES_MAX, HF3FS_PAGES_MAX, HF3FS_POOL_BYTES_MAX};
 
 use super::State;
 use super::command::Refusal;
+use super::digest::Fields;
 
 pub use command::{FileId, FileName, Hf3fsCommand, Hf3fsOperation, Hf3fsOutcome, PageIndex, Reserved};
+pub use file::File;
+pub(super) use pieces::Cursor;
 
 /// All page files. A clone is cheap: both share what neither changes.
 #[derive(Debug, Clone, Default)]
 pub struct Hf3fs {
     files: Vec<Arc<File>>,
-}
-
-/// One page file.
-#[derive(Debug, Clone)]
-pub struct File {
-    name: FileName,
-    pages: u32,
+    by_name: Arc<BTreeMap<FileName, FileId>>,
 }
 
 /// What a key has in a file.
@@ -41,7 +49,7 @@ pub enum Presence {
 /// What a page is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PageUse {
-    /// Not in use since the file was made or cleared.
+    /// Not in use since the file was made.
     Unused,
     Reserved {
         key: EntryKey,
@@ -50,6 +58,7 @@ pub enum PageUse {
     Confirmed {
         key: EntryKey,
     },
+    /// May be given out from `due_ms` on; after a clear or an import, so is what nobody holds.
     Resting {
         due_ms: u64,
     },
@@ -74,7 +83,7 @@ pub struct FileCounts {
 impl Hf3fs {
     /// The number of a file.
     pub fn file_id(&self, name: &FileName) -> Option<FileId> {
-        self.files.iter().position(|file| file.name == *name).map(|at| at as FileId)
+        self.by_name.get(name).copied()
     }
 
     /// A file.
@@ -86,55 +95,83 @@ impl Hf3fs {
     pub fn files(&self) -> impl Iterator<Item = (FileId, &File)> {
         self.files.iter().enumerate().map(|(id, file)| (id as FileId, &**file))
     }
+
+    /// Adds a file whose name is new. Errors: a name or a size that cannot be, or too many files.
+    fn add(&mut self, name: &FileName, pages: u32) -> Result<FileId, Refusal> {
+        check_name(name)?;
+        check_pages(pages)?;
+        if self.files.len() >= HF3FS_FILES_MAX {
+            return Err(Refusal::TooMany { field: "page files".into(), limit: HF3FS_FILES_MAX as u64 });
+        }
+        let id = self.files.len() as FileId;
+        self.files.push(Arc::new(File::new(name.clone(), pages)));
+        Arc::make_mut(&mut self.by_name).insert(name.clone(), id);
+        Ok(id)
+    }
+
+    /// Adds nothing while there is no file: a state without any has the digest it had before there were page files.
+    pub(super) fn hash_into(&self, fields: &mut Fields, of_records: impl Fn(&File) -> u64) {
+        for file in &self.files {
+            file.hash_into(fields, of_records(file));
+        }
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.files.iter().map(|file| size_of::<File>() + file.heap_bytes()).sum()
+    }
+}
+
+fn check_pages(pages: u32) -> Result<(), Refusal> {
+    if (1..=HF3FS_PAGES_MAX).contains(&pages) {
+        return Ok(());
+    }
+    let expected = format!("1 to {HF3FS_PAGES_MAX}, got {pages}");
+    Err(Refusal::Invalid { field: "num_pages".into(), expected })
+}
+
+fn check_name(name: &FileName) -> Result<(), Refusal> {
+    let FileName { deployment, pool, .. } = name;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    let is_path = deployment == "." || deployment == "..";
+    if is_path || deployment.len() > HF3FS_DEPLOYMENT_BYTES_MAX || !deployment.bytes().all(plain) {
+        let expected = format!(
+            "at most {HF3FS_DEPLOYMENT_BYTES_MAX} letters, digits, '.', '_' and '-', and neither '.' nor '..', got {deployment:?}"
+        );
+        return Err(Refusal::Invalid { field: "deployment".into(), expected });
+    }
+    if pool.is_empty() || pool.len() > HF3FS_POOL_BYTES_MAX {
+        let expected = format!("1 to {HF3FS_POOL_BYTES_MAX} bytes, got {}", pool.len());
+        return Err(Refusal::Invalid { field: "namespace".into(), expected });
+    }
+    Ok(())
 }
 
 impl State {
     /// Applies one operation on page files.
-    pub(super) fn apply_hf3fs(&mut self, _command: &Hf3fsCommand) -> Result<Hf3fsOutcome, Refusal> {
-        let _ = (self.entry_term, self.tick_ms, &self.hf3fs.files);
-        todo!()
-    }
-}
-
-impl File {
-    /// What it is called.
-    pub fn name(&self) -> &FileName {
-        &self.name
-    }
-
-    /// Its pages.
-    pub fn pages(&self) -> u32 {
-        self.pages
-    }
-
-    /// What a key has.
-    pub fn presence(&self, _key: &EntryKey) -> Presence {
-        todo!()
-    }
-
-    /// What a page is used for; None beyond the file's end.
-    pub fn page(&self, _index: PageIndex) -> Option<PageUse> {
-        todo!()
-    }
-
-    /// Pages that a reserve at `tick_ms` can have without an eviction.
-    pub fn room(&self, _tick_ms: u64) -> u64 {
-        todo!()
-    }
-
-    /// Up to `count` confirmed pages for which `may_go`, the least recently used first. Gives up after looking at `skips_max`
-    /// pages that may not go in each of the two queues (pages last read, pages last written).
-    pub fn victims(&self, _count: usize, _skips_max: usize, _may_go: impl FnMut(PageIndex) -> bool) -> Vec<PageIndex> {
-        todo!()
-    }
-
-    /// When the reservation that was heard of longest ago was last heard of.
-    pub fn oldest_reservation_ms(&self) -> Option<u64> {
-        todo!()
-    }
-
-    /// Its pages by use, and its counters.
-    pub fn counts(&self) -> FileCounts {
-        todo!()
+    pub(super) fn apply_hf3fs(&mut self, command: &Hf3fsCommand) -> Result<Hf3fsOutcome, Refusal> {
+        match command {
+            Hf3fsCommand::Initialize { name, pages } => {
+                check_pages(*pages)?;
+                if let Some((file, found)) = self.hf3fs.file_id(name).and_then(|id| Some((id, self.hf3fs.file(id)?))) {
+                    let found = found.pages();
+                    let same = found == *pages;
+                    return Ok(if same {
+                        Hf3fsOutcome::Initialized { file }
+                    } else {
+                        Hf3fsOutcome::OtherSize { pages: found }
+                    });
+                }
+                Ok(Hf3fsOutcome::Initialized { file: self.hf3fs.add(name, *pages)? })
+            }
+            Hf3fsCommand::On { file, touched, operation } => {
+                let Some(file) = self.hf3fs.files.get_mut(*file as usize) else { return Ok(Hf3fsOutcome::NoFile) };
+                let now = apply::Now {
+                    tick_ms: self.tick_ms,
+                    term: self.entry_term,
+                    write_rest_ms: self.settings.write_rest_ms,
+                };
+                Ok(Arc::make_mut(file).apply(touched, operation, now))
+            }
+        }
     }
 }

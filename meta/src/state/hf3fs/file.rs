@@ -1,0 +1,274 @@
+//! One page file: what can be asked of it, and the moves of a page that operations are made of.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use foreword_proto::EntryKey;
+
+use super::command::{FileName, PageIndex};
+use super::dues::Dues;
+use super::lists::ListName;
+use super::places::Places;
+use super::table::{Record, Table};
+use super::{FileCounts, PageUse, Presence};
+use crate::state::digest::Fields;
+
+/// What a file has counted since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::state) struct Counters {
+    pub(in crate::state) evicted: u64,
+    pub(in crate::state) expired: u64,
+    pub(in crate::state) no_page: u64,
+    pub(in crate::state) ignored_confirms: u64,
+    pub(in crate::state) ignored_releases: u64,
+}
+
+impl Counters {
+    pub(super) fn all(&self) -> [u64; 5] {
+        [self.evicted, self.expired, self.no_page, self.ignored_confirms, self.ignored_releases]
+    }
+}
+
+/// One page file.
+#[derive(Debug, Clone)]
+pub struct File {
+    name: Arc<FileName>,
+    pages: u32,
+    pub(super) table: Table,
+    pub(super) places: Places,
+    /// The deadlines of the list of resting pages; not of the state itself, it follows from the list.
+    pub(super) dues: Dues,
+    /// The next use of a confirmed page.
+    pub(super) sequence: u64,
+    /// Pages below this one were never used; they are given out from the top.
+    pub(super) never_used: PageIndex,
+    /// What a clear or an import made of the rest: those of them that nobody holds are given out, from the top.
+    pub(super) cleared: Range<PageIndex>,
+    pub(super) cleared_from_ms: u64,
+    /// Pages below this one that nobody holds were never held: another server's pages may be there.
+    pub(super) never_held: PageIndex,
+    pub(super) counters: Counters,
+}
+
+impl File {
+    pub(super) fn new(name: FileName, pages: u32) -> Self {
+        Self {
+            name: Arc::new(name),
+            pages,
+            table: Table::default(),
+            places: Places::new(pages),
+            dues: Dues::default(),
+            sequence: 0,
+            never_used: pages,
+            cleared: 0..0,
+            cleared_from_ms: 0,
+            never_held: pages,
+            counters: Counters::default(),
+        }
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &FileName {
+        &self.name
+    }
+
+    /// Its pages.
+    pub fn pages(&self) -> u32 {
+        self.pages
+    }
+
+    /// What a key has.
+    pub fn presence(&self, key: &EntryKey) -> Presence {
+        match self.find(key) {
+            Some((index, record)) if record.is_confirmed() => Presence::Confirmed(index),
+            Some((index, _)) => Presence::Reserved(index),
+            None => Presence::Absent,
+        }
+    }
+
+    /// What a page is used for; None beyond the file's end.
+    pub fn page(&self, index: PageIndex) -> Option<PageUse> {
+        if index >= self.pages {
+            return None;
+        }
+        let Record { key, stamp, list, .. } = self.table.get(index);
+        Some(match list {
+            None if index < self.never_used => PageUse::Unused,
+            None => PageUse::Resting { due_ms: self.cleared_from_ms },
+            Some(ListName::Reserved) => PageUse::Reserved { key, heard_ms: stamp },
+            Some(ListName::Written | ListName::Read) => PageUse::Confirmed { key },
+            Some(ListName::Resting) => PageUse::Resting { due_ms: stamp },
+        })
+    }
+
+    /// Pages that a reserve at `tick_ms` can have without an eviction.
+    pub fn room(&self, tick_ms: u64) -> u64 {
+        let cleared = if self.cleared_from_ms <= tick_ms { self.cleared_pages() } else { 0 };
+        self.dues.due(tick_ms) + u64::from(cleared) + u64::from(self.never_used)
+    }
+
+    /// Up to `count` confirmed pages for which `may_go`, the least recently used first. Gives up after looking at `skips_max`
+    /// pages that may not go in each of the two queues (pages last read, pages last written).
+    pub fn victims(&self, count: usize, skips_max: usize, mut may_go: impl FnMut(PageIndex) -> bool) -> Vec<PageIndex> {
+        let mut victims = Vec::new();
+        let mut queues = [ListName::Written, ListName::Read].map(|list| (self.table.list(list, None).peekable(), 0));
+        while victims.len() < count {
+            let stamps = queues.each_mut().map(|(queue, skips)| {
+                let head = queue.peek().filter(|_| *skips < skips_max.max(1));
+                head.map_or(u64::MAX, |(_, record)| record.stamp)
+            });
+            let oldest = usize::from(stamps[1] < stamps[0]);
+            if stamps[oldest] == u64::MAX {
+                break;
+            }
+            let (queue, skips) = &mut queues[oldest];
+            match queue.next() {
+                Some((index, _)) if may_go(index) => victims.push(index),
+                _ => *skips += 1,
+            }
+        }
+        victims
+    }
+
+    /// When the reservation that was heard of longest ago was last heard of.
+    pub fn oldest_reservation_ms(&self) -> Option<u64> {
+        self.table.head(ListName::Reserved).map(|(_, record)| record.stamp)
+    }
+
+    /// Its pages by use, and its counters.
+    pub fn counts(&self) -> FileCounts {
+        let of = |list| u64::from(self.table.ends(list).pages);
+        FileCounts {
+            confirmed: of(ListName::Written) + of(ListName::Read),
+            reserved: of(ListName::Reserved),
+            resting: of(ListName::Resting) + u64::from(self.cleared_pages()),
+            unused: self.never_used.into(),
+            evicted: self.counters.evicted,
+            expired: self.counters.expired,
+            no_page: self.counters.no_page,
+            ignored_confirms: self.counters.ignored_confirms,
+            ignored_releases: self.counters.ignored_releases,
+        }
+    }
+
+    /// The page of a key, with its record.
+    pub(super) fn find(&self, key: &EntryKey) -> Option<(PageIndex, Record)> {
+        self.places.find(key, &self.table).map(|index| (index, self.table.get(index)))
+    }
+
+    /// Pages of a clear or an import that nobody holds.
+    pub(super) fn cleared_pages(&self) -> u32 {
+        self.pages - self.never_used - self.table.held()
+    }
+
+    /// The stamp of the next use.
+    fn next_use(&mut self) -> u64 {
+        let stamp = self.sequence;
+        self.sequence = stamp.saturating_add(1);
+        stamp
+    }
+
+    /// Gives a page that nobody holds to a key that has none.
+    pub(super) fn hold(&mut self, list: ListName, index: PageIndex, key: EntryKey, stamp: u64) {
+        self.table.push(list, index, key, stamp);
+        self.places.insert(&key, index, &self.table);
+    }
+
+    /// A confirmed page is used, by a reader or a writer: it is the most recently used one of that list.
+    pub(super) fn used(&mut self, list: ListName, index: PageIndex) {
+        let stamp = self.next_use();
+        self.table.move_to(list, index, stamp);
+    }
+
+    /// A page that nobody holds is confirmed at once, for a key that has none.
+    pub(super) fn hold_confirmed(&mut self, index: PageIndex, key: EntryKey) {
+        let stamp = self.next_use();
+        self.hold(ListName::Written, index, key, stamp);
+    }
+
+    /// Takes a page from its key; nobody holds it then.
+    pub(super) fn forget(&mut self, index: PageIndex) {
+        let key = self.table.get(index).key;
+        self.places.remove(&key, index);
+        self.table.take(index);
+    }
+
+    /// Takes a page from its key and puts it to rest. `tick_ms` is now.
+    pub(super) fn rest(&mut self, index: PageIndex, rest_ms: u64, tick_ms: u64) {
+        self.forget(index);
+        let last_ms = self.table.tail(ListName::Resting).map_or(0, |(_, record)| record.stamp);
+        let due_ms = tick_ms.saturating_add(rest_ms).max(last_ms);
+        self.push_resting(index, due_ms, tick_ms);
+    }
+
+    /// A page that nobody holds rests, after those that rest by now.
+    pub(super) fn push_resting(&mut self, index: PageIndex, due_ms: u64, tick_ms: u64) {
+        self.table.push(ListName::Resting, index, EntryKey([0; 16]), due_ms);
+        self.dues.push(due_ms, tick_ms);
+    }
+
+    /// A page that nobody holds and that may be given out now; None when there is none left.
+    pub(super) fn take_unheld(&mut self, tick_ms: u64) -> Option<PageIndex> {
+        if let Some((index, record)) = self.table.head(ListName::Resting)
+            && record.stamp <= tick_ms
+        {
+            self.table.take(index);
+            self.dues.pop();
+            return Some(index);
+        }
+        if self.cleared_from_ms <= tick_ms && self.cleared_pages() > 0 {
+            if let Some(index) = self.table.last_free(self.cleared.clone()) {
+                self.cleared.end = index;
+                return Some(index);
+            }
+        }
+        self.never_used = self.never_used.checked_sub(1)?;
+        Some(self.never_used)
+    }
+
+    /// Everything is as in a file whose pages all rest until `due_ms`, except those that were never used. The old table is
+    /// let go of as a whole.
+    pub(super) fn clear(&mut self, due_ms: u64) {
+        let resting_ms = self.table.tail(ListName::Resting).map_or(0, |(_, record)| record.stamp);
+        self.rest_cleared(self.never_used, due_ms.max(resting_ms));
+        self.never_held = self.never_held.min(self.never_used);
+        self.table = Table::default();
+        self.places = Places::new(self.pages);
+        self.dues = Dues::default();
+    }
+
+    /// What nobody holds from `start` on rests until `due_ms`, or until what was cleared before may be used if that is later.
+    pub(super) fn rest_cleared(&mut self, start: PageIndex, due_ms: u64) {
+        self.cleared_from_ms = self.cleared_from_ms.max(due_ms);
+        self.cleared = start..self.pages;
+        self.never_used = start;
+    }
+
+    /// Sum over the hashes of its records.
+    pub(in crate::state) fn digest_of_records(&self) -> u64 {
+        self.table.digest
+    }
+
+    /// The same, computed from every record.
+    pub(in crate::state) fn digest_of_records_from_scratch(&self) -> u64 {
+        self.table.digest_from_scratch()
+    }
+
+    pub(super) fn hash_into(&self, fields: &mut Fields, records: u64) {
+        fields.bytes(self.name.deployment.as_bytes()).u64(self.name.rank as u64).bytes(self.name.pool.as_bytes());
+        fields.u64(self.pages.into()).u64(self.sequence).u64(self.never_used.into()).u64(self.never_held.into());
+        fields.u64(self.cleared.start.into()).u64(self.cleared.end.into()).u64(self.cleared_from_ms);
+        for ends in &self.table.lists {
+            fields.u64(ends.head.into()).u64(ends.tail.into()).u64(ends.pages.into());
+        }
+        self.counters.all().iter().for_each(|counter| {
+            fields.u64(*counter);
+        });
+        fields.u64(records);
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        let name_bytes = size_of::<FileName>() + self.name.deployment.len() + self.name.pool.len();
+        name_bytes + self.table.heap_bytes() + self.places.heap_bytes() + self.dues.heap_bytes()
+    }
+}
