@@ -86,8 +86,9 @@ Configuration file:
   data_dir = \"/var/lib/foreword/meta-1\"
   listen = \"0.0.0.0:7400\"
   http = \"0.0.0.0:7401\"
+  hf3fs = \"0.0.0.0:18000\"
 
-Once it listens it prints one line of JSON on stdout: role, name, grpc, http, pid. SIGTERM ends it in good order.";
+Once it listens it prints one line of JSON on stdout: role, name, grpc, http, hf3fs, pid. SIGTERM ends it in good order.";
 
 /// `foreword meta run`
 #[derive(Debug, Args)]

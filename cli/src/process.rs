@@ -26,6 +26,9 @@ pub struct Announcement {
     pub socket: Option<String>,
     /// Where its HTTP (/metrics, /healthz, /readyz, /status) really listens.
     pub http: Option<String>,
+    /// Where a meta really serves SGLang's hf3fs metadata clients.
+    #[serde(default)]
+    pub hf3fs: Option<String>,
     pub pid: u32,
 }
 

@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod eviction;
+pub mod hf3fs;
 pub mod network;
 pub mod open;
 pub mod raft;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::MetaConfig;
 use crate::eviction::Watermarks;
+use crate::hf3fs::{self, Calls};
 use crate::network::{NetworkFactory, Peers, RaftService};
 use crate::raft::applied::{Applied, Position};
 use crate::raft::clock::LeaderClock;
@@ -80,6 +81,7 @@ fn ends_at(index: &Option<u64>) -> String {
 pub struct Handle {
     endpoint: Endpoint,
     http_endpoint: Option<Endpoint>,
+    hf3fs_endpoint: Option<Endpoint>,
     group: Arc<Group>,
     standing: Arc<Standing>,
     stop: CancellationToken,
@@ -99,6 +101,11 @@ impl Handle {
     /// Where HTTP listens.
     pub fn http_endpoint(&self) -> Option<&Endpoint> {
         self.http_endpoint.as_ref()
+    }
+
+    /// Where SGLang's hf3fs metadata clients are served.
+    pub fn hf3fs_endpoint(&self) -> Option<&Endpoint> {
+        self.hf3fs_endpoint.as_ref()
     }
 
     /// The replica's view of its group.
@@ -164,10 +171,8 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let applied = Arc::new(Applied::new(state, position, hub.clone()));
     // Bound before Raft starts: a port in use must stop the replica before it takes part in an election.
     let (incoming, endpoint) = listen(&*deps.net, "listen", &config.listen).await?;
-    let http = match &config.http {
-        Some(http) => Some(listen(&*deps.net, "http", http).await?),
-        None => None,
-    };
+    let http = listen_if(&*deps.net, "http", config.http.as_ref()).await?;
+    let hf3fs_clients = listen_if(&*deps.net, "hf3fs", config.hf3fs.as_ref()).await?;
 
     let peers = Arc::new(Peers::new(deps.net.clone(), identity.cluster_id));
     let raft = Raft::new(
@@ -190,8 +195,19 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let watermarks =
         Watermarks { high_percent: config.high_watermark_percent, low_percent: config.low_watermark_percent };
     let lease = Duration::from_millis(identity.settings.lease_ms);
-    let duties = Arc::new(Duties::new(group.clone(), clock, watermarks, lease, &deps.telemetry));
-    let source = StatusSource { group: group.clone(), log: log_reader, standing: standing.clone() };
+    let times = hf3fs::Times {
+        protection: Duration::from_millis(config.hf3fs_protection_ms),
+        reservation: Duration::from_millis(config.hf3fs_reservation_ms),
+    };
+    let page_files = Arc::new(hf3fs::Leader::new(group.clone(), clock.clone(), times));
+    let duties = Arc::new(Duties::new(group.clone(), clock, watermarks, lease, page_files.clone(), &deps.telemetry));
+    let source = StatusSource {
+        group: group.clone(),
+        log: log_reader,
+        standing: standing.clone(),
+        page_files: page_files.clone(),
+        page_files_served: hf3fs_clients.is_some(),
+    };
 
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -210,7 +226,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         .concurrency_limit_per_connection(config.requests_max)
         .add_service(MetaService::server(group.clone(), duties, hub))
         .add_service(AdminService::server(source.clone()))
-        .add_service(RaftService::server(group.clone(), standing.clone()));
+        .add_service(RaftService::server(group.clone(), standing.clone(), page_files.clone()));
     let stopped = stop.clone().cancelled_owned();
     tasks.spawn(async move {
         if let Err(error) = services.serve_with_incoming_shutdown(incoming, stopped).await {
@@ -220,19 +236,36 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let http_endpoint = http.as_ref().map(|(_, endpoint)| endpoint.clone());
     if let Some((incoming, endpoint)) = http {
         let router = router(source, deps.telemetry.clone());
-        let stopped = stop.clone().cancelled_owned();
-        tasks.spawn(async move {
-            if let Err(error) = http::serve(incoming, endpoint, router, stopped).await {
-                tracing::error!(%error, "the HTTP server ended");
-            }
-        });
+        tasks.spawn(serve_http(incoming, endpoint, router, stop.clone()));
+    }
+    let hf3fs_endpoint = hf3fs_clients.as_ref().map(|(_, endpoint)| endpoint.clone());
+    if let Some((incoming, endpoint)) = hf3fs_clients {
+        let calls = Calls::new(group.clone(), page_files, deps.telemetry.clone());
+        tasks.spawn(serve_http(incoming, endpoint, hf3fs::http::router(Arc::new(calls)), stop.clone()));
     }
     let identity_file = deps.identity_file;
-    Ok(Handle { endpoint, http_endpoint, group, standing, stop, tasks, failed, log_end, identity_file })
+    Ok(Handle { endpoint, http_endpoint, hf3fs_endpoint, group, standing, stop, tasks, failed, log_end, identity_file })
 }
 
 async fn listen(net: &dyn Net, field: &'static str, endpoint: &Endpoint) -> Result<(Incoming, Endpoint), ServeError> {
     net.listen(endpoint).await.map_err(|error| ServeError::Listen { field, endpoint: endpoint.clone(), error })
+}
+
+async fn listen_if(
+    net: &dyn Net,
+    field: &'static str,
+    endpoint: Option<&Endpoint>,
+) -> Result<Option<(Incoming, Endpoint)>, ServeError> {
+    match endpoint {
+        Some(endpoint) => listen(net, field, endpoint).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn serve_http(incoming: Incoming, endpoint: Endpoint, router: axum::Router, stop: CancellationToken) {
+    if let Err(error) = http::serve(incoming, endpoint, router, stop.cancelled_owned()).await {
+        tracing::error!(%error, "an HTTP server ended");
+    }
 }
 
 fn raft_config(config: &MetaConfig) -> openraft::Config {

@@ -32,6 +32,42 @@ pub struct ReplicaStatus {
     pub namespaces: Vec<NamespaceStatus>,
     pub sessions: Vec<SessionStatus>,
     pub l3: L3Status,
+    /// SGLang's page files; null where none was made and this replica serves none.
+    #[serde(default)]
+    pub hf3fs: Option<Hf3fsStatus>,
+}
+
+/// The page files of SGLang's hf3fs backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hf3fsStatus {
+    /// How long a page is nobody else's after a reader was told of it.
+    pub protection_ms: u64,
+    /// How long a reservation is kept of which nothing is heard.
+    pub reservation_ms: u64,
+    /// Pages that readers were told of; null unless this replica leads.
+    pub protected_pages: Option<u64>,
+    pub files: Vec<PageFileStatus>,
+}
+
+/// One page file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageFileStatus {
+    pub deployment: String,
+    pub rank: i64,
+    pub pool: String,
+    pub pages: u64,
+    /// Pages by use; together all of them.
+    pub confirmed: u64,
+    pub reserved: u64,
+    pub resting: u64,
+    pub unused: u64,
+    /// Since the file was made.
+    pub evicted: u64,
+    pub expired: u64,
+    /// Keys that were answered "no page".
+    pub no_page: u64,
+    pub ignored_confirms: u64,
+    pub ignored_releases: u64,
 }
 
 /// One namespace of the group.

@@ -130,6 +130,26 @@ markers! {
     /// The last entry that clears had left was reclaimed.
     GarbageReclaimed = "garbage-reclaimed",
 
+    // SGLang's page files.
+    /// A call went to the leader through another replica.
+    PageFileCallForwarded = "page-file-call-forwarded",
+    /// A call found no leader that could decide it, and was tried again.
+    PageFileCallRetried = "page-file-call-retried",
+    /// A call came to a leader that had not applied an entry of its own term yet.
+    PageFileOfficeNotOpen = "page-file-office-not-open",
+    /// A decision that needs no entry was not answered, because this replica could not make sure that it still leads.
+    PageFileLeadershipUnconfirmed = "page-file-leadership-unconfirmed",
+    /// A new leader did not evict yet, because an earlier one may have told a reader of any page.
+    PageFileEvictionAwaitedProtection = "page-file-eviction-awaited-protection",
+    /// A page that was due to be evicted was passed over, because a reader was told of it.
+    PageFileVictimProtected = "page-file-victim-protected",
+    /// A reader was not told of a page, because a decision under way takes it away.
+    PageFileReaderMetPick = "page-file-reader-met-pick",
+    /// A key got no page.
+    PageFileReserveFoundNoPage = "page-file-reserve-found-no-page",
+    /// A reservation of which nothing was heard was found to end.
+    PageFileReservationExpired = "page-file-reservation-expired",
+
     // Watch streams and mirrors.
     /// A watcher was behind the events that the replica keeps, and was told to resync.
     WatcherFellBehind = "watcher-fell-behind",

@@ -52,6 +52,13 @@ impl Telemetry {
         self.recorder.register_counter(&key, &METADATA)
     }
 
+    /// A counter with two labels.
+    pub fn counter_by(&self, name: &'static str, help: &'static str, labels: [(&'static str, String); 2]) -> Counter {
+        self.recorder.describe_counter(name.into(), Some(Unit::Count), SharedString::const_str(help));
+        let labels = labels.map(|(label, value)| Label::new(label, value));
+        self.recorder.register_counter(&Key::from_parts(name, labels.to_vec()), &METADATA)
+    }
+
     /// A gauge.
     pub fn gauge(&self, name: &'static str, help: &'static str) -> Gauge {
         self.recorder.describe_gauge(name.into(), None, SharedString::const_str(help));

@@ -53,6 +53,7 @@ impl Child {
             grpc: String::new(),
             socket: None,
             http: None,
+            hf3fs: None,
             pid: process.id(),
         };
         // From here on a failure drops the child, which kills it.

@@ -43,6 +43,7 @@ pub async fn run(args: RunArgs) -> Done {
         grpc: handle.endpoint().to_string(),
         socket: None,
         http: handle.http_endpoint().map(ToString::to_string),
+        hf3fs: handle.hf3fs_endpoint().map(ToString::to_string),
         pid: std::process::id(),
     }
     .print()?;

@@ -41,6 +41,7 @@ pub async fn run(args: NodeArgs) -> Done {
         grpc: handle.endpoint().to_string(),
         socket: socket.map(|path| path.display().to_string()),
         http: handle.http_endpoint().map(ToString::to_string),
+        hf3fs: None,
         pid: std::process::id(),
     }
     .print()?;

@@ -8,6 +8,7 @@ use foreword_proto::ClusterId;
 use foreword_seams::Endpoint;
 
 use super::Overlay;
+use crate::human::Span;
 
 /// The flags and variables that lie over the `[meta]` section.
 #[derive(Debug, Clone, Default, Args)]
@@ -27,6 +28,15 @@ pub struct MetaFlags {
     /// Where /metrics, /healthz, /readyz and /status are served [default: nowhere]
     #[arg(long, env = "FOREWORD_META_HTTP", value_name = "HOST:PORT")]
     pub http: Option<Endpoint>,
+    /// Where the metadata clients of SGLang's hf3fs backend are served [default: nowhere]
+    #[arg(long, env = "FOREWORD_META_HF3FS", value_name = "HOST:PORT")]
+    pub hf3fs: Option<Endpoint>,
+    /// How long a page of theirs is nobody else's after a reader was told of it; the same on all replicas [default: 30s]
+    #[arg(long, env = "FOREWORD_META_HF3FS_PROTECTION", value_name = "DURATION")]
+    pub hf3fs_protection: Option<Span>,
+    /// When a page is taken back whose writer is not heard of [default: 2m]
+    #[arg(long, env = "FOREWORD_META_HF3FS_RESERVATION", value_name = "DURATION")]
+    pub hf3fs_reservation: Option<Span>,
 }
 
 impl MetaFlags {
@@ -39,5 +49,8 @@ impl MetaFlags {
             .with("replica_id", self.replica_id)
             .with_text("listen", self.listen.as_ref())
             .with_text("http", self.http.as_ref())
+            .with_text("hf3fs", self.hf3fs.as_ref())
+            .with_text("hf3fs_protection_ms", self.hf3fs_protection.as_ref())
+            .with_text("hf3fs_reservation_ms", self.hf3fs_reservation.as_ref())
     }
 }

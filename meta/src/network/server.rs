@@ -13,7 +13,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::client::SnapshotOffer;
 use super::messages::{append_from_wire, from_body, to_body};
-use crate::raft::group::{Group, PROPOSE_DEADLINE};
+use crate::hf3fs::{self, Call, Operation};
+use crate::raft::group::{FORWARD_TIMEOUT, Group, PROPOSE_DEADLINE};
 use crate::raft::rejoin::{Standing, promise_of};
 use crate::storage::SnapshotReceiver;
 
@@ -22,13 +23,14 @@ pub struct RaftService {
     group: Arc<Group>,
     identity: super::PeerIdentity,
     standing: Arc<Standing>,
+    page_files: Arc<hf3fs::Leader>,
 }
 
 impl RaftService {
     /// The service of one replica; `standing` says what it may answer.
-    pub fn server(group: Arc<Group>, standing: Arc<Standing>) -> RaftServer<Self> {
+    pub fn server(group: Arc<Group>, standing: Arc<Standing>, page_files: Arc<hf3fs::Leader>) -> RaftServer<Self> {
         let identity = super::PeerIdentity::new(group.cluster_id);
-        RaftServer::new(Self { group, identity, standing })
+        RaftServer::new(Self { group, identity, standing, page_files })
             .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX)
     }
@@ -141,5 +143,20 @@ impl RaftApi for RaftService {
             Some(revision) => Ok(Response::new(wire::ReadIndexResponse { revision })),
             None => Err(Status::unavailable("this replica is not the leader")),
         }
+    }
+
+    async fn hf3fs(&self, request: Request<wire::Hf3fsRequest>) -> Result<Response<wire::Hf3fsResponse>, Status> {
+        self.check(&request)?;
+        let wire::Hf3fsRequest { deployment, rank, operation, body } = request.into_inner();
+        let operation = Operation::named(&operation).ok_or_else(|| {
+            Status::unimplemented(format!("operation: expected one of this version, got {operation}"))
+        })?;
+        let call = Call { deployment, rank, operation, body };
+        let answer = self.page_files.answer(&call, Instant::now() + FORWARD_TIMEOUT).await?;
+        Ok(Response::new(wire::Hf3fsResponse {
+            status: answer.status.into(),
+            body: answer.body,
+            revision: answer.revision,
+        }))
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::clock::LeaderClock;
 use super::group::{Group, encode_commands};
 use crate::eviction::{EntryId, LeafLru, Watermarks};
+use crate::hf3fs;
 use crate::state::command::{Command, Retirement};
 
 /// How often the leader looks.
@@ -33,6 +34,8 @@ pub struct Duties {
     clock: Arc<LeaderClock>,
     watermarks: Watermarks,
     lease: Duration,
+    /// The leader's part of SGLang's page files.
+    page_files: Arc<hf3fs::Leader>,
     office: Mutex<Office>,
     expired: Counter,
     evicted: Counter,
@@ -52,11 +55,12 @@ impl Duties {
         clock: Arc<LeaderClock>,
         watermarks: Watermarks,
         lease: Duration,
+        page_files: Arc<hf3fs::Leader>,
         telemetry: &Telemetry,
     ) -> Self {
         let expired = telemetry.counter("foreword_meta_sessions_expired_total", "Sessions whose lease ran out");
         let evicted = telemetry.counter("foreword_meta_pages_evicted_total", "Pages the leader decided to evict");
-        Self { group, clock, watermarks, lease, office: Mutex::default(), expired, evicted }
+        Self { group, clock, watermarks, lease, page_files, office: Mutex::default(), expired, evicted }
     }
 
     /// Runs until the task is dropped.
@@ -98,6 +102,7 @@ impl Duties {
             if self.clock.term().is_some() {
                 sometimes(Marker::LeaderDeposed);
                 self.clock.leave_office();
+                self.page_files.leave_office();
                 self.group.applied.stop_policy();
             }
             return false;
@@ -107,6 +112,7 @@ impl Duties {
             let tick_ms = self.group.applied.read(|state| state.tick_ms());
             self.clock.take_office(metrics.current_term, tick_ms);
             *self.office.lock() = Office::default();
+            self.page_files.take_office(metrics.current_term);
             self.group.applied.start_policy(Box::new(LeafLru::new()));
             tracing::info!(term = metrics.current_term, tick_ms, "took office");
         }
@@ -119,6 +125,7 @@ impl Duties {
             commands.push(Command::Reclaim { entries_max: RECLAIM_ENTRIES_MAX });
         }
         commands.extend(self.evict());
+        commands.extend(self.page_files.duties());
         if commands.is_empty() && !self.tick_is_due() {
             return;
         }

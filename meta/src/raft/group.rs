@@ -13,7 +13,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::applied::Applied;
-use super::proposer::{ProposeError, Proposer};
+use super::proposer::{ProposeError, Proposed, Proposer};
 use super::read_index::ReadIndex;
 use super::types::TypeConfig;
 use crate::network::Peers;
@@ -25,7 +25,7 @@ pub const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause before the leader is looked for again, when nothing has told that it changed.
 const LEADER_RETRY: Duration = Duration::from_millis(25);
 /// One hop to the leader; a leader that died without closing its connections is given up after this.
-const FORWARD_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const FORWARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why the group could not answer in time. The caller may try again, here or elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +38,16 @@ pub enum Unavailable {
     Behind { wanted: Revision, applied: Revision },
     #[error("the replica is stopping: {0}")]
     Stopped(String),
+}
+
+impl From<ProposeError> for Unavailable {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::QueueFull => Self::Overloaded,
+            ProposeError::Stopped(why) => Self::Stopped(why),
+            ProposeError::NotLeader { .. } => Self::NoLeader,
+        }
+    }
 }
 
 impl From<Unavailable> for Status {
@@ -153,11 +163,15 @@ impl Group {
         deadline: Instant,
     ) -> Result<(Revision, Vec<Outcome>), Unavailable> {
         match timeout_at(deadline, self.proposer.propose(encoded)).await {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(ProposeError::QueueFull)) => Err(Unavailable::Overloaded),
-            Ok(Err(ProposeError::Stopped(why))) => Err(Unavailable::Stopped(why)),
-            Ok(Err(ProposeError::NotLeader { .. })) | Err(_) => Err(Unavailable::NoLeader),
+            Ok(proposed) => Ok(proposed?),
+            Err(_) => Err(Unavailable::NoLeader),
         }
+    }
+
+    /// Proposes encoded commands on this replica only, and waits until it is known what became of them, or until this replica leads
+    /// no more.
+    pub async fn propose_to_its_end(&self, encoded: Vec<Bytes>) -> Proposed {
+        self.proposer.propose(encoded).await
     }
 
     async fn forward(
@@ -196,8 +210,8 @@ impl Group {
         loop {
             match self.leader() {
                 Leader::Here => {
-                    if let Ok(Some(revision)) = timeout_at(deadline, self.read_index.here()).await {
-                        return Ok(revision);
+                    if let Ok(Some(read)) = timeout_at(deadline, self.read_index.here()).await {
+                        return Ok(read.revision);
                     }
                 }
                 Leader::There { endpoint, .. } => {
@@ -216,7 +230,20 @@ impl Group {
 
     /// The read index, if this replica leads.
     pub async fn read_index_here(&self) -> Option<Revision> {
-        self.read_index.here().await
+        self.read_index.here().await.map(|read| read.revision)
+    }
+
+    /// The term in which this replica leads, as far as it knows.
+    pub fn leading_term(&self) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(self.replica_id);
+        leads.then_some(metrics.current_term)
+    }
+
+    /// Makes sure that this replica still leads in `term`, by asking the others after this call began.
+    pub async fn leads_in(&self, term: u64) -> bool {
+        self.read_index.here().await.is_some_and(|read| read.term == term)
     }
 
     /// Waits until `revision` is applied here.
@@ -247,7 +274,8 @@ impl Group {
         }
     }
 
-    async fn leader_may_change(&self, deadline: Instant) -> Result<(), Unavailable> {
+    /// Waits until the leader changed, or a moment, but not beyond `deadline`.
+    pub(crate) async fn leader_may_change(&self, deadline: Instant) -> Result<(), Unavailable> {
         if Instant::now() >= deadline {
             return Err(Unavailable::NoLeader);
         }

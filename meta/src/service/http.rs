@@ -8,6 +8,7 @@ use foreword_proto::status::ReplicaStatus;
 use foreword_seams::Telemetry;
 
 use super::status::StatusSource;
+use crate::hf3fs::PageFileGauges;
 
 /// The HTTP surface of a replica.
 pub fn router(source: StatusSource, telemetry: Telemetry) -> Router {
@@ -45,6 +46,7 @@ struct Gauges {
     granted_bytes: metrics::Gauge,
     published_bytes: metrics::Gauge,
     resting_bytes: metrics::Gauge,
+    page_files: PageFileGauges,
 }
 
 impl Gauges {
@@ -59,6 +61,7 @@ impl Gauges {
             granted_bytes: telemetry.gauge("foreword_meta_l3_granted_bytes", "Slot bytes leased to sessions"),
             published_bytes: telemetry.gauge("foreword_meta_l3_published_bytes", "Slot bytes of published pages"),
             resting_bytes: telemetry.gauge("foreword_meta_l3_resting_bytes", "Slot bytes at rest"),
+            page_files: PageFileGauges::new(telemetry),
         }
     }
 
@@ -72,5 +75,6 @@ impl Gauges {
         self.granted_bytes.set(status.l3.granted_bytes as f64);
         self.published_bytes.set(status.l3.published_bytes as f64);
         self.resting_bytes.set(status.l3.resting_bytes as f64);
+        self.page_files.set(status.hf3fs.as_ref());
     }
 }

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use foreword_proto::status::{NamespaceStatus, ReplicaStatus, SessionStatus};
+use foreword_proto::status::{Hf3fsStatus, NamespaceStatus, PageFileStatus, ReplicaStatus, SessionStatus};
 use openraft::ServerState;
 
+use crate::hf3fs;
 use crate::raft::group::Group;
 use crate::raft::rejoin::Standing;
+use crate::state::State;
+use crate::state::hf3fs::File;
 use crate::storage::LogReader;
 
 /// What the status is read from.
@@ -16,6 +19,9 @@ pub struct StatusSource {
     pub group: Arc<Group>,
     pub log: LogReader,
     pub standing: Arc<Standing>,
+    pub page_files: Arc<hf3fs::Leader>,
+    /// Whether this replica serves SGLang's hf3fs metadata clients.
+    pub page_files_served: bool,
 }
 
 impl StatusSource {
@@ -32,6 +38,8 @@ impl StatusSource {
             ServerState::Shutdown => "stopped",
         };
         let endpoints: BTreeMap<u64, String> = membership.nodes().map(|(id, node)| (*id, node.addr.clone())).collect();
+        // Before the state is locked: the office comes first.
+        let protected_pages = self.page_files.protected_pages();
         self.group.applied.read(|state| ReplicaStatus {
             cluster_id: self.group.cluster_id,
             replica_id: self.group.replica_id,
@@ -74,6 +82,37 @@ impl StatusSource {
                 })
                 .collect(),
             l3: state.l3_status(),
+            hf3fs: self.hf3fs(state, protected_pages),
         })
+    }
+
+    fn hf3fs(&self, state: &State, protected_pages: Option<u64>) -> Option<Hf3fsStatus> {
+        let files: Vec<_> = state.hf3fs().files().map(|(_, file)| page_file(file)).collect();
+        let times = self.page_files.times();
+        (self.page_files_served || !files.is_empty()).then(|| Hf3fsStatus {
+            protection_ms: times.protection.as_millis() as u64,
+            reservation_ms: times.reservation.as_millis() as u64,
+            protected_pages,
+            files,
+        })
+    }
+}
+
+fn page_file(file: &File) -> PageFileStatus {
+    let (name, counts) = (file.name(), file.counts());
+    PageFileStatus {
+        deployment: name.deployment.clone(),
+        rank: name.rank,
+        pool: name.pool.clone(),
+        pages: file.pages().into(),
+        confirmed: counts.confirmed,
+        reserved: counts.reserved,
+        resting: counts.resting,
+        unused: counts.unused,
+        evicted: counts.evicted,
+        expired: counts.expired,
+        no_page: counts.no_page,
+        ignored_confirms: counts.ignored_confirms,
+        ignored_releases: counts.ignored_releases,
     }
 }

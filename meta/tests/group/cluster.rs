@@ -63,6 +63,10 @@ pub(crate) struct Cluster {
     pub(crate) telemetry: BTreeMap<u64, Telemetry>,
     pub(crate) log_bytes_per_snapshot: u64,
     pub(crate) watch_bytes_max: u64,
+    pub(crate) hf3fs_protection_ms: u64,
+    pub(crate) hf3fs_reservation_ms: u64,
+    /// The cluster's, set once.
+    pub(crate) write_rest_ms: u64,
 }
 
 pub(crate) fn settings() -> ClusterSettings {
@@ -86,6 +90,9 @@ impl Cluster {
             telemetry: BTreeMap::new(),
             log_bytes_per_snapshot: 64 << 20,
             watch_bytes_max: 64 << 20,
+            hf3fs_protection_ms: 100,
+            hf3fs_reservation_ms: 60_000,
+            write_rest_ms: settings().write_rest_ms,
         };
         let members: BTreeMap<u64, Endpoint> = (1..=replicas).map(|id| (id, free_endpoint())).collect();
         for (id, endpoint) in &members {
@@ -124,8 +131,9 @@ impl Cluster {
 
     pub(crate) async fn start(&mut self, id: u64) {
         let site = self.sites.get_mut(&id).unwrap();
+        let settings = ClusterSettings { write_rest_ms: self.write_rest_ms, ..settings() };
         let members = site.members.iter().map(|(id, endpoint)| (*id, endpoint.to_string())).collect();
-        let mut identity = Identity::new(self.id, id, settings(), members);
+        let mut identity = Identity::new(self.id, id, settings, members);
         identity.bootstrapped = site.bootstrapped;
         let parts = RefCell::new((site.disk.clone(), site.mark.clone()));
         let (log, _, lost) = open_log(
@@ -156,6 +164,9 @@ impl Cluster {
         let mut config = MetaConfig::new(site.dir.path(), site.endpoint.clone());
         config.log_bytes_per_snapshot = self.log_bytes_per_snapshot;
         config.watch_bytes_max = self.watch_bytes_max;
+        config.hf3fs = Some("127.0.0.1:0".parse().unwrap());
+        config.hf3fs_protection_ms = self.hf3fs_protection_ms;
+        config.hf3fs_reservation_ms = self.hf3fs_reservation_ms;
         self.running.insert(id, serve(config, deps).await.unwrap());
     }
 

@@ -1,9 +1,12 @@
 //! A whole group in one process: real Raft, real gRPC over loopback, logs in memory.
 
 mod bad_input;
+mod client;
 mod cluster;
 mod digests;
 mod failover;
+mod hf3fs;
+mod hf3fs_http;
 mod membership;
 mod publishing;
 mod watching;

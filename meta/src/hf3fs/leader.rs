@@ -1,0 +1,310 @@
+//! The calls that the leader decides: look, decide, propose, and make sure that it still leads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreword_proto::limits::HF3FS_KEYS_MAX;
+use foreword_proto::{EntryKey, Revision};
+use foreword_seams::{Marker, sometimes};
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout_at};
+
+use super::answer::{indices_body, reserved_body};
+use super::body::{Request, parse};
+use super::office::{Office, Pick, ReserveDecision, ReserveTime};
+use super::outcome::answer_of;
+use super::{Answer, Call, Operation};
+use crate::raft::clock::LeaderClock;
+use crate::raft::group::{Group, Unavailable, encode_commands};
+use crate::raft::proposer::ProposeError;
+use crate::state::State;
+use crate::state::command::{Command, Outcome};
+use crate::state::hf3fs::{File, FileId, FileName, Hf3fsCommand, Hf3fsOperation, Hf3fsOutcome, PageIndex, Reserved};
+
+/// Reservations that one command ends; the next round ends more.
+const EXPIRE_PAGES_MAX: u32 = 4096;
+
+/// What an operator sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    pub protection: Duration,
+    pub reservation: Duration,
+}
+
+/// A replica as the one that decides. Without office it refuses.
+pub struct Leader {
+    group: Arc<Group>,
+    clock: Arc<LeaderClock>,
+    times: Times,
+    /// Locked before the applied state, never after it, and never across an await.
+    office: Mutex<Option<Held>>,
+}
+
+struct Held {
+    office: Office,
+    since: Instant,
+}
+
+impl Held {
+    fn now_ms(&self) -> u64 {
+        self.since.elapsed().as_millis() as u64
+    }
+}
+
+/// Where and when a decision is taken.
+struct Moment<'a> {
+    office: &'a mut Office,
+    id: FileId,
+    file: &'a File,
+    now_ms: u64,
+}
+
+/// What was decided, and as of when.
+struct Decided<T> {
+    /// None: there is no such file.
+    what: Option<T>,
+    term: u64,
+    revision: Revision,
+}
+
+/// A command on a page file and what it takes away meanwhile.
+struct Proposal {
+    file: FileId,
+    touched: Vec<PageIndex>,
+    operation: Hf3fsOperation,
+    pick: Option<Pick>,
+}
+
+impl Leader {
+    /// A replica that is not in office.
+    pub fn new(group: Arc<Group>, clock: Arc<LeaderClock>, times: Times) -> Self {
+        Self { group, clock, times, office: Mutex::new(None) }
+    }
+
+    /// What an operator set.
+    pub fn times(&self) -> Times {
+        self.times
+    }
+
+    /// This replica was elected: it knows of no reader yet.
+    pub fn take_office(&self, term: u64) {
+        let office = Office::new(term, self.protection_ms());
+        *self.office.lock() = Some(Held { office, since: Instant::now() });
+    }
+
+    /// This replica leads no more.
+    pub fn leave_office(&self) {
+        *self.office.lock() = None;
+    }
+
+    /// Pages that readers were told of; None without office.
+    pub fn protected_pages(&self) -> Option<u64> {
+        self.office.lock().as_ref().map(|held| held.office.protected_pages())
+    }
+
+    fn protection_ms(&self) -> u64 {
+        self.times.protection.as_millis() as u64
+    }
+
+    /// Answers a call of any operation but initialize and exists.
+    ///
+    /// Errors: this replica does not lead, or could not make sure of it by `deadline`. What was proposed may still be applied; the
+    /// same call again, here or at the next leader, is the right thing to do.
+    pub async fn answer(self: &Arc<Self>, call: &Call, deadline: Instant) -> Result<Answer, Unavailable> {
+        let body = match parse(call.operation, &call.body) {
+            Ok(body) => body,
+            Err(error) => return Ok(Answer::unprocessable(&error)),
+        };
+        let name = FileName { deployment: call.deployment.clone(), rank: call.rank, pool: body.pool };
+        match (call.operation, body.request) {
+            (_, Err(error)) => {
+                let decided = self.decide(&name, |_| ())?;
+                self.settle(&name, decided, deadline, |(), _| Answer::unprocessable(&error)).await
+            }
+            (Operation::Get, Ok(Request::Keys(keys))) => {
+                // Protected first, leadership confirmed then: a leader of a later term took office after that, and evicts
+                // nothing for a whole protection.
+                let decided = self.decide(&name, |at| at.office.get(at.id, at.file, &keys, at.now_ms))?;
+                self.settle(&name, decided, deadline, |pages, revision| Answer::ok(indices_body(&pages), revision))
+                    .await
+            }
+            (Operation::Reserve, Ok(Request::Keys(keys))) => self.reserve(&name, keys, deadline).await,
+            (_, Ok(request)) => self.change(&name, request, deadline).await,
+        }
+    }
+
+    async fn reserve(
+        self: &Arc<Self>,
+        name: &FileName,
+        keys: Vec<EntryKey>,
+        deadline: Instant,
+    ) -> Result<Answer, Unavailable> {
+        let tick_ms = self.clock.now_ms().ok_or(Unavailable::NoLeader)?;
+        let Decided { what, term, revision } = self.decide(name, |at| {
+            let time = ReserveTime { now_ms: at.now_ms, tick_ms };
+            match at.office.reserve(at.id, at.file, &keys, time) {
+                ReserveDecision::Existing(pages) => Err(pages),
+                ReserveDecision::Propose(pick) => {
+                    let term = at.office.term();
+                    Ok(at.propose(Hf3fsOperation::Reserve { term, keys, victims: pick.pages().to_vec() }, Some(pick)))
+                }
+            }
+        })?;
+        let existing = match what {
+            Some(Ok(proposal)) => return self.propose(name, proposal, deadline).await,
+            Some(Err(existing)) => Some(existing),
+            None => None,
+        };
+        let decided = Decided { what: existing, term, revision };
+        let answer = |pages: Vec<PageIndex>, revision| {
+            let pages: Vec<_> = pages.into_iter().map(Reserved::Existing).collect();
+            Answer::ok(reserved_body(&pages), revision)
+        };
+        self.settle(name, decided, deadline, answer).await
+    }
+
+    /// Confirm, delete and clear. What is deleted is picked first: no reader is told of it any more.
+    async fn change(
+        self: &Arc<Self>,
+        name: &FileName,
+        request: Request,
+        deadline: Instant,
+    ) -> Result<Answer, Unavailable> {
+        // As long as whoever was told of a page just now may use it.
+        let rest_ms = self.protection_ms() + 1;
+        let decided = self.decide(name, |at| match request {
+            Request::Keys(keys) => {
+                let pick = at.office.pick_keys(at.id, at.file, &keys);
+                at.propose(Hf3fsOperation::Delete { keys, rest_ms }, Some(pick))
+            }
+            Request::Confirm { written, released } => at.propose(Hf3fsOperation::Confirm { written, released }, None),
+            Request::Clear | Request::Initialize { .. } => {
+                let pick = at.office.pick_whole(at.id);
+                at.propose(Hf3fsOperation::Clear { rest_ms }, Some(pick))
+            }
+        })?;
+        match decided.what {
+            Some(proposal) => self.propose(name, proposal, deadline).await,
+            None => self.settle(name, decided, deadline, |_, revision| Answer::done(revision)).await,
+        }
+    }
+
+    /// Looks at a file in office: the state has everything that was acknowledged by earlier leaders.
+    fn decide<T>(&self, name: &FileName, decide: impl FnOnce(Moment<'_>) -> T) -> Result<Decided<T>, Unavailable> {
+        let term = self.group.leading_term().ok_or(Unavailable::NoLeader)?;
+        let mut held = self.office.lock();
+        let held = held.as_mut().filter(|held| held.office.term() == term).ok_or(Unavailable::NoLeader)?;
+        let now_ms = held.now_ms();
+        self.group.applied.read_with_position(|state, position| {
+            if position.last_applied.map(|id| id.leader_id.term) != Some(term) {
+                sometimes(Marker::PageFileOfficeNotOpen);
+                return Err(Unavailable::NoLeader);
+            }
+            let file = state.hf3fs().file_id(name).and_then(|id| Some((id, state.hf3fs().file(id)?)));
+            let what = file.map(|(id, file)| decide(Moment { office: &mut held.office, id, file, now_ms }));
+            Ok(Decided { what, term, revision: state.revision() })
+        })
+    }
+
+    /// Answers without a command, once this replica is known to have led in that term after the decision.
+    async fn settle<T>(
+        &self,
+        name: &FileName,
+        decided: Decided<T>,
+        deadline: Instant,
+        answer: impl FnOnce(T, Revision) -> Answer,
+    ) -> Result<Answer, Unavailable> {
+        match timeout_at(deadline, self.group.leads_in(decided.term)).await {
+            Ok(true) => Ok(match decided.what {
+                Some(what) => answer(what, decided.revision),
+                None => Answer::no_file(&name.deployment, name.rank, &name.pool, decided.revision),
+            }),
+            _ => {
+                sometimes(Marker::PageFileLeadershipUnconfirmed);
+                Err(Unavailable::NoLeader)
+            }
+        }
+    }
+
+    /// Proposes a command. A caller that leaves does not end it: what it picked stays picked until the group has decided.
+    async fn propose(
+        self: &Arc<Self>,
+        name: &FileName,
+        proposal: Proposal,
+        deadline: Instant,
+    ) -> Result<Answer, Unavailable> {
+        let Proposal { file, touched, operation, pick } = proposal;
+        let encoded = encode_commands(&[Command::Hf3fs(Hf3fsCommand::On { file, touched, operation })]);
+        let leader = self.clone();
+        let deciding = tokio::spawn(async move {
+            let decided = leader.group.propose_to_its_end(encoded).await;
+            // After any other error the command may be applied yet, under a leader of a later term: this office is over then.
+            if let (Ok(_) | Err(ProposeError::QueueFull), Some(pick)) = (&decided, pick) {
+                leader.end(&pick);
+            }
+            decided
+        });
+        let (revision, outcomes) = match timeout_at(deadline, deciding).await {
+            Ok(Ok(decided)) => decided?,
+            Ok(Err(error)) => return Err(Unavailable::Stopped(error.to_string())),
+            Err(_) => return Err(Unavailable::NoLeader),
+        };
+        let outcome =
+            outcomes.into_iter().next().ok_or_else(|| Unavailable::Stopped("an outcome is missing".into()))?;
+        if let Outcome::Hf3fs(Hf3fsOutcome::Reserved { pages }) = &outcome
+            && pages.contains(&Reserved::NoPage)
+        {
+            sometimes(Marker::PageFileReserveFoundNoPage);
+        }
+        answer_of(name, 0, revision, outcome)
+    }
+
+    fn end(&self, pick: &Pick) {
+        if let Some(held) = self.office.lock().as_mut() {
+            held.office.end(pick);
+        }
+    }
+
+    /// What the leader does beside answering: ends reservations of which nothing was heard, and tells the group which pages were read.
+    pub fn duties(&self) -> Vec<Command> {
+        let Some(tick_ms) = self.clock.now_ms() else { return Vec::new() };
+        let mut held = self.office.lock();
+        let Some(held) = held.as_mut() else { return Vec::new() };
+        let now_ms = held.now_ms();
+        let office = &mut held.office;
+        office.sweep(now_ms);
+        let mut commands = self.group.applied.read(|state| self.expiries(state, tick_ms));
+        let mut touches = 0;
+        for file in office.due_touches(now_ms) {
+            let touched = office.drain_touched(file, now_ms);
+            touches += touched.len();
+            commands.push(Command::Hf3fs(Hf3fsCommand::On { file, touched, operation: Hf3fsOperation::Touch }));
+            // They share one entry; the others come in the next round.
+            if touches >= HF3FS_KEYS_MAX {
+                break;
+            }
+        }
+        commands
+    }
+
+    fn expiries(&self, state: &State, tick_ms: u64) -> Vec<Command> {
+        let Some(heard_before_ms) = tick_ms.checked_sub(self.times.reservation.as_millis() as u64) else {
+            return Vec::new();
+        };
+        let due = |file: &File| file.oldest_reservation_ms().is_some_and(|heard_ms| heard_ms < heard_before_ms);
+        let expire = |file| {
+            sometimes(Marker::PageFileReservationExpired);
+            let operation = Hf3fsOperation::Expire { heard_before_ms, pages_max: EXPIRE_PAGES_MAX };
+            Command::Hf3fs(Hf3fsCommand::On { file, touched: Vec::new(), operation })
+        };
+        state.hf3fs().files().filter(|(_, file)| due(file)).map(|(id, _)| expire(id)).collect()
+    }
+}
+
+impl Moment<'_> {
+    /// A command on this file, with what was read of it since the last one.
+    fn propose(self, operation: Hf3fsOperation, pick: Option<Pick>) -> Proposal {
+        let touched = self.office.drain_touched(self.id, self.now_ms);
+        Proposal { file: self.id, touched, operation, pick }
+    }
+}
