@@ -323,6 +323,9 @@ fn report(
     let mut markers: BTreeMap<&'static str, u64> =
         sometimes::counts().iter().map(|(marker, count)| (marker.name(), count)).collect();
     markers.extend(cluster.effects());
+    markers.extend(observer.page_effects());
+    markers.insert("pages-reserve-retried", history.page_files.reserves_retried);
+    markers.insert("pages-reservation-shared", history.page_files.reservations_shared);
     Report {
         seed: options.seed,
         profile: options.profile.name,

@@ -42,10 +42,10 @@ const RESETS_EVERY_MS: u64 = 300;
 const LOST_ITEMS_MAX: u64 = 8;
 /// A sync of a fair disk takes up to so long, in microseconds.
 const SYNC_US_MAX: u64 = 3_000;
-/// Ports of the simulated processes.
+/// Ports of the simulated processes; replicas serve the clients of page files on the last one.
 const META_PORT: u16 = 7400;
 const NODE_PORT: u16 = 7500;
-const PAGES_PORT: u16 = 7600;
+pub const PAGES_PORT: u16 = 7600;
 
 /// Position of a machine in the world.
 pub type Seat = usize;

@@ -1,5 +1,6 @@
 //! What engines that write and read page files themselves asked the group, and what they found in the pages.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -96,6 +97,35 @@ pub struct PageHistory {
     pub wrong: Vec<WrongPage>,
     /// Whether a fresh batch could be written to each page file after the world had healed.
     pub probed: Option<Result<(), String>>,
+    /// Answered reserves that were tried more than once.
+    pub reserves_retried: u64,
+    /// Pages that were given to a writer while another writes them for the same key.
+    pub reservations_shared: u64,
+    /// Pages that were given and of which no confirm is known: to whom, by file.
+    writing: BTreeMap<(Arc<FileName>, PageIndex), (EntryKey, u32)>,
+}
+
+impl PageHistory {
+    /// Counts what a call shows of rare paths.
+    fn count(&mut self, call: &PageCall) {
+        match (&call.asked, &call.answer) {
+            (PageAsk::Reserve { keys }, PageAnswer::Reserved(pages)) => {
+                self.reserves_retried += u64::from(call.sent > call.invoked);
+                let mine = keys.iter().zip(pages).filter(|(_, (written, _))| !written);
+                for (key, page) in mine.filter_map(|(key, (_, page))| Some((key, (*page)?))) {
+                    let was = self.writing.insert((call.file.clone(), page), (key.entry, call.client));
+                    let shared = was.is_some_and(|(of, by)| of == key.entry && by != call.client);
+                    self.reservations_shared += u64::from(shared);
+                }
+            }
+            (PageAsk::Confirm { written, released }, PageAnswer::Done) => {
+                for page in written.iter().map(|(_, page)| page).chain(released) {
+                    self.writing.remove(&(call.file.clone(), *page));
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 impl History {
@@ -118,6 +148,7 @@ impl History {
             }
             _ => self.totals.acknowledged += 1,
         }
+        self.page_files.count(&call);
         self.page_files.calls.push(call);
     }
 
