@@ -4,6 +4,7 @@
 //! whose outcome was never known are appended at the end. Each check keeps its own cursor into the lists.
 
 mod lines;
+mod page_files;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use foreword_proto::{Epoch, Fingerprint, NamespaceId, PageKey, Revision};
 use parking_lot::Mutex;
 
 pub use lines::Keys;
+pub use page_files::{PageAnswer, PageAsk, PageCall, PageHistory, PageName, Shown, WrongPage};
 
 use crate::workload::FINAL_READER;
 use crate::world::context::{self, Kind, SimTime};
@@ -217,6 +219,8 @@ pub struct History {
     pub records: Vec<Record>,
     /// Frames of watch streams, in the order in which they were read.
     pub watched: Vec<Watched>,
+    /// What was asked of page files, and found in their pages.
+    pub page_files: PageHistory,
     pub totals: Totals,
     /// Calls begun and not answered, by their ids.
     under_way: BTreeMap<RecordId, Record>,

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use foreword_meta::raft::group::Leader;
 use foreword_meta::state::command::ClusterSettings;
+use foreword_meta::state::hf3fs::FileCounts;
 
 use crate::cluster::Cluster;
 use crate::history::History;
 use crate::invariants::{AgentView, Checks, DiskView, Found, ReplicaView, Settings, View};
 use crate::oracle::Oracle;
 use crate::workload;
+use crate::workload::page_files::{PROTECTION_MS, RESERVATION_MS};
 use crate::world::context::SimTime;
 
 /// How long after the faults stop everything must work again.
@@ -44,6 +46,8 @@ impl Observer {
             lookup_deadline: workload::CALL_DEADLINE,
             liveness_bound: LIVENESS_BOUND,
             quiet_bound: QUIET_BOUND,
+            protection: Duration::from_millis(PROTECTION_MS),
+            reservation: Duration::from_millis(RESERVATION_MS),
         };
         Self {
             oracle: Oracle::new(believed.clone()),
@@ -78,6 +82,20 @@ impl Observer {
     /// Entries of the log that were committed.
     pub fn committed(&self) -> u64 {
         self.oracle.revision()
+    }
+
+    /// What happened to pages of page files, by name: the simulator's own markers.
+    pub fn page_effects(&self) -> BTreeMap<&'static str, u64> {
+        let counts = self.oracle.state().hf3fs().files().map(|(_, file)| file.counts());
+        let mut effects = BTreeMap::new();
+        let mut add = |name, count| *effects.entry(name).or_default() += count;
+        for counts in counts.chain([FileCounts::default()]) {
+            add("pages-evicted", counts.evicted);
+            add("pages-expired", counts.expired);
+            add("pages-confirm-ignored", counts.ignored_confirms);
+            add("pages-release-ignored", counts.ignored_releases);
+        }
+        effects
     }
 
     /// Gives the reference every entry that some replica has applied since.

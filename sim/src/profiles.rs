@@ -7,6 +7,7 @@ use foreword_meta::state::command::ClusterSettings;
 use crate::cluster::{Plan, Seams};
 use crate::faults::Mix;
 use crate::workload::Load;
+use crate::workload::page_files::{PROTECTION_MS, RESERVATION_MS};
 
 /// A kind of run.
 #[derive(Clone, Copy)]
@@ -40,7 +41,7 @@ const BASE: Profile = Profile {
 };
 
 /// Every profile, in the order in which seeds go through them.
-pub const PROFILES: [Profile; 10] = [
+pub const PROFILES: [Profile; 11] = [
     Profile { name: "shared-prefixes", ..BASE },
     Profile {
         name: "herd",
@@ -77,6 +78,13 @@ pub const PROFILES: [Profile; 10] = [
         ..BASE
     },
     Profile { name: "calm", mix: Mix::NONE, ..BASE },
+    // A page that is used again too early takes an election, or a leader that does not know that there was one.
+    Profile {
+        name: "page-files",
+        load: Load::page_files,
+        mix: Mix { processes: 8, network: 8, power: 3, clocks: 4, l3: 1, ..Mix::ALL },
+        ..BASE
+    },
 ];
 
 impl Profile {
@@ -112,11 +120,14 @@ impl Profile {
             replicas: self.replicas,
             agents: self.agents,
             settings: self.settings(),
+            page_files: load.page_engines > 0,
             meta: Arc::new(move |config| {
                 config.log_bytes_per_snapshot = 16 << 10;
                 config.watch_bytes_max = watch_bytes_max;
                 config.high_watermark_percent = load.high_watermark_percent;
                 config.low_watermark_percent = load.low_watermark_percent;
+                config.hf3fs_protection_ms = PROTECTION_MS;
+                config.hf3fs_reservation_ms = RESERVATION_MS;
             }),
             node: Arc::new(move |config| {
                 config.arena_bytes = arena_bytes;

@@ -251,6 +251,7 @@ impl Clients {
             seed: options.seed,
             agents: cluster.agent_endpoints(),
             replicas: cluster.replica_endpoints(),
+            page_servers: cluster.page_servers(),
             incarnation: Arc::new(move |agent| of.lock().get(agent as usize).copied().unwrap_or(0)),
             history: history.clone(),
         };
@@ -277,12 +278,19 @@ impl Clients {
         self.stop.send_replace(true);
         let load = (options.profile.load)();
         // The members of now: one may have been replaced.
-        let parts = ClientParts { replicas: cluster.replica_endpoints(), ..self.parts.clone() };
+        let parts = ClientParts {
+            replicas: cluster.replica_endpoints(),
+            page_servers: cluster.page_servers(),
+            ..self.parts.clone()
+        };
         let (ended, quiet, unanswered) = (self.ended.clone(), self.quiet.clone(), self.unanswered.clone());
         cluster.spawn_client(async move {
             ended.notified().await;
             let probed = workload::probe(&load, parts.clone(), LIVENESS_BOUND).await;
             let unread = workload::final_reads(&load, parts.clone()).await;
+            if load.page_engines > 0 {
+                workload::page_files::finish(parts.clone(), LIVENESS_BOUND).await;
+            }
             *unanswered.lock() = (unread, probed.err());
             parts.history.lock().close();
             quiet.store(true, Ordering::Relaxed);
@@ -315,6 +323,9 @@ fn report(
     let mut markers: BTreeMap<&'static str, u64> =
         sometimes::counts().iter().map(|(marker, count)| (marker.name(), count)).collect();
     markers.extend(cluster.effects());
+    markers.extend(observer.page_effects());
+    markers.insert("pages-reserve-retried", history.page_files.reserves_retried);
+    markers.insert("pages-reservation-shared", history.page_files.reservations_shared);
     Report {
         seed: options.seed,
         profile: options.profile.name,

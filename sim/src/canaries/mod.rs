@@ -5,6 +5,7 @@
 mod disks;
 mod liars;
 mod net;
+mod pages;
 mod tap;
 
 use std::ops::Range;
@@ -37,6 +38,14 @@ pub struct Canary {
 
 /// Every canary.
 pub const CANARIES: &[Canary] = &[
+    Canary {
+        name: "swallows-confirms",
+        invariant: "acknowledged-confirm-survives",
+        what: "one in ten confirms of page files is acknowledged on its way, and goes nowhere",
+        profile: Some("page-files"),
+        seed_hint: 0,
+        plant: |options| lie_to_page_engines(options, || pages::swallow_confirms(10)),
+    },
     Canary {
         name: "acknowledges-early",
         invariant: "acknowledged-publish-survives",
@@ -120,6 +129,22 @@ pub const CANARIES: &[Canary] = &[
         },
     },
     Canary {
+        name: "reservations-never-end",
+        invariant: "nothing-leaks",
+        what: "replicas are configured with reservations of pages that last an hour",
+        profile: Some("page-files"),
+        seed_hint: 0,
+        plant: |options| options.seams.meta = |config| config.hf3fs_reservation_ms = HOUR_MS,
+    },
+    Canary {
+        name: "pages-need-no-rest",
+        invariant: "one-page-one-key",
+        what: "replicas apply commands as if pages of page files need not rest",
+        profile: Some("page-files"),
+        seed_hint: 0,
+        plant: |options| believe(options, |settings| settings.write_rest_ms = 0),
+    },
+    Canary {
         name: "no-rest",
         invariant: "one-slot-one-page",
         what: "replicas apply commands as if slots need not rest",
@@ -150,6 +175,22 @@ pub const CANARIES: &[Canary] = &[
         profile: Some("power"),
         seed_hint: 34,
         plant: |options| options.seams.lies = Lies::AfterSlow,
+    },
+    Canary {
+        name: "old-pages",
+        invariant: "protected-pages-stand",
+        what: "gets of page files that find no page are answered with the one that the key had two seconds ago",
+        profile: Some("page-files"),
+        seed_hint: 0,
+        plant: |options| lie_to_page_engines(options, pages::old_pages),
+    },
+    Canary {
+        name: "protects-shortly",
+        invariant: "protected-pages-stand",
+        what: "replicas are configured to protect pages for a tenth of what their readers were told",
+        profile: Some("page-files"),
+        seed_hint: 0,
+        plant: |options| options.seams.meta = |config| config.hf3fs_protection_ms /= 10,
     },
     Canary {
         name: "loses-commands",
@@ -251,6 +292,14 @@ fn at_hosts(options: &mut Options, names: &'static str, make: fn() -> Meddler) {
     options.seams.net = Arc::new(move |name, inner| match name.starts_with(names) {
         true => Arc::new(TappedNet { inner, meddler: make() }),
         false => inner,
+    });
+}
+
+/// Puts a liar between the engines of page files and the replicas.
+fn lie_to_page_engines(options: &mut Options, make: fn() -> pages::Liar) {
+    options.seams.net = Arc::new(move |name, inner| match name {
+        "clients" => Arc::new(pages::LyingNet { inner, liar: Arc::new(make()) }),
+        _ => inner,
     });
 }
 

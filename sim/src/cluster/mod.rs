@@ -42,9 +42,10 @@ const RESETS_EVERY_MS: u64 = 300;
 const LOST_ITEMS_MAX: u64 = 8;
 /// A sync of a fair disk takes up to so long, in microseconds.
 const SYNC_US_MAX: u64 = 3_000;
-/// Ports of the simulated processes.
+/// Ports of the simulated processes; replicas serve the clients of page files on the last one.
 const META_PORT: u16 = 7400;
 const NODE_PORT: u16 = 7500;
+pub const PAGES_PORT: u16 = 7600;
 
 /// Position of a machine in the world.
 pub type Seat = usize;
@@ -55,6 +56,8 @@ pub struct Plan {
     pub replicas: usize,
     pub agents: usize,
     pub settings: ClusterSettings,
+    /// Replicas serve the clients of page files.
+    pub page_files: bool,
     /// Changes of the configurations' defaults.
     pub meta: Arc<dyn Fn(&mut MetaConfig) + Send + Sync>,
     pub node: Arc<dyn Fn(&mut NodeConfig) + Send + Sync>,
@@ -72,6 +75,8 @@ pub struct Seams {
     pub engine: EngineSeam,
     /// What replicas believe the cluster was initialised with; None: what it was.
     pub settings: Option<ClusterSettings>,
+    /// Changes of what each replica is configured with.
+    pub meta: fn(&mut MetaConfig),
     /// When syncs of logs make nothing durable.
     pub lies: Lies,
 }
@@ -99,6 +104,7 @@ impl Default for Seams {
             net: Arc::new(|_, net| net),
             engine: Arc::new(|_, engine| engine),
             settings: None,
+            meta: |_| {},
             lies: Lies::Never,
         }
     }
@@ -227,7 +233,9 @@ impl Cluster {
         let joins = id > self.plan.replicas as u64;
         let identity = if joins { Identity::joining } else { Identity::new }(self.cluster_id, id, settings, members);
         let mut config = MetaConfig::new("/simulated", endpoint(&name, META_PORT));
+        config.hf3fs = self.plan.page_files.then(|| endpoint(&name, PAGES_PORT));
         (self.plan.meta)(&mut config);
+        (self.plan.seams.meta)(&mut config);
         let parts = ReplicaParts {
             host: host.id(),
             config,
@@ -278,6 +286,11 @@ impl Cluster {
     /// Where the members listen now, by replica id.
     pub fn replica_endpoints(&self) -> Vec<(u64, Endpoint)> {
         self.replicas().map(|(parts, _)| (parts.disk.identity().replica_id, parts.config.listen.clone())).collect()
+    }
+
+    /// Where the members serve the clients of page files.
+    pub fn page_servers(&self) -> Vec<Endpoint> {
+        self.replicas().filter_map(|(parts, _)| parts.config.hf3fs.clone()).collect()
     }
 
     /// Adds a task to the clients' host.

@@ -3,6 +3,7 @@
 //! Between two quanta of the world each invariant looks at the [`View`]: the reference, the replicas and agents that run, the disks
 //! and the history. It keeps what it needs to remember; it changes nothing.
 
+pub mod acknowledged_confirm_survives;
 pub mod acknowledged_publish_survives;
 pub mod entries_are_whole;
 pub mod generations_never_fall;
@@ -13,8 +14,11 @@ pub mod mirror_equals_state;
 pub mod never_wrong_bytes;
 pub mod nothing_goes_back;
 pub mod nothing_leaks;
+pub mod one_page_one_key;
 pub mod one_slot_one_page;
+pub mod page_ledger;
 pub mod promises_before_votes;
+pub mod protected_pages_stand;
 pub mod replicas_agree;
 pub mod retires_are_told;
 pub mod revisions_never_go_back;
@@ -86,6 +90,10 @@ pub struct Settings {
     pub liveness_bound: Duration,
     /// How long after the faults and the workload stop nothing may be left that nobody owns. Longer than lease, rests and deadlines together.
     pub quiet_bound: Duration,
+    /// How long readers of page files were told that a page stays their key's.
+    pub protection: Duration,
+    /// How long a reservation of a page lasts of which nothing is heard.
+    pub reservation: Duration,
 }
 
 /// Everything there is to look at, at one moment between two quanta.
@@ -158,6 +166,7 @@ impl Checks {
     /// Every invariant there is.
     pub fn new() -> Self {
         Self::of(vec![
+            Box::<acknowledged_confirm_survives::AcknowledgedConfirmSurvives>::default(),
             Box::<acknowledged_publish_survives::AcknowledgedPublishSurvives>::default(),
             Box::<entries_are_whole::EntriesAreWhole>::default(),
             Box::<generations_never_fall::GenerationsNeverFall>::default(),
@@ -168,8 +177,10 @@ impl Checks {
             Box::<never_wrong_bytes::NeverWrongBytes>::default(),
             Box::<nothing_goes_back::NothingGoesBack>::default(),
             Box::<nothing_leaks::NothingLeaks>::default(),
+            Box::<one_page_one_key::OnePageOneKey>::default(),
             Box::<one_slot_one_page::OneSlotOnePage>::default(),
             Box::<promises_before_votes::PromisesBeforeVotes>::default(),
+            Box::<protected_pages_stand::ProtectedPagesStand>::default(),
             Box::<replicas_agree::ReplicasAgree>::default(),
             Box::<retires_are_told::RetiresAreTold>::default(),
             Box::<revisions_never_go_back::RevisionsNeverGoBack>::default(),

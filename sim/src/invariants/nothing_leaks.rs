@@ -1,5 +1,6 @@
 //! `nothing-leaks`: once faults and clients have stopped and rests are over, every slot is free, granted to a live session, or
-//! published; and an agent's frames are those of its L1 pages.
+//! published; and an agent's frames are those of its L1 pages. Of page files: nothing is reserved, what rested can be given out, and
+//! a fresh batch found its pages.
 
 use std::collections::BTreeSet;
 
@@ -48,6 +49,20 @@ fn no_frame_leaks(agent: &str, held: &Held) -> Result<(), Violation> {
     })
 }
 
+fn no_page_leaks(state: &State) -> Result<(), Violation> {
+    for (id, file) in state.hf3fs().files() {
+        let (counts, pages) = (file.counts(), u64::from(file.pages()));
+        ensure(NAME, counts.reserved == 0, || format!("page file {id}: reservations that nobody keeps: {counts:?}"))?;
+        let sum = counts.confirmed + counts.resting + counts.unused;
+        ensure(NAME, sum == pages, || format!("page file {id} of {pages} pages: {counts:?}"))?;
+        let room = file.room(state.tick_ms());
+        ensure(NAME, room == counts.resting + counts.unused, || {
+            format!("page file {id}: room for {room} pages at tick {}: {counts:?}", state.tick_ms())
+        })?;
+    }
+    Ok(())
+}
+
 impl Invariant for NothingLeaks {
     fn name(&self) -> &'static str {
         NAME
@@ -69,6 +84,10 @@ impl Invariant for NothingLeaks {
         self.looked = true;
         let held = view.agents.iter().filter_map(|agent| agent.api.session()).collect();
         no_slot_leaks(view.oracle.state(), &held)?;
+        no_page_leaks(view.oracle.state())?;
+        if let Some(Err(probed)) = &view.history.page_files.probed {
+            return ensure(NAME, false, || format!("a page file has no pages for a fresh batch: {probed}"));
+        }
         view.agents.iter().try_for_each(|agent| no_frame_leaks(&agent.name, &agent.api.held()))
     }
 }
@@ -76,7 +95,9 @@ impl Invariant for NothingLeaks {
 #[cfg(test)]
 mod tests {
     use foreword_meta::state::command::Command;
+    use foreword_meta::state::hf3fs::Hf3fsOperation;
 
+    use super::super::page_ledger::tests::{confirm, log as page_log, on, reserve};
     use super::*;
     use crate::oracle::tests::Log;
 
@@ -99,6 +120,20 @@ mod tests {
         }
         log.tick(20_000);
         assert_eq!(no_slot_leaks(log.oracle.state(), &held), Ok(()));
+    }
+
+    #[test]
+    fn a_reservation_that_nobody_keeps_and_a_rest_without_end_are_found() {
+        let mut log = page_log(4);
+        reserve(&mut log, &[1], &[]);
+        confirm(&mut log, 1, 3);
+        assert_eq!(no_page_leaks(log.oracle.state()), Ok(()));
+        reserve(&mut log, &[2], &[]);
+        assert!(no_page_leaks(log.oracle.state()).unwrap_err().detail.contains("nobody keeps"));
+        log.entry(&[on(Hf3fsOperation::Confirm { written: Vec::new(), released: vec![2] })]);
+        assert!(no_page_leaks(log.oracle.state()).unwrap_err().detail.contains("room"));
+        log.tick(10_000);
+        assert_eq!(no_page_leaks(log.oracle.state()), Ok(()));
     }
 
     #[test]

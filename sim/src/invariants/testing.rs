@@ -2,7 +2,9 @@
 
 use foreword_proto::{PageKey, Revision};
 
+use super::{Settings, View};
 use crate::history::{Call, GotPage, History, Outcome, PagePut, PutResult, Record, Target};
+use crate::oracle::Oracle;
 use crate::oracle::tests::key;
 use crate::world::context::SimTime;
 
@@ -52,4 +54,19 @@ pub(crate) fn looked_up(
     let mut record = record(2, at, call, Outcome::Found { pages, revision, present: Some(present.to_vec()) });
     record.agent = None;
     record
+}
+
+/// What there is to see of a world in which nothing runs.
+pub(crate) fn view<'a>(oracle: &'a Oracle, history: &'a History, settings: &'a Settings, now_ms: u64) -> View<'a> {
+    View {
+        now: SimTime::from_millis(now_ms),
+        oracle,
+        replicas: Vec::new(),
+        agents: Vec::new(),
+        disks: Vec::new(),
+        history,
+        healed_since: Some(SimTime::default()),
+        quiet_since: Some(SimTime::default()),
+        settings,
+    }
 }

@@ -18,6 +18,8 @@ pub(super) fn settings() -> Settings {
         lookup_deadline: Duration::from_secs(1),
         liveness_bound: Duration::from_secs(10),
         quiet_bound: Duration::from_secs(10),
+        protection: Duration::from_secs(1),
+        reservation: Duration::from_secs(1),
     }
 }
 

@@ -8,6 +8,7 @@ mod asks;
 mod client;
 mod engine;
 mod finish;
+pub mod page_files;
 mod profiles;
 mod prompts;
 mod transfer;
@@ -36,8 +37,9 @@ use watcher::{Pace, Watcher};
 /// Tokens of a page, and bytes of a shard, of the profiles: small, because it is their number that finds faults.
 pub const PAGE_TOKENS: u32 = 16;
 pub const SHARD_BYTES: u64 = 4096;
-/// Engines are numbered from 1, watchers from here, and the clients after the healing are these.
+/// Engines are numbered from 1, watchers and engines of page files from here, and the clients after the healing are these.
 pub const FIRST_WATCHER: u32 = 100;
+pub const FIRST_PAGE_ENGINE: u32 = 200;
 pub const FINAL_READER: u32 = 900;
 pub const PROBER: u32 = 901;
 
@@ -88,6 +90,8 @@ pub struct Load {
     pub slow_watchers: u32,
     /// One watcher a namespace from its beginning that records every event.
     pub diligent_watchers: bool,
+    /// Engines that keep their pages in page files of SGLang's hf3fs backend.
+    pub page_engines: u32,
 }
 
 impl Load {
@@ -111,6 +115,8 @@ pub struct ClientParts {
     pub seed: u64,
     pub agents: Vec<Endpoint>,
     pub replicas: Vec<(u64, Endpoint)>,
+    /// Where replicas serve the clients of page files.
+    pub page_servers: Vec<Endpoint>,
     /// The number of starts that an agent has had.
     pub incarnation: Arc<dyn Fn(u32) -> u64 + Send + Sync>,
     pub history: SharedHistory,
@@ -134,6 +140,12 @@ pub async fn run(load: Load, parts: ClientParts, stop: watch::Receiver<bool>) {
         let space = spaces[watcher as usize % spaces.len()].clone();
         let watcher = Watcher::new(FIRST_WATCHER + watcher, space, pace, parts.clone());
         clients.spawn(watcher.run(stop.clone()));
+    }
+    let bytes = page_files::PageBytes::default();
+    for number in 0..load.page_engines {
+        let files = page_files::page_files();
+        let engine = page_files::PageEngine::new(FIRST_PAGE_ENGINE + number, parts.clone(), files, bytes.clone());
+        clients.spawn(engine.run(stop.clone()));
     }
     while let Some(ended) = clients.join_next().await {
         // A client that panics is a bug of the simulation, not of the cluster.

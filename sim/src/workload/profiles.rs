@@ -16,6 +16,7 @@ impl Load {
             Self::shards(),
             Self::slow_watchers(),
             Self::clears(),
+            Self::page_files(),
         ]
     }
 
@@ -53,6 +54,7 @@ impl Load {
             clear_per_mille: 0,
             slow_watchers: 0,
             diligent_watchers: false,
+            page_engines: 0,
         }
     }
 
@@ -146,5 +148,10 @@ impl Load {
             diligent_watchers: true,
             ..Self::shared_prefixes()
         }
+    }
+
+    /// Engines that keep their pages in page files, beside a few that do not.
+    pub fn page_files() -> Self {
+        Self { name: "page-files".into(), engines: 2, think_ms: (300, 900), page_engines: 8, ..Self::shared_prefixes() }
     }
 }

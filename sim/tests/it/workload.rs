@@ -20,6 +20,7 @@ fn parts(cluster: &Cluster, seed: u64, history: SharedHistory) -> ClientParts {
         seed,
         agents: cluster.agents.clone(),
         replicas: vec![(1, cluster.replica.clone())],
+        page_servers: Vec::new(),
         incarnation: Arc::new(|_| 1),
         history,
     }
