@@ -25,6 +25,7 @@ impl Now {
 impl File {
     /// Applies one operation. Anything may be in it: what does not fit is ignored, and said so in the outcome.
     pub(super) fn apply(&mut self, touched: &[PageIndex], operation: &Hf3fsOperation, now: Now) -> Hf3fsOutcome {
+        self.let_go_of_some();
         for index in touched {
             if self.table.get(*index).is_confirmed() {
                 self.used(ListName::Read, *index);

@@ -47,6 +47,8 @@ pub struct File {
     pub(super) cleared_from_ms: u64,
     /// Pages below this one that nobody holds were never held: another server's pages may be there.
     pub(super) never_held: PageIndex,
+    /// What the last clear left, as far as it was not let go of yet; not of the state itself.
+    left_over: Option<(Table, Places)>,
     pub(super) counters: Counters,
 }
 
@@ -63,6 +65,7 @@ impl File {
             cleared: 0..0,
             cleared_from_ms: 0,
             never_held: pages,
+            left_over: None,
             counters: Counters::default(),
         }
     }
@@ -227,15 +230,28 @@ impl File {
         Some(self.never_used)
     }
 
-    /// Everything is as in a file whose pages all rest until `due_ms`, except those that were never used. The old table is
-    /// let go of as a whole.
+    /// Everything is as in a file whose pages all rest until `due_ms`, except those that were never used.
     pub(super) fn clear(&mut self, due_ms: u64) {
         let resting_ms = self.table.tail(ListName::Resting).map_or(0, |(_, record)| record.stamp);
         self.rest_cleared(self.never_used, due_ms.max(resting_ms));
         self.never_held = self.never_held.min(self.never_used);
-        self.table = Table::default();
-        self.places = Places::new(self.pages);
+        let table = std::mem::take(&mut self.table);
+        let places = std::mem::replace(&mut self.places, Places::new(self.pages));
+        // The smaller of two goes at once: a file that is cleared twice in a row has little in it the second time.
+        if self.left_over.as_ref().is_none_or(|(before, _)| before.held() <= table.held()) {
+            self.left_over = Some((table, places));
+        }
         self.dues = Dues::default();
+    }
+
+    /// Lets go of a part of what a clear left: all of a large file at once would take tens of milliseconds.
+    pub(super) fn let_go_of_some(&mut self) {
+        let Some((table, places)) = &mut self.left_over else { return };
+        let tables_left = table.drop_some();
+        let places_left = places.drop_some();
+        if !tables_left && !places_left {
+            self.left_over = None;
+        }
     }
 
     /// What nobody holds from `start` on rests until `due_ms`, or until what was cleared before may be used if that is later.
@@ -270,6 +286,8 @@ impl File {
 
     pub(super) fn heap_bytes(&self) -> usize {
         let name_bytes = size_of::<FileName>() + self.name.deployment.len() + self.name.pool.len();
-        name_bytes + self.table.heap_bytes() + self.places.heap_bytes() + self.dues.heap_bytes()
+        let left_over = self.left_over.as_ref();
+        let left_bytes = left_over.map_or(0, |(table, places)| table.heap_bytes() + places.heap_bytes());
+        name_bytes + self.table.heap_bytes() + self.places.heap_bytes() + self.dues.heap_bytes() + left_bytes
     }
 }

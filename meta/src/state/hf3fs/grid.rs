@@ -36,6 +36,11 @@ impl<T: Clone> Grid<T> {
         Arc::make_mut(item.get_or_insert_with(|| Arc::new(make())))
     }
 
+    /// Lets go of the items of one segment; false if there is none left.
+    pub(super) fn drop_some(&mut self) -> bool {
+        self.segments.pop().is_some()
+    }
+
     /// The items there are, with their numbers, in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
         let segments = self.segments.iter().enumerate();

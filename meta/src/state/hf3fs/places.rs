@@ -66,6 +66,11 @@ impl Places {
         }
     }
 
+    /// Lets go of some keys of a file that is cleared; false if there is none left.
+    pub(super) fn drop_some(&mut self) -> bool {
+        self.buckets.drop_some()
+    }
+
     /// Keys that have a page.
     pub(super) fn len(&self) -> usize {
         self.buckets.iter().map(|(_, bucket)| bucket.len()).sum()

@@ -122,6 +122,11 @@ impl Table {
         None
     }
 
+    /// Lets go of some records of a table that is of no more use; false if there is none left.
+    pub(super) fn drop_some(&mut self) -> bool {
+        self.chunks.drop_some()
+    }
+
     /// Records that are in a list, by index.
     pub(super) fn iter(&self) -> impl Iterator<Item = (PageIndex, &Record)> {
         self.chunks.iter().flat_map(|(number, chunk)| {

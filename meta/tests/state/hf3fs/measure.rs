@@ -56,6 +56,30 @@ fn a_page_takes_at_most_64_bytes() {
     }
 }
 
+/// What a clear leaves is let go of with the operations that follow it.
+#[test]
+fn a_cleared_file_gives_its_memory_back() {
+    let mut files = Files::with(200_010);
+    fill(&mut files, 0..200_000);
+    on(&mut files, vec![], Hf3fsOperation::Clear { rest_ms: 0 });
+    let full = files.state.heap_bytes();
+    assert!(full > 200_000 * 40, "{full}");
+    // Cleared once more, with little in it: most of it is still to be let go of.
+    fill(&mut files, 0..10);
+    on(&mut files, vec![], Hf3fsOperation::Clear { rest_ms: 0 });
+    let mut before = files.state.heap_bytes();
+    assert!(before > full / 4, "{before} of {full}");
+    for _ in 0..20 {
+        on(&mut files, vec![], Hf3fsOperation::Touch);
+        let now = files.state.heap_bytes();
+        assert!(now <= before && before - now < full / 2, "{now} after {before} of {full}");
+        before = now;
+    }
+    assert!(before < 100_000, "{before}");
+    assert_eq!(files.state.digest(), files.state.digest_from_scratch());
+    assert_eq!(restored(&files.state).digest(), files.state.digest());
+}
+
 /// How long something took.
 #[allow(clippy::disallowed_methods)]
 fn timed<T>(what: impl FnOnce() -> T) -> (T, Duration) {
@@ -112,6 +136,8 @@ fn five_million_pages() {
 
     let (_, took) = timed(|| on(&mut files, vec![], Hf3fsOperation::Clear { rest_ms: 0 }));
     println!("clear: {took:?}");
+    let touch = |_| timed(|| on(&mut files, vec![], Hf3fsOperation::Touch)).1;
+    show("touch of nothing, letting go of what was cleared", (0..300).map(touch).collect());
     files.apply_unchecked(&Command::Tick { now_ms: 1_000_000 });
     let times = (0..1000).map(|_| batch()).map(|keys| timed(|| write(&mut files, keys)).1).collect();
     show("reserve + confirm of 128 keys after the clear", times);
@@ -144,7 +170,7 @@ fn measure_import(pages: u32) {
         let operation = Hf3fsOperation::Import { entries: entries.to_vec(), rest_ms: 0 };
         timed(|| on(&mut files, vec![], operation)).1
     };
-    show("import of 65,536 pages", all.chunks(65_536).map(import).collect());
+    show("import of 4,096 pages", all.chunks(4096).map(import).collect());
     files.apply_unchecked(&Command::Tick { now_ms: 1_000_000 });
     let (_, took) = timed(|| write(&mut files, keys([u64::MAX])));
     println!("reserve of the one page that the import left: {took:?}");
