@@ -9,7 +9,9 @@ use foreword_proto::{EntryKey, Namespace, PublishOutcome, RetireReason, SlotRef}
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-fn key() -> impl Strategy<Value = EntryKey> {
+use crate::hf3fs::codec as hf3fs;
+
+pub(crate) fn key() -> impl Strategy<Value = EntryKey> {
     any::<[u8; 16]>().prop_map(EntryKey)
 }
 
@@ -125,6 +127,7 @@ fn command() -> impl Strategy<Value = Command> {
         any::<u32>().prop_map(|entries_max| Command::Reclaim { entries_max }),
         vec(any::<u32>(), 0..4).prop_map(|slabs| Command::DropSlabs { slabs }),
         any::<u32>().prop_map(|level| Command::RaiseFeatureLevel { level }),
+        hf3fs::command().prop_map(Command::Hf3fs),
     ]
 }
 
@@ -161,11 +164,12 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         any::<u32>().prop_map(|epoch| Outcome::Cleared { epoch }),
         any::<u32>().prop_map(|entries| Outcome::Retired { entries }),
         any::<u64>().prop_map(|left| Outcome::Reclaimed { left }),
+        hf3fs::outcome().prop_map(Outcome::Hf3fs),
         refusal().prop_map(Outcome::Refused),
     ]
 }
 
-fn encoded(command: &Command) -> Bytes {
+pub(crate) fn encoded(command: &Command) -> Bytes {
     let mut out = BytesMut::new();
     codec::encode_command(command, &mut out);
     out.freeze()
