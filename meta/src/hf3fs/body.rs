@@ -107,6 +107,9 @@ impl Fault {
     }
 }
 
+/// A value, or what is wrong with it.
+type Taken<T> = Result<T, Fault>;
+
 /// Takes a value of one type where one of any type may stand. A wrong one is no error of the reader: what follows it is read on.
 trait Place<'de>: Sized {
     const EXPECTED: &'static str;
@@ -358,7 +361,7 @@ impl<'de> Place<'de> for KeyAndPage {
     }
 }
 
-type Element<T> = Option<Result<T, Fault>>;
+type Element<T> = Option<Taken<T>>;
 
 /// Two elements and no more.
 fn pair<'de, A: SeqAccess<'de>, P: Place<'de>, T>(
@@ -366,7 +369,7 @@ fn pair<'de, A: SeqAccess<'de>, P: Place<'de>, T>(
     first: P,
     expected: &str,
     second: impl FnOnce(&mut A) -> Result<Element<T>, A::Error>,
-) -> Result<Result<(P::Value, T), Fault>, A::Error> {
+) -> Result<Taken<(P::Value, T)>, A::Error> {
     let Some(first) = list.next_element_seed(At(first))? else { return Ok(Err(Fault::new(expected, "[]"))) };
     let Some(second) = second(&mut list)? else { return Ok(Err(Fault::new(expected, "one element"))) };
     let mut count = 2;

@@ -89,7 +89,7 @@ impl StatusSource {
     fn hf3fs(&self, state: &State, protected_pages: Option<u64>) -> Option<Hf3fsStatus> {
         let files: Vec<_> = state.hf3fs().files().map(|(_, file)| page_file(file)).collect();
         let times = self.page_files.times();
-        (self.page_files_served || !files.is_empty()).then(|| Hf3fsStatus {
+        (self.page_files_served || !files.is_empty()).then_some(Hf3fsStatus {
             protection_ms: times.protection.as_millis() as u64,
             reservation_ms: times.reservation.as_millis() as u64,
             protected_pages,
