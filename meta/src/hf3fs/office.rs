@@ -12,10 +12,9 @@ use foreword_seams::{Marker, sometimes};
 use super::body::POOL_DEFAULT;
 use super::protections::Protections;
 use super::touches::{TOUCHES_SOON, Touches};
-use crate::state::hf3fs::{File, FileId, PageIndex, Presence};
+use crate::state::hf3fs::{File, FileId, PageIndex, PageUse, Presence};
 
-/// Pages that may not go and are passed over in the search for one victim batch, beside those whose touches wait: these are protected
-/// and stand where they stood before.
+/// Pages that may not go and are passed over in the search for one batch of victims, beside those whose touches wait.
 const VICTIM_SKIPS_MAX: usize = TOUCHES_SOON;
 
 /// One leader's term.
@@ -157,17 +156,7 @@ impl Office {
                 sometimes(Marker::PageFileEvictionAwaitedProtection);
                 Vec::new()
             }
-            _ => {
-                let own: HashSet<PageIndex> = existing.into_iter().collect();
-                let skips_max = VICTIM_SKIPS_MAX + office.touches.len();
-                file.victims(lacking, skips_max, |page| {
-                    if office.protections.covers(page, time.now_ms) {
-                        sometimes(Marker::PageFileVictimProtected);
-                        return false;
-                    }
-                    !office.is_picked(page) && !own.contains(&page)
-                })
-            }
+            _ => office.victims(file, lacking, &existing, time.now_ms),
         };
         office.wanted += wanted;
         ReserveDecision::Propose(office.pick(term, id, victims, false, wanted))
@@ -231,6 +220,26 @@ impl Office {
 impl FileOffice {
     fn is_picked(&self, page: PageIndex) -> bool {
         self.picked_whole > 0 || !self.picked.is_empty() && self.picked.contains_key(&page)
+    }
+
+    /// Up to `count` confirmed pages that may go, the least recently used first. `own` may not: the same batch is told of them.
+    fn victims(&mut self, file: &File, count: usize, own: &[PageIndex], now_ms: u64) -> Vec<PageIndex> {
+        let waiting = self.touches.waiting().to_vec();
+        let (own, used): (HashSet<_>, HashSet<_>) = (own.iter().collect(), waiting.iter().collect());
+        let may_go = |page: &PageIndex| {
+            if self.protections.covers(*page, now_ms) {
+                sometimes(Marker::PageFileVictimProtected);
+                return false;
+            }
+            !self.is_picked(*page) && !own.contains(page)
+        };
+        // Pages whose use the state has not heard of stand in its order where they stood before, and belong behind all others.
+        let skips_max = VICTIM_SKIPS_MAX + waiting.len();
+        let mut victims = file.victims(count, skips_max, |page| !used.contains(&page) && may_go(&page));
+        let lacking = count - victims.len();
+        let confirmed = |page: &&PageIndex| matches!(file.page(**page), Some(PageUse::Confirmed { .. }));
+        victims.extend(waiting.iter().filter(confirmed).filter(|page| may_go(page)).take(lacking));
+        victims
     }
 
     fn pick(&mut self, term: u64, file: FileId, pages: Vec<PageIndex>, whole: bool, wanted: u64) -> Pick {
@@ -403,7 +412,7 @@ mod tests {
         assert_eq!(pick.pages(), [pages[1]], "the least recently written is protected");
         scene.office.end(&pick);
         let pick = scene.pick(&["c", "d"], LATER_MS + PROTECTION_MS + 1);
-        assert_eq!(pick.pages(), [pages[0], pages[1]]);
+        assert_eq!(pick.pages(), [pages[1], pages[0]], "the one that was read is the last to go");
     }
 
     #[test]
@@ -413,6 +422,19 @@ mod tests {
         for (now_ms, victims) in [(0, 0), (PROTECTION_MS, 0), (PROTECTION_MS + 1, 1)] {
             let pick = scene.pick(&["c"], now_ms);
             assert_eq!(pick.pages().len(), victims, "after {now_ms} ms");
+            scene.office.end(&pick);
+        }
+    }
+
+    #[test]
+    fn a_use_counts_before_the_state_has_heard_of_it() {
+        let mut scene = Scene::new(3);
+        let pages = scene.write(&["a", "b", "c"]);
+        assert_eq!(scene.decide(&["a"], LATER_MS), ReserveDecision::Existing(vec![pages[0]]));
+        for (names, victims) in [(&["d"][..], &[1][..]), (&["d", "e"], &[1, 2]), (&["d", "e", "f"], &[1, 2, 0])] {
+            let pick = scene.pick(names, LATER_MS);
+            let victims: Vec<_> = victims.iter().map(|at| pages[*at]).collect();
+            assert_eq!(pick.pages(), victims);
             scene.office.end(&pick);
         }
     }

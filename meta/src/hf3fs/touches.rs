@@ -31,9 +31,10 @@ impl Touches {
         self.pages.push(page);
     }
 
-    /// Reads that wait, at most four commands' worth.
-    pub(super) fn len(&self) -> usize {
-        self.pages.len()
+    /// The pages that wait: the oldest read first, each once.
+    pub(super) fn waiting(&mut self) -> &[PageIndex] {
+        self.keep_last(HF3FS_KEYS_MAX);
+        &self.pages
     }
 
     /// Takes the pages for one command, at most as many as it may have: the oldest read first, each once.
