@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo build --release -p foreword --bin foreword --example hf3fs
-//! target/release/examples/hf3fs calls VENV DIR [RUNS]           throughput and latency of exists, reserve + confirm
+//! target/release/examples/hf3fs calls VENV DIR [RUNS] [NAME]    throughput and latency of exists, reserve + confirm; NAME: one of them
 //! target/release/examples/hf3fs large VENV DIR [PAGES]          restart, and stalls while saving, with PAGES (5,000,000) confirmed
 //! ```
 //!
@@ -44,7 +44,10 @@ async fn main() -> anyhow::Result<()> {
     let venv = Venv::at(Path::new(venv))?;
     let number = |default: u64| rest.first().map_or(Ok(default), |text| text.parse::<u64>());
     match what.as_str() {
-        "calls" => calls(&venv, Path::new(dir), number(3).context("RUNS: expected a number")?).await,
+        "calls" => {
+            let runs = number(3).context("RUNS: expected a number")?;
+            calls(&venv, Path::new(dir), runs, rest.get(1).map(String::as_str)).await
+        }
         "large" => large::run(&venv, Path::new(dir), number(5_000_000).context("PAGES: expected a number")?).await,
         other => bail!("expected calls or large, got {other}"),
     }
@@ -55,7 +58,7 @@ fn binary() -> anyhow::Result<PathBuf> {
     Ok(std::env::current_exe()?.parent().and_then(Path::parent).context("target")?.join("foreword"))
 }
 
-async fn calls(venv: &Venv, dir: &Path, runs: u64) -> anyhow::Result<()> {
+async fn calls(venv: &Venv, dir: &Path, runs: u64, only: Option<&str>) -> anyhow::Result<()> {
     let cluster = servers::foreword(&binary()?, dir).await?;
     let leader = cluster.leader().await?;
     let sglang = Sglang::start(&venv.python, &venv.launcher, None).await?;
@@ -68,6 +71,9 @@ async fn calls(venv: &Venv, dir: &Path, runs: u64) -> anyhow::Result<()> {
     let exists = EXISTS_KEYS.map(|keys| (Operation::Exists, keys));
     let reserves = RESERVE_KEYS.map(|keys| (Operation::ReserveConfirm, keys));
     for (operation, keys) in exists.into_iter().chain(reserves) {
+        if only.is_some_and(|only| only != name_of(operation, keys)) {
+            continue;
+        }
         for clients in CLIENTS {
             let mut results = [(); 4].map(|()| Vec::new());
             for run in 0..=runs {
@@ -89,7 +95,11 @@ async fn calls(venv: &Venv, dir: &Path, runs: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One line a server, the second with the ratio.
+fn name_of(operation: Operation, keys: u64) -> String {
+    format!("{}_{keys}", operation.name())
+}
+
+/// A line a server.
 fn print(client: &str, operation: Operation, keys: u64, clients: u64, ours: Vec<Figures>, theirs: Vec<Figures>) {
     let medians: Vec<f64> = [("foreword", ours), ("sglang", theirs)]
         .into_iter()
@@ -100,7 +110,7 @@ fn print(client: &str, operation: Operation, keys: u64, clients: u64, ours: Vec<
             let median = &mut runs[count / 2];
             println!(
                 "{}",
-                json!({ "name": format!("{}_{keys}", operation.name()), "server": server, "client": client, "clients": clients,
+                json!({ "name": name_of(operation, keys), "server": server, "client": client, "clients": clients,
                         "unit": "calls/s", "min": min.round(), "median": median.calls_per_s.round(), "max": max.round(),
                         "p50_ms": median.quantile_ms(0.5), "p99_ms": median.quantile_ms(0.99),
                         "max_ms": median.quantile_ms(1.0), "runs": count })
@@ -108,5 +118,5 @@ fn print(client: &str, operation: Operation, keys: u64, clients: u64, ours: Vec<
             median.calls_per_s
         })
         .collect();
-    eprintln!("{}_{keys} {client} x{clients}: {:.1} times SGLang's", operation.name(), medians[0] / medians[1]);
+    eprintln!("{} {client} x{clients}: {:.1} times SGLang's", name_of(operation, keys), medians[0] / medians[1]);
 }
