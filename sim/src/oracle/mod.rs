@@ -12,7 +12,7 @@ use foreword_meta::raft::types::{EntryBatch, LogId};
 use foreword_meta::state::State;
 use foreword_meta::state::codec::decode_batch;
 use foreword_meta::state::command::{ClusterSettings, Command, Event, Outcome};
-use foreword_meta::state::invariants::{Summary, Violation, check, check_step};
+use foreword_meta::state::invariants::{Summary, Violation, check, check_command, check_step};
 use foreword_meta::storage::entry_codec::decode_entry;
 use foreword_proto::{EntryKey, Location, NamespaceId, Revision, SessionId, SlotRef};
 use openraft::EntryPayload;
@@ -189,6 +189,7 @@ impl Oracle {
             self.commands_since_step_check = 0;
             self.step_checks += 1;
             self.note(check_step(&before, &self.state));
+            self.note(check_command(&before, &command, &self.state));
         }
         for (session, slots) in held {
             self.note(grants_end::rests_after(&self.state, session, &slots));

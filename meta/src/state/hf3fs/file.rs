@@ -216,11 +216,12 @@ impl File {
             self.dues.pop();
             return Some(index);
         }
-        if self.cleared_from_ms <= tick_ms && self.cleared_pages() > 0 {
-            if let Some(index) = self.table.last_free(self.cleared.clone()) {
-                self.cleared.end = index;
-                return Some(index);
-            }
+        if self.cleared_from_ms <= tick_ms
+            && self.cleared_pages() > 0
+            && let Some(index) = self.table.last_free(self.cleared.clone())
+        {
+            self.cleared.end = index;
+            return Some(index);
         }
         self.never_used = self.never_used.checked_sub(1)?;
         Some(self.never_used)

@@ -8,6 +8,7 @@
 //! Every operation costs as much as it names keys and pages, whatever the file holds.
 
 mod apply;
+pub(super) mod checks;
 pub mod command;
 mod dues;
 mod file;

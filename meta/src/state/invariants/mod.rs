@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use foreword_proto::{Epoch, Generation, NamespaceId, Revision, SessionId, SlabId, Slot, SlotRef};
 
 use super::State;
+use super::command::Command;
+use super::hf3fs::checks;
 use super::rests::Rest;
 use super::slab::{SlotCounts, SlotUse};
 
@@ -22,7 +24,11 @@ pub struct Violation {
     pub detail: String,
 }
 
-fn ensure(name: &'static str, holds: bool, detail: impl FnOnce() -> String) -> Result<(), Violation> {
+pub(in crate::state) fn ensure(
+    name: &'static str,
+    holds: bool,
+    detail: impl FnOnce() -> String,
+) -> Result<(), Violation> {
     if holds { Ok(()) } else { Err(Violation { name, detail: detail() }) }
 }
 
@@ -36,6 +42,7 @@ pub fn check(state: &State) -> Result<(), Violation> {
     suspicions_stand(state)?;
     namespaces_are_distinct(state)?;
     entries_are_counted(state)?;
+    checks::check(&state.hf3fs, state.tick_ms)?;
     ensure("digest-is-true", state.digest() == state.digest_from_scratch(), || {
         format!("{:016x} is kept, {:016x} is computed", state.digest(), state.digest_from_scratch())
     })
@@ -205,6 +212,7 @@ pub struct Summary {
     slabs: BTreeSet<SlabId>,
     epochs: BTreeMap<NamespaceId, Epoch>,
     slots: BTreeMap<(SlabId, Slot), (Generation, SlotUse)>,
+    page_files: checks::Summary,
 }
 
 impl Summary {
@@ -226,6 +234,7 @@ impl Summary {
             slabs: state.slots.slabs.keys().copied().collect(),
             epochs: state.namespaces().map(|info| (info.id, info.epoch)).collect(),
             slots: slots.collect(),
+            page_files: checks::Summary::of(&state.hf3fs),
         }
     }
 }
@@ -252,7 +261,13 @@ pub fn check_step(before: &Summary, state: &State) -> Result<(), Violation> {
         let now = state.namespace(*id).map(|info| info.epoch);
         ensure(BACK, now.is_some_and(|now| now >= *epoch), || format!("namespace {id}: epoch {epoch}, then {now:?}"))?;
     }
-    before.slots.iter().try_for_each(|((slab, slot), was)| step_of_slot(state, (*slab, *slot), *was))
+    before.slots.iter().try_for_each(|((slab, slot), was)| step_of_slot(state, (*slab, *slot), *was))?;
+    checks::check_step(&before.page_files, state)
+}
+
+/// Checks of the same step what only its command tells: that it is one that may have such an effect.
+pub fn check_command(before: &Summary, command: &Command, state: &State) -> Result<(), Violation> {
+    checks::check_command(&before.page_files, command, state)
 }
 
 /// `generations-never-fall`: a slot's generation rises by one, when it is granted, and otherwise stays;

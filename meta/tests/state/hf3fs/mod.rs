@@ -2,6 +2,7 @@
 
 pub(crate) mod codec;
 mod examples;
+mod measure;
 mod model;
 mod random;
 mod restore;
@@ -11,7 +12,7 @@ use foreword_meta::state::command::{ClusterSettings, Command, Outcome};
 use foreword_meta::state::hf3fs::{
     File, FileCounts, FileId, FileName, Hf3fsCommand, Hf3fsOperation, Hf3fsOutcome, PageIndex, Reserved,
 };
-use foreword_meta::state::invariants::{Summary, check, check_step};
+use foreword_meta::state::invariants::{Summary, check, check_command, check_step};
 use foreword_proto::{EntryKey, PageKey};
 
 pub(crate) const WRITE_REST_MS: u64 = 300;
@@ -60,6 +61,7 @@ impl Files {
         let outcome = self.apply_unchecked(&command);
         check(&self.state).unwrap_or_else(|violation| panic!("{violation} after {command:?}"));
         check_step(&before, &self.state).unwrap_or_else(|violation| panic!("{violation} after {command:?}"));
+        check_command(&before, &command, &self.state).unwrap();
         outcome
     }
 

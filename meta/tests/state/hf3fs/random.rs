@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use foreword_meta::state::command::{Command, Outcome};
 use foreword_meta::state::hf3fs::{FileId, Hf3fsCommand, Hf3fsOperation, PageIndex};
-use foreword_meta::state::invariants::{Summary, check, check_step};
+use foreword_meta::state::invariants::{Summary, check, check_command, check_step};
 use foreword_meta::state::{Frozen, State, codec};
 use foreword_proto::EntryKey;
 use proptest::collection::vec;
@@ -288,6 +288,7 @@ impl Run {
         assert_eq!(self.state.digest(), self.twin.digest());
         check(&self.state).unwrap_or_else(|violation| panic!("{violation} after {command:?}"));
         check_step(&before, &self.state).unwrap_or_else(|violation| panic!("{violation} after {command:?}"));
+        check_command(&before, command, &self.state).unwrap();
         self.model.assert_equal(&self.state, &keys(0..KEYS));
     }
 
