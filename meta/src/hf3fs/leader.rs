@@ -67,6 +67,13 @@ struct Decided<T> {
     revision: Revision,
 }
 
+/// What takes effect by a command alone.
+enum Change {
+    Confirm { written: Vec<(EntryKey, PageIndex)>, released: Vec<PageIndex> },
+    Delete(Vec<EntryKey>),
+    Clear,
+}
+
 /// A command on a page file and what it takes away meanwhile.
 struct Proposal {
     file: FileId,
@@ -129,7 +136,12 @@ impl Leader {
                     .await
             }
             (Operation::Reserve, Ok(Request::Keys(keys))) => self.reserve(&name, keys, deadline).await,
-            (_, Ok(request)) => self.change(&name, request, deadline).await,
+            (Operation::Delete, Ok(Request::Keys(keys))) => self.change(&name, Change::Delete(keys), deadline).await,
+            (Operation::Confirm, Ok(Request::Confirm { written, released })) => {
+                self.change(&name, Change::Confirm { written, released }, deadline).await
+            }
+            (Operation::Clear, Ok(Request::Clear)) => self.change(&name, Change::Clear, deadline).await,
+            (operation, Ok(_)) => Err(Unavailable::Stopped(format!("{} is not the leader's", operation.name()))),
         }
     }
 
@@ -167,18 +179,18 @@ impl Leader {
     async fn change(
         self: &Arc<Self>,
         name: &FileName,
-        request: Request,
+        change: Change,
         deadline: Instant,
     ) -> Result<Answer, Unavailable> {
         // As long as whoever was told of a page just now may use it.
         let rest_ms = self.protection_ms() + 1;
-        let decided = self.decide(name, |at| match request {
-            Request::Keys(keys) => {
+        let decided = self.decide(name, |at| match change {
+            Change::Delete(keys) => {
                 let pick = at.office.pick_keys(at.id, at.file, &keys);
                 at.propose(Hf3fsOperation::Delete { keys, rest_ms }, Some(pick))
             }
-            Request::Confirm { written, released } => at.propose(Hf3fsOperation::Confirm { written, released }, None),
-            Request::Clear | Request::Initialize { .. } => {
+            Change::Confirm { written, released } => at.propose(Hf3fsOperation::Confirm { written, released }, None),
+            Change::Clear => {
                 let pick = at.office.pick_whole(at.id);
                 at.propose(Hf3fsOperation::Clear { rest_ms }, Some(pick))
             }

@@ -14,6 +14,7 @@ pub mod office;
 mod outcome;
 mod path;
 mod protections;
+mod touches;
 
 pub use answer::Answer;
 pub use calls::Calls;

@@ -7,20 +7,15 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use foreword_proto::EntryKey;
-use foreword_proto::limits::HF3FS_KEYS_MAX;
 use foreword_seams::{Marker, sometimes};
 
 use super::protections::Protections;
+use super::touches::{TOUCHES_SOON, Touches};
 use crate::state::hf3fs::{File, FileId, PageIndex, Presence};
 
 /// Pages that may not go and are passed over in the search for one victim batch.
-const VICTIM_SKIPS_MAX: usize = 4096;
-/// Reads kept for the next command; more are forgotten, which costs their pages some of their place in the order.
-const TOUCHES_KEPT_MAX: usize = 4 * HF3FS_KEYS_MAX;
-/// Touches that wait for no time.
-pub const TOUCHES_SOON: usize = 1024;
-/// Touches are committed this long after the last ones.
-pub const TOUCH_EVERY_MS: u64 = 1000;
+/// As many as may have been read since the last touches were committed: those stand where they stood before.
+const VICTIM_SKIPS_MAX: usize = TOUCHES_SOON;
 
 /// One leader's term.
 pub struct Office {
@@ -36,8 +31,7 @@ struct FileOffice {
     picked: HashMap<PageIndex, u32>,
     /// Decisions under way that take all of them.
     picked_whole: u32,
-    touched: Vec<PageIndex>,
-    touched_ms: u64,
+    touches: Touches,
     /// Keys of reserves under way that have no page yet: each may take one of those that are free.
     wanted: u64,
 }
@@ -99,8 +93,7 @@ impl Office {
             protections: Protections::new(protection_ms),
             picked: HashMap::new(),
             picked_whole: 0,
-            touched: Vec::new(),
-            touched_ms: 0,
+            touches: Touches::default(),
             wanted: 0,
         })
     }
@@ -121,7 +114,7 @@ impl Office {
             };
             if let Some(page) = page {
                 office.protections.protect(page, now_ms);
-                office.touch(page);
+                office.touches.push(page);
             }
             found.push(page);
         }
@@ -146,7 +139,7 @@ impl Office {
             }
         }
         if absent.is_empty() && !reserved {
-            existing.iter().for_each(|page| office.touch(*page));
+            existing.iter().for_each(|page| office.touches.push(*page));
             return ReserveDecision::Existing(existing);
         }
         let wanted = absent.len() as u64;
@@ -209,18 +202,12 @@ impl Office {
 
     /// Takes what was read since the last command on a file, oldest read first, each page once.
     pub fn drain_touched(&mut self, id: FileId, now_ms: u64) -> Vec<PageIndex> {
-        let office = self.file(id);
-        office.touched_ms = now_ms;
-        last_of_each(std::mem::take(&mut office.touched))
+        self.file(id).touches.take(now_ms)
     }
 
     /// Files whose touches wait for a command and are due.
     pub fn due_touches(&self, now_ms: u64) -> Vec<FileId> {
-        let due = |office: &FileOffice| {
-            office.touched.len() >= TOUCHES_SOON
-                || !office.touched.is_empty() && office.touched_ms + TOUCH_EVERY_MS <= now_ms
-        };
-        self.files.iter().filter(|(_, office)| due(office)).map(|(id, _)| *id).collect()
+        self.files.iter().filter(|(_, office)| office.touches.are_due(now_ms)).map(|(id, _)| *id).collect()
     }
 
     /// Forgets protections that ended.
@@ -246,32 +233,13 @@ impl FileOffice {
         self.picked_whole += u32::from(whole);
         Pick { term, file, pages, whole, wanted }
     }
-
-    fn touch(&mut self, page: PageIndex) {
-        if self.touched.len() < TOUCHES_KEPT_MAX {
-            self.touched.push(page);
-        }
-    }
-}
-
-/// Each page once, where it stands last; at most as many as one command takes, the latest of them.
-fn last_of_each(mut pages: Vec<PageIndex>) -> Vec<PageIndex> {
-    let mut seen = HashSet::with_capacity(pages.len());
-    let mut kept = pages.len();
-    for at in (0..pages.len()).rev() {
-        if seen.len() < HF3FS_KEYS_MAX && seen.insert(pages[at]) {
-            kept -= 1;
-            pages[kept] = pages[at];
-        }
-    }
-    pages.drain(..kept);
-    pages
 }
 
 #[cfg(test)]
 mod tests {
     use foreword_proto::PageKey;
 
+    use super::super::touches::TOUCH_EVERY_MS;
     use super::*;
     use crate::state::State;
     use crate::state::command::{ClusterSettings, Command, Outcome};
@@ -457,18 +425,14 @@ mod tests {
     }
 
     #[test]
-    fn touches_wait_for_their_time_or_their_number() {
+    fn reads_are_told_once_and_protections_forgotten() {
         let mut scene = Scene::new(2);
         let pages = scene.write(&["a", "b"]);
         assert_eq!(scene.office.due_touches(TOUCH_EVERY_MS), NONE);
         scene.get(&["a", "b", "a"], 5);
-        assert_eq!(scene.office.due_touches(TOUCH_EVERY_MS - 1), NONE);
         assert_eq!(scene.office.due_touches(TOUCH_EVERY_MS), [FILE]);
         assert_eq!(scene.office.drain_touched(FILE, TOUCH_EVERY_MS), [pages[1], pages[0]], "where each was read last");
         assert_eq!(scene.office.due_touches(3 * TOUCH_EVERY_MS), NONE);
-        let many = vec!["a"; TOUCHES_SOON];
-        scene.get(&many, TOUCH_EVERY_MS);
-        assert_eq!(scene.office.due_touches(TOUCH_EVERY_MS), [FILE]);
         assert_eq!(scene.office.protected_pages(), 2);
         scene.office.sweep(10 * PROTECTION_MS);
         assert_eq!(scene.office.protected_pages(), 0);
