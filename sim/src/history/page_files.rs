@@ -102,7 +102,7 @@ pub struct PageHistory {
     /// Pages that were given to a writer while another writes them for the same key.
     pub reservations_shared: u64,
     /// Pages that were given and of which no confirm is known: to whom, by file.
-    writing: BTreeMap<(Arc<FileName>, PageIndex), (EntryKey, u32)>,
+    pub(crate) writing: BTreeMap<(Arc<FileName>, PageIndex), (EntryKey, u32)>,
 }
 
 impl PageHistory {
