@@ -6,7 +6,7 @@
 use std::fmt;
 
 use foreword_proto::limits::{HF3FS_KEY_BYTES_MAX, HF3FS_KEYS_MAX, HF3FS_PAGES_MAX};
-use foreword_proto::{BadInput, EntryKey, PageKey};
+use foreword_proto::{BadInput, EntryKey};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::Operation;
@@ -293,7 +293,7 @@ impl Place<'_> for Key {
             let expected = format!("a string of at most {HF3FS_KEY_BYTES_MAX} bytes");
             return Err(Fault::new(&expected, text.len()));
         }
-        Ok(PageKey::opaque(text.as_bytes()).entry())
+        Ok(EntryKey::named(text.as_bytes()))
     }
 }
 
@@ -391,7 +391,7 @@ mod tests {
     use super::*;
 
     fn key(text: &str) -> EntryKey {
-        PageKey::opaque(text.as_bytes()).entry()
+        EntryKey::named(text.as_bytes())
     }
 
     fn keys(operation: Operation, body: &str) -> Vec<EntryKey> {

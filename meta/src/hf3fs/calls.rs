@@ -60,7 +60,8 @@ impl Calls {
         let look = || {
             self.group.applied.read(|state| {
                 let file = state.hf3fs().file(state.hf3fs().file_id(&name)?)?;
-                let found = keys.iter().map(|key| matches!(file.presence(key), Presence::Confirmed(_)));
+                let presences = file.presences(&keys);
+                let found = presences.iter().map(|presence| matches!(presence, Presence::Confirmed(_)));
                 Some(Answer::ok(exists_body(found), state.revision()))
             })
         };

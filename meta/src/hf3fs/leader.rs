@@ -251,8 +251,10 @@ impl Leader {
         let deciding = tokio::spawn(async move {
             let decided = leader.group.propose_to_its_end(encoded).await;
             // After any other error the command may be applied yet, under a leader of a later term: this office is over then.
-            if let (Ok(_) | Err(ProposeError::QueueFull), Some(pick)) = (&decided, pick) {
-                leader.end(&pick);
+            match (&decided, pick) {
+                (Ok((_, outcomes)), Some(pick)) => leader.end(&pick, reserved_pages(outcomes)),
+                (Err(ProposeError::QueueFull), Some(pick)) => leader.end(&pick, &[]),
+                _ => {}
             }
             decided
         });
@@ -271,9 +273,10 @@ impl Leader {
         answer_of(name, 0, revision, outcome)
     }
 
-    fn end(&self, pick: &Pick) {
+    fn end(&self, pick: &Pick, pages: &[Reserved]) {
         if let Some(held) = self.office.lock().as_mut() {
-            held.office.end(pick);
+            let now_ms = held.now_ms();
+            held.office.end(pick, pages, now_ms);
         }
     }
 
@@ -310,6 +313,14 @@ impl Leader {
             Command::Hf3fs(Hf3fsCommand::On { file, touched: Vec::new(), operation })
         };
         state.hf3fs().files().filter(|(_, file)| due(file)).map(|(id, _)| expire(id)).collect()
+    }
+}
+
+/// What a reserve was answered, if it was one.
+fn reserved_pages(outcomes: &[Outcome]) -> &[Reserved] {
+    match outcomes {
+        [Outcome::Hf3fs(Hf3fsOutcome::Reserved { pages })] => pages,
+        _ => &[],
     }
 }
 

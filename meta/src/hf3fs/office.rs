@@ -12,7 +12,7 @@ use foreword_seams::{Marker, sometimes};
 use super::body::POOL_DEFAULT;
 use super::protections::Protections;
 use super::touches::{TOUCHES_SOON, Touches};
-use crate::state::hf3fs::{File, FileId, PageIndex, PageUse, Presence};
+use crate::state::hf3fs::{File, FileId, PageIndex, PageUse, Presence, Reserved};
 
 /// Pages that may not go and are passed over in the search for one batch of victims, beside those whose touches wait.
 const VICTIM_SKIPS_MAX: usize = TOUCHES_SOON;
@@ -34,6 +34,8 @@ struct FileOffice {
     touches: Touches,
     /// Keys of reserves under way that have no page yet: each may take one of those that are free.
     wanted: u64,
+    /// How many reserves under way want each key: its page is not taken away, whatever becomes of it meanwhile.
+    writing: HashMap<EntryKey, u32>,
 }
 
 /// What a decision takes away until it has ended.
@@ -44,6 +46,10 @@ pub struct Pick {
     pages: Vec<PageIndex>,
     whole: bool,
     wanted: u64,
+    /// Keys that its writer may write.
+    writing: Vec<EntryKey>,
+    /// Those that another writes already, by their places in the reserve.
+    shared: Vec<usize>,
 }
 
 impl Pick {
@@ -95,6 +101,7 @@ impl Office {
             picked_whole: 0,
             touches: Touches::default(),
             wanted: 0,
+            writing: HashMap::new(),
         })
     }
 
@@ -107,7 +114,7 @@ impl Office {
     pub fn get(&mut self, id: FileId, file: &File, keys: &[EntryKey], now_ms: u64) -> Vec<Option<PageIndex>> {
         let office = self.file(id);
         office.protections.sweep(now_ms);
-        let there = |key| match file.presence(key) {
+        let there = |presence| match presence {
             Presence::Confirmed(page) if office.is_picked(page) => {
                 sometimes(Marker::PageFileReaderMetPick);
                 None
@@ -115,7 +122,7 @@ impl Office {
             Presence::Confirmed(page) => Some(page),
             _ => None,
         };
-        let mut found: Vec<Option<PageIndex>> = keys.iter().map(there).collect();
+        let mut found: Vec<Option<PageIndex>> = file.presences(keys).into_iter().map(there).collect();
         if file.name().pool == POOL_DEFAULT && found.contains(&None) {
             found.fill(None);
         }
@@ -133,17 +140,24 @@ impl Office {
         office.protections.sweep(time.now_ms);
         let mut existing = Vec::with_capacity(keys.len());
         let mut absent = HashSet::new();
-        let mut reserved = false;
-        for key in keys {
-            match file.presence(key) {
-                Presence::Confirmed(page) if !office.is_picked(page) => existing.push(page),
-                Presence::Reserved(_) => reserved = true,
+        let (mut writing, mut shared) = (Vec::new(), Vec::new());
+        for (place, (key, presence)) in keys.iter().zip(file.presences(keys)).enumerate() {
+            match presence {
+                Presence::Confirmed(page) if !office.is_picked(page) => {
+                    existing.push(page);
+                    continue;
+                }
+                Presence::Reserved(_) => shared.push(place),
                 Presence::Confirmed(_) | Presence::Absent => {
                     absent.insert(*key);
+                    if office.writing.contains_key(key) {
+                        shared.push(place);
+                    }
                 }
             }
+            writing.push(*key);
         }
-        if absent.is_empty() && !reserved {
+        if writing.is_empty() {
             existing.iter().for_each(|page| office.touches.push(*page));
             return ReserveDecision::Existing(existing);
         }
@@ -159,7 +173,11 @@ impl Office {
             _ => office.victims(file, lacking, &existing, time.now_ms),
         };
         office.wanted += wanted;
-        ReserveDecision::Propose(office.pick(term, id, victims, false, wanted))
+        for key in &writing {
+            *office.writing.entry(*key).or_insert(0) += 1;
+        }
+        let pick = office.pick(term, id, victims, false, wanted);
+        ReserveDecision::Propose(Pick { writing, shared, ..pick })
     }
 
     /// Picks the confirmed pages of these keys, which are to be deleted.
@@ -178,12 +196,29 @@ impl Office {
         self.file(id).pick(term, id, Vec::new(), true, 0)
     }
 
-    /// A decision has ended: it is applied, or never will be. One of an earlier office changes nothing.
-    pub fn end(&mut self, pick: &Pick) {
+    /// A decision has ended: it is applied, or never will be; a reserve was answered with these pages. One of an earlier office
+    /// changes nothing.
+    ///
+    /// A page that two write is confirmed when the first of them has, and could be evicted then under the other's hands. So it is
+    /// protected for as long as a reader's: a writer has one protection from its reserve to write.
+    pub fn end(&mut self, pick: &Pick, pages: &[Reserved], now_ms: u64) {
         if pick.term != self.term {
             return;
         }
         let office = self.file(pick.file);
+        for place in &pick.shared {
+            if let Some(Reserved::Page(page)) = pages.get(*place) {
+                office.protections.protect(*page, now_ms);
+            }
+        }
+        for key in &pick.writing {
+            if let Some(count) = office.writing.get_mut(key) {
+                *count -= 1;
+                if *count == 0 {
+                    office.writing.remove(key);
+                }
+            }
+        }
         for page in &pick.pages {
             if let Some(count) = office.picked.get_mut(page) {
                 *count -= 1;
@@ -231,7 +266,7 @@ impl FileOffice {
                 sometimes(Marker::PageFileVictimProtected);
                 return false;
             }
-            !self.is_picked(*page) && !own.contains(page)
+            !self.is_picked(*page) && !own.contains(page) && !self.is_written(file, *page)
         };
         // Pages whose use the state has not heard of stand in its order where they stood before, and belong behind all others.
         let skips_max = VICTIM_SKIPS_MAX + waiting.len();
@@ -247,19 +282,26 @@ impl FileOffice {
             *self.picked.entry(*page).or_insert(0) += 1;
         }
         self.picked_whole += u32::from(whole);
-        Pick { term, file, pages, whole, wanted }
+        Pick { term, file, pages, whole, wanted, writing: Vec::new(), shared: Vec::new() }
+    }
+
+    /// Whether a reserve under way wants the key that has this page.
+    fn is_written(&self, file: &File, page: PageIndex) -> bool {
+        match file.page(page) {
+            Some(PageUse::Confirmed { key }) => self.writing.contains_key(&key),
+            _ => false,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use foreword_proto::PageKey;
 
     use super::super::touches::TOUCH_EVERY_MS;
     use super::*;
     use crate::state::State;
     use crate::state::command::{ClusterSettings, Command, Outcome};
-    use crate::state::hf3fs::{FileName, Hf3fsCommand, Hf3fsOperation, Hf3fsOutcome, Reserved};
+    use crate::state::hf3fs::{FileName, Hf3fsCommand, Hf3fsOperation, Hf3fsOutcome};
 
     const PROTECTION_MS: u64 = 1000;
     const TERM: u64 = 3;
@@ -273,7 +315,7 @@ mod tests {
     }
 
     fn key(name: &str) -> EntryKey {
-        PageKey::opaque(name.as_bytes()).entry()
+        EntryKey::named(name.as_bytes())
     }
 
     fn keys(names: &[&str]) -> Vec<EntryKey> {
@@ -334,10 +376,11 @@ mod tests {
         /// Applies a reserve that was decided, and ends its pick.
         fn reserve(&mut self, names: &[&str], pick: &Pick) -> Vec<Reserved> {
             let reserve = Hf3fsOperation::Reserve { term: TERM, keys: keys(names), victims: pick.pages().to_vec() };
-            let outcome = self.on(Vec::new(), reserve);
-            self.office.end(pick);
-            match outcome {
-                Hf3fsOutcome::Reserved { pages } => pages,
+            match self.on(Vec::new(), reserve) {
+                Hf3fsOutcome::Reserved { pages } => {
+                    self.office.end(pick, &pages, 0);
+                    pages
+                }
                 other => panic!("{other:?}"),
             }
         }
@@ -368,7 +411,7 @@ mod tests {
         // Nor is it given twice.
         let second = scene.pick(&["d"], LATER_MS);
         assert_eq!(second.pages(), NONE);
-        scene.office.end(&second);
+        scene.office.end(&second, &[], LATER_MS);
         assert_eq!(scene.reserve(&["c"], &pick), [Reserved::Page(pages[0])]);
         assert_eq!(scene.get(&["a", "b"], LATER_MS), [None, Some(pages[1])]);
         assert!(scene.office.files[&FILE].picked.is_empty());
@@ -394,12 +437,12 @@ mod tests {
         let pages = scene.write(&["a"]);
         let pick = scene.pick(&["c"], LATER_MS);
         assert_eq!(scene.get(&["a"], LATER_MS), [None]);
-        scene.office.end(&pick);
+        scene.office.end(&pick, &[], LATER_MS);
         assert_eq!(scene.get(&["a"], LATER_MS), [Some(pages[0])]);
         // That of an earlier office changes nothing in this one.
         let mut earlier = Office::new(TERM - 1, PROTECTION_MS);
         let stale = earlier.pick_whole(FILE);
-        scene.office.end(&stale);
+        scene.office.end(&stale, &[], LATER_MS);
         assert_eq!(scene.get(&["a"], LATER_MS), [Some(pages[0])]);
     }
 
@@ -410,9 +453,35 @@ mod tests {
         scene.get(&["a"], LATER_MS);
         let pick = scene.pick(&["c", "d"], LATER_MS + PROTECTION_MS);
         assert_eq!(pick.pages(), [pages[1]], "the least recently written is protected");
-        scene.office.end(&pick);
+        scene.office.end(&pick, &[], LATER_MS);
         let pick = scene.pick(&["c", "d"], LATER_MS + PROTECTION_MS + 1);
         assert_eq!(pick.pages(), [pages[1], pages[0]], "the one that was read is the last to go");
+    }
+
+    #[test]
+    fn a_page_that_two_write_is_no_victim_while_the_second_may_write() {
+        for decided_before in [true, false] {
+            let mut scene = Scene::new(1);
+            let first = scene.pick(&["a"], 0);
+            // The second reserve is decided before or after the first is applied.
+            let early = decided_before.then(|| scene.pick(&["a"], 0));
+            let page = scene.reserve(&["a"], &first)[0];
+            let second = early.unwrap_or_else(|| scene.pick(&["a"], 0));
+            let reserve = Hf3fsOperation::Reserve { term: TERM, keys: keys(&["a"]), victims: Vec::new() };
+            assert_eq!(scene.on(Vec::new(), reserve), Hf3fsOutcome::Reserved { pages: vec![page] });
+            let written = vec![(key("a"), 0)];
+            scene.on(Vec::new(), Hf3fsOperation::Confirm { written, released: Vec::new() });
+            let while_it_ends = scene.pick(&["c"], LATER_MS);
+            assert_eq!(while_it_ends.pages(), NONE, "the second writer is about to be answered");
+            scene.office.end(&while_it_ends, &[], LATER_MS);
+            scene.office.end(&second, &[page], LATER_MS);
+            for (now_ms, victims) in [(LATER_MS + PROTECTION_MS, 0), (LATER_MS + PROTECTION_MS + 1, 1)] {
+                let pick = scene.pick(&["c"], now_ms);
+                assert_eq!(pick.pages().len(), victims, "at {now_ms} ms");
+                scene.office.end(&pick, &[], now_ms);
+            }
+            assert!(scene.office.files[&FILE].writing.is_empty());
+        }
     }
 
     #[test]
@@ -422,7 +491,7 @@ mod tests {
         for (now_ms, victims) in [(0, 0), (PROTECTION_MS, 0), (PROTECTION_MS + 1, 1)] {
             let pick = scene.pick(&["c"], now_ms);
             assert_eq!(pick.pages().len(), victims, "after {now_ms} ms");
-            scene.office.end(&pick);
+            scene.office.end(&pick, &[], LATER_MS);
         }
     }
 
@@ -435,7 +504,7 @@ mod tests {
             let pick = scene.pick(names, LATER_MS);
             let victims: Vec<_> = victims.iter().map(|at| pages[*at]).collect();
             assert_eq!(pick.pages(), victims);
-            scene.office.end(&pick);
+            scene.office.end(&pick, &[], LATER_MS);
         }
     }
 
@@ -448,7 +517,7 @@ mod tests {
         let second = scene.pick(&["e"], LATER_MS);
         assert_eq!(second.pages(), [pages[0]]);
         assert_eq!(scene.reserve(&["c", "d", "c"], &first).len(), 3);
-        scene.office.end(&second);
+        scene.office.end(&second, &[], LATER_MS);
         assert_eq!(scene.office.files[&FILE].wanted, 0);
         let third = scene.pick(&["c", "e"], LATER_MS);
         assert_eq!(third.pages().len(), 1, "a key that is reserved needs no page");
@@ -464,10 +533,10 @@ mod tests {
         let pick = scene.office.pick_keys(FILE, scene.state.hf3fs().file(FILE).unwrap(), &keys(&["a", "x"]));
         assert_eq!(scene.get(&["a", "b"], 0), [None, Some(pages[1])]);
         assert!(matches!(scene.decide(&["a"], 0), ReserveDecision::Propose(_)));
-        scene.office.end(&pick);
+        scene.office.end(&pick, &[], LATER_MS);
         let pick = scene.office.pick_whole(FILE);
         assert_eq!(scene.get(&["a", "b"], 0), [None, None]);
-        scene.office.end(&pick);
+        scene.office.end(&pick, &[], LATER_MS);
         assert_eq!(scene.get(&["a"], 0), [Some(pages[0])]);
     }
 

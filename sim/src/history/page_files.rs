@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use foreword_meta::state::hf3fs::{FileName, PageIndex};
-use foreword_proto::{EntryKey, PageKey};
+use foreword_proto::EntryKey;
 
 use super::{History, Outcome};
 use crate::workload::FINAL_READER;
@@ -21,7 +21,7 @@ pub struct PageName {
 impl PageName {
     /// The key of this text.
     pub fn new(text: &str) -> Self {
-        Self { text: text.into(), entry: PageKey::opaque(text.as_bytes()).entry() }
+        Self { text: text.into(), entry: EntryKey::named(text.as_bytes()) }
     }
 }
 
@@ -102,7 +102,7 @@ pub struct PageHistory {
     /// Pages that were given to a writer while another writes them for the same key.
     pub reservations_shared: u64,
     /// Pages that were given and of which no confirm is known: to whom, by file.
-    writing: BTreeMap<(Arc<FileName>, PageIndex), (EntryKey, u32)>,
+    pub(crate) writing: BTreeMap<(Arc<FileName>, PageIndex), (EntryKey, u32)>,
 }
 
 impl PageHistory {

@@ -53,9 +53,8 @@ impl AcknowledgedConfirmSurvives {
         for entry in view.oracle.entries_after(self.revision) {
             self.revision = entry.revision;
             let term = view.oracle.log_id_at(entry.revision).map_or(0, |log_id| log_id.leader_id.term);
-            let reservation_ms = view.settings.reservation.as_millis() as u64;
             // What is wrong with a step by itself is another invariant's.
-            let changes = self.ledger.follow(entry, term, &view.settings.cluster, reservation_ms);
+            let changes = self.ledger.follow(entry, term, &view.settings.cluster);
             for changed in changes.unwrap_or_default() {
                 match changed.change {
                     Change::Confirmed(key) => {
@@ -68,7 +67,7 @@ impl AcknowledgedConfirmSurvives {
                     Change::Taken { key, .. } => {
                         self.changed.insert((changed.file, key), view.now);
                     }
-                    Change::Given(_) => {}
+                    Change::Given(_) | Change::Heard(_) => {}
                 }
             }
         }

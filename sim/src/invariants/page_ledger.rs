@@ -39,8 +39,21 @@ pub enum Change {
     Confirmed(EntryKey),
     /// A confirm fitted nothing.
     Ignored(EntryKey),
-    /// It was taken from a key; evicted: and given to another in the same command.
-    Taken { key: EntryKey, evicted: bool },
+    /// Its writer, or another of the same key, reserved it again.
+    Heard(EntryKey),
+    /// It was taken from a key.
+    Taken { key: EntryKey, how: How },
+}
+
+/// How a page was taken from its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// It was given to another in the same command.
+    Evicted,
+    /// Nothing was heard of its reservation.
+    Expired,
+    /// It was released, deleted or cleared.
+    Asked,
 }
 
 /// A change, and whose page it is.
@@ -91,13 +104,12 @@ impl PageLedger {
         self.files.get(&id)
     }
 
-    /// Follows an entry of the leader of `term`; what happened to pages, in order. `reservation_ms`: a reservation lasts so long.
+    /// Follows an entry of the leader of `term`; what happened to pages, in order.
     pub fn follow(
         &mut self,
         entry: &AppliedEntry,
         term: u64,
         settings: &ClusterSettings,
-        reservation_ms: u64,
     ) -> Result<Vec<PageChange>, Violation> {
         let mut changes = Vec::new();
         for step in &entry.steps {
@@ -107,7 +119,7 @@ impl PageLedger {
                     Ok(())
                 }
                 (Command::Hf3fs(command), Outcome::Hf3fs(outcome)) => {
-                    let context = Step { term, settings, reservation_ms };
+                    let context = Step { term, settings };
                     self.step(command, outcome, &context, &mut changes)
                 }
                 _ => Ok(()),
@@ -154,7 +166,6 @@ impl PageLedger {
 struct Step<'a> {
     term: u64,
     settings: &'a ClusterSettings,
-    reservation_ms: u64,
 }
 
 type Told = Vec<(PageIndex, Change)>;
@@ -215,9 +226,6 @@ impl FileLedger {
                 Ok(())
             }
             (Hf3fsOperation::Expire { heard_before_ms, pages_max }, Hf3fsOutcome::Expired { pages, .. }) => {
-                ensure(NAME, heard_before_ms + context.reservation_ms <= tick_ms, || {
-                    format!("reservations heard of before {heard_before_ms} end too early")
-                })?;
                 let expired = self.expire(*heard_before_ms, *pages_max, tick_ms + write_rest_ms, told);
                 ensure(NAME, expired == *pages, || format!("{expired} reservations are due, {pages} end"))
             }
@@ -275,11 +283,9 @@ impl FileLedger {
                 ensure(NAME, may, || format!("page {page} goes to {key:?}, which has {has:?}, while it is {was:?}"))?;
                 if let Some(Use::Confirmed { key: evicted }) = was {
                     self.keys.remove(&evicted);
-                    told.push((page, Change::Taken { key: evicted, evicted: true }));
+                    told.push((page, Change::Taken { key: evicted, how: How::Evicted }));
                 }
-                if has.is_none() {
-                    told.push((page, Change::Given(key)));
-                }
+                told.push((page, if has.is_none() { Change::Given(key) } else { Change::Heard(key) }));
                 self.turn += 1;
                 self.keys.insert(key, page);
                 self.uses.insert(page, Use::Reserved { key, heard_ms: giving.tick_ms, turn: self.turn });
@@ -309,7 +315,7 @@ impl FileLedger {
         let mut ignored = 0;
         for page in released {
             match self.uses.get(page) {
-                Some(Use::Reserved { key, .. }) => self.rest(*page, *key, due_ms, told),
+                Some(Use::Reserved { key, .. }) => self.rest(*page, (*key, How::Asked), due_ms, told),
                 _ => ignored += 1,
             }
         }
@@ -319,21 +325,21 @@ impl FileLedger {
     fn delete(&mut self, key: &EntryKey, due_ms: u64, told: &mut Told) -> bool {
         let page = self.confirmed(key);
         if let Some(page) = page {
-            self.rest(page, *key, due_ms, told);
+            self.rest(page, (*key, How::Asked), due_ms, told);
         }
         page.is_some()
     }
 
-    fn rest(&mut self, page: PageIndex, key: EntryKey, due_ms: u64, told: &mut Told) {
+    fn rest(&mut self, page: PageIndex, (key, how): (EntryKey, How), due_ms: u64, told: &mut Told) {
         self.keys.remove(&key);
         self.uses.insert(page, Use::Resting { due_ms });
-        told.push((page, Change::Taken { key, evicted: false }));
+        told.push((page, Change::Taken { key, how }));
     }
 
     fn clear(&mut self, due_ms: u64, told: &mut Told) {
         for (page, of) in &mut self.uses {
             if let Use::Reserved { key, .. } | Use::Confirmed { key } = *of {
-                told.push((*page, Change::Taken { key, evicted: false }));
+                told.push((*page, Change::Taken { key, how: How::Asked }));
             }
             *of = Use::Resting { due_ms };
         }
@@ -351,7 +357,7 @@ impl FileLedger {
         }
         due.sort_unstable();
         due.truncate(pages_max as usize);
-        due.iter().for_each(|(_, page, key)| self.rest(*page, *key, due_ms, told));
+        due.iter().for_each(|(_, page, key)| self.rest(*page, (*key, How::Expired), due_ms, told));
         due.len() as u32
     }
 }
@@ -360,8 +366,6 @@ impl FileLedger {
 pub(crate) mod tests {
     use super::*;
     use crate::oracle::tests::{Log, WRITE_REST_MS, key};
-
-    pub(crate) const RESERVATION_MS: u64 = 1_000;
 
     pub(crate) fn name() -> FileName {
         FileName { deployment: "d".into(), rank: 0, pool: "kv".into() }
@@ -403,7 +407,7 @@ pub(crate) mod tests {
     ) -> Result<(PageLedger, Vec<PageChange>), Violation> {
         let (mut ledger, mut changes) = (PageLedger::default(), Vec::new());
         for entry in log.oracle.entries_after(0) {
-            changes.extend(ledger.follow(entry, term, settings, RESERVATION_MS)?);
+            changes.extend(ledger.follow(entry, term, settings)?);
         }
         Ok((ledger, changes))
     }
@@ -438,8 +442,10 @@ pub(crate) mod tests {
         let (ledger, changes) = follow_all(&log, log.oracle.state().settings(), 1).unwrap();
         let of = |wanted: fn(&Change) -> bool| changes.iter().filter(|change| wanted(&change.change)).count();
         assert_eq!(of(|change| matches!(change, Change::Given(_))), 6);
-        assert_eq!(of(|change| matches!(change, Change::Taken { evicted: true, .. })), 1);
-        assert_eq!(of(|change| matches!(change, Change::Taken { evicted: false, .. })), 3);
+        assert_eq!(of(|change| matches!(change, Change::Taken { how: How::Evicted, .. })), 1);
+        assert_eq!(of(|change| matches!(change, Change::Taken { how: How::Asked, .. })), 2);
+        assert_eq!(of(|change| matches!(change, Change::Taken { how: How::Expired, .. })), 1);
+        assert_eq!(of(|change| matches!(change, Change::Heard(_))), 1, "twice in the first batch");
         assert_eq!(ledger.id_of(&name()), Some(0));
         let file = ledger.file(0).unwrap();
         assert_eq!((file.all_confirmed().count(), file.pages), (0, 2));
@@ -462,13 +468,13 @@ pub(crate) mod tests {
         let entries: Vec<AppliedEntry> = log.oracle.entries_after(0).cloned().collect();
         let mut ledger = PageLedger::default();
         for entry in &entries {
-            ledger.follow(entry, 1, &settings, RESERVATION_MS).unwrap();
+            ledger.follow(entry, 1, &settings).unwrap();
         }
         let mut again = entries.last().unwrap().clone();
         let step = again.steps.last_mut().unwrap();
         let keys = entry_keys(&[2]);
         step.command = on(Hf3fsOperation::Reserve { term: 1, keys, victims: vec![3] });
-        let found = ledger.follow(&again, 1, &settings, RESERVATION_MS).unwrap_err();
+        let found = ledger.follow(&again, 1, &settings).unwrap_err();
         assert_eq!(found.name, NAME);
     }
 }

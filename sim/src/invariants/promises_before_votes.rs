@@ -28,15 +28,18 @@ impl PromisesBeforeVotes {
         }
     }
 
+    fn is_on_majorities(&self, entry: Revision, configs: &[BTreeSet<u64>]) -> bool {
+        let has_it = |member: &&u64| self.durable.get(member).is_some_and(|last| *last >= entry);
+        configs.iter().all(|members| members.iter().filter(has_it).count() > members.len() / 2)
+    }
+
     /// `committed` is on a majority of the disks of each of these member sets: two while the membership changes.
     fn is_durable(&mut self, committed: Revision, configs: &[BTreeSet<u64>]) -> Result<(), Violation> {
         if committed <= self.committed {
             return Ok(());
         }
         self.committed = committed;
-        let has_it = |member: &&u64| self.durable.get(member).is_some_and(|last| *last >= committed);
-        let durable = configs.iter().all(|members| members.iter().filter(has_it).count() > members.len() / 2);
-        ensure(NAME, durable, || {
+        ensure(NAME, self.is_on_majorities(committed, configs), || {
             format!("entry {committed} is committed by {configs:?}, and the disks were at {:?}", self.durable)
         })
     }
@@ -72,7 +75,17 @@ impl Invariant for PromisesBeforeVotes {
             return Ok(());
         }
         self.disks(&view.disks);
-        self.is_durable(view.oracle.revision(), &view.settings.configs)?;
+        let committed = view.oracle.revision();
+        // A membership counts from when the leader appends it; nobody need have applied it.
+        let by_appended = committed > self.committed
+            && view.replicas.iter().any(|replica| {
+                let metrics = replica.group.raft.metrics().borrow().clone();
+                self.is_on_majorities(committed, metrics.membership_config.membership().get_joint_config())
+            });
+        if by_appended {
+            self.committed = committed;
+        }
+        self.is_durable(committed, &view.settings.configs)?;
         for replica in &view.replicas {
             let metrics = replica.group.raft.metrics().borrow().clone();
             let stands = matches!(metrics.state, ServerState::Candidate | ServerState::Leader);

@@ -46,14 +46,13 @@ impl ProtectedPagesStand {
         for entry in view.oracle.entries_after(self.revision) {
             self.revision = entry.revision;
             let term = view.oracle.log_id_at(entry.revision).map_or(0, |log_id| log_id.leader_id.term);
-            let reservation_ms = view.settings.reservation.as_millis() as u64;
             // What is wrong with a step by itself is another invariant's.
-            let changes = self.ledger.follow(entry, term, &view.settings.cluster, reservation_ms);
+            let changes = self.ledger.follow(entry, term, &view.settings.cluster);
             for changed in changes.unwrap_or_default() {
                 let owner = match changed.change {
                     Change::Given(key) => Some(key),
                     Change::Taken { .. } => None,
-                    Change::Confirmed(_) | Change::Ignored(_) => continue,
+                    Change::Confirmed(_) | Change::Ignored(_) | Change::Heard(_) => continue,
                 };
                 self.owner_is(changed.file, changed.page, owner, view.now, entry.revision)?;
             }

@@ -152,6 +152,6 @@ impl Load {
 
     /// Engines that keep their pages in page files, beside a few that do not.
     pub fn page_files() -> Self {
-        Self { name: "page-files".into(), engines: 2, think_ms: (300, 900), page_engines: 8, ..Self::shared_prefixes() }
+        Self { name: "page-files".into(), engines: 2, think_ms: (150, 500), page_engines: 8, ..Self::shared_prefixes() }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::Read;
 
 use foreword_proto::limits::{HF3FS_KEY_BYTES_MAX, HF3FS_PAGES_MAX};
-use foreword_proto::{BadInput, EntryKey, PageKey};
+use foreword_proto::{BadInput, EntryKey};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
@@ -42,7 +42,7 @@ fn key_of<E: serde::de::Error>(key: &str) -> Result<EntryKey, E> {
     if key.len() > HF3FS_KEY_BYTES_MAX {
         return Err(E::custom(format!("expected a key of at most {HF3FS_KEY_BYTES_MAX} bytes, got {}", key.len())));
     }
-    Ok(PageKey::opaque(key.as_bytes()).entry())
+    Ok(EntryKey::named(key.as_bytes()))
 }
 
 impl<'de> Visitor<'de> for PairsVisitor {
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     fn key(name: &str) -> EntryKey {
-        PageKey::opaque(name.as_bytes()).entry()
+        EntryKey::named(name.as_bytes())
     }
 
     #[test]

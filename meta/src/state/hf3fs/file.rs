@@ -89,6 +89,19 @@ impl File {
         }
     }
 
+    /// What each of these keys has, in order; the same as [`Self::presence`] of each, and faster.
+    pub fn presences(&self, keys: &[EntryKey]) -> Vec<Presence> {
+        let mut presences = Vec::with_capacity(keys.len());
+        self.places.find_each(keys, &self.table, |index| {
+            presences.push(match index {
+                Some(index) if self.table.get(index).is_confirmed() => Presence::Confirmed(index),
+                Some(index) => Presence::Reserved(index),
+                None => Presence::Absent,
+            });
+        });
+        presences
+    }
+
     /// What a page is used for; None beyond the file's end.
     pub fn page(&self, index: PageIndex) -> Option<PageUse> {
         if index >= self.pages {

@@ -10,6 +10,9 @@ use super::table::Table;
 /// Pages of the file for one bucket: 5 to 13 KB, what the first change after a freeze copies.
 const PAGES_PER_BUCKET: u32 = 1024;
 
+/// Keys looked up side by side.
+const TOGETHER: usize = 16;
+
 /// The keys of a file.
 #[derive(Debug, Clone)]
 pub(super) struct Places {
@@ -43,6 +46,26 @@ impl Places {
         let hash = spread(key);
         let bucket = self.buckets.get(self.bucket_of(hash))?;
         bucket.find(hash, |index| table.get(*index).key == *key).copied()
+    }
+
+    /// The pages of keys, in order, for [`Self::find`] of each: memory is waited for together and not key by key.
+    pub(super) fn find_each(&self, keys: &[EntryKey], table: &Table, mut found: impl FnMut(Option<PageIndex>)) {
+        for keys in keys.chunks(TOGETHER) {
+            let mut buckets = [None; TOGETHER];
+            for (bucket, key) in buckets.iter_mut().zip(keys) {
+                let hash = spread(key);
+                *bucket = self.buckets.get(self.bucket_of(hash)).map(|bucket| (bucket, hash));
+            }
+            // The first page that may be the key's is nearly always it.
+            let likely = buckets.map(|bucket| bucket.and_then(|(bucket, hash)| bucket.find(hash, |_| true).copied()));
+            for (key, likely) in keys.iter().zip(likely) {
+                found(match likely {
+                    Some(index) if table.get(index).key == *key => Some(index),
+                    Some(_) => self.find(key, table),
+                    None => None,
+                });
+            }
+        }
     }
 
     /// Adds a key that has no page yet. All keys that have one are in `table`.

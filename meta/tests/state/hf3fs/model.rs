@@ -92,9 +92,9 @@ impl Model {
             for index in 0..=file.pages() {
                 assert_eq!(file.page(index), model.page(index), "page {index} of file {id}");
             }
-            for key in keys {
-                assert_eq!(file.presence(key), model.presence(key));
-            }
+            let presences: Vec<Presence> = keys.iter().map(|key| model.presence(key)).collect();
+            assert_eq!(keys.iter().map(|key| file.presence(key)).collect::<Vec<_>>(), presences);
+            assert_eq!(file.presences(keys), presences);
             for tick_ms in [self.tick_ms, self.tick_ms + 100, self.tick_ms + 10_000] {
                 assert_eq!(file.room(tick_ms), model.room(tick_ms), "at {tick_ms}");
             }

@@ -76,7 +76,12 @@ impl PageEngine {
                 () = stopped(&mut stop) => return,
                 () = sleep(think) => {}
             }
-            self.step().await;
+            // One that is told to stop in the middle leaves what it reserved, as one that is killed does.
+            tokio::select! {
+                biased;
+                () = stopped(&mut stop) => return,
+                () = self.step() => {}
+            }
         }
     }
 
