@@ -15,9 +15,12 @@ pub(super) const PIECES: usize = 4;
 /// A piece: the key that it was written for, and by whom.
 type Piece = Option<(PageName, u64)>;
 
+/// Pages by their file and their place in it.
+type Pages = BTreeMap<(usize, PageIndex), [Piece; PIECES]>;
+
 /// All page files of a run, shared by its engines.
 #[derive(Clone, Default)]
-pub struct PageBytes(Arc<Mutex<BTreeMap<(usize, PageIndex), [Piece; PIECES]>>>);
+pub struct PageBytes(Arc<Mutex<Pages>>);
 
 impl PageBytes {
     /// Writes one piece of a page of a file.
