@@ -142,11 +142,20 @@ impl Target {
         clients: u64,
         span: Duration,
     ) -> anyhow::Result<Figures> {
+        // Made ahead: making them would keep others' answers waiting.
+        let mut ready = Vec::new();
+        for client in 0..clients {
+            let bodies = match operation {
+                Operation::Exists => self.exists_requests(client, keys),
+                Operation::ReserveConfirm => Vec::new(),
+            };
+            ready.push((Plain::connect(&self.address).await?, bodies));
+        }
         let began = Instant::now();
         let until = began + span;
-        let loads = (0..clients).map(|client| {
+        let loads = ready.into_iter().map(|(connection, bodies)| {
             let target = self.clone();
-            tokio::spawn(async move { target.one_client(operation, keys, client, until).await })
+            tokio::spawn(async move { target.one_client(connection, bodies, keys, until).await })
         });
         let each = try_join_all(loads).await?.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
         let took = began.elapsed();
@@ -154,30 +163,28 @@ impl Target {
         Ok(Figures { calls_per_s: latencies.len() as f64 / took.as_secs_f64(), latencies })
     }
 
+    fn exists_requests(&self, client: u64, keys: u64) -> Vec<Vec<u8>> {
+        let body = |body| exists_body((client * BODIES + body) * 7919, keys);
+        (0..BODIES).map(|number| request(&self.call("exists"), &body(number))).collect()
+    }
+
+    /// Asks for bodies in turn; without any it reserves and confirms new keys.
     async fn one_client(
         &self,
-        operation: Operation,
+        mut connection: Plain,
+        bodies: Vec<Vec<u8>>,
         keys: u64,
-        client: u64,
         until: Instant,
     ) -> anyhow::Result<Vec<Duration>> {
-        let mut connection = Plain::connect(&self.address).await?;
-        let bodies: Vec<Vec<u8>> = match operation {
-            Operation::Exists => (0..BODIES)
-                .map(|body| request(&self.call("exists"), &exists_body((client * BODIES + body) * 7919, keys)))
-                .collect(),
-            Operation::ReserveConfirm => Vec::new(),
-        };
         let mut latencies = Vec::new();
         while Instant::now() < until {
             let began = Instant::now();
-            match operation {
-                Operation::Exists => {
-                    let answer = connection.call(&bodies[latencies.len() % bodies.len()]).await?;
-                    // All of them are there: anything else would be another measurement.
-                    anyhow::ensure!(!answer.windows(5).any(|five| five == b"false"), "a key is missing");
-                }
-                Operation::ReserveConfirm => self.reserve_confirm(&mut connection, keys).await.context("reserve")?,
+            if bodies.is_empty() {
+                self.reserve_confirm(&mut connection, keys).await.context("reserve")?;
+            } else {
+                let answer = connection.call(&bodies[latencies.len() % bodies.len()]).await?;
+                // All of them are there: anything else would be another measurement.
+                anyhow::ensure!(!answer.windows(5).any(|five| five == b"false"), "a key is missing");
             }
             latencies.push(began.elapsed());
         }

@@ -303,13 +303,12 @@ impl Leader {
     }
 
     fn expiries(&self, state: &State, tick_ms: u64) -> Vec<Command> {
-        let Some(heard_before_ms) = tick_ms.checked_sub(self.times.reservation.as_millis() as u64) else {
-            return Vec::new();
-        };
-        let due = |file: &File| file.oldest_reservation_ms().is_some_and(|heard_ms| heard_ms < heard_before_ms);
+        // How long, not since when: by the time it is applied another leader may have told the time.
+        let unheard_ms = self.times.reservation.as_millis() as u64;
+        let due = |file: &File| file.oldest_reservation_ms().is_some_and(|heard_ms| heard_ms + unheard_ms < tick_ms);
         let expire = |file| {
             sometimes(Marker::PageFileReservationExpired);
-            let operation = Hf3fsOperation::Expire { heard_before_ms, pages_max: EXPIRE_PAGES_MAX };
+            let operation = Hf3fsOperation::Expire { unheard_ms, pages_max: EXPIRE_PAGES_MAX };
             Command::Hf3fs(Hf3fsCommand::On { file, touched: Vec::new(), operation })
         };
         state.hf3fs().files().filter(|(_, file)| due(file)).map(|(id, _)| expire(id)).collect()

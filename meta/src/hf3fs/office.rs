@@ -227,8 +227,8 @@ impl Office {
                 }
             }
         }
-        office.picked_whole -= u32::from(pick.whole);
-        office.wanted -= pick.wanted;
+        office.picked_whole = office.picked_whole.saturating_sub(u32::from(pick.whole));
+        office.wanted = office.wanted.saturating_sub(pick.wanted);
     }
 
     /// Takes what was read since the last command on a file, oldest read first, each page once.

@@ -131,7 +131,7 @@ mod tests {
                 }
                 check.observe(&view(&log.oracle, &history, &settings, 110)).unwrap();
                 log.tick(3_000);
-                log.entry(&[on(Hf3fsOperation::Expire { heard_before_ms: 2_000, pages_max: 9 })]);
+                log.entry(&[on(Hf3fsOperation::Expire { unheard_ms: 1_000, pages_max: 9 })]);
                 let ended = check.observe(&view(&log.oracle, &history, &settings, ends_ms));
                 assert_eq!(ended.is_err(), early && told_first, "{ended:?}");
                 history.page_files.calls = vec![asked(100)];

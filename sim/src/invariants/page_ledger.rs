@@ -225,8 +225,9 @@ impl FileLedger {
                 self.clear(tick_ms + write_rest_ms.max(*rest_ms), told);
                 Ok(())
             }
-            (Hf3fsOperation::Expire { heard_before_ms, pages_max }, Hf3fsOutcome::Expired { pages, .. }) => {
-                let expired = self.expire(*heard_before_ms, *pages_max, tick_ms + write_rest_ms, told);
+            (Hf3fsOperation::Expire { unheard_ms, pages_max }, Hf3fsOutcome::Expired { pages, .. }) => {
+                let expired =
+                    self.expire(tick_ms.saturating_sub(*unheard_ms), *pages_max, tick_ms + write_rest_ms, told);
                 ensure(NAME, expired == *pages, || format!("{expired} reservations are due, {pages} end"))
             }
             (Hf3fsOperation::Touch, Hf3fsOutcome::Touched) => Ok(()),
@@ -428,7 +429,7 @@ pub(crate) mod tests {
         confirm(&mut log, 5, 0);
         log.entry(&[on(Hf3fsOperation::Delete { keys: entry_keys(&[5, 6]), rest_ms: 0 })]);
         log.tick(3_000);
-        log.entry(&[on(Hf3fsOperation::Expire { heard_before_ms: 1_500, pages_max: 10 })]);
+        log.entry(&[on(Hf3fsOperation::Expire { unheard_ms: 1_500, pages_max: 10 })]);
         log.entry(&[on(Hf3fsOperation::Clear { rest_ms: 0 })]);
         log.tick(3_000 + WRITE_REST_MS);
         assert_eq!(reserve(&mut log, &[7, 8], &[]), [Reserved::Page(1), Reserved::Page(0)]);

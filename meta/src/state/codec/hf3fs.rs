@@ -107,8 +107,8 @@ fn put_operation(out: &mut BytesMut, operation: &Hf3fsOperation) {
         }
         Hf3fsOperation::Clear { rest_ms } => out.put_u64_le(*rest_ms),
         Hf3fsOperation::Touch => {}
-        Hf3fsOperation::Expire { heard_before_ms, pages_max } => {
-            out.put_u64_le(*heard_before_ms);
+        Hf3fsOperation::Expire { unheard_ms, pages_max } => {
+            out.put_u64_le(*unheard_ms);
             out.put_u32_le(*pages_max);
         }
         Hf3fsOperation::Import { entries, rest_ms } => {
@@ -136,7 +136,7 @@ pub(super) fn take_command(input: &mut Input<'_>) -> Result<Hf3fsCommand, Decode
         command::DELETE => Hf3fsOperation::Delete { keys: take_keys(input)?, rest_ms: input.u64()? },
         command::CLEAR => Hf3fsOperation::Clear { rest_ms: input.u64()? },
         command::TOUCH => Hf3fsOperation::Touch,
-        command::EXPIRE => Hf3fsOperation::Expire { heard_before_ms: input.u64()?, pages_max: input.u32()? },
+        command::EXPIRE => Hf3fsOperation::Expire { unheard_ms: input.u64()?, pages_max: input.u32()? },
         command::IMPORT => Hf3fsOperation::Import { entries: take_pages(input)?, rest_ms: input.u64()? },
         found => return Err(unknown("hf3fs command", found)),
     };

@@ -43,7 +43,7 @@ impl File {
                 Hf3fsOutcome::Cleared
             }
             Hf3fsOperation::Touch => Hf3fsOutcome::Touched,
-            Hf3fsOperation::Expire { heard_before_ms, pages_max } => self.expire(*heard_before_ms, *pages_max, now),
+            Hf3fsOperation::Expire { unheard_ms, pages_max } => self.expire(*unheard_ms, *pages_max, now),
             Hf3fsOperation::Import { entries, rest_ms } => self.import(entries, *rest_ms, now),
         }
     }
@@ -148,10 +148,10 @@ impl File {
         Hf3fsOutcome::Deleted { pages }
     }
 
-    fn expire(&mut self, heard_before_ms: u64, pages_max: u32, now: Now) -> Hf3fsOutcome {
+    fn expire(&mut self, unheard_ms: u64, pages_max: u32, now: Now) -> Hf3fsOutcome {
         let due = |file: &Self| {
             let head = file.table.head(ListName::Reserved);
-            head.filter(|(_, record)| record.stamp < heard_before_ms).map(|(index, _)| index)
+            head.filter(|(_, record)| record.stamp.saturating_add(unheard_ms) < now.tick_ms).map(|(index, _)| index)
         };
         let mut pages = 0;
         while pages < pages_max

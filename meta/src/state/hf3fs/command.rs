@@ -44,8 +44,8 @@ pub enum Hf3fsOperation {
     Clear { rest_ms: u64 },
     /// Nothing but `touched`.
     Touch,
-    /// Reservations that were last heard of before `heard_before_ms` end, at most `pages_max` of them.
-    Expire { heard_before_ms: u64, pages_max: u32 },
+    /// Reservations of which nothing was heard for longer than `unheard_ms` end, at most `pages_max` of them.
+    Expire { unheard_ms: u64, pages_max: u32 },
     /// Pages of a server that was here before, the least recently used first; the rest of the file rests for `rest_ms` or
     /// `write_rest`.
     Import { entries: Vec<(EntryKey, PageIndex)>, rest_ms: u64 },

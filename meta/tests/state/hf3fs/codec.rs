@@ -27,8 +27,7 @@ fn operation() -> impl Strategy<Value = Hf3fsOperation> {
         (vec(key(), 0..4), any::<u64>()).prop_map(|(keys, rest_ms)| Hf3fsOperation::Delete { keys, rest_ms }),
         any::<u64>().prop_map(|rest_ms| Hf3fsOperation::Clear { rest_ms }),
         Just(Hf3fsOperation::Touch),
-        any::<(u64, u32)>()
-            .prop_map(|(heard_before_ms, pages_max)| Hf3fsOperation::Expire { heard_before_ms, pages_max }),
+        any::<(u64, u32)>().prop_map(|(unheard_ms, pages_max)| Hf3fsOperation::Expire { unheard_ms, pages_max }),
         (pages(), any::<u64>()).prop_map(|(entries, rest_ms)| Hf3fsOperation::Import { entries, rest_ms }),
     ]
 }
@@ -91,7 +90,7 @@ fn operations_have_their_numbers() {
         Hf3fsOperation::Delete { keys: vec![], rest_ms: 1 },
         Hf3fsOperation::Clear { rest_ms: 1 },
         Hf3fsOperation::Touch,
-        Hf3fsOperation::Expire { heard_before_ms: 1, pages_max: 1 },
+        Hf3fsOperation::Expire { unheard_ms: 1, pages_max: 1 },
         Hf3fsOperation::Import { entries: vec![], rest_ms: 1 },
     ];
     assert_eq!(operations.map(number), [2, 3, 4, 5, 6, 7, 8]);

@@ -73,10 +73,10 @@ fn a_reservation_of_which_nothing_is_heard_ends_and_its_page_rests() {
     // The first is heard of again: it is the youngest now.
     files.reserve(&keys([1]));
     assert_eq!(files.file().oldest_reservation_ms(), Some(50));
-    let expire = |heard_before_ms, pages_max| Hf3fsOperation::Expire { heard_before_ms, pages_max };
+    let expire = |unheard_ms, pages_max| Hf3fsOperation::Expire { unheard_ms, pages_max };
     assert_eq!(files.on(0, &[], expire(50, 9)), Hf3fsOutcome::Expired { pages: 0, left: false });
-    assert_eq!(files.on(0, &[], expire(51, 1)), Hf3fsOutcome::Expired { pages: 1, left: true });
-    assert_eq!(files.on(0, &[], expire(51, 9)), Hf3fsOutcome::Expired { pages: 1, left: false });
+    assert_eq!(files.on(0, &[], expire(49, 1)), Hf3fsOutcome::Expired { pages: 1, left: true });
+    assert_eq!(files.on(0, &[], expire(49, 9)), Hf3fsOutcome::Expired { pages: 1, left: false });
     assert_eq!((files.counts().expired, files.counts().reserved, files.counts().resting), (2, 1, 2));
     assert_eq!(files.file().page(1), Some(PageUse::Resting { due_ms: 100 + WRITE_REST_MS }));
     assert_eq!(files.file().presence(&key(2)), Presence::Absent);

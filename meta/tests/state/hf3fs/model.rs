@@ -271,9 +271,9 @@ impl ModelFile {
                 Hf3fsOutcome::Cleared
             }
             Hf3fsOperation::Touch => Hf3fsOutcome::Touched,
-            Hf3fsOperation::Expire { heard_before_ms, pages_max } => {
+            Hf3fsOperation::Expire { unheard_ms, pages_max } => {
                 let old = |file: &Self| {
-                    let old = |index: &PageIndex| matches!(file.uses[*index as usize], Use::Reserved(_, heard_ms) if heard_ms < *heard_before_ms);
+                    let old = |index: &PageIndex| matches!(file.uses[*index as usize], Use::Reserved(_, heard_ms) if heard_ms + unheard_ms < tick_ms);
                     file.reserved.iter().copied().filter(old).collect::<Vec<_>>()
                 };
                 let ending: Vec<PageIndex> = old(self).into_iter().take(*pages_max as usize).collect();

@@ -144,8 +144,8 @@ fn command(step: &Step, model: &Model) -> Option<Command> {
         Step::Clear { file, rest_ms } => on(*file, &[], Hf3fsOperation::Clear { rest_ms: (*rest_ms).into() }),
         Step::Touch { file, touched } => on(*file, touched, Hf3fsOperation::Touch),
         Step::Expire { file, age_ms, pages_max } => {
-            let heard_before_ms = model.tick_ms.saturating_sub((*age_ms).into());
-            on(*file, &[], Hf3fsOperation::Expire { heard_before_ms, pages_max: (*pages_max).into() })
+            let (unheard_ms, pages_max) = ((*age_ms).into(), (*pages_max).into());
+            on(*file, &[], Hf3fsOperation::Expire { unheard_ms, pages_max })
         }
         Step::Import { file, entries, rest_ms } => {
             let id = file_id(model, *file);

@@ -47,7 +47,7 @@ fn what_is_restored_goes_on_as_it_would_have() {
             let victims = of.file().victims(3, 4, |index| index % 2 == 0);
             assert_eq!(reserved.len(), batch.len());
             of.touch(&victims);
-            of.on(0, &[], Hf3fsOperation::Expire { heard_before_ms: of.state.tick_ms(), pages_max: 7 });
+            of.on(0, &[], Hf3fsOperation::Expire { unheard_ms: 0, pages_max: 7 });
         }
         assert_eq!(again.state.digest(), files.state.digest());
         assert_eq!(again.counts(), files.counts());
