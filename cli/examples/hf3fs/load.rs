@@ -67,8 +67,8 @@ fn list(keys: impl Iterator<Item = u64>, mut item: impl FnMut(&mut String, &str)
     out
 }
 
-fn exists_body(from: u64, keys: u64) -> String {
-    let keys = list((from..from + keys).map(|number| number % KEYS), |out, key| {
+fn exists_body(first: u64, from: u64, keys: u64) -> String {
+    let keys = list((from..from + keys).map(|number| first + number % KEYS), |out, key| {
         let _ = write!(out, "\"{key}\"");
     });
     format!("{{\"keys\":{keys},\"namespace\":\"kv\"}}")
@@ -102,12 +102,14 @@ pub(crate) struct Target {
     pub(crate) address: String,
     pub(crate) path: String,
     fresh: Arc<AtomicU64>,
+    /// The first of the keys that `exists` asks for.
+    first: u64,
 }
 
 impl Target {
     /// Makes the page file, and the keys that [`Operation::Exists`] asks for.
     pub(crate) async fn prepare(address: String, path: &str, pages: u64) -> anyhow::Result<Self> {
-        let target = Self { address, path: path.into(), fresh: Arc::new(AtomicU64::new(0)) };
+        let target = Self { address, path: path.into(), fresh: Arc::new(AtomicU64::new(0)), first: 0 };
         let mut client = Plain::connect(&target.address).await?;
         let body = format!("{{\"num_pages\":{pages},\"namespace\":\"kv\"}}");
         client.call(&request(&target.call("initialize"), &body)).await?;
@@ -117,9 +119,9 @@ impl Target {
         Ok(target)
     }
 
-    /// A target whose keys are there already.
+    /// A target whose keys are there already. `exists` asks for the last of them: reserves evict the first.
     pub(crate) fn filled(address: String, path: &str, pages: u64) -> Self {
-        Self { address, path: path.into(), fresh: Arc::new(AtomicU64::new(pages)) }
+        Self { address, path: path.into(), fresh: Arc::new(AtomicU64::new(pages)), first: pages - KEYS }
     }
 
     fn call(&self, operation: &str) -> String {
@@ -164,7 +166,7 @@ impl Target {
     }
 
     fn exists_requests(&self, client: u64, keys: u64) -> Vec<Vec<u8>> {
-        let body = |body| exists_body((client * BODIES + body) * 7919, keys);
+        let body = |body| exists_body(self.first, (client * BODIES + body) * 7919, keys);
         (0..BODIES).map(|number| request(&self.call("exists"), &body(number))).collect()
     }
 
