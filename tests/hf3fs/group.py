@@ -143,6 +143,12 @@ class Foreword:
         """What engines of so many models, unknown until now, are configured with."""
         return [self.url(f"model-{next(self._models)}") for _ in range(count)]
 
+    def import_saved(self, path: str, deployment: str):
+        """`foreword import-hf3fs`, through any replica."""
+        meta = ",".join(f"127.0.0.1:{grpc}" for grpc, _ in self._ports.values())
+        command = [setting("foreword"), "import-hf3fs", path, "--json", f"--meta={meta}", f"--deployment={deployment}"]
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
     def kill(self, replica: int) -> None:
         """SIGKILL; returns when it is dead. From any thread."""
         child = self._children.pop(replica)

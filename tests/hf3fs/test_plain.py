@@ -1,11 +1,13 @@
 """Every endpoint of Foreword's hf3fs port, asked with plain HTTP calls of the standard library: no SGLang is needed."""
 
 import http.client
+import json
+import os
 import unittest
 import urllib.parse
 
 from group import Foreword
-from support import OPERATIONS, Caller, call
+from support import OPERATIONS, Caller, call, new_dir
 
 RESERVE = "reserve_and_allocate_page_indices"
 
@@ -51,6 +53,29 @@ class Plain(unittest.TestCase):
             self.assertEqual(writer.exists(keys), [True] * 8, "by the replica that confirmed it, at once")
             for other in self.group.replicas():
                 self.assertEqual(Caller(self.group.url("seen", other), 0).get(keys), pages)
+
+    def test_what_sglangs_server_saved_is_taken_over(self):
+        saved = {"num_pages": 8, "free_pages": [0], "key_to_index": [["old", 3], ["new", 5], ["one", 6], ["two", 6]]}
+        path = os.path.join(new_dir("saved-"), "metadata.json")
+        with open(path, "w") as out:
+            json.dump({"2:kv": saved, "0": {"num_pages": 1, "free_pages": [], "key_to_index": []}}, out, indent=4)
+        for _ in range(2):
+            done = self.group.import_saved(path, "taken-over")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            files = {file["rank"]: file for file in json.loads(done.stdout)["files"]}
+            self.assertEqual({name: files[2][name] for name in ("imported", "left_out", "leaked", "conflicts")},
+                             {"imported": 2, "left_out": 2, "leaked": 4, "conflicts": 0})
+            self.assertEqual(files[0]["num_pages"], 1)
+        caller = Caller(self.group.url("taken-over"), 2)
+        self.assertEqual(caller.initialize(8).status, 204)
+        self.assertEqual(caller.get(["old", "new"]), [3, 5])
+        self.assertEqual(caller.exists(["one", "two"]), [False, False], "a page that two claim is nobody's")
+        self.assertEqual(caller.initialize(9).status, 409)
+        with open(path, "w") as out:
+            json.dump({"2:kv": {**saved, "key_to_index": [["old", 8]]}}, out)
+        refused = self.group.import_saved(path, "taken-over")
+        self.assertEqual(refused.returncode, 2)
+        self.assertIn("2:kv.key_to_index[0]", refused.stderr)
 
     def test_errors(self):
         for replica in self.group.replicas():
