@@ -24,11 +24,11 @@ fn varied(pages: u64, slab_slots: u64) -> State {
     cluster.state
 }
 
-fn pieces(state: &State) -> Vec<Bytes> {
+pub(crate) fn pieces(state: &State) -> Vec<Bytes> {
     state.freeze().chunks().collect()
 }
 
-fn restore(pieces: Vec<Bytes>) -> Result<State, RestoreError> {
+pub(crate) fn restore(pieces: Vec<Bytes>) -> Result<State, RestoreError> {
     State::restore(pieces.into_iter().map(Ok))
 }
 

@@ -5,6 +5,7 @@ use foreword_meta::state::hf3fs::{Hf3fsOperation, Hf3fsOutcome};
 use foreword_meta::state::{RestoreError, SNAPSHOT_VERSION, State};
 
 use super::{Files, file_name, key, keys, pages};
+use crate::restore::{pieces, restore};
 
 /// Two files with something of everything: each list, a cleared range, an import, counters.
 fn varied() -> Files {
@@ -24,14 +25,6 @@ fn varied() -> Files {
     files.on(2, &[], operation);
     files.on(2, &[], Hf3fsOperation::Clear { rest_ms: 10 });
     files
-}
-
-fn pieces(state: &State) -> Vec<Bytes> {
-    state.freeze().chunks().collect()
-}
-
-fn restore(pieces: Vec<Bytes>) -> Result<State, RestoreError> {
-    State::restore(pieces.into_iter().map(Ok))
 }
 
 #[test]
