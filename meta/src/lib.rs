@@ -3,12 +3,15 @@
 //! [`serve::serve`] is the one way in, for the binary and for the simulator. Page bytes never pass through here.
 
 pub mod config;
+pub mod consensus;
 pub mod eviction;
 pub mod hf3fs;
 pub mod network;
 pub mod open;
-pub mod raft;
+mod refusal;
+pub mod replica;
 pub mod serve;
 pub mod service;
 pub mod state;
 pub mod storage;
+pub mod watch;

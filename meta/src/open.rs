@@ -8,10 +8,10 @@ use foreword_seams::{Entropy, LocalFiles, Marker, Net, Telemetry, sometimes};
 use parking_lot::Mutex;
 
 use crate::config::MetaConfig;
-use crate::serve::{Deps, IdentityFile, ServeError};
+use crate::serve::{Deps, ServeError};
 use crate::storage::{
-    DataDir, DataDirError, LocalMark, LogEngine, LogStore, MarkFile, OpenError, Recovered, Runner, SledEngine,
-    on_a_thread,
+    DataDir, DataDirError, IdentityFile, LocalMark, LogEngine, LogStore, MarkFile, OpenError, Recovered, Runner,
+    SledEngine, on_a_thread,
 };
 
 /// The log's engine and its mark.

@@ -17,33 +17,23 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::MetaConfig;
+use crate::consensus::types::{TypeConfig, seed_thread};
 use crate::eviction::Watermarks;
 use crate::hf3fs::{self, Calls};
-use crate::network::{NetworkFactory, Peers, RaftService};
-use crate::raft::applied::{Applied, Position};
-use crate::raft::clock::LeaderClock;
-use crate::raft::compare::compare_digests;
-use crate::raft::duties::Duties;
-use crate::raft::group::Group;
-use crate::raft::proposer::Proposer;
-use crate::raft::rejoin::{Standing, rejoin};
-use crate::raft::state_machine::{Snapshots, StateMachine};
-use crate::raft::types::{TypeConfig, seed_thread};
+use crate::network::{NetworkFactory, Peers};
+use crate::replica::applied::{Applied, Position};
+use crate::replica::clock::LeaderClock;
+use crate::replica::compare::compare_digests;
+use crate::replica::duties::Duties;
+use crate::replica::group::Group;
+use crate::replica::proposer::Proposer;
+use crate::replica::rejoin::{Standing, rejoin};
+use crate::replica::state_machine::{Snapshots, StateMachine};
 use crate::service::status::StatusSource;
-use crate::service::watch_hub::WatchHub;
-use crate::service::{AdminService, MetaService, router};
+use crate::service::{AdminService, MetaService, RaftService, router};
 use crate::state::State;
-use crate::storage::{Identity, LogStore};
-
-/// Where changes of the identity are kept.
-pub trait IdentityFile: Send + Sync + 'static {
-    /// The group was formed.
-    fn bootstrapped(&self) -> io::Result<()>;
-    /// The replica has again everything that it had lost.
-    fn caught_up(&self) -> io::Result<()>;
-    /// Who is in the group: where to ask after this replica has lost everything else.
-    fn members_are(&self, members: &BTreeMap<u64, String>) -> io::Result<()>;
-}
+use crate::storage::{Identity, IdentityFile, LogStore};
+use crate::watch::hub::WatchHub;
 
 /// Everything from outside.
 pub struct Deps {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use foreword_meta::raft::group::Leader;
+use foreword_meta::replica::group::Leader;
 use foreword_meta::state::command::ClusterSettings;
 use foreword_meta::state::hf3fs::FileCounts;
 

@@ -14,7 +14,7 @@ use super::body::{Body, Request, parse};
 use super::measures::Measures;
 use super::outcome::{answer_of, other_size};
 use super::{Answer, Call, Leader, Operation};
-use crate::raft::group::{FORWARD_TIMEOUT, Group, Leader as Leading, Unavailable};
+use crate::replica::group::{FORWARD_TIMEOUT, Group, Leader as Leading, Unavailable};
 use crate::state::command::Command;
 use crate::state::hf3fs::{FileName, Hf3fsCommand, Presence};
 

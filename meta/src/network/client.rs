@@ -20,7 +20,7 @@ use tonic::{Code, Status};
 
 use super::messages::{append_to_wire, to_body};
 use super::peers::{PeerClient, Peers};
-use crate::raft::types::TypeConfig;
+use crate::consensus::types::TypeConfig;
 
 /// A whole snapshot of the largest index, over a slow link.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(600);
@@ -126,13 +126,13 @@ impl RaftNetwork<TypeConfig> for PeerNetwork {
 
 /// The first frame of a snapshot stream.
 #[derive(Serialize, Deserialize)]
-pub(super) struct SnapshotOffer {
+pub(crate) struct SnapshotOffer {
     pub vote: Vote<u64>,
     pub meta: openraft::SnapshotMeta<u64, BasicNode>,
 }
 
 async fn send_frames(
-    snapshot: crate::raft::types::SnapshotHandle,
+    snapshot: crate::consensus::types::SnapshotHandle,
     header: Bytes,
     frames: mpsc::Sender<wire::SnapshotFrame>,
 ) {

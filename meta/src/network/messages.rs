@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tonic::Status;
 
-use crate::raft::types::TypeConfig;
-use crate::storage::entry_codec::{entry_from_wire, entry_to_wire};
+use crate::consensus::entry_codec::{entry_from_wire, entry_to_wire};
+use crate::consensus::types::TypeConfig;
 
 #[derive(Serialize, Deserialize)]
 struct AppendHeader {
@@ -19,19 +19,19 @@ struct AppendHeader {
 }
 
 /// A value as a message body.
-pub(super) fn to_body<T: Serialize>(value: &T) -> Result<Bytes, serde_json::Error> {
+pub(crate) fn to_body<T: Serialize>(value: &T) -> Result<Bytes, serde_json::Error> {
     serde_json::to_vec(value).map(Bytes::from)
 }
 
 /// A message body as a value.
-pub(super) fn from_body<T: DeserializeOwned>(field: &str, body: &[u8]) -> Result<T, Status> {
+pub(crate) fn from_body<T: DeserializeOwned>(field: &str, body: &[u8]) -> Result<T, Status> {
     serde_json::from_slice(body).map_err(|error| {
         foreword_proto::bad_input::status_for(tonic::Code::InvalidArgument, field, format!("{field}: {error}"))
     })
 }
 
 /// An AppendEntries for the wire.
-pub(super) fn append_to_wire(
+pub(crate) fn append_to_wire(
     request: AppendEntriesRequest<TypeConfig>,
 ) -> Result<wire::AppendRequest, serde_json::Error> {
     let header =
@@ -41,7 +41,7 @@ pub(super) fn append_to_wire(
 }
 
 /// An AppendEntries from the wire.
-pub(super) fn append_from_wire(request: wire::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
+pub(crate) fn append_from_wire(request: wire::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
     let header: AppendHeader = from_body("header", &request.header)?;
     let entries = request.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?;
     Ok(AppendEntriesRequest {

@@ -1,10 +1,9 @@
 //! Between replicas: cached channels, the Raft service, snapshots as streams.
 
 mod client;
-mod messages;
+pub(crate) mod messages;
 mod peers;
-mod server;
 
 pub use client::NetworkFactory;
+pub(crate) use client::SnapshotOffer;
 pub use peers::{PeerIdentity, Peers};
-pub use server::RaftService;

@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 use super::status::StatusSource;
-use crate::raft::group::{Group, Leader};
+use crate::replica::group::{Group, Leader};
 
 /// A learner gets a whole snapshot before it may vote.
 const CATCH_UP_DEADLINE: Duration = Duration::from_secs(600);

@@ -7,8 +7,8 @@ use foreword_proto::{BadInput, EntryKey};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::{refused, unexpected};
-use crate::raft::group::{Group, PROPOSE_DEADLINE};
+use crate::refusal::{refused, unexpected};
+use crate::replica::group::{Group, PROPOSE_DEADLINE};
 use crate::state::command::{Command, Outcome};
 use crate::state::hf3fs::{FileName, Hf3fsCommand, Hf3fsOperation, Hf3fsOutcome, PageIndex};
 

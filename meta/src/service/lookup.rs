@@ -12,8 +12,8 @@ use foreword_proto::{BadInput, Location, NamespaceId, PageKey, Revision};
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::refused;
-use crate::raft::group::Group;
+use crate::refusal::refused;
+use crate::replica::group::Group;
 use crate::state::LocationRef;
 use crate::state::command::Refusal;
 

@@ -20,11 +20,13 @@ use futures::stream::BoxStream;
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 
-use super::watch_hub::WatchHub;
-use super::{lookup, refused, unexpected, watch};
-use crate::raft::duties::Duties;
-use crate::raft::group::{Group, Leader, PROPOSE_DEADLINE};
+use super::lookup;
+use crate::refusal::{refused, unexpected};
+use crate::replica::duties::Duties;
+use crate::replica::group::{Group, Leader, PROPOSE_DEADLINE};
 use crate::state::command::{Command, Outcome, Refusal, SessionOperation};
+use crate::watch;
+use crate::watch::hub::WatchHub;
 
 /// The service of one replica.
 pub struct MetaService {

@@ -5,33 +5,10 @@ mod http;
 mod import;
 mod lookup;
 mod meta;
+mod raft;
 pub mod status;
-mod watch;
-pub mod watch_hub;
 
 pub use admin::AdminService;
 pub use http::router;
 pub use meta::MetaService;
-
-use foreword_proto::bad_input::status_for;
-use tonic::{Code, Status};
-
-use crate::state::command::Refusal;
-
-/// A refusal as a status that names its field.
-pub fn refused(refusal: Refusal) -> Status {
-    let message = refusal.to_string();
-    match &refusal {
-        Refusal::NoSession { .. } => status_for(Code::FailedPrecondition, "session", message),
-        Refusal::SequenceTooOld { .. } => status_for(Code::FailedPrecondition, "sequence", message),
-        Refusal::NoNamespace { .. } => status_for(Code::NotFound, "namespace_id", message),
-        Refusal::OtherGeometry { .. } => status_for(Code::FailedPrecondition, "namespace.shard_bytes", message),
-        Refusal::Invalid { field, .. } => status_for(Code::InvalidArgument, field, message),
-        Refusal::TooMany { field, .. } => status_for(Code::ResourceExhausted, field, message),
-    }
-}
-
-/// An outcome that no command of this kind has: a bug, or a leader of another version.
-pub fn unexpected(outcome: &crate::state::command::Outcome) -> Status {
-    Status::internal(format!("the group answered {outcome:?}"))
-}
+pub use raft::RaftService;

@@ -7,8 +7,8 @@ use foreword_proto::status::{Hf3fsStatus, NamespaceStatus, PageFileStatus, Repli
 use openraft::ServerState;
 
 use crate::hf3fs;
-use crate::raft::group::Group;
-use crate::raft::rejoin::Standing;
+use crate::replica::group::Group;
+use crate::replica::rejoin::Standing;
 use crate::state::State;
 use crate::state::hf3fs::File;
 use crate::storage::LogReader;

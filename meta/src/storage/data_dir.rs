@@ -67,6 +67,16 @@ impl Identity {
     }
 }
 
+/// Where changes of the identity are kept.
+pub trait IdentityFile: Send + Sync + 'static {
+    /// The group was formed.
+    fn bootstrapped(&self) -> io::Result<()>;
+    /// The replica has again everything that it had lost.
+    fn caught_up(&self) -> io::Result<()>;
+    /// Who is in the group: where to ask after this replica has lost everything else.
+    fn members_are(&self, members: &BTreeMap<u64, String>) -> io::Result<()>;
+}
+
 /// The part of an identity that every format has.
 #[derive(Deserialize)]
 struct Version {

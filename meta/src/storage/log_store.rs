@@ -14,11 +14,11 @@ use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot};
 
 use super::engine::{Item, LogEngine, hole};
-use super::entry_codec::{encode_entry, encode_log_id, entry_bytes};
 use super::mark::{Mark, MarkFile, MarkKeeper};
 use super::recovery::{OpenError, recover};
 use super::writer::{Ack, Change, Op, Position, Runner, Writer, WriterEnd};
-use crate::raft::types::{Entry, LogId, StorageError, TypeConfig, Vote};
+use crate::consensus::entry_codec::{encode_entry, encode_log_id, entry_bytes};
+use crate::consensus::types::{Entry, LogId, StorageError, TypeConfig, Vote};
 
 /// The log in memory.
 #[derive(Debug, Default)]

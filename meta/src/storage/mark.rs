@@ -17,7 +17,7 @@ use foreword_seams::{Marker, sometimes};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
-use crate::raft::types::Vote;
+use crate::consensus::types::Vote;
 
 /// Bytes of the mark's file.
 pub const MARK_BYTES: usize = 4096;

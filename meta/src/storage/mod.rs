@@ -6,7 +6,6 @@
 pub mod conformance;
 pub mod data_dir;
 pub mod engine;
-pub mod entry_codec;
 pub mod log_store;
 pub mod mark;
 pub mod memory_engine;
@@ -15,7 +14,7 @@ pub mod sled_engine;
 pub mod snapshot_file;
 pub mod writer;
 
-pub use data_dir::{DataDir, DataDirError, Identity};
+pub use data_dir::{DataDir, DataDirError, Identity, IdentityFile};
 pub use engine::{LogEngine, MetaKey};
 pub use log_store::{LogReader, LogStore, Recovered};
 pub use mark::{LocalMark, MarkFile};

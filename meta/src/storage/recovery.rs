@@ -6,10 +6,10 @@ use bytes::Bytes;
 use foreword_seams::{Marker, sometimes};
 
 use super::engine::{LogEngine, MetaKey};
-use super::entry_codec::{CorruptEntry, decode_entry, decode_log_id, decode_vote};
 use super::log_store::Memory;
 use super::mark::Mark;
-use crate::raft::types::LogId;
+use crate::consensus::entry_codec::{CorruptEntry, decode_entry, decode_log_id, decode_vote};
+use crate::consensus::types::LogId;
 
 /// Indexes read from the engine at a time; their entries are mostly 64 KiB or less.
 const READ_ENTRIES: u64 = 64;

@@ -17,7 +17,7 @@ use foreword_proto::limits::{FORMAT_VERSION, SNAPSHOT_FRAME_BYTES};
 use foreword_seams::{FileReader, FileWriter, Files};
 use serde::{Deserialize, Serialize};
 
-use crate::raft::types::{SnapshotHandle, SnapshotMeta};
+use crate::consensus::types::{SnapshotHandle, SnapshotMeta};
 
 /// Bytes of one frame, at most.
 pub const FRAME_BYTES_MAX: usize = 16 << 20;

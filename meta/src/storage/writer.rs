@@ -14,9 +14,9 @@ use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 
 use super::engine::{Item, LogEngine, MetaKey};
-use super::entry_codec::encode_vote;
 use super::mark::{Mark, MarkKeeper};
-use crate::raft::types::Vote;
+use crate::consensus::entry_codec::encode_vote;
+use crate::consensus::types::Vote;
 
 /// Operations waiting for the writer; more wait in their callers.
 pub const WRITER_QUEUE_MAX: usize = 256;

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use foreword_meta::config::MetaConfig;
 use foreword_meta::open::open_log;
-use foreword_meta::serve::{Deps, Handle, IdentityFile, serve};
+use foreword_meta::serve::{Deps, Handle, serve};
 use foreword_meta::state::command::ClusterSettings;
 use foreword_meta::storage::mark::MemoryMark;
 use foreword_meta::storage::memory_engine::MemoryDisk;
-use foreword_meta::storage::{Identity, LogEngine, MarkFile, on_a_task};
+use foreword_meta::storage::{Identity, IdentityFile, LogEngine, MarkFile, on_a_task};
 use foreword_proto::limits::WIRE_VERSION;
 use foreword_proto::records::{self, PageRecord};
 use foreword_proto::status::ReplicaStatus;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use foreword_meta::raft::group::Unavailable;
+use foreword_meta::replica::group::Unavailable;
 use foreword_meta::state::command::Command;
 use foreword_seams::{Marker, sometimes};
 use tokio::time::Instant;

@@ -1,6 +1,6 @@
 //! Random work on a log store whose disk loses what was not synced: what was acknowledged is always there.
 
-use foreword_meta::raft::types::{LogId, Vote};
+use foreword_meta::consensus::types::{LogId, Vote};
 use foreword_meta::storage::{LogStore, Recovered, on_a_task};
 use foreword_seams::{Entropy, SeededEntropy};
 use openraft::RaftLogReader;

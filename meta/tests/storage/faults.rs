@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use foreword_meta::raft::types::Vote;
+use foreword_meta::consensus::types::Vote;
 use foreword_meta::storage::mark::MARK_BYTES;
 use foreword_meta::storage::{DataDir, LocalMark, LogStore, OpenError, SledEngine, SledOpenError, on_a_thread};
 use openraft::storage::RaftLogStorage;

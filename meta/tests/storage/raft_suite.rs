@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use foreword_meta::raft::types::{
+use foreword_meta::consensus::types::{
     Entry, EntryOutcome, LogId, SnapshotHandle, SnapshotMeta, StorageError, StoredMembership, TypeConfig,
 };
 use foreword_meta::storage::mark::MemoryMark;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use foreword_meta::raft::types::SnapshotMeta;
+use foreword_meta::consensus::types::SnapshotMeta;
 use foreword_meta::storage::snapshot_file::{FRAME_BYTES_MAX, SnapshotFault, verify_snapshot};
 use foreword_meta::storage::{SnapshotError, SnapshotHeader, SnapshotReader, SnapshotReceiver, SnapshotWriter};
 use foreword_proto::ClusterId;

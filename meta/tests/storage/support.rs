@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use foreword_meta::raft::types::{Entry, EntryBatch, LogId, TypeConfig};
+use foreword_meta::consensus::types::{Entry, EntryBatch, LogId, TypeConfig};
 use foreword_meta::storage::conformance::World;
 use foreword_meta::storage::mark::MemoryMark;
 use foreword_meta::storage::memory_engine::{MemoryDisk, MemoryEngine};

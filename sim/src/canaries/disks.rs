@@ -4,11 +4,11 @@ use std::io;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use foreword_meta::raft::types::EntryBatch;
+use foreword_meta::consensus::entry_codec::{decode_entry, encode_entry};
+use foreword_meta::consensus::types::EntryBatch;
 use foreword_meta::state::codec::{decode_batch, encode_batch, encode_command};
 use foreword_meta::state::command::{Command, SessionOperation};
 use foreword_meta::storage::engine::Item;
-use foreword_meta::storage::entry_codec::{decode_entry, encode_entry};
 use foreword_meta::storage::{LogEngine, MetaKey};
 use futures::future::BoxFuture;
 use openraft::EntryPayload;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use foreword_meta::config::MetaConfig;
 use foreword_meta::open::{LogParts, open_log};
-use foreword_meta::raft::group::Group;
-use foreword_meta::raft::rejoin::Standing;
+use foreword_meta::replica::group::Group;
+use foreword_meta::replica::rejoin::Standing;
 use foreword_meta::serve::{Deps, Handle, ServeError, serve};
 use foreword_meta::storage::{OpenError, on_a_task};
 use foreword_seams::{Files, Net, Telemetry};

@@ -67,7 +67,7 @@ impl Invariant for EntriesAreWhole {
 
     fn observe(&mut self, view: &View<'_>) -> Result<(), Violation> {
         for replica in &view.replicas {
-            let look = |state: &foreword_meta::state::State, position: &foreword_meta::raft::applied::Position| {
+            let look = |state: &foreword_meta::state::State, position: &foreword_meta::replica::applied::Position| {
                 (state.revision(), position.last_applied.map(|id| id.index))
             };
             let (revision, applied) = replica.group.applied.read_with_position(look);

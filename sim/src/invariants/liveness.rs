@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use foreword_meta::raft::group::Leader;
+use foreword_meta::replica::group::Leader;
 use foreword_proto::Revision;
 
 use super::{Invariant, View, Violation, ensure};

@@ -28,7 +28,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreword_meta::raft::group::Group;
+use foreword_meta::replica::group::Group;
 use foreword_meta::state::command::ClusterSettings;
 use foreword_node::agent::Agent;
 

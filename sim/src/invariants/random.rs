@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use foreword_meta::service::watch_hub::{Tail, WatchHub};
 use foreword_meta::state::command::{Command, Event, Outcome, Retirement, SessionOperation, SlotState};
+use foreword_meta::watch::hub::{Tail, WatchHub};
 use foreword_node::mirror::View as Mirror;
 use foreword_proto::records::{EntryEvents, NamespaceEvent, SuspectRecord};
 use foreword_proto::{EntryKey, Location, RetireReason, Revision, SessionId, SlotRef};

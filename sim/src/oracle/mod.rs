@@ -8,12 +8,12 @@ mod presence;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use foreword_meta::raft::types::{EntryBatch, LogId};
+use foreword_meta::consensus::entry_codec::decode_entry;
+use foreword_meta::consensus::types::{EntryBatch, LogId};
 use foreword_meta::state::State;
 use foreword_meta::state::codec::decode_batch;
 use foreword_meta::state::command::{ClusterSettings, Command, Event, Outcome};
 use foreword_meta::state::invariants::{Summary, Violation, check, check_command, check_step};
-use foreword_meta::storage::entry_codec::decode_entry;
 use foreword_proto::{EntryKey, Location, NamespaceId, Revision, SessionId, SlotRef};
 use openraft::EntryPayload;
 use xxhash_rust::xxh3::xxh3_64;

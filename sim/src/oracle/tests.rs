@@ -1,11 +1,11 @@
 //! A log written by hand, for this module's tests and the invariants'.
 
 use bytes::Bytes;
-use foreword_meta::raft::group::encode_commands;
-use foreword_meta::raft::types::{Entry, EntryBatch};
+use foreword_meta::consensus::entry_codec::encode_entry;
+use foreword_meta::consensus::types::{Entry, EntryBatch};
+use foreword_meta::replica::group::encode_commands;
 use foreword_meta::state::codec::encode_batch;
 use foreword_meta::state::command::{ClusterSettings, Command, Outcome, Retirement, SessionOperation};
-use foreword_meta::storage::entry_codec::encode_entry;
 use foreword_proto::location::{Checksums, Location};
 use foreword_proto::records::{self, PageRecord};
 use foreword_proto::{EntryKey, Namespace, NamespaceId, PageKey, RetireReason, Revision, SlotRef};

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use foreword_meta::serve::IdentityFile;
+use foreword_meta::storage::IdentityFile;
 use foreword_meta::storage::engine::Item;
 use foreword_meta::storage::memory_engine::MemoryDisk;
 use foreword_meta::storage::{Identity, LogEngine, MarkFile};

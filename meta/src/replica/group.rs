@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 use super::applied::Applied;
 use super::proposer::{ProposeError, Proposed, Proposer};
 use super::read_index::ReadIndex;
-use super::types::TypeConfig;
+use crate::consensus::types::TypeConfig;
 use crate::network::Peers;
 use crate::state::codec::{decode_outcome, encode_command, encode_outcome};
 use crate::state::command::{Command, Outcome};

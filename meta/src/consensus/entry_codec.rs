@@ -8,7 +8,7 @@ use foreword_proto::BadInput;
 use foreword_proto::wire::raft::LogEntry;
 use openraft::{CommittedLeaderId, EntryPayload};
 
-use crate::raft::types::{Entry, EntryBatch, LogId, Vote};
+use crate::consensus::types::{Entry, EntryBatch, LogId, Vote};
 
 /// Format of a stored entry and of the log's named values.
 const ENTRY_VERSION: u8 = 1;

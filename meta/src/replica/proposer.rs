@@ -11,7 +11,7 @@ use openraft::error::{ClientWriteError, RaftError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::clock::LeaderClock;
-use super::types::{EntryBatch, TypeConfig};
+use crate::consensus::types::{EntryBatch, TypeConfig};
 use crate::state::codec::{encode_batch, encode_command};
 use crate::state::command::{Command, Outcome};
 

@@ -1,4 +1,4 @@
-//! Replication: openraft over our log and state, group commit, the leader's duties.
+//! One replica: openraft over our log and state, group commit, the leader's duties.
 
 pub mod applied;
 pub mod clock;
@@ -10,4 +10,3 @@ mod read_index;
 pub mod rejoin;
 mod seen;
 pub mod state_machine;
-pub mod types;

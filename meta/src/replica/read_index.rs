@@ -4,7 +4,7 @@ use foreword_proto::Revision;
 use openraft::Raft;
 use tokio::sync::{mpsc, oneshot};
 
-use super::types::TypeConfig;
+use crate::consensus::types::TypeConfig;
 
 /// Reads that may wait for the next round.
 const WAITING_MAX: usize = 4096;

@@ -11,17 +11,18 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::client::SnapshotOffer;
-use super::messages::{append_from_wire, from_body, to_body};
 use crate::hf3fs::{self, Call, Operation};
-use crate::raft::group::{FORWARD_TIMEOUT, Group, PROPOSE_DEADLINE};
-use crate::raft::rejoin::{Standing, promise_of};
+use crate::network::PeerIdentity;
+use crate::network::SnapshotOffer;
+use crate::network::messages::{append_from_wire, from_body, to_body};
+use crate::replica::group::{FORWARD_TIMEOUT, Group, PROPOSE_DEADLINE};
+use crate::replica::rejoin::{Standing, promise_of};
 use crate::storage::SnapshotReceiver;
 
 /// The service.
 pub struct RaftService {
     group: Arc<Group>,
-    identity: super::PeerIdentity,
+    identity: PeerIdentity,
     standing: Arc<Standing>,
     page_files: Arc<hf3fs::Leader>,
 }
@@ -29,7 +30,7 @@ pub struct RaftService {
 impl RaftService {
     /// The service of one replica; `standing` says what it may answer.
     pub fn server(group: Arc<Group>, standing: Arc<Standing>, page_files: Arc<hf3fs::Leader>) -> RaftServer<Self> {
-        let identity = super::PeerIdentity::new(group.cluster_id);
+        let identity = PeerIdentity::new(group.cluster_id);
         RaftServer::new(Self { group, identity, standing, page_files })
             .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX)

@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::group::Group;
-use super::types::{LogId, Vote};
-use crate::serve::IdentityFile;
+use crate::consensus::types::{LogId, Vote};
+use crate::storage::IdentityFile;
 
 /// How long one attempt waits, and the pause before the next.
 const TRY: Duration = Duration::from_secs(5);

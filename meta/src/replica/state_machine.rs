@@ -11,7 +11,7 @@ use openraft::{
 };
 
 use super::applied::{Applied, Position};
-use super::types::{EntryOutcome, SnapshotHandle, TypeConfig};
+use crate::consensus::types::{EntryOutcome, SnapshotHandle, TypeConfig};
 use crate::state::codec::decode_batch;
 use crate::state::{Restorer, State};
 use crate::storage::{SnapshotHeader, SnapshotReader, SnapshotWriter};

@@ -17,9 +17,9 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use super::refused;
-use super::watch_hub::{Tail, WatchHub};
-use crate::raft::group::Group;
+use super::hub::{Tail, WatchHub};
+use crate::refusal::refused;
+use crate::replica::group::Group;
 use crate::state::Frozen;
 use crate::state::command::Refusal;
 
@@ -41,7 +41,7 @@ struct Watcher {
 /// Starts a watch.
 ///
 /// Errors: NOT_FOUND `namespace_id`; FAILED_PRECONDITION `behind` when this replica has not applied `from_revision` yet.
-pub(super) async fn watch(
+pub(crate) async fn watch(
     group: &Arc<Group>,
     hub: &Arc<WatchHub>,
     request: wire::WatchRequest,

@@ -11,9 +11,9 @@ use tokio::sync::watch;
 
 use super::seen::Seen;
 use crate::eviction::EvictionPolicy;
-use crate::service::watch_hub::WatchHub;
 use crate::state::State;
 use crate::state::command::{Command, Event, Outcome};
+use crate::watch::hub::WatchHub;
 
 /// The log position and membership of a state.
 #[derive(Debug, Clone, Default)]

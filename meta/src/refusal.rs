@@ -1,0 +1,24 @@
+//! Refusals as gRPC statuses that name their field.
+
+use foreword_proto::bad_input::status_for;
+use tonic::{Code, Status};
+
+use crate::state::command::{Outcome, Refusal};
+
+/// A refusal as a status that names its field.
+pub(crate) fn refused(refusal: Refusal) -> Status {
+    let message = refusal.to_string();
+    match &refusal {
+        Refusal::NoSession { .. } => status_for(Code::FailedPrecondition, "session", message),
+        Refusal::SequenceTooOld { .. } => status_for(Code::FailedPrecondition, "sequence", message),
+        Refusal::NoNamespace { .. } => status_for(Code::NotFound, "namespace_id", message),
+        Refusal::OtherGeometry { .. } => status_for(Code::FailedPrecondition, "namespace.shard_bytes", message),
+        Refusal::Invalid { field, .. } => status_for(Code::InvalidArgument, field, message),
+        Refusal::TooMany { field, .. } => status_for(Code::ResourceExhausted, field, message),
+    }
+}
+
+/// An outcome that no command of this kind has: a bug, or a leader of another version.
+pub(crate) fn unexpected(outcome: &Outcome) -> Status {
+    Status::internal(format!("the group answered {outcome:?}"))
+}
