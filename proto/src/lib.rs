@@ -14,6 +14,7 @@ pub mod namespace;
 pub mod outcome;
 pub mod records;
 pub mod status;
+pub mod versions;
 pub mod wire;
 pub mod workload;
 
@@ -23,3 +24,4 @@ pub use key::{EntryKey, PageKey};
 pub use location::{Location, SlotRef};
 pub use namespace::{Fingerprint, Namespace};
 pub use outcome::{PublishOutcome, PutOutcome, RetireReason, Tier};
+pub use versions::Versions;

@@ -2,12 +2,19 @@
 //!
 //! Units come last in a name. A limit is reached gracefully: the caller gets an error that names the field.
 
-/// Version of the gRPC surface; a peer with another one is refused with both named.
+use crate::versions::Versions;
+
+/// Newest version of the gRPC surface that this binary speaks, and all that it speaks: two sides use the highest they share; a peer
+/// that shares none is refused with both ranges named.
 pub const WIRE_VERSION: u32 = 1;
-/// Version of a data directory, a log entry and a snapshot.
+pub const WIRE_VERSIONS: Versions = Versions::up_to(WIRE_VERSION);
+/// Newest version of a data directory, a log entry, a command and a snapshot that this binary writes, and all that it reads. What is
+/// written is of the committed feature level's version.
 pub const FORMAT_VERSION: u32 = 1;
-/// Behaviour this binary knows how to apply; the committed feature level never exceeds what all members report.
-pub const FEATURE_LEVEL_MAX: u32 = 1;
+pub const FORMAT_VERSIONS: Versions = Versions::up_to(FORMAT_VERSION);
+/// Behaviour this binary knows how to apply; the committed feature level never exceeds what all members report. A level goes with the
+/// format version of the same number.
+pub const FEATURE_LEVEL_MAX: u32 = FORMAT_VERSION;
 
 /// Bytes of a page key at the edge.
 pub const PAGE_KEY_BYTES: usize = 32;
