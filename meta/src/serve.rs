@@ -10,14 +10,14 @@ use foreword_proto::limits::RAFT_PAYLOAD_ENTRIES_MAX;
 use foreword_seams::rpc_errors::NameMessageLayer;
 use foreword_seams::rpc_metrics::RpcMetricsLayer;
 use foreword_seams::{Endpoint, Entropy, Files, Incoming, Marker, Net, Telemetry, http, rpc, sometimes};
-use openraft::{BasicNode, Raft, SnapshotPolicy};
+use openraft::{Raft, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::MetaConfig;
-use crate::consensus::types::{TypeConfig, seed_thread};
+use crate::consensus::types::{Member, TypeConfig, seed_thread};
 use crate::eviction::Watermarks;
 use crate::hf3fs::{self, Calls};
 use crate::network::{NetworkFactory, Peers};
@@ -329,7 +329,7 @@ async fn note_members(group: Arc<Group>, mut noted: BTreeMap<u64, String>, file:
     // The first members are noted when the group is formed; from then on each change.
     while revisions.wait_for(|revision| *revision > 0).await.is_ok() {
         let members = metrics.borrow_and_update().membership_config.clone();
-        let members: BTreeMap<u64, String> = members.nodes().map(|(id, node)| (*id, node.addr.clone())).collect();
+        let members: BTreeMap<u64, String> = members.nodes().map(|(id, member)| (*id, member.peer.clone())).collect();
         if !members.is_empty() && members != noted {
             match file.members_are(&members) {
                 Ok(()) => noted = members,
@@ -358,8 +358,9 @@ async fn form_or_rejoin(group: Arc<Group>, identity: Identity, file: Arc<dyn Ide
         let formed = revisions.wait_for(|revision| *revision > 0);
         let _ = tokio::time::timeout(OTHERS_WAIT, formed).await;
     }
-    let members: BTreeMap<u64, BasicNode> =
-        identity.members.iter().map(|(id, endpoint)| (*id, BasicNode::new(endpoint.clone()))).collect();
+    let member = |endpoint: &String| Member { peer: endpoint.clone(), client: endpoint.clone(), ..Member::default() };
+    let members: BTreeMap<u64, Member> =
+        identity.members.iter().map(|(id, endpoint)| (*id, member(endpoint))).collect();
     if let Err(error) = group.raft.initialize(members).await {
         tracing::debug!(%error, "the group was formed already");
     }

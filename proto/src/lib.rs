@@ -19,7 +19,7 @@ pub mod wire;
 pub mod workload;
 
 pub use bad_input::BadInput;
-pub use ids::{ClusterId, Epoch, Generation, NamespaceId, Revision, Sequence, SessionId, SlabId, Slot};
+pub use ids::{ClusterId, DirectoryId, Epoch, Generation, NamespaceId, Revision, Sequence, SessionId, SlabId, Slot};
 pub use key::{EntryKey, PageKey};
 pub use location::{Location, SlotRef};
 pub use namespace::{Fingerprint, Namespace};

@@ -15,7 +15,7 @@ use foreword_node::store::{ClusterMark, filesystem_type, init_l3_root, read_clus
 use foreword_proto::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
 use foreword_proto::status::ReplicaStatus;
 use foreword_proto::wire::meta as m;
-use foreword_proto::{BadInput, ClusterId};
+use foreword_proto::{BadInput, ClusterId, DirectoryId};
 use foreword_seams::{Endpoint, Entropy, OsEntropy};
 use foreword_usrbio::{VIRT_DIR, mount_point_of};
 use foreword_usrbiod::COUNTERS_FILE;
@@ -127,7 +127,8 @@ fn begin(args: &InitArgs) -> anyhow::Result<Made> {
     let cluster_id = args.cluster_id.unwrap_or_else(|| ClusterId(OsEntropy.bytes16()));
     mark_l3(&root.dir, cluster_id, settings.chunk_bytes, args.cluster_id.is_some())?;
     for (id, dir) in &replicas {
-        DataDir::init(dir, &Identity::new(cluster_id, *id, settings.clone(), members.clone()))?;
+        let directory = DirectoryId(OsEntropy.bytes16());
+        DataDir::init(dir, &Identity::new(cluster_id, *id, directory, settings.clone(), members.clone()))?;
     }
     Ok(Made { cluster_id, data_dirs: args.data_dir.clone() })
 }
@@ -159,7 +160,8 @@ async fn join(args: &InitArgs, endpoint: &Endpoint) -> anyhow::Result<Made> {
     let status =
         clients::admin(endpoint).status(m::StatusRequest {}).await.with_context(|| format!("join: {endpoint}"))?;
     let status: ReplicaStatus = serde_json::from_str(&status.into_inner().json)?;
-    DataDir::init(dir, &Identity::joining(cluster_id, id, settings, status.endpoints))?;
+    let directory = DirectoryId(OsEntropy.bytes16());
+    DataDir::init(dir, &Identity::joining(cluster_id, id, directory, settings, status.endpoints))?;
     Ok(Made { cluster_id, data_dirs: args.data_dir.clone() })
 }
 

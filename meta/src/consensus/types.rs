@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use foreword_proto::DirectoryId;
 use foreword_seams::Files;
 use openraft::{AsyncRuntime, OptionalSend, TokioRuntime};
 use rand::rngs::StdRng;
@@ -16,12 +17,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::state::command::Outcome;
 
 openraft::declare_raft_types!(
-    /// One replica's view of the metadata group; a node's `addr` is its gRPC endpoint.
+    /// One replica's view of the metadata group.
     pub TypeConfig:
         D = EntryBatch,
         R = EntryOutcome,
         NodeId = u64,
-        Node = openraft::BasicNode,
+        Node = Member,
         Entry = openraft::Entry<TypeConfig>,
         SnapshotData = SnapshotHandle,
         AsyncRuntime = EntropyRuntime,
@@ -34,11 +35,29 @@ pub type LogId = openraft::LogId<u64>;
 /// Who a replica has voted for, or follows.
 pub type Vote = openraft::Vote<u64>;
 /// What a snapshot covers.
-pub type SnapshotMeta = openraft::SnapshotMeta<u64, openraft::BasicNode>;
+pub type SnapshotMeta = openraft::SnapshotMeta<u64, Member>;
 /// A membership and the entry that set it.
-pub type StoredMembership = openraft::StoredMembership<u64, openraft::BasicNode>;
+pub type StoredMembership = openraft::StoredMembership<u64, Member>;
 /// What openraft wants to hear about a failing disk.
 pub type StorageError = openraft::StorageError<u64>;
+
+/// A voter or learner of the group, as memberships in the log and in snapshots hold it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The gRPC endpoint at which the other replicas reach it.
+    pub peer: String,
+    /// The gRPC endpoint at which agents reach it.
+    pub client: String,
+    /// Its data directory: the only one that its id ever belongs to.
+    pub directory: DirectoryId,
+}
+
+/// No member; openraft wants one to start from.
+impl Default for Member {
+    fn default() -> Self {
+        Self { peer: String::new(), client: String::new(), directory: DirectoryId([0; 16]) }
+    }
+}
 
 /// A batch of commands as `state::codec` encodes them: the payload of one log entry.
 #[derive(Clone, PartialEq, Eq, Default)]

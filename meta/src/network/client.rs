@@ -11,7 +11,7 @@ use foreword_seams::{Marker, sometimes};
 use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
-use openraft::{BasicNode, Snapshot, Vote};
+use openraft::{Snapshot, Vote};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -20,7 +20,7 @@ use tonic::{Code, Status};
 
 use super::messages::{append_to_wire, to_body};
 use super::peers::{PeerClient, Peers};
-use crate::consensus::types::TypeConfig;
+use crate::consensus::types::{Member, SnapshotMeta, TypeConfig};
 
 /// A whole snapshot of the largest index, over a slow link.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(600);
@@ -42,8 +42,8 @@ impl NetworkFactory {
 impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     type Network = PeerNetwork;
 
-    async fn new_client(&mut self, _target: u64, node: &BasicNode) -> PeerNetwork {
-        PeerNetwork { client: self.peers.raft_client(&node.addr) }
+    async fn new_client(&mut self, _target: u64, member: &Member) -> PeerNetwork {
+        PeerNetwork { client: self.peers.raft_client(&member.peer) }
     }
 }
 
@@ -52,7 +52,7 @@ pub struct PeerNetwork {
     client: PeerClient,
 }
 
-type CallError = RPCError<u64, BasicNode, RaftError<u64>>;
+type CallError = RPCError<u64, Member, RaftError<u64>>;
 
 /// A status as openraft wants it: a peer that cannot be reached is asked less often, any other fault is retried at once.
 fn fault(status: Status) -> CallError {
@@ -128,7 +128,7 @@ impl RaftNetwork<TypeConfig> for PeerNetwork {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct SnapshotOffer {
     pub vote: Vote<u64>,
-    pub meta: openraft::SnapshotMeta<u64, BasicNode>,
+    pub meta: SnapshotMeta,
 }
 
 async fn send_frames(

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use foreword_proto::Revision;
 use foreword_proto::limits::{DIGEST_EVERY_ENTRIES, DIGESTS_KEPT};
-use openraft::{BasicNode, LogId, StoredMembership};
+use openraft::LogId;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use super::seen::Seen;
+use crate::consensus::types::StoredMembership;
 use crate::eviction::EvictionPolicy;
 use crate::state::State;
 use crate::state::command::{Command, Event, Outcome};
@@ -19,7 +20,7 @@ use crate::watch::hub::WatchHub;
 #[derive(Debug, Clone, Default)]
 pub struct Position {
     pub last_applied: Option<LogId<u64>>,
-    pub membership: StoredMembership<u64, BasicNode>,
+    pub membership: StoredMembership,
 }
 
 struct Inner {
@@ -96,7 +97,7 @@ impl Applied {
     }
 
     /// Applies an entry without commands.
-    pub fn apply_empty(&self, log_id: LogId<u64>, membership: Option<StoredMembership<u64, BasicNode>>) {
+    pub fn apply_empty(&self, log_id: LogId<u64>, membership: Option<StoredMembership>) {
         {
             let mut inner = self.inner.write();
             inner.seen.entry(log_id);

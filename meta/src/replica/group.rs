@@ -111,7 +111,7 @@ impl Group {
         match metrics.current_leader {
             Some(id) if id == self.replica_id && metrics.state == ServerState::Leader => Leader::Here,
             Some(id) if id != self.replica_id => match metrics.membership_config.membership().get_node(&id) {
-                Some(node) => Leader::There { id, endpoint: node.addr.clone() },
+                Some(member) => Leader::There { id, endpoint: member.peer.clone() },
                 None => Leader::Unknown,
             },
             _ => Leader::Unknown,
@@ -262,7 +262,7 @@ impl Group {
     pub fn others(&self) -> Vec<(u64, String)> {
         self.applied.read_with_position(|_, position| {
             let nodes = position.membership.nodes().filter(|(id, _)| **id != self.replica_id);
-            nodes.map(|(id, node)| (*id, node.addr.clone())).collect()
+            nodes.map(|(id, member)| (*id, member.peer.clone())).collect()
         })
     }
 

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::group::Group;
-use crate::consensus::types::{LogId, Vote};
+use crate::consensus::types::{LogId, Member, Vote};
 use crate::storage::IdentityFile;
 
 /// How long one attempt waits, and the pause before the next.
@@ -77,9 +77,9 @@ pub(crate) struct Promise {
 
 /// What this replica has promised. None when raft has stopped.
 pub(crate) async fn promise_of(group: &Group) -> Option<Promise> {
-    let look = |state: &openraft::RaftState<u64, openraft::BasicNode, _>| {
+    let look = |state: &openraft::RaftState<u64, Member, _>| {
         let membership = state.membership_state.effective();
-        let address = |id: u64| membership.get_node(&id).map_or_else(String::new, |node| node.addr.clone());
+        let address = |id: u64| membership.get_node(&id).map_or_else(String::new, |member| member.peer.clone());
         Promise {
             vote: *state.vote_ref(),
             membership: *membership.log_id(),

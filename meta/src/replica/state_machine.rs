@@ -6,12 +6,12 @@ use foreword_proto::ClusterId;
 use foreword_seams::{Files, Marker, sometimes};
 use openraft::storage::RaftStateMachine;
 use openraft::{
-    AnyError, BasicNode, Entry, EntryPayload, ErrorSubject, ErrorVerb, LogId, RaftSnapshotBuilder, Snapshot,
-    SnapshotMeta, StorageError, StorageIOError, StoredMembership,
+    AnyError, Entry, EntryPayload, ErrorSubject, ErrorVerb, LogId, RaftSnapshotBuilder, Snapshot, StorageError,
+    StorageIOError,
 };
 
 use super::applied::{Applied, Position};
-use crate::consensus::types::{EntryOutcome, SnapshotHandle, TypeConfig};
+use crate::consensus::types::{EntryOutcome, SnapshotHandle, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::state::codec::decode_batch;
 use crate::state::{Restorer, State};
 use crate::storage::{SnapshotHeader, SnapshotReader, SnapshotWriter};
@@ -152,9 +152,7 @@ impl StateMachine {
 impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = SnapshotBuilder;
 
-    async fn applied_state(
-        &mut self,
-    ) -> Result<(Option<LogId<u64>>, StoredMembership<u64, BasicNode>), StorageError<u64>> {
+    async fn applied_state(&mut self) -> Result<(Option<LogId<u64>>, StoredMembership), StorageError<u64>> {
         Ok(self.applied.read_with_position(|_, position| (position.last_applied, position.membership.clone())))
     }
 
@@ -182,7 +180,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn install_snapshot(
         &mut self,
-        meta: &SnapshotMeta<u64, BasicNode>,
+        meta: &SnapshotMeta,
         snapshot: Box<SnapshotHandle>,
     ) -> Result<(), StorageError<u64>> {
         let fault = |error: Fault| snapshot_error(ErrorVerb::Write, error);

@@ -9,11 +9,12 @@ use foreword_proto::wire::meta as wire;
 use foreword_proto::wire::meta::admin_client::AdminClient;
 use foreword_proto::wire::meta::admin_server::{Admin, AdminServer};
 use foreword_seams::{Endpoint, Marker, sometimes};
-use openraft::{BasicNode, ChangeMembers};
+use openraft::ChangeMembers;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 use super::status::StatusSource;
+use crate::consensus::types::Member;
 use crate::replica::group::{Group, Leader};
 
 /// A learner gets a whole snapshot before it may vote.
@@ -48,10 +49,7 @@ impl AdminService {
         self.group().raft.metrics().borrow().membership_config.membership().voter_ids().collect()
     }
 
-    async fn change(
-        &self,
-        change: ChangeMembers<u64, BasicNode>,
-    ) -> Result<Response<wire::MembershipResponse>, Status> {
+    async fn change(&self, change: ChangeMembers<u64, Member>) -> Result<Response<wire::MembershipResponse>, Status> {
         let response = self
             .group()
             .raft
@@ -70,14 +68,15 @@ impl AdminService {
         }
         let endpoint: Endpoint = endpoint.parse().map_err(Status::from)?;
         let known: BTreeMap<u64, String> = self.group().applied.read_with_position(|_, position| {
-            position.membership.nodes().map(|(id, node)| (*id, node.addr.clone())).collect()
+            position.membership.nodes().map(|(id, member)| (*id, member.peer.clone())).collect()
         });
         if known.get(&replica_id).is_some_and(|addr| *addr != endpoint.to_string()) {
             let message = format!("replica_id: expected one that is free, {replica_id} is at {}", known[&replica_id]);
             return Err(status_for(Code::AlreadyExists, "replica_id", message));
         }
-        let node = BasicNode::new(endpoint.to_string());
-        let learning = self.group().raft.add_learner(replica_id, node, true);
+        let (peer, client) = (endpoint.to_string(), endpoint.to_string());
+        let member = Member { peer, client, ..Member::default() };
+        let learning = self.group().raft.add_learner(replica_id, member, true);
         match tokio::time::timeout(CATCH_UP_DEADLINE, learning).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Status::unavailable(error.to_string())),

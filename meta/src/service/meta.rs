@@ -120,7 +120,7 @@ impl Meta for MetaService {
                 read_rest_ms: settings.read_rest_ms as u32,
                 write_rest_ms: settings.write_rest_ms as u32,
                 revision: state.revision(),
-                endpoints: position.membership.nodes().map(|(_, node)| node.addr.clone()).collect(),
+                endpoints: position.membership.nodes().map(|(_, member)| member.client.clone()).collect(),
                 feature_level: state.feature_level().min(FEATURE_LEVEL_MAX),
             }
         });

@@ -37,7 +37,8 @@ impl StatusSource {
             ServerState::Learner => "learner",
             ServerState::Shutdown => "stopped",
         };
-        let endpoints: BTreeMap<u64, String> = membership.nodes().map(|(id, node)| (*id, node.addr.clone())).collect();
+        let endpoints: BTreeMap<u64, String> =
+            membership.nodes().map(|(id, member)| (*id, member.peer.clone())).collect();
         // Before the state is locked: the office comes first.
         let protected_pages = self.page_files.protected_pages();
         self.group.applied.read(|state| ReplicaStatus {

@@ -15,7 +15,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use foreword_proto::limits::FORMAT_VERSION;
-use foreword_proto::{BadInput, ClusterId};
+use foreword_proto::{BadInput, ClusterId, DirectoryId};
 use serde::{Deserialize, Serialize};
 
 use crate::state::command::ClusterSettings;
@@ -32,6 +32,8 @@ pub struct Identity {
     pub format_version: u32,
     pub cluster_id: ClusterId,
     pub replica_id: u64,
+    /// This directory: the only one that the replica's id ever belongs to.
+    pub directory: DirectoryId,
     /// What the cluster was initialised with.
     pub settings: ClusterSettings,
     /// The members, as far as this replica knows: id and gRPC endpoint.
@@ -49,21 +51,24 @@ impl Identity {
     pub fn joining(
         cluster_id: ClusterId,
         replica_id: u64,
+        directory: DirectoryId,
         settings: ClusterSettings,
         members: BTreeMap<u64, String>,
     ) -> Self {
-        Self { bootstrapped: true, ..Self::new(cluster_id, replica_id, settings, members) }
+        Self { bootstrapped: true, ..Self::new(cluster_id, replica_id, directory, settings, members) }
     }
 
     /// A new cluster's identity in the current format.
     pub fn new(
         cluster_id: ClusterId,
         replica_id: u64,
+        directory: DirectoryId,
         settings: ClusterSettings,
         members: BTreeMap<u64, String>,
     ) -> Self {
         let format_version = FORMAT_VERSION;
-        Self { format_version, cluster_id, replica_id, settings, members, bootstrapped: false, rejoining: false }
+        let (bootstrapped, rejoining) = (false, false);
+        Self { format_version, cluster_id, replica_id, directory, settings, members, bootstrapped, rejoining }
     }
 }
 

@@ -21,8 +21,8 @@ use foreword_proto::wire::meta::meta_client::MetaClient;
 use foreword_proto::wire::meta::{
     self as wire, GrantRequest, OpenSessionRequest, PublishRequest, RegisterNamespaceRequest,
 };
-use foreword_proto::{ClusterId, EntryKey, Location, Namespace, PageKey, SlotRef};
-use foreword_seams::{Endpoint, LocalFiles, OsEntropy, Telemetry, TokioNet, rpc};
+use foreword_proto::{ClusterId, DirectoryId, EntryKey, Location, Namespace, PageKey, SlotRef};
+use foreword_seams::{Endpoint, Entropy, LocalFiles, OsEntropy, Telemetry, TokioNet, rpc};
 use tonic::transport::Channel;
 
 /// Nothing here should take this long; a test that waits longer has failed.
@@ -47,6 +47,7 @@ impl IdentityFile for NoFile {
 /// What of a replica outlives its process.
 pub(crate) struct Site {
     pub(crate) endpoint: Endpoint,
+    pub(crate) directory: DirectoryId,
     pub(crate) disk: MemoryDisk,
     mark: MemoryMark,
     dir: tempfile::TempDir,
@@ -110,6 +111,7 @@ impl Cluster {
     pub(crate) fn add_site(&mut self, id: u64, endpoint: Endpoint, members: BTreeMap<u64, Endpoint>) {
         let site = Site {
             endpoint,
+            directory: DirectoryId(OsEntropy.bytes16()),
             disk: MemoryDisk::default(),
             mark: MemoryMark::default(),
             dir: tempfile::tempdir().unwrap(),
@@ -133,7 +135,7 @@ impl Cluster {
         let site = self.sites.get_mut(&id).unwrap();
         let settings = ClusterSettings { write_rest_ms: self.write_rest_ms, ..settings() };
         let members = site.members.iter().map(|(id, endpoint)| (*id, endpoint.to_string())).collect();
-        let mut identity = Identity::new(self.id, id, settings, members);
+        let mut identity = Identity::new(self.id, id, site.directory, settings, members);
         identity.bootstrapped = site.bootstrapped;
         let parts = RefCell::new((site.disk.clone(), site.mark.clone()));
         let (log, _, lost) = open_log(

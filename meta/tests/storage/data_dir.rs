@@ -4,7 +4,7 @@ use std::path::Path;
 
 use foreword_meta::state::command::ClusterSettings;
 use foreword_meta::storage::{DataDir, Identity};
-use foreword_proto::ClusterId;
+use foreword_proto::{ClusterId, DirectoryId};
 
 pub(crate) fn identity() -> Identity {
     let settings = ClusterSettings {
@@ -15,7 +15,8 @@ pub(crate) fn identity() -> Identity {
         write_rest_ms: 300_000,
         lease_ms: 10_000,
     };
-    Identity::new(ClusterId([1; 16]), 2, settings, [(1, "a:1".to_owned()), (2, "b:1".to_owned())].into())
+    let directory = DirectoryId([3; 16]);
+    Identity::new(ClusterId([1; 16]), 2, directory, settings, [(1, "a:1".to_owned()), (2, "b:1".to_owned())].into())
 }
 
 fn edit(dir: &Path, change: impl FnOnce(&mut serde_json::Value)) {

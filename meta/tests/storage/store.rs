@@ -3,8 +3,9 @@
 use foreword_meta::consensus::entry_codec::{
     decode_entry, encode_entry, encode_vote, entry_bytes, entry_from_wire, entry_to_wire,
 };
-use foreword_meta::consensus::types::{EntryBatch, Vote};
+use foreword_meta::consensus::types::{EntryBatch, Member, Vote};
 use foreword_meta::storage::{LogEngine, MetaKey};
+use foreword_proto::DirectoryId;
 use foreword_proto::limits::{ENTRY_BYTES_MAX, RAFT_MESSAGE_BYTES_MAX, RAFT_PAYLOAD_BYTES_SOFT_MAX};
 use openraft::storage::RaftLogStorage;
 use openraft::{EntryPayload, Membership, RaftLogReader};
@@ -99,7 +100,8 @@ async fn a_reader_does_not_keep_the_log_open() {
 }
 
 fn payloads() -> impl Strategy<Value = EntryPayload<foreword_meta::consensus::types::TypeConfig>> {
-    let member = (0..9u64, "[a-z]{1,9}:[0-9]{1,5}").prop_map(|(id, addr)| (id, openraft::BasicNode::new(addr)));
+    let member = (0..9u64, "[a-z]{1,9}:[0-9]{1,5}", "[a-z]{1,9}:[0-9]{1,5}", any::<[u8; 16]>())
+        .prop_map(|(id, peer, client, directory)| (id, Member { peer, client, directory: DirectoryId(directory) }));
     let members = proptest::collection::btree_map(0..9u64, member.prop_map(|(_, node)| node), 1..5);
     prop_oneof![
         Just(EntryPayload::Blank),

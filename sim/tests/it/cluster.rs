@@ -17,7 +17,7 @@ use foreword_meta::storage::{Identity, LogEngine, MarkFile, on_a_task};
 use foreword_node::arena::HeapRegions;
 use foreword_node::store::{ClusterMark, MemoryL3, MemoryStore};
 use foreword_node::{L3Location, NodeConfig};
-use foreword_proto::ClusterId;
+use foreword_proto::{ClusterId, DirectoryId};
 use foreword_seams::files::{FileReader, FileWriter};
 use foreword_seams::{Endpoint, Files, Incoming, Net, SeededEntropy, Stream, Telemetry};
 use foreword_sim::workload::Load;
@@ -178,7 +178,7 @@ async fn meta(load: &Load, net: &PipeNet, endpoint: &Endpoint) -> foreword_meta:
         write_rest_ms: 400,
         lease_ms: 2_000,
     };
-    let identity = Identity::new(ID, 1, settings, BTreeMap::from([(1, endpoint.to_string())]));
+    let identity = Identity::new(ID, 1, DirectoryId([1; 16]), settings, BTreeMap::from([(1, endpoint.to_string())]));
     let (disk, mark) = (MemoryDisk::default(), MemoryMark::default());
     let parts = || Ok((Box::new(disk.open()) as Box<dyn LogEngine>, Box::new(mark.clone()) as Box<dyn MarkFile>));
     let (log, _, _) = open_log(parts, &on_a_task(), || Ok(())).unwrap();

@@ -4,7 +4,7 @@ use foreword_meta::consensus::types::{Entry, EntryBatch, LogId, TypeConfig, Vote
 use foreword_meta::open::open_log;
 use foreword_meta::state::command::ClusterSettings;
 use foreword_meta::storage::{LogStore, OpenError, Recovered, on_a_task};
-use foreword_proto::ClusterId;
+use foreword_proto::{ClusterId, DirectoryId};
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::{CommittedLeaderId, EntryPayload};
 
@@ -19,7 +19,7 @@ fn disk() -> Disk {
         write_rest_ms: 100,
         lease_ms: 5000,
     };
-    Disk::new(1, Identity::new(ClusterId([7; 16]), 1, settings, BTreeMap::new()))
+    Disk::new(1, Identity::new(ClusterId([7; 16]), 1, DirectoryId([1; 16]), settings, BTreeMap::new()))
 }
 
 /// Runs one process; it ends with its runtime.
