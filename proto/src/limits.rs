@@ -74,12 +74,16 @@ pub const RAFT_MESSAGE_BYTES_MAX: usize = 32 << 20;
 pub const ENTRY_BYTES_SOFT_MAX: usize = 64 << 10;
 /// Bytes of one log entry, always.
 pub const ENTRY_BYTES_MAX: usize = META_MESSAGE_BYTES_MAX + 1024;
+/// Bytes of an entry that are no proposal's: its head, and the leader's tick that leads it.
+pub const ENTRY_FRAME_BYTES: usize = 64;
 /// Entries of one AppendEntries.
 pub const RAFT_PAYLOAD_ENTRIES_MAX: u64 = 64;
 /// Bytes of entries after which a read of the log stops (it always returns at least one): what keeps AppendEntries below its message limit.
 pub const RAFT_PAYLOAD_BYTES_SOFT_MAX: usize = 8 << 20;
 /// Bytes of one frame of a snapshot stream.
 pub const SNAPSHOT_FRAME_BYTES: usize = 1 << 20;
+/// Commands of one log entry: what is read of one before it is applied stays within some tens of MB, and so does applying it.
+pub const COMMANDS_PER_ENTRY_MAX: usize = 16_384;
 /// Commands waiting for the proposer.
 pub const PROPOSER_QUEUE_MAX: usize = 4096;
 /// Entries between two revisions at which replicas note their state's digest, and notes kept.
@@ -91,6 +95,8 @@ pub const LOG_BYTES_PER_SNAPSHOT: u64 = 64 << 20;
 const _: () = {
     assert!(RAFT_PAYLOAD_BYTES_SOFT_MAX + ENTRY_BYTES_MAX + (1 << 20) <= RAFT_MESSAGE_BYTES_MAX);
     assert!(ENTRY_BYTES_SOFT_MAX <= ENTRY_BYTES_MAX);
+    // What the leader decides in one round fits one entry: ends of sessions, and for each page file what expired and what was read.
+    assert!(SESSIONS_MAX + 2 * HF3FS_FILES_MAX + 16 <= COMMANDS_PER_ENTRY_MAX);
     assert!(PIECES_BYTES_MAX + (64 << 10) <= NODE_MESSAGE_BYTES_MAX);
     assert!(KEYS_MAX * PAGE_KEY_BYTES + (64 << 10) <= NODE_MESSAGE_BYTES_MAX);
     assert!(TOKEN_IDS_BYTES_MAX + (64 << 10) <= META_MESSAGE_BYTES_MAX);

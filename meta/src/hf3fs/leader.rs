@@ -14,6 +14,7 @@ use super::body::{Request, parse};
 use super::office::{Office, Pick, ReserveDecision, ReserveTime};
 use super::outcome::answer_of;
 use super::{Answer, Call, Operation};
+use crate::replica::checked::Author;
 use crate::replica::clock::LeaderClock;
 use crate::replica::group::{Group, Unavailable, encode_commands};
 use crate::replica::proposer::ProposeError;
@@ -247,9 +248,18 @@ impl Leader {
     ) -> Result<Answer, Unavailable> {
         let Proposal { file, touched, operation, pick } = proposal;
         let encoded = encode_commands(&[Command::Hf3fs(Hf3fsCommand::On { file, touched, operation })]);
+        let checked = match self.group.check(encoded, Author::Caller) {
+            Ok(checked) => checked,
+            Err(error) => {
+                if let Some(pick) = pick {
+                    self.end(&pick, &[]);
+                }
+                return Err(error.into());
+            }
+        };
         let leader = self.clone();
         let deciding = tokio::spawn(async move {
-            let decided = leader.group.propose_to_its_end(encoded).await;
+            let decided = leader.group.propose_to_its_end(checked).await;
             // After any other error the command may be applied yet, under a leader of a later term: this office is over then.
             match (&decided, pick) {
                 (Ok((_, outcomes)), Some(pick)) => leader.end(&pick, reserved_pages(outcomes)),

@@ -11,6 +11,7 @@ use openraft::ServerState;
 use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::checked::Author;
 use super::clock::LeaderClock;
 use super::group::{Group, encode_commands};
 use crate::eviction::{EntryId, LeafLru, Watermarks};
@@ -132,7 +133,7 @@ impl Duties {
         self.office.lock().last_tick = Some(Instant::now());
         // An entry without commands of its own still carries its leading tick.
         let encoded = encode_commands(&commands);
-        if let Err(error) = self.group.propose_here(encoded, Instant::now() + DECISION_DEADLINE).await {
+        if let Err(error) = self.group.propose_here(encoded, Author::Leader, Instant::now() + DECISION_DEADLINE).await {
             tracing::debug!(%error, "a decision of the leader was not committed");
         }
     }

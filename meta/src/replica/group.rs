@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use foreword_proto::bad_input::{field_of, status_for};
 use foreword_proto::wire::raft as wire;
 use foreword_proto::{ClusterId, Revision};
 use foreword_seams::{Marker, sometimes};
@@ -13,6 +14,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::applied::Applied;
+use super::checked::{Author, Checked, Unloggable};
 use super::proposer::{ProposeError, Proposed, Proposer};
 use super::read_index::ReadIndex;
 use crate::consensus::types::TypeConfig;
@@ -36,8 +38,17 @@ pub enum Unavailable {
     Overloaded,
     #[error("revision {wanted} is not applied here within the deadline, only {applied}")]
     Behind { wanted: Revision, applied: Revision },
+    /// Not for want of a leader: it will not log this, today or later. The caller's own mistake, or a newer version's command.
+    #[error("{message}")]
+    Refused { code: Code, field: String, message: String },
     #[error("the replica is stopping: {0}")]
     Stopped(String),
+}
+
+impl From<Unloggable> for Unavailable {
+    fn from(error: Unloggable) -> Self {
+        Self::Refused { code: error.code(), field: error.field(), message: error.to_string() }
+    }
 }
 
 impl From<ProposeError> for Unavailable {
@@ -54,9 +65,8 @@ impl From<Unavailable> for Status {
     fn from(error: Unavailable) -> Self {
         match error {
             Unavailable::Overloaded => Status::resource_exhausted(error.to_string()),
-            Unavailable::Behind { .. } => {
-                foreword_proto::bad_input::status_for(Code::FailedPrecondition, "behind", error.to_string())
-            }
+            Unavailable::Refused { code, field, message } => status_for(code, &field, message),
+            Unavailable::Behind { .. } => status_for(Code::FailedPrecondition, "behind", error.to_string()),
             other => Status::unavailable(other.to_string()),
         }
     }
@@ -89,6 +99,29 @@ pub fn encode_commands(commands: &[Command]) -> Vec<Bytes> {
         bytes.freeze()
     };
     commands.iter().map(encode).collect()
+}
+
+/// The field of a status that says that its replica does not lead.
+const LEADER_FIELD: &str = "leader";
+
+/// The answer of a replica that does not lead to what only the leader may decide.
+pub(crate) fn not_leader() -> Status {
+    status_for(
+        Code::Unavailable,
+        LEADER_FIELD,
+        "leader: expected to be asked what a leader decides, this replica is not it",
+    )
+}
+
+/// What the leader's status says of a proposal that was passed on to it.
+fn forward_failed(status: &Status) -> Unavailable {
+    match field_of(status) {
+        Some(field) if field.starts_with("commands") => {
+            Unavailable::Refused { code: status.code(), field: field.into(), message: status.message().into() }
+        }
+        _ if status.code() == Code::ResourceExhausted => Unavailable::Overloaded,
+        _ => Unavailable::NoLeader,
+    }
 }
 
 impl Group {
@@ -129,7 +162,7 @@ impl Group {
         let encoded = encode_commands(commands);
         loop {
             let error = match self.leader() {
-                Leader::Here => match self.propose_here(encoded.clone(), deadline).await {
+                Leader::Here => match self.propose_here(encoded.clone(), Author::Caller, deadline).await {
                     Ok(done) => return Ok(done),
                     Err(error) => error,
                 },
@@ -139,7 +172,7 @@ impl Group {
                 },
                 Leader::Unknown => Unavailable::NoLeader,
             };
-            if matches!(error, Unavailable::Overloaded | Unavailable::Stopped(_)) {
+            if !matches!(error, Unavailable::NoLeader) {
                 return Err(error);
             }
             self.leader_may_change(deadline).await?;
@@ -160,9 +193,14 @@ impl Group {
     pub async fn propose_here(
         &self,
         encoded: Vec<Bytes>,
+        author: Author,
         deadline: Instant,
     ) -> Result<(Revision, Vec<Outcome>), Unavailable> {
-        match timeout_at(deadline, self.proposer.propose(encoded)).await {
+        if self.leading_term().is_none() {
+            return Err(Unavailable::NoLeader);
+        }
+        let checked = self.check(encoded, author)?;
+        match timeout_at(deadline, self.proposer.propose(checked)).await {
             Ok(proposed) => Ok(proposed?),
             Err(_) => Err(Unavailable::NoLeader),
         }
@@ -170,8 +208,14 @@ impl Group {
 
     /// Proposes encoded commands on this replica only, and waits until it is known what became of them, or until this replica leads
     /// no more.
-    pub async fn propose_to_its_end(&self, encoded: Vec<Bytes>) -> Proposed {
-        self.proposer.propose(encoded).await
+    pub async fn propose_to_its_end(&self, checked: Checked) -> Proposed {
+        self.proposer.propose(checked).await
+    }
+
+    /// Checks what is to be logged.
+    pub fn check(&self, encoded: Vec<Bytes>, author: Author) -> Result<Checked, Unloggable> {
+        // A level is only ever raised: one that was read a moment ago lets no command through that the newer one would not.
+        Checked::new(encoded, author, self.applied.read(|state| state.feature_level()))
     }
 
     async fn forward(
@@ -185,8 +229,8 @@ impl Group {
         let until = deadline.min(Instant::now() + FORWARD_TIMEOUT);
         let response = match timeout_at(until, client.propose(request)).await {
             Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) if status.code() == Code::ResourceExhausted => return Err(Unavailable::Overloaded),
-            Ok(Err(_)) | Err(_) => return Err(Unavailable::NoLeader),
+            Ok(Err(status)) => return Err(forward_failed(&status)),
+            Err(_) => return Err(Unavailable::NoLeader),
         };
         let outcomes =
             response.outcomes.into_iter().map(|mut bytes| decode_outcome(&mut bytes)).collect::<Result<_, _>>();

@@ -1,6 +1,7 @@
 //! One replica: openraft over our log and state, group commit, the leader's duties.
 
 pub mod applied;
+pub mod checked;
 pub mod clock;
 pub mod compare;
 pub mod duties;

@@ -10,6 +10,7 @@ use futures::stream::{FuturesOrdered, StreamExt};
 use openraft::error::{ClientWriteError, RaftError};
 use tokio::sync::{mpsc, oneshot};
 
+use super::checked::Checked;
 use super::clock::LeaderClock;
 use crate::consensus::types::{EntryBatch, TypeConfig};
 use crate::state::codec::{encode_batch, encode_command};
@@ -52,9 +53,10 @@ impl Proposer {
         Self { queue }
     }
 
-    /// Proposes encoded commands; they share one entry, and their order is kept.
-    pub async fn propose(&self, commands: Vec<Bytes>) -> Proposed {
+    /// Proposes commands; they share one entry, and their order is kept.
+    pub async fn propose(&self, checked: Checked) -> Proposed {
         let (reply, outcome) = oneshot::channel();
+        let commands = checked.into_commands();
         self.queue.try_send(Proposal { commands, reply }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
                 sometimes(Marker::ProposalQueueFull);

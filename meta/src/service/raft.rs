@@ -15,7 +15,8 @@ use crate::hf3fs::{self, Call, Operation};
 use crate::network::PeerIdentity;
 use crate::network::SnapshotOffer;
 use crate::network::messages::{append_from_wire, from_body, to_body};
-use crate::replica::group::{FORWARD_TIMEOUT, Group, PROPOSE_DEADLINE};
+use crate::replica::checked::Author;
+use crate::replica::group::{FORWARD_TIMEOUT, Group, PROPOSE_DEADLINE, not_leader};
 use crate::replica::rejoin::{Standing, promise_of};
 use crate::storage::SnapshotReceiver;
 
@@ -117,8 +118,12 @@ impl RaftApi for RaftService {
 
     async fn propose(&self, request: Request<wire::ProposeRequest>) -> Result<Response<wire::ProposeResponse>, Status> {
         self.check(&request)?;
+        if self.group.leading_term().is_none() {
+            return Err(not_leader());
+        }
         let deadline = Instant::now() + PROPOSE_DEADLINE;
-        let (revision, outcomes) = self.group.propose_here(request.into_inner().commands, deadline).await?;
+        let commands = request.into_inner().commands;
+        let (revision, outcomes) = self.group.propose_here(commands, Author::Caller, deadline).await?;
         Ok(Response::new(wire::ProposeResponse { revision, outcomes: Group::encode_outcomes(&outcomes) }))
     }
 
@@ -142,7 +147,7 @@ impl RaftApi for RaftService {
         self.check(&request)?;
         match self.group.read_index_here().await {
             Some(revision) => Ok(Response::new(wire::ReadIndexResponse { revision })),
-            None => Err(Status::unavailable("this replica is not the leader")),
+            None => Err(not_leader()),
         }
     }
 

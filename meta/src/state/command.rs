@@ -43,6 +43,27 @@ pub enum Command {
     Hf3fs(Hf3fsCommand),
 }
 
+impl Command {
+    /// The feature level from which on every member of the group applies this kind of command.
+    pub fn level(&self) -> u32 {
+        match self {
+            Self::Tick { .. }
+            | Self::RegisterNamespace { .. }
+            | Self::OpenSession { .. }
+            | Self::EndSession { .. }
+            | Self::Session { .. }
+            | Self::Suspect { .. }
+            | Self::Retire { .. }
+            | Self::Clear { .. }
+            | Self::Delete { .. }
+            | Self::Reclaim { .. }
+            | Self::DropSlabs { .. }
+            | Self::RaiseFeatureLevel { .. }
+            | Self::Hf3fs(_) => 1,
+        }
+    }
+}
+
 /// What a session asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionOperation {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use foreword_meta::config::MetaConfig;
 use foreword_meta::open::open_log;
-use foreword_meta::serve::{Deps, Handle, serve};
+use foreword_meta::serve::{Deps, Handle, ServeError, serve};
 use foreword_meta::state::command::ClusterSettings;
 use foreword_meta::storage::mark::MemoryMark;
 use foreword_meta::storage::memory_engine::MemoryDisk;
@@ -132,6 +132,10 @@ impl Cluster {
     }
 
     pub(crate) async fn start(&mut self, id: u64) {
+        self.try_start(id).await.unwrap();
+    }
+
+    pub(crate) async fn try_start(&mut self, id: u64) -> Result<(), ServeError> {
         let site = self.sites.get_mut(&id).unwrap();
         let settings = ClusterSettings { write_rest_ms: self.write_rest_ms, ..settings() };
         let members = site.members.iter().map(|(id, endpoint)| (*id, endpoint.to_string())).collect();
@@ -169,7 +173,8 @@ impl Cluster {
         config.hf3fs = Some("127.0.0.1:0".parse().unwrap());
         config.hf3fs_protection_ms = self.hf3fs_protection_ms;
         config.hf3fs_reservation_ms = self.hf3fs_reservation_ms;
-        self.running.insert(id, serve(config, deps).await.unwrap());
+        self.running.insert(id, serve(config, deps).await?);
+        Ok(())
     }
 
     /// Stops a replica and drops what it had not synced.

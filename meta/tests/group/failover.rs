@@ -20,7 +20,7 @@ async fn a_proposal_without_a_leader_rests_between_its_tries() {
     cluster.crash(other).await;
     let before = sometimes::counts().get(Marker::ProposalRetried);
     let group = cluster.running[&left].group().clone();
-    let answer = group.propose_one(Command::Tick { now_ms: 0 }, Instant::now() + Duration::from_secs(1)).await;
+    let answer = group.propose_one(Command::Reclaim { entries_max: 1 }, Instant::now() + Duration::from_secs(1)).await;
     assert_eq!(answer, Err(Unavailable::NoLeader));
     let tries = sometimes::counts().get(Marker::ProposalRetried) - before;
     // One every 25 ms, and some more for elections that were tried meanwhile.

@@ -9,4 +9,5 @@ mod hf3fs;
 mod hf3fs_http;
 mod membership;
 mod publishing;
+mod unloggable;
 mod watching;

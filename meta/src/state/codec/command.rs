@@ -217,6 +217,15 @@ pub fn decode_command(bytes: &mut Bytes) -> Result<Command, DecodeError> {
     })
 }
 
+/// Reads bytes that are one command and nothing else.
+pub fn decode_whole(mut bytes: Bytes) -> Result<Command, DecodeError> {
+    let command = decode_command(&mut bytes)?;
+    match bytes.len() {
+        0 => Ok(command),
+        left => Err(DecodeError::Invalid { what: WHAT, detail: format!("{left} bytes after its end") }),
+    }
+}
+
 fn take_session(found: u8, input: &mut Input<'_>) -> Result<Command, DecodeError> {
     let (session, sequence) = (input.u64()?, input.u64()?);
     let operation = match found {

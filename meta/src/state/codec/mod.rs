@@ -12,13 +12,13 @@ mod hf3fs;
 mod outcome;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use foreword_proto::limits::{ENTRY_KEY_BYTES, PROPOSER_QUEUE_MAX};
+use foreword_proto::limits::{COMMANDS_PER_ENTRY_MAX, ENTRY_KEY_BYTES};
 use foreword_proto::{EntryKey, SlotRef};
 
 use super::command::Command;
 use super::input::{DecodeError, Input};
 
-pub use command::{decode_command, encode_command};
+pub use command::{decode_command, decode_whole, encode_command};
 pub(super) use command::{put_namespace, take_namespace};
 pub(super) use hf3fs::{put_file_name, take_file_name};
 pub use outcome::{decode_outcome, encode_outcome, outcome_bytes};
@@ -26,11 +26,14 @@ pub use outcome::{decode_outcome, encode_outcome, outcome_bytes};
 /// Version of the encoding of commands, outcomes and batches.
 pub const CODEC_VERSION: u8 = 1;
 
+/// Bytes that a batch takes for each command beside the command's own.
+pub const COMMAND_FRAME_BYTES: usize = 4;
+
 const SLOT_REF_BYTES: usize = 12;
 
 /// Packs encoded commands into the payload of one log entry.
 pub fn encode_batch(commands: &[Bytes]) -> Bytes {
-    let bytes = commands.iter().map(|command| 4 + command.len()).sum::<usize>();
+    let bytes = commands.iter().map(|command| COMMAND_FRAME_BYTES + command.len()).sum::<usize>();
     let mut out = BytesMut::with_capacity(5 + bytes);
     out.put_u8(CODEC_VERSION);
     out.put_u32_le(commands.len() as u32);
@@ -44,14 +47,10 @@ pub fn encode_batch(commands: &[Bytes]) -> Bytes {
 pub fn decode_batch(mut payload: Bytes) -> Result<Vec<Command>, DecodeError> {
     let mut input = Input::new(&mut payload, "log entry");
     input.version(CODEC_VERSION)?;
-    let count = input.count(4)?;
-    let mut commands = Vec::with_capacity(count.min(PROPOSER_QUEUE_MAX));
+    let count = input.count(COMMAND_FRAME_BYTES)?;
+    let mut commands = Vec::with_capacity(count.min(COMMANDS_PER_ENTRY_MAX));
     for _ in 0..count {
-        let mut command = input.bytes()?;
-        commands.push(decode_command(&mut command)?);
-        if !command.is_empty() {
-            return Err(input.invalid(format!("{} bytes after a command's end", command.len())));
-        }
+        commands.push(decode_whole(input.bytes()?)?);
     }
     input.end()?;
     Ok(commands)
