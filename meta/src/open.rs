@@ -8,7 +8,7 @@ use foreword_seams::{Entropy, LocalFiles, Marker, Net, Telemetry, sometimes};
 use parking_lot::Mutex;
 
 use crate::config::MetaConfig;
-use crate::serve::{Deps, ServeError};
+use crate::serve::Deps;
 use crate::storage::{
     DataDir, DataDirError, IdentityFile, LocalMark, LogEngine, LogStore, MarkFile, OpenError, Recovered, Runner,
     SledEngine, on_a_thread,
@@ -105,8 +105,9 @@ pub fn open_data_dir(
     Ok(Deps { net, entropy, telemetry, identity, identity_file: dir, log, snapshots: Arc::new(snapshots) })
 }
 
-/// Sets a replica's log and snapshots aside after [`crate::serve::ServeError::SnapshotLost`]; opened again, it rejoins empty.
-pub fn set_log_aside(config: &MetaConfig, why: &ServeError) -> Result<(), DataDirError> {
+/// Sets a closed replica's log and snapshots aside, after [`crate::serve::ServeError::SnapshotLost`] or
+/// [`crate::serve::Failure::Diverged`]; opened again, it rejoins empty.
+pub fn set_log_aside(config: &MetaConfig, why: &dyn std::error::Error) -> Result<(), DataDirError> {
     tracing::error!(%why, "setting the log aside; this replica rejoins empty");
     let moved = DataDir::open(&config.data_dir)?.set_log_aside()?;
     tracing::warn!(?moved, "kept for someone to look at");

@@ -23,7 +23,7 @@ use crate::hf3fs::{self, Calls};
 use crate::network::{NetworkFactory, Peers};
 use crate::replica::applied::{Applied, Position};
 use crate::replica::clock::LeaderClock;
-use crate::replica::compare::compare_digests;
+use crate::replica::compare::{Diverged, compare_digests};
 use crate::replica::duties::Duties;
 use crate::replica::group::Group;
 use crate::replica::proposer::Proposer;
@@ -67,6 +67,17 @@ fn ends_at(index: &Option<u64>) -> String {
     index.map_or_else(|| "none".to_owned(), |index| format!("one that covers {index}"))
 }
 
+/// Why a running replica cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Its disk failed, or its log cannot be read.
+    #[error("{0}")]
+    Stopped(String),
+    /// Its state is to be set aside ([`crate::open::set_log_aside`]); started again, it rejoins empty.
+    #[error(transparent)]
+    Diverged(#[from] Diverged),
+}
+
 /// A running replica.
 pub struct Handle {
     endpoint: Endpoint,
@@ -76,7 +87,7 @@ pub struct Handle {
     standing: Arc<Standing>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
-    failed: watch::Receiver<Option<String>>,
+    failed: watch::Receiver<Option<Failure>>,
     log_end: crate::storage::writer::WriterEnd,
     /// Holds the data directory's lock until the log is closed.
     identity_file: Arc<dyn IdentityFile>,
@@ -113,12 +124,10 @@ impl Handle {
         self.standing.clone()
     }
 
-    /// Resolves with the reason when the replica cannot go on (its disk failed, or its log cannot be read).
-    pub async fn failed(&mut self) -> String {
-        match self.failed.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            Err(_) => "the replica stopped".into(),
-        }
+    /// Resolves with the reason when the replica cannot go on.
+    pub async fn failed(&mut self) -> Failure {
+        let failure = self.failed.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
+        failure.unwrap_or_else(|| Failure::Stopped("the replica stopped".into()))
     }
 
     /// Stops serving, ends Raft and waits until the log is closed.
@@ -202,9 +211,9 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let (failing, failed) = watch::channel(None);
-    tasks.spawn(watch_raft(raft.clone(), failing));
+    tasks.spawn(watch_raft(raft.clone(), failing.clone()));
     tasks.spawn(duties.clone().run());
-    tasks.spawn(compare_digests(group.clone(), deps.telemetry.clone()));
+    tasks.spawn(stop_when_diverged(group.clone(), standing.clone(), deps.telemetry.clone(), failing));
     tasks.spawn(snapshot_by_bytes(source.clone(), config.log_bytes_per_snapshot));
     tasks.spawn(become_ready(group.clone(), standing.clone()));
     tasks.spawn(note_members(group.clone(), identity.members.clone(), deps.identity_file.clone()));
@@ -276,13 +285,28 @@ fn raft_config(config: &MetaConfig) -> openraft::Config {
 }
 
 /// Tells the handle when Raft stops by itself: a disk fault, an entry that cannot be read.
-async fn watch_raft(raft: Raft<TypeConfig>, failing: watch::Sender<Option<String>>) {
+async fn watch_raft(raft: Raft<TypeConfig>, failing: watch::Sender<Option<Failure>>) {
     let mut metrics = raft.metrics();
     let reason = match metrics.wait_for(|m| m.running_state.is_err()).await {
         Ok(metrics) => metrics.running_state.as_ref().err().map(ToString::to_string),
         Err(_) => None,
     };
-    failing.send_replace(Some(reason.unwrap_or_else(|| "raft stopped".into())));
+    failing.send_replace(Some(Failure::Stopped(reason.unwrap_or_else(|| "raft stopped".into()))));
+}
+
+/// A replica that most others disagree with takes part in nothing from then on, and fails.
+async fn stop_when_diverged(
+    group: Arc<Group>,
+    standing: Arc<Standing>,
+    telemetry: Telemetry,
+    failing: watch::Sender<Option<Failure>>,
+) {
+    let diverged = compare_digests(group.clone(), telemetry).await;
+    tracing::error!(%diverged, "this replica stops");
+    standing.stop_voting();
+    group.raft.runtime_config().elect(false);
+    group.raft.runtime_config().heartbeat(false);
+    failing.send_replace(Some(diverged.into()));
 }
 
 /// Snapshots and purges by log bytes: entries differ in size by four orders of magnitude.

@@ -45,8 +45,10 @@ markers! {
     LeaderRefusedWhileRejoining = "leader-refused-while-rejoining",
     /// A new replica took the place of another in the group.
     ReplicaReplaced = "replica-replaced",
-    /// A follower's digest was equal to the leader's at the same revision.
+    /// Another replica's digest was equal to this one's at the same revision.
     DigestsAgreed = "digests-agreed",
+    /// Most voters agreed on a state, and this replica held another.
+    ReplicaDiverged = "replica-diverged",
 
     // The log, its mark and snapshots.
     /// Entries left the end of the log because another leader had other ones there.

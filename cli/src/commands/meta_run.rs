@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use foreword_meta::config::MetaConfig;
 use foreword_meta::open::{OpenDirError, open_data_dir, set_log_aside};
-use foreword_meta::serve::{Deps, Handle, ServeError, serve};
+use foreword_meta::serve::{Deps, Failure, Handle, ServeError, serve};
 use foreword_proto::BadInput;
 use foreword_seams::{OsEntropy, Telemetry, TokioNet};
 
@@ -36,7 +36,7 @@ pub async fn run(args: RunArgs) -> Done {
         })?;
         config.listen = address.parse()?;
     }
-    let mut handle = serve_or_rejoin(config, deps).await?;
+    let mut handle = serve_or_rejoin(config.clone(), deps).await?;
     Announcement {
         role: "meta".into(),
         name: replica_id.to_string(),
@@ -49,11 +49,20 @@ pub async fn run(args: RunArgs) -> Done {
     .print()?;
     tokio::select! {
         stopped = stop_signal() => stopped?,
-        reason = handle.failed() => bail!("meta: {reason}"),
+        failure = handle.failed() => return stop_failed(&config, handle, failure).await,
     }
     tracing::info!("stopping");
     handle.shutdown().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ends the process of a replica that cannot go on. One whose state is not the others' keeps it aside: started again, it gets theirs.
+async fn stop_failed(config: &MetaConfig, handle: Handle, failure: Failure) -> Done {
+    if let Failure::Diverged(diverged) = &failure {
+        handle.shutdown().await;
+        set_log_aside(config, diverged)?;
+    }
+    bail!("meta: {failure}")
 }
 
 fn open(config: &MetaConfig) -> Result<Deps, OpenDirError> {

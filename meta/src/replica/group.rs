@@ -1,5 +1,6 @@
 //! This replica's view of its group: propose, read linearizably, wait for a revision; here or through the leader.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -308,6 +309,11 @@ impl Group {
             let nodes = position.membership.nodes().filter(|(id, _)| **id != self.replica_id);
             nodes.map(|(id, member)| (*id, member.peer.clone())).collect()
         })
+    }
+
+    /// Whose votes count, by the newest membership applied here.
+    pub fn voters(&self) -> BTreeSet<u64> {
+        self.applied.read_with_position(|_, position| position.membership.voter_ids().collect())
     }
 
     /// A channel to the leader, none when it is this replica or unknown.

@@ -61,6 +61,11 @@ impl Standing {
         self.ready.load(Ordering::Acquire)
     }
 
+    /// This replica's state is not that of the others: its vote could elect a leader that is wrong.
+    pub(crate) fn stop_voting(&self) {
+        self.votes.store(false, Ordering::Release);
+    }
+
     pub(crate) fn become_ready(&self) {
         self.ready.store(true, Ordering::Release);
     }

@@ -7,7 +7,7 @@ use foreword_meta::config::MetaConfig;
 use foreword_meta::open::{LogParts, open_log};
 use foreword_meta::replica::group::Group;
 use foreword_meta::replica::rejoin::Standing;
-use foreword_meta::serve::{Deps, Handle, ServeError, serve};
+use foreword_meta::serve::{Deps, Failure, Handle, ServeError, serve};
 use foreword_meta::storage::{OpenError, on_a_task};
 use foreword_seams::{Files, Net, Telemetry};
 use parking_lot::Mutex;
@@ -75,9 +75,15 @@ impl ReplicaParts {
                 }
                 *self.running.lock() =
                     Some(RunningReplica { incarnation, group: handle.group().clone(), standing: handle.standing() });
-                let reason = handle.failed().await;
+                let failure = handle.failed().await;
                 *self.running.lock() = None;
-                reason
+                if let Failure::Diverged(_) = failure {
+                    handle.shutdown().await;
+                    if let Err(error) = self.set_aside(&failure) {
+                        return error;
+                    }
+                }
+                failure.to_string()
             }
             Err(why) => format!("did not serve: {why}"),
         }
@@ -87,14 +93,20 @@ impl ReplicaParts {
     async fn serve(&self, deps: Deps) -> Result<Handle, String> {
         match serve(self.config.clone(), deps).await {
             Err(lost @ ServeError::SnapshotLost { .. }) => {
-                context::event(Kind::Host, || format!("h{} sets its log aside: {lost}", self.host));
-                self.disk.set_log_aside().map_err(|error| error.to_string())?;
-                self.snapshots.wipe();
+                self.set_aside(&lost)?;
                 let deps = self.deps().map_err(|error| error.to_string())?;
                 serve(self.config.clone(), deps).await.map_err(|error| error.to_string())
             }
             served => served.map_err(|error| error.to_string()),
         }
+    }
+
+    /// Everything but the identity goes; the next start rejoins empty.
+    fn set_aside(&self, why: &dyn std::fmt::Display) -> Result<(), String> {
+        context::event(Kind::Host, || format!("h{} sets its log aside: {why}", self.host));
+        self.disk.set_log_aside().map_err(|error| error.to_string())?;
+        self.snapshots.wipe();
+        Ok(())
     }
 
     fn deps(&self) -> Result<Deps, OpenError> {
