@@ -344,7 +344,7 @@ mod tests {
 
         fn apply(&mut self, command: Hf3fsCommand) -> Hf3fsOutcome {
             let revision = self.state.revision() + 1;
-            self.state.begin_entry(TERM);
+            self.state.begin_entry(TERM, revision);
             let outcome = self.state.apply(revision, &Command::Hf3fs(command), &mut Vec::new());
             self.state.finish_entry(revision);
             match outcome {

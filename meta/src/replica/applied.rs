@@ -9,7 +9,6 @@ use openraft::LogId;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use super::seen::Seen;
 use crate::consensus::types::StoredMembership;
 use crate::eviction::EvictionPolicy;
 use crate::state::State;
@@ -26,7 +25,6 @@ pub struct Position {
 struct Inner {
     state: State,
     position: Position,
-    seen: Seen,
 }
 
 /// The applied state: read by lookups, written by the apply task only. The lock is never held across an await.
@@ -46,7 +44,7 @@ impl Applied {
         let revision = state.revision();
         hub.restart_at(revision);
         Self {
-            inner: RwLock::new(Inner { state, position, seen: Seen::default() }),
+            inner: RwLock::new(Inner { state, position }),
             policy: Mutex::new(None),
             hub,
             revision: watch::Sender::new(revision),
@@ -80,12 +78,10 @@ impl Applied {
         let mut events = Vec::new();
         let outcomes = {
             let mut inner = self.inner.write();
-            let Inner { state, seen, .. } = &mut *inner;
-            seen.entry(log_id);
-            state.begin_entry(log_id.leader_id.term);
-            let outcomes =
-                commands.iter().map(|command| seen.apply(state, log_id.index, command, &mut events)).collect();
-            inner.state.finish_entry(log_id.index);
+            let state = &mut inner.state;
+            state.begin_entry(log_id.leader_id.term, log_id.index);
+            let outcomes = commands.iter().map(|command| state.apply(log_id.index, command, &mut events)).collect();
+            state.finish_entry(log_id.index);
             inner.position.last_applied = Some(log_id);
             self.observe(&events);
             self.hub.push(log_id.index, &events, |namespace| inner.state.namespace(namespace).map(|n| n.shards()));
@@ -100,7 +96,7 @@ impl Applied {
     pub fn apply_empty(&self, log_id: LogId<u64>, membership: Option<StoredMembership>) {
         {
             let mut inner = self.inner.write();
-            inner.seen.entry(log_id);
+            inner.state.begin_entry(log_id.leader_id.term, log_id.index);
             // The entry that forms the group has index 0, which as a revision means "nothing applied yet".
             if log_id.index > 0 {
                 inner.state.finish_entry(log_id.index);
@@ -121,7 +117,7 @@ impl Applied {
         {
             let mut inner = self.inner.write();
             self.hub.restart_at(revision);
-            *inner = Inner { state, position, seen: Seen::default() };
+            *inner = Inner { state, position };
             if let Some(policy) = self.policy.lock().as_mut() {
                 policy.rebuild(&inner.state);
             }

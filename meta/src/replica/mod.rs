@@ -9,5 +9,4 @@ pub mod group;
 pub mod proposer;
 mod read_index;
 pub mod rejoin;
-mod seen;
 pub mod state_machine;

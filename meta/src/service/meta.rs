@@ -202,8 +202,8 @@ impl Meta for MetaService {
         }
         let operation = SessionOperation::Grant { slot_bytes: u64::from(request.slot_bytes), slots: request.slots };
         match self.session_command(request.session, request.sequence, operation).await? {
-            (revision, Outcome::Granted { slots, slots_per_slab }) => {
-                Ok(Response::new(wire::GrantResponse { slots: records::encode(&slots, 0), slots_per_slab, revision }))
+            (revision, Outcome::Granted { slots }) => {
+                Ok(Response::new(wire::GrantResponse { slots: records::encode(&slots, 0), revision }))
             }
             (_, other) => Err(unexpected(&other)),
         }

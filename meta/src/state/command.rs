@@ -1,7 +1,8 @@
 //! What can be asked of the state machine, and what it answers.
 //!
-//! Commands are what the log holds: [`super::codec`] gives them a versioned encoding. Everything a decision needs is inside
-//! the command; applying one reads no clock and draws nothing.
+//! Commands are what the log holds; the number of a kind is frozen, and those of kinds that are gone are never given out
+//! again (commands 6 and 7, outcomes 21 to 25). Everything a decision needs is inside the command; applying one reads no
+//! clock and draws nothing.
 
 use bytes::Bytes;
 use foreword_proto::records::SuspectRecord;
@@ -10,6 +11,7 @@ use foreword_proto::{
     SlabId, Slot, SlotRef,
 };
 
+use super::codec::{kinds, record};
 use super::hf3fs::{Hf3fsCommand, Hf3fsOutcome};
 
 /// One operation of a log entry.
@@ -58,8 +60,8 @@ impl Command {
             | Self::Delete { .. }
             | Self::Reclaim { .. }
             | Self::DropSlabs { .. }
-            | Self::RaiseFeatureLevel { .. }
-            | Self::Hf3fs(_) => 1,
+            | Self::RaiseFeatureLevel { .. } => 1,
+            Self::Hf3fs(command) => command.level(),
         }
     }
 }
@@ -99,7 +101,6 @@ pub enum Outcome {
     /// Slots leased; fewer than asked for, none included, when there is no more room.
     Granted {
         slots: Vec<SlotRef>,
-        slots_per_slab: u32,
     },
     /// One outcome a page; a location for each `Existing`, in order, as [`foreword_proto::location::Location`] records.
     Published {
@@ -217,3 +218,58 @@ pub struct SlabInfo {
 pub fn next_generation(generation: Generation) -> Generation {
     generation.wrapping_add(1).max(1)
 }
+
+kinds!(Command, "command" {
+    1 => Tick { now_ms },
+    2 => RegisterNamespace { namespace },
+    3 => OpenSession { node, incarnation, endpoint },
+    4 => EndSession { session },
+    5 => Session { session, sequence, operation },
+    8 => Suspect { session, namespace, suspects },
+    9 => Retire { reason, entries },
+    10 => Clear { namespace },
+    11 => Delete { namespace, keys },
+    12 => Reclaim { entries_max },
+    13 => DropSlabs { slabs },
+    14 => RaiseFeatureLevel { level },
+    15 => Hf3fs(command),
+});
+
+kinds!(SessionOperation, "session operation" {
+    1 => Grant { slot_bytes, slots },
+    2 => Publish { namespace, epoch, pages },
+    3 => Abort { unwritten, unknown },
+});
+
+record!(Retirement { namespace, key, slot });
+
+kinds!(Outcome, "outcome" {
+    1 => Done,
+    2 => NamespaceRegistered { namespace, epoch, slot_bytes },
+    3 => SessionOpened { session },
+    4 => Granted { slots },
+    5 => Published { revision, outcomes, existing },
+    6 => Suspected { outcomes },
+    7 => Cleared { epoch },
+    8 => Retired { entries },
+    9 => Reclaimed { left },
+    10 => Hf3fs(outcome),
+    20 => Refused(refusal),
+});
+
+kinds!(SuspectOutcome, "suspect outcome" {
+    0 => Void,
+    1 => Noted,
+    2 => Retired,
+});
+
+kinds!(Refusal, "refusal" {
+    1 => NoSession { session },
+    2 => SequenceTooOld { sequence, window },
+    3 => NoNamespace { namespace },
+    4 => OtherGeometry { namespace, registered },
+    5 => Invalid { field, expected },
+    6 => TooMany { field, limit },
+});
+
+record!(ClusterSettings { chunk_bytes, slab_bytes, l3_bytes, read_rest_ms, write_rest_ms, lease_ms });

@@ -1,11 +1,9 @@
 //! A view of the state at one revision, for snapshots and for watchers that start over.
 
 use foreword_proto::records::PageRecord;
-use foreword_proto::{Epoch, NamespaceId};
+use foreword_proto::{EntryKey, Epoch, NamespaceId};
 
 use super::State;
-use super::index::BUCKETS;
-use super::slab::SlotUse;
 use super::snapshot::Chunks;
 
 /// The state as it was when it was frozen; later changes to the live one copy what they touch. Reads go through [`Frozen::state`].
@@ -38,38 +36,19 @@ impl Frozen {
         &self,
         namespace: NamespaceId,
     ) -> Option<impl Iterator<Item = (u32, Vec<PageRecord>)> + Send + '_> {
-        let info = self.0.namespace(namespace)?;
-        let (shards, table) = (info.shards(), info.table);
-        let of_bucket = move |bucket: usize| {
-            let entries = self.0.index.bucket(shards, bucket).filter(move |(entry, _)| entry.table == table);
-            let pages: Vec<PageRecord> = entries
-                .map(|(entry, location)| {
-                    let parent = match self.0.slots.get(entry.slot.slab, entry.slot.slot) {
-                        Some((_, SlotUse::Published(parent))) => parent,
-                        _ => 0,
-                    };
-                    PageRecord { key: entry.key, parent, location: location.to_location() }
-                })
-                .collect();
-            (bucket as u32, pages)
-        };
-        Some((0..BUCKETS).map(of_bucket).filter(|(_, pages)| !pages.is_empty()))
+        self.0.pages.entries_of(namespace, &self.0.room)
     }
 }
 
 impl State {
     /// The hint of a present page's parent; 0 for none.
-    pub fn parent_of(&self, namespace: NamespaceId, key: &foreword_proto::EntryKey) -> Option<u64> {
-        let slot = self.location(namespace, key)?.slot;
-        match self.slots.get(slot.slab, slot.slot) {
-            Some((_, SlotUse::Published(parent))) => Some(parent),
-            _ => None,
-        }
+    pub fn parent_of(&self, namespace: NamespaceId, key: &EntryKey) -> Option<u64> {
+        self.location(namespace, key).map(|location| self.room.parent_of(location.slot))
     }
 
     /// All pages of a namespace, as [`Frozen::entries_of`] gives them.
     pub fn pages_of(&self, namespace: NamespaceId, mut visit: impl FnMut(PageRecord)) {
-        if let Some(buckets) = Frozen(self.clone()).entries_of(namespace) {
+        if let Some(buckets) = self.pages.entries_of(namespace, &self.room) {
             buckets.flat_map(|(_, pages)| pages).for_each(&mut visit);
         }
     }

@@ -45,11 +45,6 @@ impl<'a> Input<'a> {
         Ok(self.bytes.get_u32_le())
     }
 
-    pub(super) fn u64(&mut self) -> Result<u64, DecodeError> {
-        self.need(8)?;
-        Ok(self.bytes.get_u64_le())
-    }
-
     /// A fixed number of bytes, copied.
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         self.need(N)?;

@@ -153,8 +153,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
             slot_bytes
         }),
         any::<u64>().prop_map(|session| Outcome::SessionOpened { session }),
-        (vec(slot(), 0..5), any::<u32>())
-            .prop_map(|(slots, slots_per_slab)| Outcome::Granted { slots, slots_per_slab }),
+        vec(slot(), 0..5).prop_map(|slots| Outcome::Granted { slots }),
         (any::<u64>(), vec(published, 0..9), bytes()).prop_map(|(revision, outcomes, existing)| Outcome::Published {
             revision,
             outcomes,

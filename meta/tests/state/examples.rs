@@ -363,8 +363,9 @@ fn a_slab_is_dropped_only_when_all_of_it_is_free_and_its_room_is_used_again() {
     let namespace = Box::new(Namespace::simple("large", 16, vec![40_960]));
     cluster.apply(Command::RegisterNamespace { namespace });
     let granted = cluster.session(1, SessionOperation::Grant { slot_bytes: 40_960, slots: 1 });
-    let Outcome::Granted { slots, slots_per_slab } = granted else { panic!("{granted:?}") };
-    assert_eq!((slots[0].slab, slots_per_slab), (slot.slab + 1, 1));
+    let Outcome::Granted { slots } = granted else { panic!("{granted:?}") };
+    let slab = cluster.state.slab(slots[0].slab).unwrap();
+    assert_eq!((slab.slab, slab.slots), (slot.slab + 1, 1));
 }
 
 #[test]

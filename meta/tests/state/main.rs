@@ -4,6 +4,7 @@ mod codec;
 mod eviction;
 mod examples;
 mod hf3fs;
+mod markers;
 mod memory;
 mod model;
 mod operations;

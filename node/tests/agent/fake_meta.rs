@@ -230,7 +230,7 @@ impl State {
         self.revision += 1;
         self.sessions.get_mut(&request.session).unwrap().granted.extend(slots.iter().copied());
         let slots = records::encode(&slots, 0);
-        Outcome::Grant(wire::GrantResponse { slots, slots_per_slab, revision: self.revision })
+        Outcome::Grant(wire::GrantResponse { slots, revision: self.revision })
     }
 
     fn publish(&mut self, request: &wire::PublishRequest) -> Outcome {

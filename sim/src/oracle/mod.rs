@@ -161,7 +161,7 @@ impl Oracle {
 
     fn apply_entry(&mut self, revision: Revision, (item, log_id): (u64, LogId), commands: Vec<Command>) {
         let mut steps = Vec::with_capacity(commands.len());
-        self.state.begin_entry(log_id.leader_id.term);
+        self.state.begin_entry(log_id.leader_id.term, log_id.index);
         for command in commands {
             let step = self.apply_command(revision, command);
             self.presence.follow(revision, &step.outcome, &step.events);

@@ -3,25 +3,19 @@
 //! ```text
 //! command   version u8 · kind u8 · fields          outcome   version u8 · kind u8 · fields
 //! batch     version u8 · count u32 · count x (bytes u32 · command)
-//! text, bytes, lists: u32 length or count before them; SlotRef: slab u32, slot u32, generation u32
 //! ```
-//! An unknown version or kind is an error that names what was found and what this binary reads. Decoding never panics.
+//! Kinds and fields are where the types are: `command.rs`, `hf3fs/command.rs`; [`record`] says what a field looks like. An
+//! unknown version or kind is an error that names what was found and what this binary reads. Decoding never panics.
 
-mod command;
-mod hf3fs;
-mod outcome;
+mod record;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use foreword_proto::limits::{COMMANDS_PER_ENTRY_MAX, ENTRY_KEY_BYTES};
-use foreword_proto::{EntryKey, SlotRef};
+use bytes::{Bytes, BytesMut};
+use foreword_proto::limits::COMMANDS_PER_ENTRY_MAX;
 
-use super::command::Command;
+use super::command::{Command, Outcome};
 use super::input::{DecodeError, Input};
 
-pub use command::{decode_command, decode_whole, encode_command};
-pub(super) use command::{put_namespace, take_namespace};
-pub(super) use hf3fs::{put_file_name, take_file_name};
-pub use outcome::{decode_outcome, encode_outcome, outcome_bytes};
+pub(super) use record::{Decode, Encode, Sink, field_bytes_min, kinds, record};
 
 /// Version of the encoding of commands, outcomes and batches.
 pub const CODEC_VERSION: u8 = 1;
@@ -29,17 +23,49 @@ pub const CODEC_VERSION: u8 = 1;
 /// Bytes that a batch takes for each command beside the command's own.
 pub const COMMAND_FRAME_BYTES: usize = 4;
 
-const SLOT_REF_BYTES: usize = 12;
+/// Appends one command.
+pub fn encode_command(command: &Command, out: &mut BytesMut) {
+    put_versioned(command, out);
+}
+
+/// Takes one command off the front of `bytes`.
+pub fn decode_command(bytes: &mut Bytes) -> Result<Command, DecodeError> {
+    take_versioned("command", bytes)
+}
+
+/// Reads bytes that are one command and nothing else.
+pub fn decode_whole(mut bytes: Bytes) -> Result<Command, DecodeError> {
+    let command = decode_command(&mut bytes)?;
+    match bytes.len() {
+        0 => Ok(command),
+        left => Err(DecodeError::Invalid { what: "command", detail: format!("{left} bytes after its end") }),
+    }
+}
+
+/// Appends one outcome.
+pub fn encode_outcome(outcome: &Outcome, out: &mut BytesMut) {
+    put_versioned(outcome, out);
+}
+
+/// Takes one outcome off the front of `bytes`.
+pub fn decode_outcome(bytes: &mut Bytes) -> Result<Outcome, DecodeError> {
+    take_versioned("outcome", bytes)
+}
+
+/// An outcome as bytes of its own, with no room to spare: sessions keep many.
+pub fn outcome_bytes(outcome: &Outcome) -> Bytes {
+    let mut out = BytesMut::new();
+    put_versioned(outcome, &mut out);
+    out.freeze()
+}
 
 /// Packs encoded commands into the payload of one log entry.
 pub fn encode_batch(commands: &[Bytes]) -> Bytes {
     let bytes = commands.iter().map(|command| COMMAND_FRAME_BYTES + command.len()).sum::<usize>();
     let mut out = BytesMut::with_capacity(5 + bytes);
-    out.put_u8(CODEC_VERSION);
-    out.put_u32_le(commands.len() as u32);
-    for command in commands {
-        put_bytes(&mut out, command);
-    }
+    out.put(&[CODEC_VERSION]);
+    (commands.len() as u32).encode(&mut out);
+    commands.iter().for_each(|command| command.encode(&mut out));
     out.freeze()
 }
 
@@ -56,40 +82,19 @@ pub fn decode_batch(mut payload: Bytes) -> Result<Vec<Command>, DecodeError> {
     Ok(commands)
 }
 
-fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
-    out.put_u32_le(bytes.len() as u32);
-    out.put_slice(bytes);
+fn put_versioned(value: &impl Encode, out: &mut BytesMut) {
+    out.reserve(1 + value.encoded_bytes());
+    out.put(&[CODEC_VERSION]);
+    value.encode(out);
 }
 
-fn put_slot(out: &mut BytesMut, slot: &SlotRef) {
-    out.put_u32_le(slot.slab);
-    out.put_u32_le(slot.slot);
-    out.put_u32_le(slot.generation);
+fn take_versioned<T: Decode>(what: &'static str, bytes: &mut Bytes) -> Result<T, DecodeError> {
+    let mut input = Input::new(bytes, what);
+    input.version(CODEC_VERSION)?;
+    T::decode(&mut input)
 }
 
-fn put_slots(out: &mut BytesMut, slots: &[SlotRef]) {
-    out.put_u32_le(slots.len() as u32);
-    slots.iter().for_each(|slot| put_slot(out, slot));
-}
-
-fn take_slot(input: &mut Input<'_>) -> Result<SlotRef, DecodeError> {
-    Ok(SlotRef { slab: input.u32()?, slot: input.u32()?, generation: input.u32()? })
-}
-
-fn take_slots(input: &mut Input<'_>) -> Result<Vec<SlotRef>, DecodeError> {
-    let count = input.count(SLOT_REF_BYTES)?;
-    (0..count).map(|_| take_slot(input)).collect()
-}
-
-fn take_key(input: &mut Input<'_>) -> Result<EntryKey, DecodeError> {
-    Ok(EntryKey(input.array::<ENTRY_KEY_BYTES>()?))
-}
-
-fn take_list<T>(
-    input: &mut Input<'_>,
-    item_bytes: usize,
-    take: impl Fn(&mut Input<'_>) -> Result<T, DecodeError>,
-) -> Result<Vec<T>, DecodeError> {
-    let count = input.count(item_bytes)?;
-    (0..count).map(|_| take(input)).collect()
+/// An error for a kind that this version does not have.
+pub(super) fn unknown_kind(what: &'static str, found: u8) -> DecodeError {
+    DecodeError::Kind { what, found: found.into(), known: CODEC_VERSION.into() }
 }

@@ -5,26 +5,16 @@ use foreword_proto::EntryKey;
 use super::command::{Hf3fsOperation, Hf3fsOutcome, PageIndex, Reserved};
 use super::file::File;
 use super::lists::ListName;
+use crate::state::moment::Moment;
 
-/// What an operation needs to know of the state around the file.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Now {
-    pub(super) tick_ms: u64,
-    /// Of the entry that is being applied.
-    pub(super) term: u64,
-    pub(super) write_rest_ms: u64,
-}
-
-impl Now {
-    /// When a rest of `rest_ms`, or of the cluster's `write_rest` if that is longer, is over.
-    fn due_ms(&self, rest_ms: u64) -> u64 {
-        self.tick_ms.saturating_add(rest_ms.max(self.write_rest_ms))
-    }
+/// When a rest of `rest_ms`, or of the cluster's `write_rest` if that is longer, is over.
+fn due_ms(rest_ms: u64, at: Moment<'_>) -> u64 {
+    at.tick_ms.saturating_add(rest_ms.max(at.settings.write_rest_ms))
 }
 
 impl File {
     /// Applies one operation. Anything may be in it: what does not fit is ignored, and said so in the outcome.
-    pub(super) fn apply(&mut self, touched: &[PageIndex], operation: &Hf3fsOperation, now: Now) -> Hf3fsOutcome {
+    pub(super) fn apply(&mut self, touched: &[PageIndex], operation: &Hf3fsOperation, at: Moment<'_>) -> Hf3fsOutcome {
         self.let_go_of_some();
         for index in touched {
             if self.table.get(*index).is_confirmed() {
@@ -33,18 +23,18 @@ impl File {
         }
         match operation {
             Hf3fsOperation::Reserve { term, keys, victims } => {
-                let victims = if *term == now.term { &victims[..] } else { &[] };
-                Hf3fsOutcome::Reserved { pages: self.reserve(keys, victims, now.tick_ms) }
+                let victims = if *term == at.term.number { &victims[..] } else { &[] };
+                Hf3fsOutcome::Reserved { pages: self.reserve(keys, victims, at.tick_ms) }
             }
-            Hf3fsOperation::Confirm { written, released } => self.confirm(written, released, now),
-            Hf3fsOperation::Delete { keys, rest_ms } => self.delete(keys, *rest_ms, now),
+            Hf3fsOperation::Confirm { written, released } => self.confirm(written, released, at),
+            Hf3fsOperation::Delete { keys, rest_ms } => self.delete(keys, *rest_ms, at),
             Hf3fsOperation::Clear { rest_ms } => {
-                self.clear(now.due_ms(*rest_ms));
+                self.clear(due_ms(*rest_ms, at));
                 Hf3fsOutcome::Cleared
             }
             Hf3fsOperation::Touch => Hf3fsOutcome::Touched,
-            Hf3fsOperation::Expire { unheard_ms, pages_max } => self.expire(*unheard_ms, *pages_max, now),
-            Hf3fsOperation::Import { entries, rest_ms } => self.import(entries, *rest_ms, now),
+            Hf3fsOperation::Expire { unheard_ms, pages_max } => self.expire(*unheard_ms, *pages_max, at),
+            Hf3fsOperation::Import { entries, rest_ms } => self.import(entries, *rest_ms, at),
         }
     }
 
@@ -113,7 +103,7 @@ impl File {
         }
     }
 
-    fn confirm(&mut self, written: &[(EntryKey, PageIndex)], released: &[PageIndex], now: Now) -> Hf3fsOutcome {
+    fn confirm(&mut self, written: &[(EntryKey, PageIndex)], released: &[PageIndex], at: Moment<'_>) -> Hf3fsOutcome {
         let (mut ignored_confirms, mut ignored_releases) = (0, 0);
         for (key, index) in written {
             let record = self.table.get(*index);
@@ -125,7 +115,7 @@ impl File {
         }
         for index in released {
             match self.table.get(*index).list {
-                Some(ListName::Reserved) => self.rest(*index, now.write_rest_ms, now.tick_ms),
+                Some(ListName::Reserved) => self.rest(*index, at.settings.write_rest_ms, at.tick_ms),
                 _ => ignored_releases += 1,
             }
         }
@@ -135,36 +125,36 @@ impl File {
         Hf3fsOutcome::Confirmed { ignored_confirms, ignored_releases }
     }
 
-    fn delete(&mut self, keys: &[EntryKey], rest_ms: u64, now: Now) -> Hf3fsOutcome {
+    fn delete(&mut self, keys: &[EntryKey], rest_ms: u64, at: Moment<'_>) -> Hf3fsOutcome {
         let mut pages = 0;
         for key in keys {
             if let Some((index, record)) = self.find(key)
                 && record.is_confirmed()
             {
-                self.rest(index, rest_ms.max(now.write_rest_ms), now.tick_ms);
+                self.rest(index, rest_ms.max(at.settings.write_rest_ms), at.tick_ms);
                 pages += 1;
             }
         }
         Hf3fsOutcome::Deleted { pages }
     }
 
-    fn expire(&mut self, unheard_ms: u64, pages_max: u32, now: Now) -> Hf3fsOutcome {
+    fn expire(&mut self, unheard_ms: u64, pages_max: u32, at: Moment<'_>) -> Hf3fsOutcome {
         let due = |file: &Self| {
             let head = file.table.head(ListName::Reserved);
-            head.filter(|(_, record)| record.stamp.saturating_add(unheard_ms) < now.tick_ms).map(|(index, _)| index)
+            head.filter(|(_, record)| record.stamp.saturating_add(unheard_ms) < at.tick_ms).map(|(index, _)| index)
         };
         let mut pages = 0;
         while pages < pages_max
             && let Some(index) = due(self)
         {
-            self.rest(index, now.write_rest_ms, now.tick_ms);
+            self.rest(index, at.settings.write_rest_ms, at.tick_ms);
             pages += 1;
         }
         self.counters.expired = self.counters.expired.saturating_add(pages.into());
         Hf3fsOutcome::Expired { pages, left: due(self).is_some() }
     }
 
-    fn import(&mut self, entries: &[(EntryKey, PageIndex)], rest_ms: u64, now: Now) -> Hf3fsOutcome {
+    fn import(&mut self, entries: &[(EntryKey, PageIndex)], rest_ms: u64, at: Moment<'_>) -> Hf3fsOutcome {
         let mut conflicts = 0;
         for (key, index) in entries {
             let record = self.table.get(*index);
@@ -175,7 +165,7 @@ impl File {
                 conflicts += 1;
             }
         }
-        self.rest_cleared(0, now.due_ms(rest_ms));
+        self.rest_cleared(0, due_ms(rest_ms, at));
         Hf3fsOutcome::Imported { conflicts }
     }
 }

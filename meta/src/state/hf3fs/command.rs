@@ -5,6 +5,8 @@
 
 use foreword_proto::EntryKey;
 
+use crate::state::codec::{kinds, record};
+
 /// Number of a page file: never given out twice.
 pub type FileId = u32;
 /// Position of a page in its file, in pages.
@@ -99,4 +101,65 @@ pub enum Reserved {
     Page(PageIndex),
     /// All pages are protected, reserved or resting.
     NoPage,
+}
+
+record!(FileName { deployment, rank, pool });
+
+kinds!(Hf3fsCommand, "hf3fs command" {
+    1 => Initialize { name, pages },
+    2 => On { file, touched, operation },
+});
+
+kinds!(Hf3fsOperation, "hf3fs operation" {
+    2 => Reserve { term, keys, victims },
+    3 => Confirm { written, released },
+    4 => Delete { keys, rest_ms },
+    5 => Clear { rest_ms },
+    6 => Touch,
+    7 => Expire { unheard_ms, pages_max },
+    8 => Import { entries, rest_ms },
+});
+
+kinds!(Hf3fsOutcome, "hf3fs outcome" {
+    1 => Initialized { file },
+    2 => OtherSize { pages },
+    3 => Reserved { pages },
+    4 => Confirmed { ignored_confirms, ignored_releases },
+    5 => Deleted { pages },
+    6 => Cleared,
+    7 => Touched,
+    8 => Expired { pages, left },
+    9 => Imported { conflicts },
+    10 => NoFile,
+});
+
+kinds!(Reserved, "hf3fs reserve" {
+    1 => Existing(index),
+    2 => Page(index),
+    3 => NoPage,
+});
+
+impl Hf3fsCommand {
+    /// The feature level from which on every member of the group applies it.
+    pub fn level(&self) -> u32 {
+        match self {
+            Self::Initialize { .. } => 1,
+            Self::On { operation, .. } => operation.level(),
+        }
+    }
+}
+
+impl Hf3fsOperation {
+    /// The feature level from which on every member of the group applies it.
+    pub fn level(&self) -> u32 {
+        match self {
+            Self::Reserve { .. }
+            | Self::Confirm { .. }
+            | Self::Delete { .. }
+            | Self::Clear { .. }
+            | Self::Touch
+            | Self::Expire { .. }
+            | Self::Import { .. } => 1,
+        }
+    }
 }

@@ -11,7 +11,8 @@ use super::lists::ListName;
 use super::places::Places;
 use super::table::{Record, Table};
 use super::{FileCounts, PageUse, Presence};
-use crate::state::digest::Fields;
+use crate::state::codec::record;
+use crate::state::digest::{Fields, Sums};
 
 /// What a file has counted since it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,9 +24,36 @@ pub(in crate::state) struct Counters {
     pub(in crate::state) ignored_releases: u64,
 }
 
+record!(Counters { evicted, expired, no_page, ignored_confirms, ignored_releases });
+
 impl Counters {
     pub(super) fn all(&self) -> [u64; 5] {
-        [self.evicted, self.expired, self.no_page, self.ignored_confirms, self.ignored_releases]
+        let Self { evicted, expired, no_page, ignored_confirms, ignored_releases } = *self;
+        [evicted, expired, no_page, ignored_confirms, ignored_releases]
+    }
+}
+
+/// What is known of a file beside its pages' records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) name: Arc<FileName>,
+    pub(super) pages: u32,
+    sequence: u64,
+    never_used: PageIndex,
+    never_held: PageIndex,
+    cleared: (PageIndex, PageIndex),
+    cleared_from_ms: u64,
+    counters: Counters,
+}
+
+record!(Head { name, pages, sequence, never_used, never_held, cleared, cleared_from_ms, counters });
+
+impl Head {
+    /// True if its numbers are within the file and fit each other.
+    pub(super) fn is_sound(&self) -> bool {
+        let (pages, (start, end)) = (self.pages, self.cleared);
+        let within = self.never_used <= pages && self.never_held <= pages && start <= end && end <= pages;
+        within && (start == end || start >= self.never_used)
     }
 }
 
@@ -274,27 +302,47 @@ impl File {
         self.never_used = start;
     }
 
-    /// Sum over the hashes of its records.
-    pub(in crate::state) fn digest_of_records(&self) -> u64 {
-        self.table.digest
-    }
-
-    /// The same, computed from every record.
-    pub(in crate::state) fn digest_of_records_from_scratch(&self) -> u64 {
-        self.table.digest_from_scratch()
-    }
-
-    pub(super) fn hash_into(&self, fields: &mut Fields, records: u64) {
-        fields.bytes(self.name.deployment.as_bytes()).u64(self.name.rank as u64).bytes(self.name.pool.as_bytes());
-        fields.u64(self.pages.into()).u64(self.sequence).u64(self.never_used.into()).u64(self.never_held.into());
-        fields.u64(self.cleared.start.into()).u64(self.cleared.end.into()).u64(self.cleared_from_ms);
-        for ends in &self.table.lists {
-            fields.u64(ends.head.into()).u64(ends.tail.into()).u64(ends.pages.into());
+    /// All but its records.
+    pub(super) fn head(&self) -> Head {
+        let Self {
+            name,
+            pages,
+            table: _,
+            places: _,
+            dues: _,
+            sequence,
+            never_used,
+            cleared,
+            cleared_from_ms,
+            never_held,
+            left_over: _,
+            counters,
+        } = self;
+        Head {
+            name: Arc::clone(name),
+            pages: *pages,
+            sequence: *sequence,
+            never_used: *never_used,
+            never_held: *never_held,
+            cleared: (cleared.start, cleared.end),
+            cleared_from_ms: *cleared_from_ms,
+            counters: *counters,
         }
-        self.counters.all().iter().for_each(|counter| {
-            fields.u64(*counter);
-        });
-        fields.u64(records);
+    }
+
+    /// A file with this head and no record yet.
+    pub(super) fn of_head(head: Head) -> Self {
+        let Head { name, pages, sequence, never_used, never_held, cleared, cleared_from_ms, counters } = head;
+        let empty = Self::new(Arc::unwrap_or_clone(name), pages);
+        Self { sequence, never_used, never_held, cleared: cleared.0..cleared.1, cleared_from_ms, counters, ..empty }
+    }
+
+    pub(super) fn hash_into(&self, fields: &mut Fields, sums: Sums) {
+        let records = match sums {
+            Sums::Kept => self.table.digest,
+            Sums::FromScratch => self.table.digest_from_scratch(),
+        };
+        fields.add(self.head()).add_all(self.table.lists.iter()).add(records);
     }
 
     pub(super) fn heap_bytes(&self) -> usize {

@@ -2,6 +2,7 @@
 
 use super::PageIndex;
 use super::table::{Record, Table};
+use crate::state::codec::{kinds, record};
 
 /// No page: the end of a list.
 pub(super) const NO_PAGE: PageIndex = PageIndex::MAX;
@@ -20,15 +21,18 @@ pub(super) enum ListName {
     Resting = 4,
 }
 
+kinds!(ListName, "list of a page file" {
+    1 => Reserved,
+    2 => Written,
+    3 => Read,
+    4 => Resting,
+});
+
 impl ListName {
     pub(super) const ALL: [Self; 4] = [Self::Reserved, Self::Written, Self::Read, Self::Resting];
 
     pub(super) fn number(self) -> u8 {
         self as u8
-    }
-
-    pub(super) fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|name| name.number() == number)
     }
 }
 
@@ -39,6 +43,8 @@ pub(super) struct Ends {
     pub(super) tail: PageIndex,
     pub(super) pages: u32,
 }
+
+record!(Ends { head, tail, pages });
 
 impl Default for Ends {
     fn default() -> Self {

@@ -24,13 +24,12 @@ use std::sync::Arc;
 use foreword_proto::EntryKey;
 use foreword_proto::limits::{HF3FS_DEPLOYMENT_BYTES_MAX, HF3FS_FILES_MAX, HF3FS_PAGES_MAX, HF3FS_POOL_BYTES_MAX};
 
-use super::State;
 use super::command::Refusal;
-use super::digest::Fields;
+use super::digest::{Fields, Sums};
+use super::moment::Moment;
 
 pub use command::{FileId, FileName, Hf3fsCommand, Hf3fsOperation, Hf3fsOutcome, PageIndex, Reserved};
 pub use file::File;
-pub(super) use pieces::Cursor;
 
 /// All page files. A clone is cheap: both share what neither changes.
 #[derive(Debug, Clone, Default)]
@@ -111,10 +110,9 @@ impl Hf3fs {
     }
 
     /// Adds nothing while there is no file: a state without any has the digest it had before there were page files.
-    pub(super) fn hash_into(&self, fields: &mut Fields, of_records: impl Fn(&File) -> u64) {
-        for file in &self.files {
-            file.hash_into(fields, of_records(file));
-        }
+    pub(super) fn hash_into(&self, fields: &mut Fields, sums: Sums) {
+        let Self { files, by_name: _ } = self;
+        files.iter().for_each(|file| file.hash_into(fields, sums));
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
@@ -147,32 +145,25 @@ fn check_name(name: &FileName) -> Result<(), Refusal> {
     Ok(())
 }
 
-impl State {
-    /// Applies one operation on page files.
-    pub(super) fn apply_hf3fs(&mut self, command: &Hf3fsCommand) -> Result<Hf3fsOutcome, Refusal> {
+impl Hf3fs {
+    /// Applies one operation.
+    pub(super) fn apply(&mut self, command: &Hf3fsCommand, at: Moment<'_>) -> Result<Hf3fsOutcome, Refusal> {
         match command {
-            Hf3fsCommand::Initialize { name, pages } => {
-                check_pages(*pages)?;
-                if let Some((file, found)) = self.hf3fs.file_id(name).and_then(|id| Some((id, self.hf3fs.file(id)?))) {
-                    let found = found.pages();
-                    let same = found == *pages;
-                    return Ok(if same {
-                        Hf3fsOutcome::Initialized { file }
-                    } else {
-                        Hf3fsOutcome::OtherSize { pages: found }
-                    });
-                }
-                Ok(Hf3fsOutcome::Initialized { file: self.hf3fs.add(name, *pages)? })
-            }
+            Hf3fsCommand::Initialize { name, pages } => self.initialize(name, *pages),
             Hf3fsCommand::On { file, touched, operation } => {
-                let Some(file) = self.hf3fs.files.get_mut(*file as usize) else { return Ok(Hf3fsOutcome::NoFile) };
-                let now = apply::Now {
-                    tick_ms: self.tick_ms,
-                    term: self.entry_term,
-                    write_rest_ms: self.settings.write_rest_ms,
-                };
-                Ok(Arc::make_mut(file).apply(touched, operation, now))
+                let Some(file) = self.files.get_mut(*file as usize) else { return Ok(Hf3fsOutcome::NoFile) };
+                Ok(Arc::make_mut(file).apply(touched, operation, at))
             }
         }
+    }
+
+    fn initialize(&mut self, name: &FileName, pages: u32) -> Result<Hf3fsOutcome, Refusal> {
+        check_pages(pages)?;
+        let found = self.file_id(name).and_then(|id| Some((id, self.file(id)?.pages())));
+        Ok(match found {
+            Some((file, size)) if size == pages => Hf3fsOutcome::Initialized { file },
+            Some((_, size)) => Hf3fsOutcome::OtherSize { pages: size },
+            None => Hf3fsOutcome::Initialized { file: self.add(name, pages)? },
+        })
     }
 }

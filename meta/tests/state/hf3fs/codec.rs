@@ -66,9 +66,14 @@ pub(crate) fn outcome() -> impl Strategy<Value = Hf3fsOutcome> {
 
 #[test]
 fn an_unknown_operation_is_named() {
-    for found in [0, 9, 200] {
+    for found in [0, 3, 200] {
         let error = decode_command(&mut Bytes::copy_from_slice(&[1, 15, found])).unwrap_err();
         assert_eq!(error, DecodeError::Kind { what: "hf3fs command", found: found.into(), known: 1 });
+    }
+    for found in [0, 1, 9, 200] {
+        let bytes = [&[1, 15, 2][..], &[0; 8], &[found]].concat();
+        let error = decode_command(&mut Bytes::from(bytes)).unwrap_err();
+        assert_eq!(error, DecodeError::Kind { what: "hf3fs operation", found: found.into(), known: 1 });
     }
     for found in [0, 11, 200] {
         let error = decode_outcome(&mut Bytes::copy_from_slice(&[1, 10, found])).unwrap_err();
@@ -81,8 +86,9 @@ fn an_unknown_operation_is_named() {
 fn operations_have_their_numbers() {
     let number = |operation| {
         let bytes = encoded(&Command::Hf3fs(Hf3fsCommand::On { file: 0, touched: vec![], operation }));
-        assert_eq!(bytes[..2], [1, 15]);
-        bytes[2]
+        assert_eq!(bytes[..3], [1, 15, 2]);
+        // File and the number of touched pages are before it.
+        bytes[11]
     };
     let operations = [
         Hf3fsOperation::Reserve { term: 1, keys: vec![], victims: vec![] },

@@ -67,7 +67,7 @@ impl Files {
 
     pub(crate) fn apply_unchecked(&mut self, command: &Command) -> Outcome {
         let revision = self.state.revision() + 1;
-        self.state.begin_entry(self.term);
+        self.state.begin_entry(self.term, revision);
         let outcome = self.state.apply(revision, command, &mut Vec::new());
         self.state.finish_entry(revision);
         outcome

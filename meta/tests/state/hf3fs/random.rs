@@ -268,7 +268,7 @@ impl Run {
         let before = Summary::of(&self.state);
         let mut events = Vec::new();
         for state in [&mut self.state, &mut self.twin] {
-            state.begin_entry(self.model.term);
+            state.begin_entry(self.model.term, self.revision);
         }
         let outcome = self.state.apply(self.revision, &decoded, &mut events);
         assert_eq!(self.twin.apply(self.revision, command, &mut events), outcome);

@@ -16,7 +16,7 @@ fn key(number: u8) -> EntryKey {
 
 fn apply(state: &mut State, command: Command) {
     let revision = state.revision() + 1;
-    state.begin_entry(1);
+    state.begin_entry(1, revision);
     let outcome = state.apply(revision, &command, &mut Vec::new());
     assert!(matches!(outcome, Outcome::Hf3fs(_) | Outcome::Done), "{outcome:?}");
     state.finish_entry(revision);
@@ -188,6 +188,6 @@ fn an_eviction_that_nobody_decided() {
     for other in [evicting(vec![8, 9]), Command::Tick { now_ms: 60 }, on(Hf3fsOperation::Touch)] {
         assert_eq!(check_command(&before, &other, &state).unwrap_err().name, "one-page-one-key");
     }
-    state.begin_entry(2);
+    state.begin_entry(2, state.revision() + 1);
     assert_eq!(check_command(&before, &evicting(vec![7]), &state).unwrap_err().name, "one-page-one-key");
 }

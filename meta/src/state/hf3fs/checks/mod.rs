@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::command::{Hf3fsCommand, Hf3fsOperation};
 use super::lists::{Ends, ListName, NO_PAGE};
 use super::{File, FileId, FileName, Hf3fs, PageIndex, PageUse, Presence};
-use crate::state::State;
 use crate::state::command::Command;
 use crate::state::invariants::{Violation, ensure};
+use crate::state::moment::Moment;
 
 #[cfg(test)]
 mod canaries;
@@ -152,9 +152,9 @@ impl FileSummary {
 }
 
 /// Checks one command's step.
-pub(in crate::state) fn check_step(before: &Summary, state: &State) -> Result<(), Violation> {
+pub(in crate::state) fn check_step(before: &Summary, hf3fs: &Hf3fs, at: Moment<'_>) -> Result<(), Violation> {
     for (id, was) in before.0.iter().enumerate() {
-        let Some(file) = state.hf3fs.file(id as FileId) else {
+        let Some(file) = hf3fs.file(id as FileId) else {
             return ensure(BACK, false, || format!("page file {id} is gone"));
         };
         let now = FileSummary::of(file);
@@ -166,7 +166,7 @@ pub(in crate::state) fn check_step(before: &Summary, state: &State) -> Result<()
         ensure(BACK, forward, || format!("page file {id}: {now:?} after {was:?}"))?;
         let all: BTreeSet<&PageIndex> = was.held.keys().chain(now.held.keys()).collect();
         for index in all {
-            let allowed = page_may_go(state, was, &now, *index);
+            let allowed = page_may_go(at, was, &now, *index);
             ensure(NAME, allowed, || {
                 format!("page {index} of file {id} is {:?}, was {:?}", now.held.get(index), was.held.get(index))
             })?;
@@ -178,9 +178,9 @@ pub(in crate::state) fn check_step(before: &Summary, state: &State) -> Result<()
 }
 
 /// A page goes from reserved to another key only over confirmed or rest, and from rest only when it is due.
-fn page_may_go(state: &State, was: &FileSummary, now: &FileSummary, index: PageIndex) -> bool {
-    let rested = |due_ms: u64| due_ms >= state.tick_ms.saturating_add(state.settings.write_rest_ms);
-    let due = |due_ms: u64| due_ms <= state.tick_ms;
+fn page_may_go(at: Moment<'_>, was: &FileSummary, now: &FileSummary, index: PageIndex) -> bool {
+    let rested = |due_ms: u64| due_ms >= at.tick_ms.saturating_add(at.settings.write_rest_ms);
+    let due = |due_ms: u64| due_ms <= at.tick_ms;
     let unused = |used: Option<&PageUse>, of: &FileSummary| {
         used.copied().unwrap_or(match index < of.never_used {
             true => PageUse::Unused,
@@ -206,16 +206,21 @@ fn page_may_go(state: &State, was: &FileSummary, now: &FileSummary, index: PageI
 }
 
 /// Checks what only the command tells: a page was evicted only by a reserve that names it as a victim, of the entry's term.
-pub(in crate::state) fn check_command(before: &Summary, command: &Command, state: &State) -> Result<(), Violation> {
+pub(in crate::state) fn check_command(
+    before: &Summary,
+    command: &Command,
+    hf3fs: &Hf3fs,
+    at: Moment<'_>,
+) -> Result<(), Violation> {
     for (id, was) in before.0.iter().enumerate() {
-        let Some(file) = state.hf3fs.file(id as FileId) else { continue };
+        let Some(file) = hf3fs.file(id as FileId) else { continue };
         for index in was.evicted(file) {
             let named = match command {
                 Command::Hf3fs(Hf3fsCommand::On {
                     file,
                     operation: Hf3fsOperation::Reserve { term, victims, .. },
                     ..
-                }) => *file as usize == id && *term == state.entry_term && victims.contains(&index),
+                }) => *file as usize == id && *term == at.term.number && victims.contains(&index),
                 _ => false,
             };
             ensure(NAME, named, || format!("page {index} of file {id} was evicted by {command:?}"))?;

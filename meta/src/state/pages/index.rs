@@ -11,6 +11,7 @@ use std::sync::Arc;
 use foreword_proto::location::{Checksums, Location};
 use foreword_proto::{EntryKey, SlotRef};
 use hashbrown::HashTable;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Buckets of a group: at 5 M pages a bucket is 60 KB, which is what the first change after a freeze copies.
 pub(super) const BUCKETS: usize = 4096;
@@ -68,6 +69,22 @@ impl LocationRef<'_> {
             out.put_u64_le(*checksum);
         }
     }
+}
+
+/// Hash of one entry.
+pub(super) fn hash_of_entry(table: TableId, key: &EntryKey, location: &LocationRef<'_>) -> u64 {
+    let mut bytes = [0; 40];
+    bytes[..16].copy_from_slice(&key.0);
+    bytes[16..20].copy_from_slice(&table.to_le_bytes());
+    bytes[20..24].copy_from_slice(&location.slot.slab.to_le_bytes());
+    bytes[24..28].copy_from_slice(&location.slot.slot.to_le_bytes());
+    bytes[28..32].copy_from_slice(&location.slot.generation.to_le_bytes());
+    bytes[32..40].copy_from_slice(&location.checksum.to_le_bytes());
+    let mut hash = xxh3_64(&bytes);
+    for checksum in location.further {
+        hash = hash.rotate_left(13).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ *checksum;
+    }
+    hash
 }
 
 /// The bucket is full: keys that are no digests, or more pages than this index is made for.
@@ -278,11 +295,6 @@ impl Index {
         bucket.into_iter().flat_map(move |bucket| bucket.iter(shards))
     }
 
-    /// Numbers of shards for which there are buckets.
-    pub(super) fn groups(&self) -> impl Iterator<Item = usize> + '_ {
-        self.groups.keys().copied()
-    }
-
     /// All entries of all tables, group by group and bucket by bucket.
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, Entry, LocationRef<'_>)> {
         self.groups.values().flat_map(|group| {
@@ -292,11 +304,26 @@ impl Index {
         })
     }
 
-    /// Lets go of one bucket, for a reader that has passed it and lets a writer change it without a copy.
-    pub(super) fn release_bucket(&mut self, shards: usize, bucket: usize) {
-        if let Some(slot) = self.groups.get_mut(&shards).and_then(|group| group.buckets.get_mut(bucket)) {
-            *slot = Arc::default();
-        }
+    /// All entries, group by group with its number of shards. What has been passed is let go of, so that a writer can change
+    /// it without a copy.
+    pub(super) fn into_groups(
+        self,
+    ) -> impl Iterator<Item = (usize, impl Iterator<Item = (TableId, EntryKey, Location)>)> {
+        self.groups.into_values().map(|Group { shards, buckets }| {
+            let entries = buckets.into_iter().flat_map(move |bucket| {
+                (0..bucket.entries.len()).map(move |place| {
+                    let Entry { key, table, checksum: _, slot: _ } = bucket.entries[place];
+                    (table, key, bucket.location(place, shards).to_location())
+                })
+            });
+            (shards, entries)
+        })
+    }
+
+    /// The sum over the hashes of all entries.
+    pub(super) fn digest_from_scratch(&self) -> u64 {
+        let hashes = self.iter().map(|(_, entry, location)| hash_of_entry(entry.table, &entry.key, &location));
+        hashes.fold(0, u64::wrapping_add)
     }
 
     /// Heap bytes, from capacities.

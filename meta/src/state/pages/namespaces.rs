@@ -7,9 +7,11 @@ use foreword_proto::limits::NAMESPACES_MAX;
 use foreword_proto::namespace::Geometry;
 use foreword_proto::{Epoch, Fingerprint, Namespace, NamespaceId};
 
-use super::command::Refusal;
-use super::digest::Fields;
 use super::index::TableId;
+use crate::state::codec::{Decode, Encode, Sink};
+use crate::state::command::Refusal;
+use crate::state::digest::Fields;
+use crate::state::input::{DecodeError, Input};
 
 /// A registered namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +29,27 @@ pub struct NamespaceInfo {
     pub(super) table: TableId,
 }
 
+/// What follows from the namespace, its id and the cluster's chunks is not written.
+impl Encode for NamespaceInfo {
+    fn encode(&self, out: &mut impl Sink) {
+        let Self { id: _, namespace, fingerprint: _, epoch, geometry: _, slot_bytes: _, pages, table } = self;
+        namespace.encode(out);
+        (epoch, table, pages).encode(out);
+    }
+}
+
 impl NamespaceInfo {
+    /// Bytes of one at least.
+    pub(super) const BYTES_MIN: usize = <(Namespace, (Epoch, TableId, u64))>::BYTES_MIN;
+
+    /// The counterpart of its encoding.
+    pub(super) fn decode(id: NamespaceId, chunk_bytes: u32, input: &mut Input<'_>) -> Result<Self, DecodeError> {
+        let namespace = Namespace::decode(input)?;
+        namespace.validate().map_err(|error| input.invalid(error.to_string()))?;
+        let (epoch, table, pages) = Decode::decode(input)?;
+        Ok(Self { pages, ..Self::new(id, namespace, chunk_bytes, epoch, table) })
+    }
+
     /// A namespace that is registered now, or was before with this epoch and table.
     pub(super) fn new(id: NamespaceId, namespace: Namespace, chunk_bytes: u32, epoch: Epoch, table: TableId) -> Self {
         let geometry = namespace.geometry();
@@ -102,10 +124,17 @@ impl Namespaces {
         self.list.push(Arc::new(info));
     }
 
+    pub(super) fn into_list(self) -> impl Iterator<Item = Arc<NamespaceInfo>> {
+        self.list.into_iter()
+    }
+
+    /// A namespace counts with its fingerprint, which is of all its fields.
     pub(super) fn hash_into(&self, fields: &mut Fields) {
-        fields.u64(self.list.len() as u64);
-        for info in &self.list {
-            fields.bytes(&info.fingerprint.0).u64(info.epoch.into()).u64(info.table.into()).u64(info.pages);
-        }
+        let Self { list, by_fingerprint: _, by_identity: _ } = self;
+        fields.add_all(list.iter().map(|info| {
+            let NamespaceInfo { id: _, namespace: _, fingerprint, epoch, geometry: _, slot_bytes: _, pages, table } =
+                &**info;
+            (fingerprint, (epoch, table, pages))
+        }));
     }
 }

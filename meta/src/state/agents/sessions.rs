@@ -7,7 +7,9 @@ use bytes::Bytes;
 use foreword_proto::limits::SESSION_WINDOW;
 use foreword_proto::{Sequence, SessionId, SlabId, Slot};
 
-use super::digest::Fields;
+use crate::state::codec::{Decode, Encode, Sink, record};
+use crate::state::digest::Fields;
+use crate::state::input::{DecodeError, Input};
 
 /// An open session, for agents and status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +41,8 @@ pub(super) struct Session {
     pub(super) suspect_limited: bool,
 }
 
+record!(Session { node, incarnation, endpoint, opened_ms, suspicions, suspect_limited, window } rebuilt { granted });
+
 impl Session {
     pub(super) fn new(node: String, incarnation: u64, endpoint: String, opened_ms: u64) -> Self {
         let (granted, window) = (BTreeSet::new(), Window::default());
@@ -58,15 +62,6 @@ impl Session {
             suspect_limited: self.suspect_limited,
         }
     }
-
-    fn hash_into(&self, fields: &mut Fields) {
-        fields.bytes(self.node.as_bytes()).u64(self.incarnation).bytes(self.endpoint.as_bytes());
-        fields.u64(self.opened_ms).u64(self.suspicions.into()).u64(self.suspect_limited.into());
-        fields.u64(self.window.highest).u64(self.granted.len() as u64);
-        for (sequence, outcome) in &self.window.outcomes {
-            fields.u64(*sequence).bytes(outcome);
-        }
-    }
 }
 
 /// What the window knows of a sequence.
@@ -83,6 +78,27 @@ pub(super) enum Seen {
 pub(super) struct Window {
     pub(super) highest: Sequence,
     pub(super) outcomes: BTreeMap<Sequence, Bytes>,
+}
+
+impl Encode for Window {
+    fn encode(&self, out: &mut impl Sink) {
+        let Self { highest, outcomes } = self;
+        highest.encode(out);
+        (outcomes.len() as u32).encode(out);
+        outcomes.iter().for_each(|outcome| outcome.encode(out));
+    }
+}
+
+impl Decode for Window {
+    const BYTES_MIN: usize = 12;
+
+    fn decode(input: &mut Input<'_>) -> Result<Self, DecodeError> {
+        let highest = Decode::decode(input)?;
+        let outcomes = Vec::<(Sequence, Bytes)>::decode(input)?;
+        // Copies: slices would keep the whole piece alive.
+        let copied = |(sequence, outcome): (Sequence, Bytes)| (sequence, Bytes::copy_from_slice(&outcome));
+        Ok(Self { highest, outcomes: outcomes.into_iter().map(copied).collect() })
+    }
 }
 
 impl Window {
@@ -135,16 +151,27 @@ impl Sessions {
         id
     }
 
+    /// Takes a session out.
+    pub(super) fn close(&mut self, id: SessionId) -> Option<Arc<Session>> {
+        self.open.remove(&id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (SessionId, &Session)> {
+        self.open.iter().map(|(id, session)| (*id, &**session))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
     /// The open session of a node.
     pub(super) fn of_node(&self, node: &str) -> Option<SessionId> {
         self.open.iter().find(|(_, session)| session.node == node).map(|(id, _)| *id)
     }
 
     pub(super) fn hash_into(&self, fields: &mut Fields) {
-        fields.u64(self.next).u64(self.open.len() as u64);
-        for (id, session) in &self.open {
-            fields.u64(*id);
-            session.hash_into(fields);
-        }
+        let Self { open, next } = self;
+        fields.add(next).add_all(open.iter());
+        fields.add_all(open.values().map(|session| session.granted.len() as u64));
     }
 }

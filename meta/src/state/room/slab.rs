@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use foreword_proto::key::ParentHint;
-use foreword_proto::{Generation, SessionId, Slot};
+use foreword_proto::{Generation, SessionId, Slot, SlotRef};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::state::codec::{Decode, Encode, Sink, unknown_kind};
+use crate::state::input::{DecodeError, Input};
 
 /// Slots of one chunk; a chunk no slot of which was ever granted takes no memory.
 const SLOTS_PER_CHUNK: u32 = 4096;
 
 /// What a slot is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SlotUse {
+pub(in crate::state) enum SlotUse {
     Free,
     Granted(SessionId),
     /// Holds a page; its parent's hint is kept here.
@@ -20,7 +24,7 @@ pub(super) enum SlotUse {
 
 impl SlotUse {
     /// 0 free, 1 granted, 2 published, 3 resting.
-    pub(super) fn kind(&self) -> u8 {
+    fn kind(&self) -> u8 {
         match self {
             Self::Free => 0,
             Self::Granted(_) => 1,
@@ -30,7 +34,7 @@ impl SlotUse {
     }
 
     /// The session, or the parent's hint; else 0.
-    pub(super) fn word(&self) -> u64 {
+    fn word(&self) -> u64 {
         match self {
             Self::Granted(word) | Self::Published(word) => *word,
             Self::Free | Self::Resting => 0,
@@ -38,7 +42,7 @@ impl SlotUse {
     }
 
     /// From kind and word.
-    pub(super) fn from_parts(kind: u8, word: u64) -> Option<Self> {
+    fn from_parts(kind: u8, word: u64) -> Option<Self> {
         Some(match kind {
             0 => Self::Free,
             1 => Self::Granted(word),
@@ -46,6 +50,21 @@ impl SlotUse {
             3 => Self::Resting,
             _ => return None,
         })
+    }
+}
+
+impl Encode for SlotUse {
+    fn encode(&self, out: &mut impl Sink) {
+        (self.kind(), self.word()).encode(out);
+    }
+}
+
+impl Decode for SlotUse {
+    const BYTES_MIN: usize = 9;
+
+    fn decode(input: &mut Input<'_>) -> Result<Self, DecodeError> {
+        let (kind, word) = Decode::decode(input)?;
+        Self::from_parts(kind, word).ok_or_else(|| unknown_kind("slot use", kind))
     }
 }
 
@@ -76,6 +95,12 @@ impl Chunk {
         }
     }
 
+    fn slot(&self, at: usize) -> (Generation, SlotUse) {
+        let SlotRecord { generation, word } = self.records[at];
+        let word = u64::from(word[0]) | u64::from(word[1]) << 32;
+        (generation, SlotUse::from_parts(self.kind(at), word).unwrap_or(SlotUse::Free))
+    }
+
     fn kind(&self, at: usize) -> u8 {
         let [low, high] = self.kinds[at / 64];
         ((low >> (at % 64)) & 1) as u8 | (((high >> (at % 64)) & 1) << 1) as u8
@@ -104,6 +129,20 @@ impl Chunk {
         }
         None
     }
+}
+
+/// Hash of one slot: 0 for one that was never granted.
+pub(super) fn hash_of_slot(slot: SlotRef, used: SlotUse) -> u64 {
+    if slot.generation == 0 {
+        return 0;
+    }
+    let mut bytes = [0; 21];
+    bytes[..4].copy_from_slice(&slot.slab.to_le_bytes());
+    bytes[4..8].copy_from_slice(&slot.slot.to_le_bytes());
+    bytes[8..12].copy_from_slice(&slot.generation.to_le_bytes());
+    bytes[12..20].copy_from_slice(&used.word().to_le_bytes());
+    bytes[20] = used.kind();
+    xxh3_64(&bytes)
 }
 
 /// Slots of a slab by use; they add up to all of its slots.
@@ -154,6 +193,12 @@ impl Slab {
         Self { slot_bytes, slots, counts, chunks }
     }
 
+    /// Bytes of a slot, and the number of slots: all that is not in its slots.
+    pub(super) fn size(&self) -> (u64, Slot) {
+        let Self { slot_bytes, slots, counts: _, chunks: _ } = self;
+        (*slot_bytes, *slots)
+    }
+
     /// Bytes of the slab's file.
     pub(super) fn file_bytes(&self) -> u64 {
         self.slot_bytes * u64::from(self.slots)
@@ -165,10 +210,7 @@ impl Slab {
             return None;
         }
         let Some(chunk) = &self.chunks[(slot / SLOTS_PER_CHUNK) as usize] else { return Some((0, SlotUse::Free)) };
-        let at = (slot % SLOTS_PER_CHUNK) as usize;
-        let record = chunk.records[at];
-        let word = u64::from(record.word[0]) | u64::from(record.word[1]) << 32;
-        Some((record.generation, SlotUse::from_parts(chunk.kind(at), word).unwrap_or(SlotUse::Free)))
+        Some(chunk.slot((slot % SLOTS_PER_CHUNK) as usize))
     }
 
     /// Sets a slot, which the slab must have.
@@ -207,20 +249,23 @@ impl Slab {
 
     /// All slots that were ever granted: slot, generation, use.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, Generation, SlotUse)> + '_ {
-        self.iter_from(0)
-    }
-
-    /// The same, from a slot on.
-    pub(super) fn iter_from(&self, from: Slot) -> impl Iterator<Item = (Slot, Generation, SlotUse)> + '_ {
-        let chunks = self.chunks.iter().enumerate().skip((from / SLOTS_PER_CHUNK) as usize);
-        chunks.filter(|(_, chunk)| chunk.is_some()).flat_map(move |(number, _)| {
-            let start = number as u32 * SLOTS_PER_CHUNK;
-            let end = self.slots.min(start + SLOTS_PER_CHUNK);
-            (start.max(from)..end).filter_map(|slot| {
-                let (generation, used) = self.get(slot)?;
-                (generation > 0).then_some((slot, generation, used))
+        self.chunks.iter().enumerate().flat_map(|(number, chunk)| {
+            let chunk = chunk.as_deref();
+            chunk.into_iter().flat_map(move |chunk| {
+                let slots = (0..chunk.records.len()).map(|at| chunk.slot(at));
+                number_granted(number, slots)
             })
         })
+    }
+
+    /// The same; what has been passed is let go of.
+    pub(super) fn into_slots(self) -> impl Iterator<Item = (Slot, Generation, SlotUse)> {
+        self.chunks.into_iter().enumerate().filter_map(|(number, chunk)| Some((number, chunk?))).flat_map(
+            |(number, chunk)| {
+                let slots = (0..chunk.records.len()).map(move |at| chunk.slot(at));
+                number_granted(number, slots)
+            },
+        )
     }
 
     /// Heap bytes, from capacities.
@@ -231,4 +276,16 @@ impl Slab {
         self.chunks.capacity() * size_of::<Option<Arc<Chunk>>>()
             + self.chunks.iter().flatten().map(of_chunk).sum::<usize>()
     }
+}
+
+/// Those of a chunk's slots that were ever granted, with their numbers in the slab.
+fn number_granted(
+    chunk: usize,
+    slots: impl Iterator<Item = (Generation, SlotUse)>,
+) -> impl Iterator<Item = (Slot, Generation, SlotUse)> {
+    let numbers = chunk as u32 * SLOTS_PER_CHUNK..;
+    numbers
+        .zip(slots)
+        .filter(|(_, (generation, _))| *generation > 0)
+        .map(|(slot, (generation, used))| (slot, generation, used))
 }

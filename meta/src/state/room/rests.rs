@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use foreword_proto::{SlabId, Slot};
 
-use super::digest::Fields;
+use crate::state::codec::{kinds, record};
+use crate::state::digest::Fields;
 
 /// Slots released by one tick at most: the rest follow with the next.
 pub(super) const RELEASES_PER_TICK_MAX: usize = 65_536;
@@ -17,14 +18,21 @@ pub(super) struct Rest {
     pub(super) slot: Slot,
 }
 
+record!(Rest { due_ms, slab, slot });
+
 /// Why a slot rests, and so how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RestKind {
+pub(in crate::state) enum RestKind {
     /// Its page was retired: readers may still read it.
     Read,
     /// Its write has no known result.
     Write,
 }
+
+kinds!(RestKind, "rest" {
+    1 => Read,
+    2 => Write,
+});
 
 /// One queue a kind; each is in the order of its deadlines, since ticks never go back and a kind's rest never changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,7 +46,7 @@ impl Rests {
         self.queue_mut(kind).push_back(rest);
     }
 
-    pub(super) fn queue_mut(&mut self, kind: RestKind) -> &mut VecDeque<Rest> {
+    fn queue_mut(&mut self, kind: RestKind) -> &mut VecDeque<Rest> {
         match kind {
             RestKind::Read => &mut self.read,
             RestKind::Write => &mut self.write,
@@ -65,12 +73,14 @@ impl Rests {
         self.read.len() + self.write.len()
     }
 
+    /// Both queues, each with its kind.
+    pub(super) fn into_queues(self) -> [(RestKind, VecDeque<Rest>); 2] {
+        let Self { read, write } = self;
+        [(RestKind::Read, read), (RestKind::Write, write)]
+    }
+
     pub(super) fn hash_into(&self, fields: &mut Fields) {
-        for queue in [&self.read, &self.write] {
-            fields.u64(queue.len() as u64);
-            for rest in queue {
-                fields.u64(rest.due_ms).u64(u64::from(rest.slab) << 32 | u64::from(rest.slot));
-            }
-        }
+        let Self { read, write } = self;
+        fields.add_all(read.iter()).add_all(write.iter());
     }
 }

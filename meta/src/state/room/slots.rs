@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use foreword_proto::status::L3Status;
 use foreword_proto::{Generation, SessionId, SlabId, SlotRef};
 
-use super::command::{ClusterSettings, SlabInfo, next_generation};
-use super::digest;
-use super::slab::{Slab, SlotCounts, SlotUse};
+use super::slab::{Slab, SlotCounts, SlotUse, hash_of_slot};
+use crate::state::codec::record;
+use crate::state::command::{ClusterSettings, SlabInfo, next_generation};
+use crate::state::digest::{Fields, Sums};
 
 /// A grant takes a share of its slots from each of as many slabs, where there are that many.
 const SLABS_PER_GRANT: u32 = 4;
@@ -41,13 +43,22 @@ impl ClassStatus {
     }
 }
 
+/// What only rises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counters {
+    /// Ids of slabs are never given out twice.
+    pub(super) next_slab: SlabId,
+    pub(super) slots_reused: u64,
+}
+
+record!(Counters { next_slab, slots_reused });
+
 /// The slot tables of all slabs.
 #[derive(Debug, Clone)]
 pub(super) struct Slots {
     pub(super) slabs: BTreeMap<SlabId, Slab>,
     pub(super) classes: BTreeMap<u64, Class>,
-    pub(super) next_slab: SlabId,
-    pub(super) slots_reused: u64,
+    pub(super) counters: Counters,
     /// Bytes of all slab files.
     pub(super) file_bytes: u64,
     /// Sum over the hashes of all slots that were ever granted.
@@ -56,8 +67,8 @@ pub(super) struct Slots {
 
 impl Slots {
     pub(super) fn new() -> Self {
-        let (slabs, classes) = (BTreeMap::new(), BTreeMap::new());
-        Self { slabs, classes, next_slab: 1, slots_reused: 0, file_bytes: 0, digest: 0 }
+        let counters = Counters { next_slab: 1, slots_reused: 0 };
+        Self { slabs: BTreeMap::new(), classes: BTreeMap::new(), counters, file_bytes: 0, digest: 0 }
     }
 
     /// A slot's generation and use.
@@ -65,17 +76,26 @@ impl Slots {
         self.slabs.get(&slab)?.get(slot)
     }
 
-    /// True if the session holds the slot in this generation.
-    pub(super) fn is_granted(&self, slot: SlotRef, session: SessionId) -> bool {
-        self.get(slot.slab, slot.slot) == Some((slot.generation, SlotUse::Granted(session)))
+    /// Slots of this size may be granted from now on.
+    pub(super) fn open_class(&mut self, slot_bytes: u64) {
+        self.classes.entry(slot_bytes).or_default();
+    }
+
+    pub(super) fn has_class(&self, slot_bytes: u64) -> bool {
+        self.classes.contains_key(&slot_bytes)
+    }
+
+    /// The slot sizes there are, smallest first.
+    pub(super) fn class_sizes(&self) -> impl Iterator<Item = u64> + '_ {
+        self.classes.keys().copied()
     }
 
     /// Sets a slot's use and generation, which must be a slot there is.
     pub(super) fn set(&mut self, slot: SlotRef, new: SlotUse) {
         let Some(slab) = self.slabs.get_mut(&slot.slab) else { return };
         let Some((generation, old)) = slab.get(slot.slot) else { return };
-        let before = digest::of_slot(SlotRef { generation, ..slot }, old);
-        self.digest = self.digest.wrapping_sub(before).wrapping_add(digest::of_slot(slot, new));
+        let before = hash_of_slot(SlotRef { generation, ..slot }, old);
+        self.digest = self.digest.wrapping_sub(before).wrapping_add(hash_of_slot(slot, new));
         slab.set(slot.slot, slot.generation, new);
     }
 
@@ -146,7 +166,7 @@ impl Slots {
             let Some(slot) = table.next_free(from) else { break };
             let generation = table.get(slot).map_or(0, |(generation, _)| generation);
             let granted = SlotRef { slab, slot, generation: next_generation(generation) };
-            self.slots_reused += u64::from(generation > 0);
+            self.counters.slots_reused += u64::from(generation > 0);
             self.set(granted, SlotUse::Granted(session));
             taken.push(granted);
             from = slot + 1;
@@ -158,16 +178,21 @@ impl Slots {
     fn create_slab(&mut self, settings: &ClusterSettings, slot_bytes: u64) -> Option<u32> {
         let affordable = settings.l3_bytes.saturating_sub(self.file_bytes) / slot_bytes;
         let slots = u64::from(slots_per_slab(settings, slot_bytes)).min(affordable) as u32;
-        let next = self.next_slab.checked_add(1)?;
+        let next = self.counters.next_slab.checked_add(1)?;
         if slots == 0 {
             return None;
         }
         let slab = Slab::new(slot_bytes, slots);
         self.file_bytes += slab.file_bytes();
-        self.slabs.insert(self.next_slab, slab);
-        self.classes.entry(slot_bytes).or_default().slabs.push(self.next_slab);
-        self.next_slab = next;
+        self.slabs.insert(self.counters.next_slab, slab);
+        self.classes.entry(slot_bytes).or_default().slabs.push(self.counters.next_slab);
+        self.counters.next_slab = next;
         Some(slots)
+    }
+
+    /// True for a slab all of whose slots are free.
+    pub(super) fn is_unused(&self, slab: SlabId) -> bool {
+        self.slabs.get(&slab).is_some_and(|table| table.counts.free == u64::from(table.slots))
     }
 
     /// Forgets a slab all of whose slots are free.
@@ -175,7 +200,7 @@ impl Slots {
         let Some(table) = self.slabs.remove(&slab) else { return };
         self.file_bytes -= table.file_bytes();
         for (slot, generation, used) in table.iter() {
-            self.digest = self.digest.wrapping_sub(digest::of_slot(SlotRef { slab, slot, generation }, used));
+            self.digest = self.digest.wrapping_sub(hash_of_slot(SlotRef { slab, slot, generation }, used));
         }
         if let Some(class) = self.classes.get_mut(&table.slot_bytes) {
             class.slabs.retain(|other| *other != slab);
@@ -185,6 +210,45 @@ impl Slots {
     /// A slab, for agents and status.
     pub(super) fn info(&self, slab: SlabId) -> Option<SlabInfo> {
         self.slabs.get(&slab).map(|table| SlabInfo { slab, slot_bytes: table.slot_bytes, slots: table.slots })
+    }
+
+    /// All slabs, in the order of their ids.
+    pub(super) fn infos(&self) -> impl Iterator<Item = SlabInfo> + '_ {
+        self.slabs.iter().map(|(slab, table)| SlabInfo {
+            slab: *slab,
+            slot_bytes: table.slot_bytes,
+            slots: table.slots,
+        })
+    }
+
+    /// What there is of files; the rest of the status is 0.
+    pub(super) fn file_status(&self) -> L3Status {
+        L3Status {
+            slabs: self.slabs.len() as u64,
+            slab_bytes: self.file_bytes,
+            slots_reused: self.counters.slots_reused,
+            ..L3Status::default()
+        }
+    }
+
+    pub(super) fn hash_into(&self, fields: &mut Fields, sums: Sums) {
+        let Self { slabs, classes, counters, file_bytes: _, digest } = self;
+        let slots = match sums {
+            Sums::Kept => *digest,
+            Sums::FromScratch => self.digest_from_scratch(),
+        };
+        fields.add(counters).add(slots);
+        fields.add_all(slabs.iter().map(|(id, slab)| (*id, slab.size())));
+        fields
+            .add_all(classes.iter().map(|(slot_bytes, Class { slabs: _, last_granted })| (*slot_bytes, *last_granted)));
+    }
+
+    fn digest_from_scratch(&self) -> u64 {
+        let hashes = self.slabs.iter().flat_map(|(slab, table)| {
+            let hash = |(slot, generation, used)| hash_of_slot(SlotRef { slab: *slab, slot, generation }, used);
+            table.iter().map(hash)
+        });
+        hashes.fold(0, u64::wrapping_add)
     }
 
     /// The room of a class.

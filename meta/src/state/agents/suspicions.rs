@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use foreword_proto::{EntryKey, NamespaceId, SessionId};
 
-use super::digest::Fields;
+use crate::state::codec::record;
+use crate::state::digest::Fields;
 
 /// Suspicions of one session that may wait at once: an agent that sees more bad pages than this is itself the suspect.
 pub const SUSPICIONS_PER_SESSION_MAX: u32 = 64;
@@ -19,6 +20,8 @@ pub(super) struct Suspicion {
     pub(super) session: SessionId,
     pub(super) since_ms: u64,
 }
+
+record!(Suspicion { session, since_ms });
 
 /// A page under suspicion. The entry is still the one reported: a suspicion goes with its entry.
 pub(super) type Suspected = (NamespaceId, EntryKey);
@@ -61,14 +64,13 @@ impl Suspicions {
         self.pending.iter().map(|(page, suspicion)| (*page, *suspicion))
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.pending.len()
+    pub(super) fn into_pending(self) -> BTreeMap<Suspected, Suspicion> {
+        let Self { pending, by_age: _ } = self;
+        pending
     }
 
     pub(super) fn hash_into(&self, fields: &mut Fields) {
-        fields.u64(self.pending.len() as u64);
-        for ((namespace, key), suspicion) in &self.pending {
-            fields.u64((*namespace).into()).bytes(&key.0).u64(suspicion.session).u64(suspicion.since_ms);
-        }
+        let Self { pending, by_age: _ } = self;
+        fields.add_all(pending.iter());
     }
 }

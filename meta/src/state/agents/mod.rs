@@ -1,0 +1,135 @@
+//! Agents: their sessions with what each was granted and answered, and the pages that they suspect.
+
+mod checks;
+mod commands;
+mod pieces;
+mod sessions;
+mod suspecting;
+mod suspicions;
+
+use foreword_proto::limits::{NAMESPACE_TEXT_BYTES_MAX, SESSIONS_MAX};
+use foreword_proto::{SessionId, SlabId, Slot};
+use foreword_seams::{Marker, sometimes};
+
+use super::command::{Event, Outcome, Refusal};
+use super::digest::Fields;
+use super::moment::Moment;
+use super::room::{RestKind, Room};
+use sessions::{Session, Sessions};
+use suspicions::{Suspected, Suspicions};
+
+pub(super) use checks::{Summary, check, check_step};
+pub(super) use commands::SessionHandler;
+pub use sessions::SessionInfo;
+pub(super) use suspecting::SuspicionHandler;
+pub use suspicions::{SUSPICION_ALONE_MS, SUSPICION_KEPT_MS, SUSPICIONS_PER_SESSION_MAX};
+
+/// Sessions and suspicions. A clone shares sessions until one changes them.
+#[derive(Debug, Clone)]
+pub(super) struct Agents {
+    sessions: Sessions,
+    suspicions: Suspicions,
+}
+
+impl Agents {
+    /// No session yet.
+    pub(super) fn new() -> Self {
+        Self { sessions: Sessions::new(), suspicions: Suspicions::default() }
+    }
+
+    /// An open session.
+    pub(super) fn session(&self, id: SessionId) -> Option<SessionInfo<'_>> {
+        self.sessions.get(id).map(|session| session.info(id))
+    }
+
+    /// All open sessions, in the order of their ids.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = SessionInfo<'_>> {
+        self.sessions.iter().map(|(id, session)| session.info(id))
+    }
+
+    /// Slots that a session holds, in order.
+    pub(super) fn granted(&self, id: SessionId) -> impl Iterator<Item = (SlabId, Slot)> + '_ {
+        self.sessions.get(id).into_iter().flat_map(|session| session.granted.iter().copied())
+    }
+
+    /// Opens a session for a node; an older one of it ends.
+    pub(super) fn open(
+        &mut self,
+        node: &str,
+        incarnation: u64,
+        endpoint: &str,
+        room: &mut Room,
+        at: Moment<'_>,
+        events: &mut Vec<Event>,
+    ) -> Result<Outcome, Refusal> {
+        for (field, text, least) in [("node", node, 1), ("endpoint", endpoint, 0)] {
+            if text.len() < least || text.len() > NAMESPACE_TEXT_BYTES_MAX {
+                let expected = format!("{least} to {NAMESPACE_TEXT_BYTES_MAX} bytes, got {}", text.len());
+                return Err(Refusal::Invalid { field: field.into(), expected });
+            }
+        }
+        let older = self.sessions.of_node(node);
+        if older.is_none() && self.sessions.len() >= SESSIONS_MAX {
+            return Err(Refusal::TooMany { field: "sessions".into(), limit: SESSIONS_MAX as u64 });
+        }
+        if let Some(older) = older {
+            sometimes(Marker::SessionSuperseded);
+            self.end(older, room, at, events)?;
+        }
+        let session = Session::new(node.into(), incarnation, endpoint.into(), at.tick_ms);
+        Ok(Outcome::SessionOpened { session: self.sessions.open(session) })
+    }
+
+    /// Ends a session: what it was granted and did not publish rests, what it suspected is forgotten.
+    pub(super) fn end(
+        &mut self,
+        session: SessionId,
+        room: &mut Room,
+        at: Moment<'_>,
+        events: &mut Vec<Event>,
+    ) -> Result<Outcome, Refusal> {
+        let ended = self.sessions.close(session).ok_or(Refusal::NoSession { session })?;
+        if !ended.granted.is_empty() {
+            sometimes(Marker::SessionEndedHoldingSlots);
+        }
+        for (slab, slot) in &ended.granted {
+            if let Some(slot) = room.present(*slab, *slot) {
+                room.rest(slot, RestKind::Write, at);
+            }
+        }
+        for page in self.suspicions.pages(|_, suspicion| suspicion.session == session) {
+            self.suspicions.remove(&page);
+        }
+        events.push(Event::SessionEnded { session });
+        Ok(Outcome::Done)
+    }
+
+    /// Pages that left the index are suspected no more.
+    pub(super) fn pages_left(&mut self, events: &[Event]) {
+        for event in events {
+            match event {
+                Event::Retired { namespace, key, .. } => self.drop_suspicion(&(*namespace, *key)),
+                Event::Cleared { namespace, .. } => {
+                    for page in self.suspicions.pages(|(of, _), _| of == namespace) {
+                        self.drop_suspicion(&page);
+                    }
+                }
+                Event::Published { .. } | Event::SessionEnded { .. } => {}
+            }
+        }
+    }
+
+    /// Forgets a suspicion, if there is one; a limited reporter with none outstanding is heard again.
+    fn drop_suspicion(&mut self, page: &Suspected) {
+        let Some(suspicion) = self.suspicions.remove(page) else { return };
+        let Some(reporter) = self.sessions.get_mut(suspicion.session) else { return };
+        reporter.suspicions -= 1;
+        reporter.suspect_limited &= reporter.suspicions > 0;
+    }
+
+    pub(super) fn hash_into(&self, fields: &mut Fields) {
+        let Self { sessions, suspicions } = self;
+        sessions.hash_into(fields);
+        suspicions.hash_into(fields);
+    }
+}
