@@ -13,7 +13,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use foreword_meta::open::OpenDirError;
+use foreword_meta::serve::{Failure, ServeError};
 use foreword_meta::storage::DataDirError;
+use foreword_node::ServeError as AgentError;
+use foreword_node::store::{MarkError, StoreError};
 use foreword_proto::BadInput;
 
 use self::args::{Cli, Command, MetaCommand};
@@ -32,12 +35,15 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// What the caller can mend names a field; everything else happened to us.
+/// What the caller can mend names a field (by another binary, if a file is another version's); everything else happened to us.
 fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
-    let of_a_directory = |error: &DataDirError| matches!(error, DataDirError::Bad(_));
     cause.is::<BadInput>()
-        || cause.downcast_ref().is_some_and(of_a_directory)
-        || matches!(cause.downcast_ref(), Some(OpenDirError::Dir(error)) if of_a_directory(error))
+        || matches!(cause.downcast_ref(), Some(DataDirError::Bad(_) | DataDirError::OtherVersion(_)))
+        || cause.downcast_ref().is_some_and(OpenDirError::is_refusal)
+        || matches!(cause.downcast_ref(), Some(ServeError::OtherVersion(_)))
+        || matches!(cause.downcast_ref(), Some(Failure::OtherVersion(_)))
+        || matches!(cause.downcast_ref(), Some(MarkError::OtherVersion(_)))
+        || matches!(cause.downcast_ref(), Some(AgentError::Store { error: StoreError::OtherVersion(_), .. }))
 }
 
 fn run_command(cli: Cli) -> Done {

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use foreword_proto::versions::OtherVersion;
 use foreword_seams::{Entropy, LocalFiles, Marker, Net, Telemetry, sometimes};
 use parking_lot::Mutex;
 
 use crate::config::MetaConfig;
+use crate::replica::state_machine::{LoadError, Newest, Snapshots};
 use crate::serve::Deps;
 use crate::storage::{
     DataDir, DataDirError, IdentityFile, LocalMark, LogEngine, LogStore, MarkFile, OpenError, Recovered, Runner,
@@ -18,7 +20,7 @@ use crate::storage::{
 pub type LogParts = (Box<dyn LogEngine>, Box<dyn MarkFile>);
 
 /// Opens a log. One that lost what it had acknowledged is set aside, never repaired, and an empty one takes its place; the
-/// replica then rejoins. Answers true in that case.
+/// replica then rejoins. Answers true in that case. A log of another version is left as it is.
 pub fn open_log(
     mut parts: impl FnMut() -> Result<LogParts, OpenError>,
     runner: &Runner,
@@ -30,7 +32,7 @@ pub fn open_log(
     };
     match open() {
         Ok((log, recovered)) => Ok((log, recovered, false)),
-        Err(OpenError::Io(error)) => Err(OpenError::Io(error)),
+        Err(kept @ (OpenError::Io(_) | OpenError::OtherVersion(_))) => Err(kept),
         Err(lost) => {
             tracing::error!(%lost, "setting the log aside; this replica rejoins empty");
             set_aside()?;
@@ -56,6 +58,10 @@ impl IdentityFile for SharedDataDir {
     fn members_are(&self, members: &BTreeMap<u64, String>) -> io::Result<()> {
         self.0.lock().set_members(members).map_err(io::Error::other)
     }
+
+    fn needs(&self, other: &OtherVersion) -> io::Result<()> {
+        self.0.lock().set_needs(Some(other)).map_err(io::Error::other)
+    }
 }
 
 /// Why a data directory did not open.
@@ -65,14 +71,29 @@ pub enum OpenDirError {
     Dir(#[from] DataDirError),
     #[error(transparent)]
     Log(#[from] OpenError),
+    #[error(transparent)]
+    Snapshots(#[from] LoadError),
     #[error("data_dir: snapshots: {0}")]
-    Snapshots(io::Error),
+    SnapshotsDir(io::Error),
+}
+
+impl OpenDirError {
+    /// Whether it is for the operator to mend, and nothing was changed: a directory of somebody else, or of another version.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Dir(error) => matches!(error, DataDirError::Bad(_) | DataDirError::OtherVersion(_)),
+            Self::Log(error) => matches!(error, OpenError::OtherVersion(_)),
+            Self::Snapshots(error) => matches!(error, LoadError::OtherVersion(_)),
+            Self::SnapshotsDir(_) => false,
+        }
+    }
 }
 
 /// Opens a replica's data directory on local disk, with its log in sled.
 ///
-/// Errors: one of another cluster or replica than the settings name, before anything in it is touched.
-pub fn open_data_dir(
+/// Errors: one of another cluster or replica than the settings name, or of another version, before anything in it is touched. All
+/// that can be read without writing is read first: the log's engine changes its files when it opens them.
+pub async fn open_data_dir(
     config: &MetaConfig,
     net: Arc<dyn Net>,
     entropy: Arc<dyn Entropy>,
@@ -80,7 +101,11 @@ pub fn open_data_dir(
 ) -> Result<Deps, OpenDirError> {
     let dir = DataDir::open(&config.data_dir)?;
     dir.expect(config.cluster_id, config.replica_id).map_err(DataDirError::from)?;
+    dir.check_versions()?;
+    let newest = newest_snapshot(&dir).await?;
     let dir = Arc::new(SharedDataDir(Mutex::new(dir)));
+    // What stopped an older binary here is known to this one.
+    dir.0.lock().set_needs(None)?;
     let parts = || {
         let dir = dir.0.lock();
         let engine = SledEngine::open(&dir.log())?;
@@ -96,13 +121,23 @@ pub fn open_data_dir(
         tracing::warn!(?moved, "kept for someone to look at");
         Ok(())
     };
-    let (log, recovered, _) = open_log(parts, &on_a_thread(), set_aside)?;
+    let (log, recovered, set_aside) = open_log(parts, &on_a_thread(), set_aside)?;
     tracing::info!(?recovered, "opened the log");
     let (identity, snapshots) = {
         let dir = dir.0.lock();
-        (dir.identity().clone(), LocalFiles::new(dir.snapshots()).map_err(OpenDirError::Snapshots)?)
+        (dir.identity().clone(), LocalFiles::new(dir.snapshots()).map_err(OpenDirError::SnapshotsDir)?)
     };
-    Ok(Deps { net, entropy, telemetry, identity, identity_file: dir, log, snapshots: Arc::new(snapshots) })
+    // A log that was set aside took the snapshots with it.
+    let newest = if set_aside { Newest::default() } else { newest };
+    Ok(Deps { net, entropy, telemetry, identity, identity_file: dir, log, snapshots: Arc::new(snapshots), newest })
+}
+
+async fn newest_snapshot(dir: &DataDir) -> Result<Newest, LoadError> {
+    if !dir.snapshots().exists() {
+        return Ok(Newest::default());
+    }
+    let files = Arc::new(LocalFiles::as_it_is(dir.snapshots()));
+    Snapshots::new(files, dir.identity().cluster_id).load_newest().await
 }
 
 /// Sets a closed replica's log and snapshots aside, after [`crate::serve::ServeError::SnapshotLost`] or

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use foreword_proto::BadInput;
 use foreword_proto::limits::RAFT_PAYLOAD_ENTRIES_MAX;
+use foreword_proto::versions::OtherVersion;
 use foreword_seams::rpc_errors::NameMessageLayer;
 use foreword_seams::rpc_metrics::RpcMetricsLayer;
 use foreword_seams::{Endpoint, Entropy, Files, Incoming, Marker, Net, Telemetry, http, rpc, sometimes};
@@ -26,9 +27,10 @@ use crate::replica::clock::LeaderClock;
 use crate::replica::compare::{Diverged, compare_digests};
 use crate::replica::duties::Duties;
 use crate::replica::group::Group;
+use crate::replica::halt::Halt;
 use crate::replica::proposer::Proposer;
 use crate::replica::rejoin::{Standing, rejoin};
-use crate::replica::state_machine::{Snapshots, StateMachine};
+use crate::replica::state_machine::{Newest, Snapshots, StateMachine};
 use crate::service::status::StatusSource;
 use crate::service::{AdminService, MetaService, RaftService, router};
 use crate::state::State;
@@ -45,6 +47,8 @@ pub struct Deps {
     /// The log, recovered ([`crate::open::open_log`]).
     pub log: LogStore,
     pub snapshots: Arc<dyn Files>,
+    /// What is in `snapshots` ([`Snapshots::load_newest`]).
+    pub newest: Newest,
 }
 
 /// Why a replica did not start.
@@ -59,6 +63,9 @@ pub enum ServeError {
     /// What the log was purged of is in no snapshot: the replica must rejoin empty. Its log is closed.
     #[error("snapshots: expected one that verifies and covers the log's first {purged} entries, got {}", ends_at(.covered))]
     SnapshotLost { purged: u64, covered: Option<u64> },
+    /// An entry or a snapshot that this binary does not know.
+    #[error("data_dir.{0}")]
+    OtherVersion(OtherVersion),
     #[error("raft: {0}")]
     Raft(String),
 }
@@ -73,6 +80,10 @@ pub enum Failure {
     /// Its disk failed, or its log cannot be read.
     #[error("{0}")]
     Stopped(String),
+    /// It met what another version wrote, or a feature level that this binary does not know. That is noted in its data directory: each
+    /// start ends at once, until a binary that knows it starts there.
+    #[error("data_dir.{0}")]
+    OtherVersion(OtherVersion),
     /// Its state is to be set aside ([`crate::open::set_log_aside`]); started again, it rejoins empty.
     #[error(transparent)]
     Diverged(#[from] Diverged),
@@ -154,7 +165,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let log_reader = log.reader();
     let log_vote = log_reader.vote();
     let log_end = log.end();
-    let newest = snapshots.load_newest().await.map_err(ServeError::Snapshots)?;
+    let newest = deps.newest;
     let (state, position) =
         newest.loaded.unwrap_or_else(|| (State::new(identity.settings.clone()), Position::default()));
     let covered = position.last_applied.map(|id| id.index);
@@ -173,16 +184,17 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let http = listen_if(&*deps.net, "http", config.http.as_ref()).await?;
     let hf3fs_clients = listen_if(&*deps.net, "hf3fs", config.hf3fs.as_ref()).await?;
 
+    let halt = Arc::new(Halt::new(deps.identity_file.clone()));
     let peers = Arc::new(Peers::new(deps.net.clone(), identity.cluster_id));
     let raft = Raft::new(
         identity.replica_id,
         Arc::new(raft_config(&config)),
         NetworkFactory::new(peers.clone()),
         log,
-        StateMachine::new(applied.clone(), snapshots),
+        StateMachine::new(applied.clone(), snapshots, halt.clone()),
     )
     .await
-    .map_err(|error| ServeError::Raft(error.to_string()))?;
+    .map_err(|error| halt.why().map_or_else(|| ServeError::Raft(error.to_string()), ServeError::OtherVersion))?;
     // A vote in the log of one that rejoins is the promise it made again.
     let standing = Arc::new(Standing::new(identity.rejoining, log_vote.is_some()));
     if identity.rejoining {
@@ -211,7 +223,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let (failing, failed) = watch::channel(None);
-    tasks.spawn(watch_raft(raft.clone(), failing.clone()));
+    tasks.spawn(watch_raft(raft.clone(), halt.clone(), failing.clone()));
     tasks.spawn(duties.clone().run());
     tasks.spawn(stop_when_diverged(group.clone(), standing.clone(), deps.telemetry.clone(), failing));
     tasks.spawn(snapshot_by_bytes(source.clone(), config.log_bytes_per_snapshot));
@@ -225,7 +237,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         .concurrency_limit_per_connection(config.requests_max)
         .add_service(MetaService::server(group.clone(), duties, hub))
         .add_service(AdminService::server(source.clone()))
-        .add_service(RaftService::server(group.clone(), standing.clone(), page_files.clone()));
+        .add_service(RaftService::server(group.clone(), standing.clone(), page_files.clone(), halt));
     let stopped = stop.clone().cancelled_owned();
     tasks.spawn(async move {
         if let Err(error) = services.serve_with_incoming_shutdown(incoming, stopped).await {
@@ -284,14 +296,19 @@ fn raft_config(config: &MetaConfig) -> openraft::Config {
     }
 }
 
-/// Tells the handle when Raft stops by itself: a disk fault, an entry that cannot be read.
-async fn watch_raft(raft: Raft<TypeConfig>, failing: watch::Sender<Option<Failure>>) {
+/// Tells the handle when the replica stops by itself: a disk fault, an entry that cannot be read, another version.
+async fn watch_raft(raft: Raft<TypeConfig>, halt: Arc<Halt>, failing: watch::Sender<Option<Failure>>) {
     let mut metrics = raft.metrics();
-    let reason = match metrics.wait_for(|m| m.running_state.is_err()).await {
-        Ok(metrics) => metrics.running_state.as_ref().err().map(ToString::to_string),
-        Err(_) => None,
+    let raft_ended = async {
+        let ended = metrics.wait_for(|m| m.running_state.is_err()).await;
+        let reason = ended.ok().and_then(|metrics| metrics.running_state.as_ref().err().map(ToString::to_string));
+        reason.unwrap_or_else(|| "raft stopped".into())
     };
-    failing.send_replace(Some(Failure::Stopped(reason.unwrap_or_else(|| "raft stopped".into()))));
+    let failure = tokio::select! {
+        other = halt.stopped() => Failure::OtherVersion(other),
+        reason = raft_ended => halt.why().map_or(Failure::Stopped(reason), Failure::OtherVersion),
+    };
+    failing.send_replace(Some(failure));
 }
 
 /// A replica that most others disagree with takes part in nothing from then on, and fails.

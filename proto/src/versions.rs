@@ -87,6 +87,11 @@ impl Foreign {
         if reads.contains(found) { Ok(()) } else { Err(Self::Version { found, reads }) }
     }
 
+    /// Checks a feature level against the highest that this binary knows.
+    pub fn check_level(found: u32, knows: u32) -> Result<(), Self> {
+        if found <= knows { Ok(()) } else { Err(Self::Level { found, knows }) }
+    }
+
     fn expected(&self) -> String {
         match self {
             Self::Version { reads, .. } => format!("format_version: expected {reads}, which this binary reads"),

@@ -49,6 +49,11 @@ pub struct LocalFiles {
 }
 
 impl LocalFiles {
+    /// The directory as it is: nothing is made or removed before a file is created.
+    pub fn as_it_is(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
     /// Opens (and makes) the directory; unsealed leftovers of a crash are removed.
     pub fn new(dir: impl Into<PathBuf>) -> io::Result<Self> {
         let dir = dir.into();

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use foreword_meta::config::MetaConfig;
 use foreword_meta::open::{OpenDirError, open_data_dir, set_log_aside};
 use foreword_meta::serve::{Deps, Failure, Handle, ServeError, serve};
@@ -28,7 +28,7 @@ pub async fn run(args: RunArgs) -> Done {
         let expected = format!("a directory made by `foreword meta init`, got {}", config.data_dir.display());
         return Err(section.place(BadInput::new("data_dir", expected)).into());
     }
-    let deps = open(&config)?;
+    let deps = open(&config).await?;
     let replica_id = deps.identity.replica_id;
     if !listen_is_set {
         let address = deps.identity.members.get(&replica_id).ok_or_else(|| {
@@ -62,11 +62,11 @@ async fn stop_failed(config: &MetaConfig, handle: Handle, failure: Failure) -> D
         handle.shutdown().await;
         set_log_aside(config, diverged)?;
     }
-    bail!("meta: {failure}")
+    Err(anyhow::Error::new(failure).context("meta"))
 }
 
-fn open(config: &MetaConfig) -> Result<Deps, OpenDirError> {
-    open_data_dir(config, Arc::new(TokioNet), Arc::new(OsEntropy), Telemetry::new())
+async fn open(config: &MetaConfig) -> Result<Deps, OpenDirError> {
+    open_data_dir(config, Arc::new(TokioNet), Arc::new(OsEntropy), Telemetry::new()).await
 }
 
 /// Serves; a replica whose snapshot is damaged begins again with nothing and gets everything from the others.
@@ -74,7 +74,7 @@ async fn serve_or_rejoin(config: MetaConfig, deps: Deps) -> anyhow::Result<Handl
     match serve(config.clone(), deps).await {
         Err(lost @ ServeError::SnapshotLost { .. }) => {
             set_log_aside(&config, &lost)?;
-            let deps = open(&config)?;
+            let deps = open(&config).await?;
             serve(config, deps).await.context("meta")
         }
         served => served.context("meta"),

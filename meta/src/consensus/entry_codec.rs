@@ -5,13 +5,13 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use foreword_proto::BadInput;
+use foreword_proto::limits::{FORMAT_VERSION, FORMAT_VERSIONS};
+use foreword_proto::versions::Foreign;
 use foreword_proto::wire::raft::LogEntry;
 use openraft::{CommittedLeaderId, EntryPayload};
 
 use crate::consensus::types::{Entry, EntryBatch, LogId, Vote};
 
-/// Format of a stored entry and of the log's named values.
-const ENTRY_VERSION: u8 = 1;
 /// Bytes of a stored entry before its payload.
 pub const ENTRY_HEADER_BYTES: usize = 4 + 1 + 1 + 3 * 8;
 
@@ -25,7 +25,22 @@ const KIND_MEMBERSHIP: u32 = 2;
 pub struct CorruptEntry {
     /// The index under which the bytes were stored.
     pub index: u64,
-    pub what: String,
+    pub what: Unreadable,
+}
+
+/// Why stored bytes cannot be read. Only what has its right checksum can be another version's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    #[error("{0}")]
+    Damaged(String),
+    #[error("{0}")]
+    Foreign(Foreign),
+}
+
+impl From<String> for Unreadable {
+    fn from(what: String) -> Self {
+        Self::Damaged(what)
+    }
 }
 
 fn payload_of(entry: &Entry) -> (u32, Bytes) {
@@ -39,15 +54,17 @@ fn payload_of(entry: &Entry) -> (u32, Bytes) {
     }
 }
 
-fn entry_of(log_id: LogId, kind: u32, payload: Bytes) -> Result<Entry, String> {
+fn entry_of(log_id: LogId, kind: u32, payload: Bytes) -> Result<Entry, Unreadable> {
     let payload = match kind {
         KIND_BLANK if payload.is_empty() => EntryPayload::Blank,
-        KIND_BLANK => return Err(format!("a blank entry with {} bytes of payload", payload.len())),
+        KIND_BLANK => return Err(format!("a blank entry with {} bytes of payload", payload.len()).into()),
         KIND_COMMANDS => EntryPayload::Normal(EntryBatch(payload)),
         KIND_MEMBERSHIP => {
             EntryPayload::Membership(serde_json::from_slice(&payload).map_err(|error| format!("membership: {error}"))?)
         }
-        other => return Err(format!("kind {other} is unknown; known are 0 to {KIND_MEMBERSHIP}")),
+        found => {
+            return Err(Unreadable::Foreign(Foreign::Kind { record: "log entry", found, reads: FORMAT_VERSIONS }));
+        }
     };
     Ok(Entry { log_id, payload })
 }
@@ -57,7 +74,7 @@ pub fn encode_entry(entry: &Entry) -> Bytes {
     let (kind, payload) = payload_of(entry);
     let mut out = BytesMut::with_capacity(ENTRY_HEADER_BYTES + payload.len());
     out.put_u32_le(0);
-    out.put_u8(ENTRY_VERSION);
+    out.put_u8(FORMAT_VERSION as u8);
     out.put_u8(kind as u8);
     out.put_u64_le(entry.log_id.index);
     out.put_u64_le(entry.log_id.leader_id.term);
@@ -68,13 +85,13 @@ pub fn encode_entry(entry: &Entry) -> Bytes {
 
 /// Reads what [`encode_entry`] wrote under `index`; commands share the input's memory.
 pub fn decode_entry(index: u64, stored: &Bytes) -> Result<Entry, CorruptEntry> {
-    let corrupt = |what: String| CorruptEntry { index, what };
+    let corrupt = |what: Unreadable| CorruptEntry { index, what };
     let mut rest = unseal(stored, ENTRY_HEADER_BYTES).map_err(corrupt)?;
     let kind = rest.get_u8();
     let stored_index = rest.get_u64_le();
     let leader_id = CommittedLeaderId::new(rest.get_u64_le(), rest.get_u64_le());
     if stored_index != index {
-        return Err(corrupt(format!("holds entry {stored_index}")));
+        return Err(corrupt(format!("holds entry {stored_index}").into()));
     }
     entry_of(LogId { leader_id, index }, kind.into(), rest).map_err(corrupt)
 }
@@ -112,7 +129,7 @@ pub fn encode_log_id(id: &LogId) -> Bytes {
 }
 
 /// Reads what [`encode_log_id`] wrote.
-pub fn decode_log_id(stored: &Bytes) -> Result<LogId, String> {
+pub fn decode_log_id(stored: &Bytes) -> Result<LogId, Unreadable> {
     let mut rest = unseal(stored, VALUE_HEADER_BYTES + 24)?;
     let leader_id = CommittedLeaderId::new(rest.get_u64_le(), rest.get_u64_le());
     Ok(LogId { leader_id, index: rest.get_u64_le() })
@@ -128,13 +145,13 @@ pub fn encode_vote(vote: &Vote) -> Bytes {
 }
 
 /// Reads what [`encode_vote`] wrote.
-pub fn decode_vote(stored: &Bytes) -> Result<Vote, String> {
+pub fn decode_vote(stored: &Bytes) -> Result<Vote, Unreadable> {
     let mut rest = unseal(stored, VALUE_HEADER_BYTES + 17)?;
     let (term, node) = (rest.get_u64_le(), rest.get_u64_le());
     match rest.get_u8() {
         0 => Ok(Vote::new(term, node)),
         1 => Ok(Vote::new_committed(term, node)),
-        other => Err(format!("a vote that is {other}, neither committed nor not")),
+        other => Err(format!("a vote that is {other}, neither committed nor not").into()),
     }
 }
 
@@ -143,7 +160,7 @@ const VALUE_HEADER_BYTES: usize = 4 + 1;
 fn value_start() -> BytesMut {
     let mut out = BytesMut::with_capacity(64);
     out.put_u32_le(0);
-    out.put_u8(ENTRY_VERSION);
+    out.put_u8(FORMAT_VERSION as u8);
     out
 }
 
@@ -154,20 +171,21 @@ fn seal(mut out: BytesMut) -> Bytes {
     out.freeze()
 }
 
-/// Checks length, checksum and version; the rest follows the version.
-fn unseal(stored: &Bytes, bytes_min: usize) -> Result<Bytes, String> {
-    if stored.len() < bytes_min {
-        return Err(format!("{} bytes, expected at least {bytes_min}", stored.len()));
+/// Checks length, checksum and version, in this order; the rest follows the version.
+fn unseal(stored: &Bytes, bytes_min: usize) -> Result<Bytes, Unreadable> {
+    if stored.len() < VALUE_HEADER_BYTES {
+        return Err(too_short(stored, bytes_min));
     }
     let mut rest = stored.clone();
     let expected = rest.get_u32_le();
     let found = crc32fast::hash(&rest);
     if expected != found {
-        return Err(format!("checksum {found:08x}, expected {expected:08x}"));
+        return Err(format!("checksum {found:08x}, expected {expected:08x}").into());
     }
-    let version = rest.get_u8();
-    if version != ENTRY_VERSION {
-        return Err(format!("format version {version}, this binary reads version {ENTRY_VERSION}"));
-    }
-    Ok(rest)
+    Foreign::check_version(rest.get_u8().into(), FORMAT_VERSIONS).map_err(Unreadable::Foreign)?;
+    if stored.len() < bytes_min { Err(too_short(stored, bytes_min)) } else { Ok(rest) }
+}
+
+fn too_short(stored: &Bytes, bytes_min: usize) -> Unreadable {
+    format!("{} bytes, expected at least {bytes_min}", stored.len()).into()
 }

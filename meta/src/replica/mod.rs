@@ -6,6 +6,7 @@ pub mod clock;
 pub mod compare;
 pub mod duties;
 pub mod group;
+pub mod halt;
 pub mod proposer;
 mod read_index;
 pub mod rejoin;

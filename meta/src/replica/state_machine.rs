@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use foreword_proto::ClusterId;
+use foreword_proto::limits::FEATURE_LEVEL_MAX;
+use foreword_proto::versions::{Foreign, OtherVersion};
 use foreword_seams::{Files, Marker, sometimes};
 use openraft::storage::RaftStateMachine;
 use openraft::{
@@ -11,10 +14,12 @@ use openraft::{
 };
 
 use super::applied::{Applied, Position};
+use super::halt::Halt;
 use crate::consensus::types::{EntryOutcome, SnapshotHandle, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::state::codec::decode_batch;
-use crate::state::{Restorer, State};
-use crate::storage::{SnapshotHeader, SnapshotReader, SnapshotWriter};
+use crate::state::command::Command;
+use crate::state::{DecodeError, RestoreError, Restorer, State};
+use crate::storage::{SnapshotError, SnapshotHeader, SnapshotReader, SnapshotWriter};
 
 /// Snapshots kept on disk: the newest, and the one before it while a follower may still be reading it.
 const SNAPSHOTS_KEPT: usize = 2;
@@ -28,14 +33,35 @@ pub struct Snapshots {
 }
 
 /// What a start finds of snapshots.
+#[derive(Default)]
 pub struct Newest {
     /// The newest that verifies, as a state at its position.
     pub loaded: Option<(State, Position)>,
-    /// Newer ones that do not.
+    /// Newer ones that are damaged.
     pub unusable: Vec<String>,
 }
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why snapshots could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// One is whole, and another version's: it is neither used nor passed over.
+    #[error("data_dir.{0}")]
+    OtherVersion(OtherVersion),
+    /// One is damaged, or the disk failed.
+    #[error("{0}")]
+    Unusable(Fault),
+}
+
+impl From<SnapshotError> for LoadError {
+    fn from(error: SnapshotError) -> Self {
+        match error.other_version() {
+            Some(other) => Self::OtherVersion(other),
+            None => Self::Unusable(error.into()),
+        }
+    }
+}
 
 impl Snapshots {
     /// The snapshots in `files`.
@@ -49,16 +75,18 @@ impl Snapshots {
         Ok(names.into_iter().filter(|name| name.starts_with(PREFIX)).collect())
     }
 
-    /// The newest snapshot that verifies. One that does not is reported and passed over.
-    pub async fn load_newest(&self) -> std::io::Result<Newest> {
-        let mut newest = Newest { loaded: None, unusable: Vec::new() };
-        for name in self.names().await?.into_iter().rev() {
+    /// The newest snapshot that verifies. One that is damaged is reported and passed over; nothing is changed.
+    pub async fn load_newest(&self) -> Result<Newest, LoadError> {
+        let mut newest = Newest::default();
+        let names = self.names().await.map_err(|error| LoadError::Unusable(error.into()))?;
+        for name in names.into_iter().rev() {
             match self.load(&name).await {
                 Ok(loaded) => {
                     newest.loaded = Some(loaded);
                     break;
                 }
-                Err(error) => {
+                Err(other @ LoadError::OtherVersion(_)) => return Err(other),
+                Err(LoadError::Unusable(error)) => {
                     sometimes(Marker::SnapshotPassedOver);
                     tracing::error!(%error, name, "this snapshot cannot be used");
                     newest.unusable.push(name);
@@ -68,7 +96,7 @@ impl Snapshots {
         Ok(newest)
     }
 
-    /// Removes snapshots that do not verify: the newest file is what a follower is offered.
+    /// Removes damaged snapshots: the newest file is what a follower is offered.
     pub async fn remove(&self, unusable: &[String]) -> std::io::Result<()> {
         for name in unusable {
             self.files.remove(name).await?;
@@ -76,16 +104,24 @@ impl Snapshots {
         Ok(())
     }
 
-    async fn load(&self, name: &str) -> Result<(State, Position), Fault> {
+    async fn load(&self, name: &str) -> Result<(State, Position), LoadError> {
+        let unusable = |error: RestoreError| match &error {
+            RestoreError::Decode(decode) => foreign(decode, format!("snapshots/{name}"))
+                .map_or_else(|| LoadError::Unusable(error.into()), LoadError::OtherVersion),
+            _ => LoadError::Unusable(error.into()),
+        };
         let mut reader = SnapshotReader::open(&*self.files, name, self.cluster_id).await?;
         let meta = reader.meta().clone();
         let mut restorer = Restorer::new();
         while let Some(frame) = reader.next_frame().await? {
-            restorer.push(frame)?;
+            restorer.push(frame).map_err(unusable)?;
             tokio::task::yield_now().await;
         }
         let position = Position { last_applied: meta.last_log_id, membership: meta.last_membership };
-        Ok((restorer.finish()?, position))
+        let state = restorer.finish().map_err(unusable)?;
+        let level = Foreign::check_level(state.feature_level(), FEATURE_LEVEL_MAX);
+        level.map_err(|what| LoadError::OtherVersion(what.of(format!("snapshots/{name}"))))?;
+        Ok((state, position))
     }
 
     async fn newest(&self) -> Result<Option<Snapshot<TypeConfig>>, Fault> {
@@ -105,6 +141,11 @@ impl Snapshots {
     }
 }
 
+/// The error of whole bytes that another version wrote; None for damage.
+fn foreign(error: &DecodeError, file: String) -> Option<OtherVersion> {
+    error.foreign().map(|what| what.of(file))
+}
+
 fn name_of(last_log_id: Option<LogId<u64>>) -> String {
     let (index, term) = last_log_id.map_or((0, 0), |id| (id.index, id.leader_id.term));
     format!("{PREFIX}{index:020}-{term}")
@@ -118,13 +159,14 @@ fn snapshot_error(verb: ErrorVerb, error: impl std::fmt::Display) -> StorageErro
 pub struct StateMachine {
     applied: Arc<Applied>,
     snapshots: Snapshots,
+    halt: Arc<Halt>,
     spool: u64,
 }
 
 impl StateMachine {
-    /// Drives `applied`.
-    pub fn new(applied: Arc<Applied>, snapshots: Snapshots) -> Self {
-        Self { applied, snapshots, spool: 0 }
+    /// Drives `applied`; what another version wrote goes to `halt`.
+    pub fn new(applied: Arc<Applied>, snapshots: Snapshots, halt: Arc<Halt>) -> Self {
+        Self { applied, snapshots, halt, spool: 0 }
     }
 
     fn apply_one(&self, entry: Entry<TypeConfig>) -> Result<EntryOutcome, StorageError<u64>> {
@@ -139,13 +181,35 @@ impl StateMachine {
                 Vec::new()
             }
             EntryPayload::Normal(batch) => {
-                // An entry this binary cannot read stops the replica: going on would diverge from the others.
-                let commands = decode_batch(batch.0)
-                    .map_err(|error| StorageError::from(StorageIOError::apply(entry.log_id, AnyError::new(&error))))?;
+                let commands = self.commands(entry.log_id, batch.0)?;
                 self.applied.apply_commands(entry.log_id, &commands)
             }
         };
         Ok(EntryOutcome(outcomes))
+    }
+
+    /// An entry's commands. One that this binary cannot read, or does not know, stops the replica: going on would diverge from the
+    /// others.
+    fn commands(&self, log_id: LogId<u64>, batch: Bytes) -> Result<Vec<Command>, StorageError<u64>> {
+        let fault = |error: &dyn std::error::Error| {
+            StorageError::from(StorageIOError::apply(log_id, AnyError::error(error.to_string())))
+        };
+        let here = format!("log entry {}", log_id.index);
+        let commands = decode_batch(batch).map_err(|error| {
+            if let Some(other) = foreign(&error, here.clone()) {
+                self.halt.stop(other);
+            }
+            fault(&error)
+        })?;
+        for command in &commands {
+            if let Command::RaiseFeatureLevel { level } = command
+                && let Err(what) = Foreign::check_level(*level, FEATURE_LEVEL_MAX)
+            {
+                self.halt.stop(what.clone().of(here));
+                return Err(fault(&what));
+            }
+        }
+        Ok(commands)
     }
 }
 
@@ -183,8 +247,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         meta: &SnapshotMeta,
         snapshot: Box<SnapshotHandle>,
     ) -> Result<(), StorageError<u64>> {
-        let fault = |error: Fault| snapshot_error(ErrorVerb::Write, error);
-        let (state, position) = self.snapshots.load(&snapshot.name).await.map_err(fault)?;
+        let (state, position) = self.snapshots.load(&snapshot.name).await.map_err(|error| {
+            if let LoadError::OtherVersion(other) = &error {
+                self.halt.stop(other.clone());
+            }
+            snapshot_error(ErrorVerb::Write, error)
+        })?;
         if position.last_applied != meta.last_log_id {
             let message =
                 format!("the file ends at {:?}, its offer said {:?}", position.last_applied, meta.last_log_id);

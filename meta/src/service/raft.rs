@@ -17,8 +17,9 @@ use crate::network::SnapshotOffer;
 use crate::network::messages::{append_from_wire, from_body, to_body};
 use crate::replica::checked::Author;
 use crate::replica::group::{FORWARD_TIMEOUT, Group, PROPOSE_DEADLINE, not_leader};
+use crate::replica::halt::Halt;
 use crate::replica::rejoin::{Standing, promise_of};
-use crate::storage::SnapshotReceiver;
+use crate::storage::{SnapshotError, SnapshotReceiver};
 
 /// The service.
 pub struct RaftService {
@@ -26,13 +27,19 @@ pub struct RaftService {
     identity: PeerIdentity,
     standing: Arc<Standing>,
     page_files: Arc<hf3fs::Leader>,
+    halt: Arc<Halt>,
 }
 
 impl RaftService {
-    /// The service of one replica; `standing` says what it may answer.
-    pub fn server(group: Arc<Group>, standing: Arc<Standing>, page_files: Arc<hf3fs::Leader>) -> RaftServer<Self> {
+    /// The service of one replica; `standing` says what it may answer. A snapshot of another version goes to `halt`.
+    pub fn server(
+        group: Arc<Group>,
+        standing: Arc<Standing>,
+        page_files: Arc<hf3fs::Leader>,
+        halt: Arc<Halt>,
+    ) -> RaftServer<Self> {
         let identity = PeerIdentity::new(group.cluster_id);
-        RaftServer::new(Self { group, identity, standing, page_files })
+        RaftServer::new(Self { group, identity, standing, page_files, halt })
             .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX)
     }
@@ -97,15 +104,19 @@ impl RaftApi for RaftService {
         let header: SnapshotOffer = from_body("header", &first.header)?;
         let spool =
             self.group.raft.begin_receiving_snapshot().await.map_err(|error| Status::unavailable(error.to_string()))?;
-        let faulty = |error: &dyn std::fmt::Display| Status::data_loss(format!("snapshot: {error}"));
-        let mut receiver = SnapshotReceiver::create(spool.files.clone(), &spool.name, self.group.cluster_id)
-            .await
-            .map_err(|error| faulty(&error))?;
-        receiver.chunk(first.chunk).await.map_err(|error| faulty(&error))?;
+        let faulty = |error: SnapshotError| {
+            if let Some(other) = error.other_version() {
+                self.halt.stop(other);
+            }
+            Status::data_loss(format!("snapshot: {error}"))
+        };
+        let receiver = SnapshotReceiver::create(spool.files.clone(), &spool.name, self.group.cluster_id);
+        let mut receiver = receiver.await.map_err(faulty)?;
+        receiver.chunk(first.chunk).await.map_err(faulty)?;
         while let Some(frame) = stream.message().await? {
-            receiver.chunk(frame.chunk).await.map_err(|error| faulty(&error))?;
+            receiver.chunk(frame.chunk).await.map_err(faulty)?;
         }
-        let (_, handle) = receiver.finish().await.map_err(|error| faulty(&error))?;
+        let (_, handle) = receiver.finish().await.map_err(faulty)?;
         let snapshot = Snapshot { meta: header.meta, snapshot: Box::new(handle) };
         let response = self
             .group

@@ -1,6 +1,8 @@
 //! Reading little-endian fields from bytes that may be anything: every read is checked, nothing panics.
 
 use bytes::{Buf, Bytes};
+use foreword_proto::limits::FORMAT_VERSIONS;
+use foreword_proto::versions::Foreign;
 
 /// Why bytes could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,6 +19,17 @@ pub enum DecodeError {
     /// A value that cannot be.
     #[error("{what}: {detail}")]
     Invalid { what: &'static str, detail: String },
+}
+
+impl DecodeError {
+    /// What another version wrote, if that is why: the bytes came with a checksum that was right.
+    pub fn foreign(&self) -> Option<Foreign> {
+        match *self {
+            Self::Version { found, .. } => Some(Foreign::Version { found, reads: FORMAT_VERSIONS }),
+            Self::Kind { what, found, .. } => Some(Foreign::Kind { record: what, found, reads: FORMAT_VERSIONS }),
+            Self::Truncated { .. } | Self::Invalid { .. } => None,
+        }
+    }
 }
 
 /// A reader over shared bytes; byte fields come out as slices of them, uncopied.

@@ -14,10 +14,13 @@ use std::io;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use foreword_proto::limits::FORMAT_VERSION;
+use foreword_proto::limits::{FEATURE_LEVEL_MAX, FORMAT_VERSION, FORMAT_VERSIONS};
+use foreword_proto::versions::{Foreign, OtherVersion};
 use foreword_proto::{BadInput, ClusterId, DirectoryId};
 use serde::{Deserialize, Serialize};
 
+use super::mark;
+use super::sled_engine::SledEngine;
 use crate::state::command::ClusterSettings;
 
 const LOCK: &str = "LOCK";
@@ -44,6 +47,43 @@ pub struct Identity {
     /// The log was lost: this replica does not vote before it has been taken in again.
     #[serde(default)]
     pub rejoining: bool,
+    /// What the group had written when a binary stopped here that did not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs: Option<Needs>,
+}
+
+/// What a binary must know to go on with a directory in which an older one stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Needs {
+    /// A format version that it reads.
+    FormatVersion(u32),
+    /// A feature level that it knows.
+    FeatureLevel(u32),
+    /// A kind of record that format versions up to `newer_than` do not have.
+    Kind { found: u32, newer_than: u32 },
+}
+
+impl Needs {
+    /// What `other` asks for; None for what is no matter of the group's own records.
+    fn of(other: &Foreign) -> Option<Self> {
+        match *other {
+            Foreign::Version { found, .. } => Some(Self::FormatVersion(found)),
+            Foreign::Level { found, .. } => Some(Self::FeatureLevel(found)),
+            Foreign::Kind { found, reads, .. } => Some(Self::Kind { found, newer_than: reads.max }),
+            Foreign::Engine(_) => None,
+        }
+    }
+
+    /// Whether this binary knows it.
+    fn check(self) -> Result<(), Foreign> {
+        match self {
+            Self::FormatVersion(found) => Foreign::check_version(found, FORMAT_VERSIONS),
+            Self::FeatureLevel(found) => Foreign::check_level(found, FEATURE_LEVEL_MAX),
+            Self::Kind { newer_than, .. } if newer_than < FORMAT_VERSION => Ok(()),
+            Self::Kind { found, .. } => Err(Foreign::Kind { record: "record", found, reads: FORMAT_VERSIONS }),
+        }
+    }
 }
 
 impl Identity {
@@ -67,8 +107,8 @@ impl Identity {
         members: BTreeMap<u64, String>,
     ) -> Self {
         let format_version = FORMAT_VERSION;
-        let (bootstrapped, rejoining) = (false, false);
-        Self { format_version, cluster_id, replica_id, directory, settings, members, bootstrapped, rejoining }
+        let (bootstrapped, rejoining, needs) = (false, false, None);
+        Self { format_version, cluster_id, replica_id, directory, settings, members, bootstrapped, rejoining, needs }
     }
 }
 
@@ -80,6 +120,8 @@ pub trait IdentityFile: Send + Sync + 'static {
     fn caught_up(&self) -> io::Result<()>;
     /// Who is in the group: where to ask after this replica has lost everything else.
     fn members_are(&self, members: &BTreeMap<u64, String>) -> io::Result<()>;
+    /// This binary does not know what the group has written: it must not start here again.
+    fn needs(&self, other: &OtherVersion) -> io::Result<()>;
 }
 
 /// The part of an identity that every format has.
@@ -93,6 +135,9 @@ struct Version {
 pub enum DataDirError {
     #[error(transparent)]
     Bad(#[from] BadInput),
+    /// Another version's, or one in which an older binary stopped: nothing was changed.
+    #[error("data_dir.{0}")]
+    OtherVersion(OtherVersion),
     #[error("data_dir: {path}: {error}")]
     Io { path: PathBuf, error: io::Error },
 }
@@ -102,6 +147,8 @@ impl DataDirError {
     pub fn field(&self) -> &str {
         match self {
             Self::Bad(bad) => &bad.field,
+            Self::OtherVersion(OtherVersion { what: Foreign::Level { .. }, .. }) => "data_dir.feature_level",
+            Self::OtherVersion(_) => "data_dir.format_version",
             Self::Io { .. } => "data_dir",
         }
     }
@@ -146,18 +193,21 @@ impl DataDir {
                 format!("a replica's directory, {} has no IDENTITY (run `foreword meta init`)", path.display());
             return Err(BadInput::new("data_dir", expected).into());
         }
+        // Before the lock, too: making its file would change another version's directory.
+        read_identity(&file)?;
         let lock = lock(path)?;
-        let text = std::fs::read(&file).map_err(at(&file))?;
-        let unreadable = |error: serde_json::Error| {
-            BadInput::new("data_dir.identity", format!("a readable IDENTITY in {}, got {error}", path.display()))
-        };
-        let found = serde_json::from_slice::<Version>(&text).map_err(unreadable)?.format_version;
-        if found != FORMAT_VERSION {
-            let expected = format!("{FORMAT_VERSION}, which this binary reads, {} has {found}", path.display());
-            return Err(BadInput::new("data_dir.format_version", expected).into());
-        }
-        let identity = serde_json::from_slice(&text).map_err(unreadable)?;
+        let identity = read_identity(&file)?;
         Ok(Self { path: path.to_owned(), identity, _lock: lock })
+    }
+
+    /// Refuses a directory whose mark or log engine is another version's, before either is opened for writing. What is damaged
+    /// passes: the open decides.
+    pub fn check_versions(&self) -> Result<(), DataDirError> {
+        let mark = std::fs::read(self.mark()).ok().and_then(|bytes| bytes.try_into().ok());
+        let of_mark = mark.map_or(Ok(()), |bytes| mark::check_version(&bytes));
+        of_mark.map_err(|what| DataDirError::OtherVersion(what.of(self.mark().display().to_string())))?;
+        let engine = SledEngine::check_version(&self.log());
+        engine.map_err(|what| DataDirError::OtherVersion(what.of(self.log().display().to_string())))
     }
 
     /// Refuses a directory of another cluster or replica, as configured. The error's field is `data_dir.cluster_id` or
@@ -183,6 +233,11 @@ impl DataDir {
     /// Whose directory it is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Notes that this binary does not know what the group has written, or that it does.
+    pub fn set_needs(&mut self, other: Option<&OtherVersion>) -> Result<(), DataDirError> {
+        self.change(|identity| identity.needs = other.and_then(|other| Needs::of(&other.what)))
     }
 
     /// Notes that the group has been started from the first members.
@@ -263,6 +318,20 @@ impl DataDir {
         write().map_err(at(&path))?;
         sync_dir(&self.path)
     }
+}
+
+/// Reads an IDENTITY: its version, then what it needs, then the rest.
+fn read_identity(file: &Path) -> Result<Identity, DataDirError> {
+    let text = std::fs::read(file).map_err(at(file))?;
+    let unreadable = |error: serde_json::Error| {
+        BadInput::new("data_dir.identity", format!("a readable IDENTITY, {} has {error}", file.display()))
+    };
+    let other = |what: Foreign| DataDirError::OtherVersion(what.of(file.display().to_string()));
+    let version = serde_json::from_slice::<Version>(&text).map_err(unreadable)?.format_version;
+    Foreign::check_version(version, FORMAT_VERSIONS).map_err(other)?;
+    let identity: Identity = serde_json::from_slice(&text).map_err(unreadable)?;
+    identity.needs.map_or(Ok(()), Needs::check).map_err(other)?;
+    Ok(identity)
 }
 
 fn sync_dir(path: &Path) -> Result<(), DataDirError> {

@@ -150,16 +150,13 @@ impl LogReader {
 impl LogStore {
     /// Reads the log, checks it against the mark and starts the writer. Blocks while it reads.
     ///
-    /// [`OpenError::Lost`]: set the directory aside and rejoin empty; nothing was changed on disk.
+    /// [`OpenError::Lost`]: set the directory aside and rejoin empty; nothing was changed on disk. [`OpenError::OtherVersion`]: leave it.
     pub fn open(
         mut engine: Box<dyn LogEngine>,
         mark: Box<dyn MarkFile>,
         runner: &Runner,
     ) -> Result<(Self, Recovered), OpenError> {
-        let keeper = MarkKeeper::open(mark).map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidData => OpenError::Lost(format!("found no readable mark: {error}")),
-            _ => OpenError::Io(error),
-        })?;
+        let keeper = MarkKeeper::open(mark)?;
         let mut memory = recover(&mut *engine, &keeper.mark)?;
         let leftover = engine.bounds().zip(memory.purged).filter(|((first, _), purged)| *first <= purged.index);
         if leftover.is_some() {

@@ -5,6 +5,9 @@
 //!
 //! The file is 4 KiB, two halves written in turn: a torn write leaves the older half, which is at most one flush behind and so
 //! never ahead of the log.
+//!
+//! A half starts with a record that every version keeps as it is here, and that has its own checksum: a half of another version is
+//! so told from a damaged one. What a later version adds stands behind it.
 
 use std::fs::File;
 use std::io;
@@ -13,10 +16,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut};
+use foreword_proto::limits::{FORMAT_VERSION, FORMAT_VERSIONS};
+use foreword_proto::versions::Foreign;
 use foreword_seams::{Marker, sometimes};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
+use super::recovery::OpenError;
+use crate::consensus::entry_codec::Unreadable;
 use crate::consensus::types::Vote;
 
 /// Bytes of the mark's file.
@@ -25,7 +32,6 @@ pub const MARK_BYTES: usize = 4096;
 pub const MARK_HALF_BYTES: usize = MARK_BYTES / 2;
 
 const MAGIC: [u8; 8] = *b"FWMARK\r\n";
-const VERSION: u32 = 1;
 /// Magic, version, sequence, index, term, vote (flags, term, node), crc32.
 const RECORD_BYTES: usize = 8 + 4 + 8 + 8 + 8 + 1 + 8 + 8 + 4;
 
@@ -55,11 +61,14 @@ pub(crate) struct MarkKeeper {
 }
 
 impl MarkKeeper {
-    /// Reads the newer valid half. `InvalidData` when the file exists and neither half is valid.
-    pub(crate) fn open(mut file: Box<dyn MarkFile>) -> io::Result<Self> {
+    /// Reads the newer valid half. [`OpenError::Lost`] when the file exists and neither half is valid.
+    pub(crate) fn open(mut file: Box<dyn MarkFile>) -> Result<Self, OpenError> {
         let (sequence, mark) = match file.load()? {
             None => (0, Mark::default()),
-            Some(bytes) => newest(&bytes).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))?,
+            Some(bytes) => newest(&bytes).map_err(|what| match what {
+                Unreadable::Damaged(what) => OpenError::Lost(format!("found no readable mark: {what}")),
+                Unreadable::Foreign(what) => OpenError::OtherVersion(what.of("MARK")),
+            })?,
         };
         Ok(Self { file, sequence, mark })
     }
@@ -77,17 +86,33 @@ impl MarkKeeper {
     }
 }
 
+/// Whether a mark's file is another version's. Damage is not: what is left of it decides at the open.
+pub(crate) fn check_version(bytes: &[u8; MARK_BYTES]) -> Result<(), Foreign> {
+    match newest(bytes) {
+        Err(Unreadable::Foreign(what)) => Err(what),
+        Ok(_) | Err(Unreadable::Damaged(_)) => Ok(()),
+    }
+}
+
 /// The newer valid half of a mark file: its sequence and mark. A half of zeros was never written: it holds the empty mark, so that a
 /// first write that is torn leaves what was before it.
-fn newest(bytes: &[u8; MARK_BYTES]) -> Result<(u64, Mark), String> {
+fn newest(bytes: &[u8; MARK_BYTES]) -> Result<(u64, Mark), Unreadable> {
     let (first, second) = bytes.split_at(MARK_HALF_BYTES);
     match (decode(first), decode(second)) {
         (Ok(a), Ok(b)) => Ok(if a.0 > b.0 { a } else { b }),
-        (Ok(valid), Err(_)) | (Err(_), Ok(valid)) => {
+        (Ok(valid), Err(Unreadable::Damaged(_))) | (Err(Unreadable::Damaged(_)), Ok(valid)) => {
             sometimes(Marker::MarkHalfTorn);
             Ok(valid)
         }
-        (Err(a), Err(b)) => Err(format!("the mark has no valid half: {a}; {b}")),
+        // Versions only grow: beside one that was written and is read, a half of an older version is the older half.
+        (Ok(valid), Err(Unreadable::Foreign(Foreign::Version { found, reads })))
+        | (Err(Unreadable::Foreign(Foreign::Version { found, reads })), Ok(valid))
+            if valid.0 > 0 && found < reads.min =>
+        {
+            Ok(valid)
+        }
+        (Err(foreign @ Unreadable::Foreign(_)), _) | (_, Err(foreign @ Unreadable::Foreign(_))) => Err(foreign),
+        (Err(a), Err(b)) => Err(format!("the mark has no valid half: {a}; {b}").into()),
     }
 }
 
@@ -97,7 +122,7 @@ fn encode(sequence: u64, mark: &Mark) -> [u8; MARK_HALF_BYTES] {
     let (index, term) = mark.last.unwrap_or_default();
     let vote = mark.vote.unwrap_or_default();
     out.put_slice(&MAGIC);
-    out.put_u32_le(VERSION);
+    out.put_u32_le(FORMAT_VERSION);
     out.put_u64_le(sequence);
     out.put_u64_le(index);
     out.put_u64_le(term);
@@ -109,7 +134,7 @@ fn encode(sequence: u64, mark: &Mark) -> [u8; MARK_HALF_BYTES] {
     half
 }
 
-fn decode(half: &[u8]) -> Result<(u64, Mark), String> {
+fn decode(half: &[u8]) -> Result<(u64, Mark), Unreadable> {
     if half.iter().all(|byte| *byte == 0) {
         return Ok((0, Mark::default()));
     }
@@ -118,15 +143,12 @@ fn decode(half: &[u8]) -> Result<(u64, Mark), String> {
     let mut magic = [0; 8];
     rest.copy_to_slice(&mut magic);
     if magic != MAGIC {
-        return Err("no mark".to_owned());
+        return Err("no mark".to_owned().into());
     }
     if crc32fast::hash(record) != crc.get_u32_le() {
-        return Err("its checksum differs".to_owned());
+        return Err("its checksum differs".to_owned().into());
     }
-    let version = rest.get_u32_le();
-    if version != VERSION {
-        return Err(format!("format version {version}, this binary reads version {VERSION}"));
-    }
+    Foreign::check_version(rest.get_u32_le(), FORMAT_VERSIONS).map_err(Unreadable::Foreign)?;
     let (sequence, index, term, flags) = (rest.get_u64_le(), rest.get_u64_le(), rest.get_u64_le(), rest.get_u8());
     let (vote_term, vote_node) = (rest.get_u64_le(), rest.get_u64_le());
     let vote = if flags & 4 == 0 { Vote::new(vote_term, vote_node) } else { Vote::new_committed(vote_term, vote_node) };
@@ -232,7 +254,7 @@ mod tests {
         proptest::collection::vec(mark, 1..8)
     }
 
-    fn open(file: &MemoryMark) -> io::Result<Mark> {
+    fn open(file: &MemoryMark) -> Result<Mark, OpenError> {
         Ok(MarkKeeper::open(Box::new(file.clone()))?.mark)
     }
 
@@ -299,7 +321,7 @@ mod tests {
         assert_eq!(MarkKeeper::open(Box::new(LocalMark::open(&path).unwrap())).unwrap().mark, mark);
         std::fs::write(&path, [7; MARK_BYTES]).unwrap();
         let error = MarkKeeper::open(Box::new(LocalMark::open(&path).unwrap())).err().unwrap();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(matches!(error, OpenError::Lost(_)), "{error}");
         std::fs::write(&path, [7; 100]).unwrap();
         assert_eq!(LocalMark::open(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
         std::fs::write(&path, [0; 100]).unwrap();

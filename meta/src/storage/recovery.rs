@@ -3,12 +3,13 @@
 use std::io;
 
 use bytes::Bytes;
+use foreword_proto::versions::OtherVersion;
 use foreword_seams::{Marker, sometimes};
 
 use super::engine::{LogEngine, MetaKey};
 use super::log_store::Memory;
 use super::mark::Mark;
-use crate::consensus::entry_codec::{CorruptEntry, decode_entry, decode_log_id, decode_vote};
+use crate::consensus::entry_codec::{CorruptEntry, Unreadable, decode_entry, decode_log_id, decode_vote};
 use crate::consensus::types::LogId;
 
 /// Indexes read from the engine at a time; their entries are mostly 64 KiB or less.
@@ -21,9 +22,12 @@ pub enum OpenError {
     /// empty.
     #[error("log: expected everything that was acknowledged, {0}")]
     Lost(String),
+    /// The log, or its mark, is whole and another version's: nothing is set aside, and nobody starts here but a binary that reads it.
+    #[error("data_dir.{0}")]
+    OtherVersion(OtherVersion),
     /// An entry that was stored whole is damaged.
     #[error(transparent)]
-    Corrupt(#[from] CorruptEntry),
+    Corrupt(CorruptEntry),
     /// A named value of the log is damaged.
     #[error("log: {key:?}: {what}")]
     CorruptMeta { key: MetaKey, what: String },
@@ -32,13 +36,26 @@ pub enum OpenError {
     Io(#[from] io::Error),
 }
 
+impl From<CorruptEntry> for OpenError {
+    fn from(entry: CorruptEntry) -> Self {
+        match entry.what {
+            Unreadable::Foreign(what) => Self::OtherVersion(what.of(format!("log entry {}", entry.index))),
+            Unreadable::Damaged(_) => Self::Corrupt(entry),
+        }
+    }
+}
+
 fn meta<T>(
     engine: &mut dyn LogEngine,
     key: MetaKey,
-    decode: impl FnOnce(&Bytes) -> Result<T, String>,
+    decode: impl FnOnce(&Bytes) -> Result<T, Unreadable>,
 ) -> Result<Option<T>, OpenError> {
     let stored = engine.get_meta(key)?;
-    stored.map(|bytes| decode(&bytes).map_err(|what| OpenError::CorruptMeta { key, what })).transpose()
+    let unreadable = |what| match what {
+        Unreadable::Foreign(what) => OpenError::OtherVersion(what.of(format!("the log's {key:?}"))),
+        Unreadable::Damaged(what) => OpenError::CorruptMeta { key, what },
+    };
+    stored.map(|bytes| decode(&bytes).map_err(unreadable)).transpose()
 }
 
 /// Reads the whole log and checks it against the mark.
@@ -48,6 +65,9 @@ pub(crate) fn recover(engine: &mut dyn LogEngine, mark: &Mark) -> Result<Memory,
     let committed = meta(engine, MetaKey::Committed, decode_log_id)?;
     let mut memory = Memory::new(vote, purged, committed);
     let whole = load(engine, &mut memory);
+    if let Err(other @ OpenError::OtherVersion(_)) = whole {
+        return Err(other);
+    }
     // A loss explains any damage; it is the more useful answer.
     check_mark(&memory, mark, whole.is_ok()).inspect_err(|_| sometimes(Marker::MarkCaughtLoss))?;
     whole?;
@@ -60,17 +80,19 @@ fn load(engine: &mut dyn LogEngine, memory: &mut Memory) -> Result<(), OpenError
     let next = memory.purged.map_or(0, |purged| purged.index + 1);
     let Some((first, last)) = engine.bounds().filter(|(_, last)| *last >= next) else { return Ok(()) };
     if first > next {
-        return Err(CorruptEntry { index: next, what: format!("missing; the log starts at {first}") }.into());
+        return Err(CorruptEntry { index: next, what: format!("missing; the log starts at {first}").into() }.into());
     }
     let mut expected = next;
     while expected <= last {
         let items = engine.read(expected..(expected + READ_ENTRIES).min(last + 1))?;
         if items.is_empty() {
-            return Err(CorruptEntry { index: expected, what: format!("missing; the log ends at {last}") }.into());
+            return Err(
+                CorruptEntry { index: expected, what: format!("missing; the log ends at {last}").into() }.into()
+            );
         }
         for (index, stored) in items {
             if index != expected {
-                return Err(CorruptEntry { index: expected, what: format!("missing; {index} follows") }.into());
+                return Err(CorruptEntry { index: expected, what: format!("missing; {index} follows").into() }.into());
             }
             memory.push(decode_entry(index, &stored)?);
             expected += 1;

@@ -20,6 +20,8 @@ use std::path::Path;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
 
+use foreword_proto::versions::Foreign;
+
 use super::engine::{Item, LogEngine, MetaKey, check_consecutive};
 use super::recovery::OpenError;
 
@@ -36,6 +38,9 @@ const CACHE_BYTES: u64 = 32 << 20;
 /// Length prefix of an item.
 const LENGTH_BYTES: usize = 4;
 const SEGMENT_BYTES: usize = 512 << 10;
+/// sled's parameters: lines of `name: value`, then their crc32.
+const CONF: &str = "conf";
+const SLED_VERSION: &str = "0.34";
 
 const _: () = assert!(20 * (CHUNK_BYTES + WRITE_OVERHEAD_BYTES) < SEGMENT_BYTES / 4);
 
@@ -87,6 +92,22 @@ impl SledEngine {
         match opened {
             Ok(engine) => engine.map_err(open_error),
             Err(panic) => Err(SledOpenError::Lost(format!("sled panicked: {}", panic_text(&*panic)))),
+        }
+    }
+
+    /// Whether the database in `dir` is of another version of sled; changes nothing. A damaged `conf` is not: the open decides.
+    pub fn check_version(dir: &Path) -> Result<(), Foreign> {
+        let conf = std::fs::read(dir.join(CONF)).unwrap_or_default();
+        let Some((text, crc)) = conf.split_last_chunk::<4>() else { return Ok(()) };
+        if crc32fast::hash(text) != u32::from_le_bytes(*crc) {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(text);
+        match text.lines().find_map(|line| line.strip_prefix("version: ")) {
+            Some(version) if version != SLED_VERSION => {
+                Err(Foreign::Engine(format!("a database of sled {version}, this binary has sled {SLED_VERSION}")))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -6,14 +6,16 @@
 //! frame    1 (u8), length (u32), crc32 of the frame's bytes (u32), bytes
 //! footer   2 (u8), number of frames (u64), bytes in them (u64), crc32 of these 17 bytes (u32)
 //! ```
-//! A follower gets the file as it is, in ranges of bytes, and checks it while it arrives.
+//! A follower gets the file as it is, in ranges of bytes, and checks it while it arrives. Every version keeps the header's shape: its
+//! checksum tells another version from damage.
 
 use std::io;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use foreword_proto::ClusterId;
-use foreword_proto::limits::{FORMAT_VERSION, SNAPSHOT_FRAME_BYTES};
+use foreword_proto::limits::{FORMAT_VERSION, FORMAT_VERSIONS, SNAPSHOT_FRAME_BYTES};
+use foreword_proto::versions::{Foreign, OtherVersion};
 use foreword_seams::{FileReader, FileWriter, Files};
 use serde::{Deserialize, Serialize};
 
@@ -53,8 +55,9 @@ pub struct SnapshotError {
 pub enum SnapshotFault {
     #[error("expected a snapshot, the magic number differs")]
     NoSnapshot,
-    #[error("format_version: expected {expected}, found {found}")]
-    OtherVersion { found: u32, expected: u32 },
+    /// Whole, and another version's.
+    #[error("{0}")]
+    Foreign(Foreign),
     #[error("cluster_id: expected {expected}, found {found}")]
     OtherCluster { found: ClusterId, expected: ClusterId },
     #[error("header: {0}")]
@@ -69,6 +72,16 @@ pub enum SnapshotFault {
     Trailing,
     #[error("{0}")]
     Io(#[from] io::Error),
+}
+
+impl SnapshotError {
+    /// The error of a snapshot that is another version's; None when it is damaged, or another cluster's.
+    pub fn other_version(&self) -> Option<OtherVersion> {
+        match &self.what {
+            SnapshotFault::Foreign(what) => Some(what.clone().of(format!("snapshots/{}", self.name))),
+            _ => None,
+        }
+    }
 }
 
 impl SnapshotFault {
@@ -139,10 +152,7 @@ impl Parser {
             return Err(SnapshotFault::NoSnapshot);
         }
         prefix.advance(8);
-        let (found, json_bytes) = (prefix.get_u32_le(), prefix.get_u32_le() as usize);
-        if found != FORMAT_VERSION {
-            return Err(SnapshotFault::OtherVersion { found, expected: FORMAT_VERSION });
-        }
+        let (version, json_bytes) = (prefix.get_u32_le(), prefix.get_u32_le() as usize);
         if json_bytes > HEADER_JSON_BYTES_MAX {
             return Err(SnapshotFault::BadHeader(format!("{json_bytes} bytes, at most {HEADER_JSON_BYTES_MAX}")));
         }
@@ -151,6 +161,7 @@ impl Parser {
         if crc.get_u32_le() != crc32fast::hash(&self.buffer[..crc_at]) {
             return Err(SnapshotFault::BadHeader("its checksum differs".to_owned()));
         }
+        Foreign::check_version(version, FORMAT_VERSIONS).map_err(SnapshotFault::Foreign)?;
         let header = serde_json::from_slice(&self.buffer[PREFIX_BYTES..crc_at])
             .map_err(|error| SnapshotFault::BadHeader(error.to_string()))?;
         self.buffer.advance(crc_at + CRC_BYTES);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use foreword_meta::config::MetaConfig;
 use foreword_meta::open::open_log;
+use foreword_meta::replica::state_machine::Snapshots;
 use foreword_meta::serve::{Deps, Handle, ServeError, serve};
 use foreword_meta::state::command::ClusterSettings;
 use foreword_meta::storage::mark::MemoryMark;
@@ -16,6 +17,7 @@ use foreword_meta::storage::{Identity, IdentityFile, LogEngine, MarkFile, on_a_t
 use foreword_proto::limits::WIRE_VERSION;
 use foreword_proto::records::{self, PageRecord};
 use foreword_proto::status::ReplicaStatus;
+use foreword_proto::versions::OtherVersion;
 use foreword_proto::wire::meta::admin_client::AdminClient;
 use foreword_proto::wire::meta::meta_client::MetaClient;
 use foreword_proto::wire::meta::{
@@ -40,6 +42,10 @@ impl IdentityFile for NoFile {
     }
 
     fn caught_up(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn needs(&self, _: &OtherVersion) -> io::Result<()> {
         Ok(())
     }
 }
@@ -157,6 +163,8 @@ impl Cluster {
         (site.disk, site.mark) = parts.into_inner();
         site.rejoining |= lost;
         identity.rejoining = site.rejoining;
+        let snapshots = Arc::new(LocalFiles::new(site.dir.path()).unwrap());
+        let newest = Snapshots::new(snapshots.clone(), self.id).load_newest().await.unwrap();
         let deps = Deps {
             net: Arc::new(TokioNet),
             entropy: Arc::new(OsEntropy),
@@ -164,7 +172,8 @@ impl Cluster {
             identity,
             identity_file: Arc::new(NoFile),
             log,
-            snapshots: Arc::new(LocalFiles::new(site.dir.path()).unwrap()),
+            snapshots,
+            newest,
         };
         site.bootstrapped = true;
         let mut config = MetaConfig::new(site.dir.path(), site.endpoint.clone());

@@ -10,3 +10,4 @@ mod raft_suite;
 mod snapshots;
 mod store;
 mod support;
+mod versions;

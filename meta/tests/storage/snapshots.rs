@@ -94,8 +94,14 @@ async fn damage_is_named() {
         bytes
     };
     assert!(matches!(refused(&changed(0, b'x')).await, SnapshotFault::NoSnapshot));
-    let other = refused(&changed(8, 9)).await;
-    assert_eq!(other.to_string(), "format_version: expected 1, found 9");
+    // Another version has its checksum right; else it is a damaged version.
+    assert!(matches!(refused(&changed(8, 9)).await, SnapshotFault::BadHeader(_)));
+    let mut newer = changed(8, 9);
+    let json_end = 16 + u32::from_le_bytes(newer[12..16].try_into().unwrap()) as usize;
+    let crc = crc32fast::hash(&newer[..json_end]);
+    newer[json_end..json_end + 4].copy_from_slice(&crc.to_le_bytes());
+    let other = refused(&newer).await;
+    assert_eq!(other.to_string(), "format_version: expected 1, which this binary reads, found 9");
     assert!(matches!(refused(&changed(20, 0)).await, SnapshotFault::BadHeader(_)));
     let end = bytes.len();
     let in_large_frame = changed(end - 100_000, !bytes[end - 100_000]);

@@ -10,8 +10,9 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use foreword_proto::limits::FORMAT_VERSION;
+use foreword_proto::limits::{FORMAT_VERSION, FORMAT_VERSIONS};
 use foreword_proto::records::Record;
+use foreword_proto::versions::Foreign;
 use foreword_proto::{ClusterId, EntryKey, Epoch, Fingerprint, Location, NamespaceId, Revision};
 use foreword_seams::Files;
 use xxhash_rust::xxh3::xxh3_64;
@@ -41,8 +42,9 @@ pub enum SavedError {
     Io(#[from] io::Error),
     #[error("the saved mirror is damaged")]
     Damaged,
-    #[error("version: this binary reads saved mirrors of version {FORMAT_VERSION}, this one has {0}")]
-    OtherVersion(u32),
+    /// It is a cache: the next save replaces it.
+    #[error("{0}")]
+    OtherVersion(Foreign),
     #[error("the saved mirror is another cluster's, namespace's or epoch's")]
     Other,
 }
@@ -83,10 +85,7 @@ pub fn decode(id: &SavedId, bytes: &[u8]) -> Result<(Revision, Table), SavedErro
         return Err(SavedError::Damaged);
     }
     // The version before the checksum: another version may have another checksum.
-    let version = input.get_u32_le();
-    if version != FORMAT_VERSION {
-        return Err(SavedError::OtherVersion(version));
-    }
+    Foreign::check_version(input.get_u32_le(), FORMAT_VERSIONS).map_err(SavedError::OtherVersion)?;
     if checksum.get_u64_le() != xxh3_64(body) {
         return Err(SavedError::Damaged);
     }
@@ -193,7 +192,8 @@ mod tests {
         let mut newer = bytes.to_vec();
         newer[8] = FORMAT_VERSION as u8 + 1;
         let error = decode(&id(), &newer).unwrap_err().to_string();
-        assert!(error.contains(&format!("version {FORMAT_VERSION}, this one has {}", FORMAT_VERSION + 1)), "{error}");
+        let named = [format!("expected {FORMAT_VERSIONS},"), format!("found {}", FORMAT_VERSION + 1)];
+        assert!(named.iter().all(|part| error.contains(part)), "{error}");
     }
 
     proptest! {

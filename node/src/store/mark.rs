@@ -7,10 +7,12 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use foreword_proto::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
+use foreword_proto::versions::{Foreign, OtherVersion, Versions};
 use foreword_proto::{BadInput, ClusterId};
 use serde::{Deserialize, Serialize};
 
-/// Format of an L3 directory that this binary writes and reads.
+/// Format of an L3 directory that this binary writes and reads. It counts for itself: the file is never written again, so it does not
+/// follow the group's format version.
 pub const MARK_FORMAT: u32 = 1;
 /// Largest CLUSTER file that is read.
 const MARK_BYTES_MAX: u64 = 64 << 10;
@@ -76,6 +78,9 @@ pub enum MarkError {
     Io { path: PathBuf, error: io::Error },
     #[error("{path}: {error}", path = path.display())]
     Content { path: PathBuf, error: BadInput },
+    /// A directory of another version; nothing was changed.
+    #[error("{0}")]
+    OtherVersion(OtherVersion),
 }
 
 /// Directory of one cluster below an L3 root.
@@ -132,10 +137,10 @@ pub fn read_cluster_mark(root: &Path, cluster_id: ClusterId) -> Result<Option<Cl
     // The format first: fields of another format are not ours to judge.
     let value: serde_json::Value =
         serde_json::from_slice(&bytes).map_err(|error| content(BadInput::new("CLUSTER", format!("JSON ({error})"))))?;
-    if value.get("format") != Some(&MARK_FORMAT.into()) {
-        let found = value.get("format").map_or("nothing".to_owned(), ToString::to_string);
-        return Err(content(BadInput::new("format", format!("{MARK_FORMAT}, got {found}"))));
-    }
+    let found = value.get("format").and_then(|format| format.as_u64()).and_then(|format| u32::try_from(format).ok());
+    let found = found.ok_or_else(|| content(BadInput::new("format", format!("a number in {value}"))))?;
+    Foreign::check_version(found, Versions { min: MARK_FORMAT, max: MARK_FORMAT })
+        .map_err(|what| MarkError::OtherVersion(what.of(path.display().to_string())))?;
     let mark: ClusterMark = serde_json::from_value(value)
         .map_err(|error| content(BadInput::new("CLUSTER", format!("the fields of format {MARK_FORMAT}: {error}"))))?;
     mark.validate().map_err(content)?;
@@ -237,7 +242,8 @@ mod tests {
         fs::create_dir(&dir).unwrap();
         let good = serde_json::to_value(ClusterMark::new(ID, 4096, "ext4")).unwrap();
         for (field, value, named) in [
-            ("format", 2.into(), "format: expected 1, got 2"),
+            ("format", 2.into(), "format_version: expected 1, which this binary reads,"),
+            ("format", "two".into(), "format: expected a number"),
             ("cluster_id", ClusterId([1; 16]).to_string().into(), "cluster_id: expected"),
             ("cluster_id", "xyz".into(), "cluster_id"),
             ("chunk_bytes", 5.into(), "chunk_bytes: expected"),

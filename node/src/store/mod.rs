@@ -13,6 +13,7 @@ mod usrbio;
 use std::sync::Arc;
 
 use foreword_proto::SlabId;
+use foreword_proto::versions::OtherVersion;
 use futures::future::BoxFuture;
 
 use crate::arena::{Frame, FrameMut, Quarantined};
@@ -76,6 +77,8 @@ pub enum StoreError {
     Unregistered,
     #[error("this is no L3 directory of ours: {0}")]
     BadMark(String),
+    #[error("{0}")]
+    OtherVersion(OtherVersion),
 }
 
 /// Page bytes of one cluster on L3.

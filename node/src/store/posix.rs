@@ -241,6 +241,7 @@ fn mark_error(error: MarkError) -> StoreError {
         MarkError::Io { error, .. } if error.raw_os_error().is_some() => {
             StoreError::Errno(error.raw_os_error().unwrap_or_default())
         }
+        MarkError::OtherVersion(other) => StoreError::OtherVersion(other),
         other => StoreError::BadMark(other.to_string()),
     }
 }

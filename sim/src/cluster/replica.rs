@@ -7,8 +7,9 @@ use foreword_meta::config::MetaConfig;
 use foreword_meta::open::{LogParts, open_log};
 use foreword_meta::replica::group::Group;
 use foreword_meta::replica::rejoin::Standing;
+use foreword_meta::replica::state_machine::Snapshots;
 use foreword_meta::serve::{Deps, Failure, Handle, ServeError, serve};
-use foreword_meta::storage::{OpenError, on_a_task};
+use foreword_meta::storage::{LogStore, OpenError, on_a_task};
 use foreword_seams::{Files, Net, Telemetry};
 use parking_lot::Mutex;
 
@@ -63,7 +64,7 @@ impl ReplicaParts {
 
     /// The process's whole life; answers why it ended.
     pub async fn run(self, incarnation: u64) -> String {
-        let served = match self.deps() {
+        let served = match self.deps().await {
             Ok(deps) => self.serve(deps).await,
             Err(error) => return format!("did not open: {error}"),
         };
@@ -94,7 +95,7 @@ impl ReplicaParts {
         match serve(self.config.clone(), deps).await {
             Err(lost @ ServeError::SnapshotLost { .. }) => {
                 self.set_aside(&lost)?;
-                let deps = self.deps().map_err(|error| error.to_string())?;
+                let deps = self.deps().await?;
                 serve(self.config.clone(), deps).await.map_err(|error| error.to_string())
             }
             served => served.map_err(|error| error.to_string()),
@@ -109,7 +110,25 @@ impl ReplicaParts {
         Ok(())
     }
 
-    fn deps(&self) -> Result<Deps, OpenError> {
+    async fn deps(&self) -> Result<Deps, String> {
+        let log = self.log().map_err(|error| error.to_string())?;
+        let identity = self.disk.identity();
+        let snapshots = Arc::new(self.snapshots.open_dir()) as Arc<dyn Files>;
+        let newest = Snapshots::new(snapshots.clone(), identity.cluster_id).load_newest().await;
+        let newest = newest.map_err(|error| error.to_string())?;
+        Ok(Deps {
+            net: self.net.clone(),
+            entropy: Arc::new(HostEntropy::new(self.host)),
+            telemetry: Telemetry::new(),
+            identity,
+            identity_file: self.disk.identity_file(),
+            log,
+            snapshots,
+            newest,
+        })
+    }
+
+    fn log(&self) -> Result<LogStore, OpenError> {
         let name = format!("meta-{}", self.disk.identity().replica_id);
         let parts =
             || -> Result<LogParts, OpenError> { Ok(((self.engine)(&name, self.disk.engine()), self.disk.mark())) };
@@ -118,15 +137,6 @@ impl ReplicaParts {
             self.snapshots.wipe();
             Ok(())
         };
-        let (log, _, _) = open_log(parts, &on_a_task(), set_aside)?;
-        Ok(Deps {
-            net: self.net.clone(),
-            entropy: Arc::new(HostEntropy::new(self.host)),
-            telemetry: Telemetry::new(),
-            identity: self.disk.identity(),
-            identity_file: self.disk.identity_file(),
-            log,
-            snapshots: Arc::new(self.snapshots.open_dir()) as Arc<dyn Files>,
-        })
+        open_log(parts, &on_a_task(), set_aside).map(|(log, _, _)| log)
     }
 }

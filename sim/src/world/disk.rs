@@ -18,6 +18,7 @@ use foreword_meta::storage::IdentityFile;
 use foreword_meta::storage::engine::Item;
 use foreword_meta::storage::memory_engine::MemoryDisk;
 use foreword_meta::storage::{Identity, LogEngine, MarkFile};
+use foreword_proto::versions::OtherVersion;
 use parking_lot::Mutex;
 
 use super::context::{self, Kind};
@@ -356,6 +357,10 @@ impl IdentityFile for SimIdentityFile {
 
     fn caught_up(&self) -> io::Result<()> {
         self.disk.change_identity(Some(self.process), |identity| identity.rejoining = false)
+    }
+
+    fn needs(&self, other: &OtherVersion) -> io::Result<()> {
+        Err(io::Error::other(format!("every process here is of one version: {other}")))
     }
 }
 

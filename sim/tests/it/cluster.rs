@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use foreword_meta::config::MetaConfig;
 use foreword_meta::open::open_log;
+use foreword_meta::replica::state_machine::Newest;
 use foreword_meta::state::command::ClusterSettings;
 use foreword_meta::storage::IdentityFile;
 use foreword_meta::storage::mark::MemoryMark;
@@ -17,6 +18,7 @@ use foreword_meta::storage::{Identity, LogEngine, MarkFile, on_a_task};
 use foreword_node::arena::HeapRegions;
 use foreword_node::store::{ClusterMark, MemoryL3, MemoryStore};
 use foreword_node::{L3Location, NodeConfig};
+use foreword_proto::versions::OtherVersion;
 use foreword_proto::{ClusterId, DirectoryId};
 use foreword_seams::files::{FileReader, FileWriter};
 use foreword_seams::{Endpoint, Files, Incoming, Net, SeededEntropy, Stream, Telemetry};
@@ -131,6 +133,10 @@ impl IdentityFile for NoFile {
     fn caught_up(&self) -> io::Result<()> {
         Ok(())
     }
+
+    fn needs(&self, _: &OtherVersion) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A cluster that runs as long as this lives.
@@ -190,6 +196,7 @@ async fn meta(load: &Load, net: &PipeNet, endpoint: &Endpoint) -> foreword_meta:
         identity_file: Arc::new(NoFile),
         log,
         snapshots: Arc::new(MemoryFiles::default()),
+        newest: Newest::default(),
     };
     let mut config = MetaConfig::new(Path::new("/nowhere"), endpoint.clone());
     config.high_watermark_percent = load.high_watermark_percent;

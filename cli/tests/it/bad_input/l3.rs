@@ -46,7 +46,7 @@ async fn an_agent_refuses_an_l3_directory_that_is_not_its_clusters() {
     changed("chunk_bytes", json!(5000));
     run(&start).await.refused(1, "chunk_bytes", &["5000"]);
     changed("format", json!(2));
-    run(&start).await.refused(1, "format", &["expected 1", "got 2"]);
+    run(&start).await.refused(2, "format_version", &["expected 1", "CLUSTER has 2"]);
     std::fs::write(copied.join("CLUSTER"), "{").unwrap();
     run(&start).await.refused(1, "CLUSTER", &["JSON"]);
     // A directory of that name is never adopted by a new cluster, nor with another chunk.

@@ -12,3 +12,4 @@ mod meta_calls;
 mod run;
 mod starts;
 mod vanish;
+mod versions;

@@ -369,6 +369,7 @@ fn io_error(error: &io::Error) -> StoreError {
 fn mark_error(error: MarkError) -> StoreError {
     match error {
         MarkError::Io { error, .. } if error.raw_os_error().is_some() => io_error(&error),
+        MarkError::OtherVersion(other) => StoreError::OtherVersion(other),
         other => StoreError::BadMark(other.to_string()),
     }
 }
