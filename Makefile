@@ -1,4 +1,4 @@
-# make demo: see it work.  make test: all tests.  make sim: a swarm of simulated clusters.  make lint: formatting and clippy.
+# make demo: see it work.  make test: all tests.  make test-upgrade: two versions in one group.  make sim: a swarm of simulated clusters.  make lint: formatting and clippy.
 # Cargo's flags live in .cargo/config.toml; nothing here sets RUSTFLAGS (it would replace them and rebuild everything).
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
@@ -9,7 +9,7 @@ SIM_FLAGS ?= --all-must-be-seen
 # How long the swarm may take, without its build; 0: as long as it wants.
 SIM_LIMIT ?= 0
 
-.PHONY: help demo test sim lint
+.PHONY: help demo test test-upgrade sim lint
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,13 @@ demo:
 
 test:
 	cargo test --workspace
+
+# A second binary, of the next version, beside the one that is tested: it compiles our own crates once more, no dependency.
+test-upgrade:
+	cargo build --workspace --bin foreword --features foreword/next-version
+	cp $(TARGET_DIR)/debug/foreword $(TARGET_DIR)/debug/foreword-next
+	FOREWORD_NEXT_BINARY=$(abspath $(TARGET_DIR)/debug/foreword-next) \
+		cargo test --workspace --test it -- --ignored upgrade
 
 sim:
 	cargo build --release -p sim

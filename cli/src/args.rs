@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use foreword_seams::Endpoint;
 
-use crate::commands::{demo, import_hf3fs, keyed, membership, meta_init, replay, status, usrbiod};
+use crate::commands::{demo, feature_level, import_hf3fs, keyed, membership, meta_init, replay, status, usrbiod};
 use crate::config::meta::MetaFlags;
 use crate::config::node::NodeFlags;
 
@@ -74,6 +74,8 @@ pub enum MetaCommand {
     Remove(membership::RemoveArgs),
     /// Put a new replica in the place of another
     Replace(membership::ReplaceArgs),
+    /// Show the group's feature level and what each member knows, or raise it
+    FeatureLevel(feature_level::FeatureLevelArgs),
 }
 
 const RUN_EXAMPLES: &str = "\

@@ -59,6 +59,10 @@ impl IdentityFile for SharedDataDir {
         self.0.lock().set_members(members).map_err(io::Error::other)
     }
 
+    fn format_version_is(&self, version: u32) -> io::Result<()> {
+        self.0.lock().set_format_version(version).map_err(io::Error::other)
+    }
+
     fn needs(&self, other: &OtherVersion) -> io::Result<()> {
         self.0.lock().set_needs(Some(other)).map_err(io::Error::other)
     }

@@ -28,6 +28,7 @@ use crate::replica::compare::{Diverged, compare_digests};
 use crate::replica::duties::Duties;
 use crate::replica::group::Group;
 use crate::replica::halt::Halt;
+use crate::replica::level::Level;
 use crate::replica::proposer::Proposer;
 use crate::replica::rejoin::{Standing, rejoin};
 use crate::replica::state_machine::{Newest, Snapshots, StateMachine};
@@ -60,6 +61,8 @@ pub enum ServeError {
     Listen { field: &'static str, endpoint: Endpoint, error: io::Error },
     #[error("snapshots: {0}")]
     Snapshots(io::Error),
+    #[error("data_dir: IDENTITY: {0}")]
+    Identity(io::Error),
     /// What the log was purged of is in no snapshot: the replica must rejoin empty. Its log is closed.
     #[error("snapshots: expected one that verifies and covers the log's first {purged} entries, got {}", ends_at(.covered))]
     SnapshotLost { purged: u64, covered: Option<u64> },
@@ -165,6 +168,8 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let log_reader = log.reader();
     let log_vote = log_reader.vote();
     let log_end = log.end();
+    let version = log.write_version();
+    version.raise(identity.format_version);
     let newest = deps.newest;
     let (state, position) =
         newest.loaded.unwrap_or_else(|| (State::new(identity.settings.clone()), Position::default()));
@@ -184,6 +189,8 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let http = listen_if(&*deps.net, "http", config.http.as_ref()).await?;
     let hf3fs_clients = listen_if(&*deps.net, "hf3fs", config.hf3fs.as_ref()).await?;
 
+    let level = Level::new(version, deps.identity_file.clone());
+    level.reached(applied.read(State::feature_level)).map_err(ServeError::Identity)?;
     let halt = Arc::new(Halt::new(deps.identity_file.clone()));
     let peers = Arc::new(Peers::new(deps.net.clone(), identity.cluster_id));
     let raft = Raft::new(
@@ -191,7 +198,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         Arc::new(raft_config(&config)),
         NetworkFactory::new(peers.clone()),
         log,
-        StateMachine::new(applied.clone(), snapshots, halt.clone()),
+        StateMachine::new(applied.clone(), snapshots, halt.clone(), level),
     )
     .await
     .map_err(|error| halt.why().map_or_else(|| ServeError::Raft(error.to_string()), ServeError::OtherVersion))?;

@@ -4,13 +4,16 @@
 
 use crate::versions::Versions;
 
+/// 1 in the tests' binary of a next version.
+const NEXT: u32 = if cfg!(feature = "next-version") { 1 } else { 0 };
+
 /// Newest version of the gRPC surface that this binary speaks, and all that it speaks: two sides use the highest they share; a peer
 /// that shares none is refused with both ranges named.
-pub const WIRE_VERSION: u32 = 1;
+pub const WIRE_VERSION: u32 = 1 + NEXT;
 pub const WIRE_VERSIONS: Versions = Versions::up_to(WIRE_VERSION);
 /// Newest version of a data directory, a log entry, a command and a snapshot that this binary writes, and all that it reads. What is
 /// written is of the committed feature level's version.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 1 + NEXT;
 pub const FORMAT_VERSIONS: Versions = Versions::up_to(FORMAT_VERSION);
 /// Behaviour this binary knows how to apply; the committed feature level never exceeds what all members report. A level goes with the
 /// format version of the same number.

@@ -51,6 +51,12 @@ impl FromStr for Versions {
     }
 }
 
+/// What `version` has at the end of a stored entry, of a mark, of a snapshot's head and of a batch of commands: nothing. Only the tests'
+/// binary of a next version (feature `next-version`) has something there, so that a binary that takes one version for the other fails.
+pub const fn trailer(version: u32) -> &'static [u8] {
+    if cfg!(feature = "next-version") && version == crate::limits::FORMAT_VERSION { b"next version" } else { b"" }
+}
+
 /// What another version wrote: whole, so that it is no damage, but nothing that this binary reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Foreign {

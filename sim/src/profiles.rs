@@ -107,6 +107,7 @@ impl Profile {
             l3_bytes: load.l3_bytes,
             read_rest_ms: READ_REST_MS,
             write_rest_ms: WRITE_REST_MS,
+            first_feature_level: 1,
             lease_ms: LEASE_MS,
         }
     }

@@ -287,6 +287,11 @@ impl Cluster {
         self.replicas.iter().filter(|one| one.child.is_some()).map(|one| one.endpoint.clone()).collect()
     }
 
+    /// From here on processes are started from this binary; those that run go on.
+    pub fn use_binary(&mut self, binary: &Path) {
+        self.spec.binary = binary.to_owned();
+    }
+
     /// SIGKILL for a replica; returns when it is dead.
     pub fn kill_replica(&mut self, id: u64) -> anyhow::Result<()> {
         let child = self.replica(id)?.child.take();

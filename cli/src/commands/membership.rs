@@ -77,17 +77,25 @@ pub async fn run(change: Change, json: bool) -> Done {
         Change::Remove(args) => &args.group.meta,
         Change::Replace(args) => &args.group.meta,
     };
+    let voters = ask_any(endpoints, PATIENCE, async |endpoint| ask(endpoint, &change).await).await?;
+    if json {
+        println!("{}", json!({ "voters": voters }));
+    } else {
+        println!("voters: {}", voters.iter().map(u64::to_string).collect::<Vec<_>>().join(", "));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks one replica after another until one could be asked.
+pub(super) async fn ask_any<T>(
+    endpoints: &[Endpoint],
+    patience: Duration,
+    ask: impl AsyncFn(&Endpoint) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let mut last = None;
     for endpoint in endpoints {
-        match timeout(PATIENCE, ask(endpoint, &change)).await.context("no answer in time").flatten() {
-            Ok(voters) => {
-                if json {
-                    println!("{}", json!({ "voters": voters }));
-                } else {
-                    println!("voters: {}", voters.iter().map(u64::to_string).collect::<Vec<_>>().join(", "));
-                }
-                return Ok(ExitCode::SUCCESS);
-            }
+        match timeout(patience, ask(endpoint)).await.context("no answer in time").flatten() {
+            Ok(answer) => return Ok(answer),
             Err(error) => {
                 let unreachable = error
                     .downcast_ref::<tonic::Status>()

@@ -12,7 +12,7 @@ use foreword_meta::storage::{DataDir, Identity};
 use foreword_node::L3Location;
 use foreword_node::machine::chunk_bytes_on_3fs;
 use foreword_node::store::{ClusterMark, filesystem_type, init_l3_root, read_cluster_mark};
-use foreword_proto::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
+use foreword_proto::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, FEATURE_LEVEL_MAX, WIRE_VERSIONS};
 use foreword_proto::status::ReplicaStatus;
 use foreword_proto::wire::meta as m;
 use foreword_proto::{BadInput, ClusterId, DirectoryId};
@@ -136,7 +136,11 @@ fn begin(args: &InitArgs) -> anyhow::Result<Made> {
 /// A replica that joins later: what the running group says is what its directory says.
 async fn join(args: &InitArgs, endpoint: &Endpoint) -> anyhow::Result<Made> {
     let group = Group::new(std::slice::from_ref(endpoint))?;
-    let hello = m::HelloRequest { wire_version: foreword_proto::limits::WIRE_VERSION, cluster_id: Default::default() };
+    let hello = m::HelloRequest {
+        wire_version: WIRE_VERSIONS.max,
+        wire_version_min: WIRE_VERSIONS.min,
+        cluster_id: Default::default(),
+    };
     let hello = group
         .call(JOIN_PATIENCE, |mut replica| {
             let hello = hello.clone();
@@ -145,12 +149,18 @@ async fn join(args: &InitArgs, endpoint: &Endpoint) -> anyhow::Result<Made> {
         .await
         .with_context(|| format!("join: {endpoint}"))?;
     let cluster_id = ClusterId::from_wire(&hello.cluster_id)?;
+    if hello.feature_level > FEATURE_LEVEL_MAX {
+        let expected =
+            format!("a group of feature level {FEATURE_LEVEL_MAX} or below, it is at {}", hello.feature_level);
+        return Err(BadInput::new("join", expected).into());
+    }
     let settings = ClusterSettings {
         chunk_bytes: hello.chunk_bytes,
         slab_bytes: hello.slab_bytes,
         l3_bytes: hello.l3_bytes,
         read_rest_ms: u64::from(hello.read_rest_ms),
         write_rest_ms: u64::from(hello.write_rest_ms),
+        first_feature_level: hello.first_feature_level,
         lease_ms: u64::from(hello.lease_ms),
     };
     let (Some(id), [dir]) = (args.replica_id, args.data_dir.as_slice()) else {
@@ -161,7 +171,9 @@ async fn join(args: &InitArgs, endpoint: &Endpoint) -> anyhow::Result<Made> {
         clients::admin(endpoint).status(m::StatusRequest {}).await.with_context(|| format!("join: {endpoint}"))?;
     let status: ReplicaStatus = serde_json::from_str(&status.into_inner().json)?;
     let directory = DirectoryId(OsEntropy.bytes16());
-    DataDir::init(dir, &Identity::joining(cluster_id, id, directory, settings, status.endpoints))?;
+    let identity = Identity::joining(cluster_id, id, directory, settings, status.endpoints);
+    // What the replica writes is of the level that the group has by now.
+    DataDir::init(dir, &Identity { format_version: hello.feature_level, ..identity })?;
     Ok(Made { cluster_id, data_dirs: args.data_dir.clone() })
 }
 
@@ -197,6 +209,7 @@ fn settings(args: &InitArgs, l3_chunk_bytes: Option<u32>) -> Result<ClusterSetti
         l3_bytes,
         read_rest_ms: args.read_rest.ms(),
         write_rest_ms: args.write_rest.ms(),
+        first_feature_level: FEATURE_LEVEL_MAX,
         lease_ms: args.lease.ms(),
     })
 }

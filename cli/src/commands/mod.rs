@@ -1,6 +1,7 @@
 //! One file for each subcommand: from arguments to calls to what is printed.
 
 pub mod demo;
+pub mod feature_level;
 pub mod import_hf3fs;
 pub mod keyed;
 pub mod membership;

@@ -1,12 +1,13 @@
 //! A log entry as stored and as sent: compact, versioned, checksummed.
 //!
-//! Stored: crc32 of the rest (u32), format version (u8), kind (u8), index, term, leader (u64 each), payload; little-endian.
+//! Stored: crc32 of the rest (u32), format version (u8), kind (u8), index, term, leader (u64 each), payload, what the version has at
+//! its end; little-endian.
 //! A payload is nothing (blank), the encoded commands, or the membership as JSON.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use foreword_proto::BadInput;
-use foreword_proto::limits::{FORMAT_VERSION, FORMAT_VERSIONS};
-use foreword_proto::versions::Foreign;
+use foreword_proto::limits::FORMAT_VERSIONS;
+use foreword_proto::versions::{Foreign, trailer};
 use foreword_proto::wire::raft::LogEntry;
 use openraft::{CommittedLeaderId, EntryPayload};
 
@@ -69,18 +70,18 @@ fn entry_of(log_id: LogId, kind: u32, payload: Bytes) -> Result<Entry, Unreadabl
     Ok(Entry { log_id, payload })
 }
 
-/// The entry as the log stores it.
-pub fn encode_entry(entry: &Entry) -> Bytes {
+/// The entry as the log stores it in a format version.
+pub fn encode_entry(version: u32, entry: &Entry) -> Bytes {
     let (kind, payload) = payload_of(entry);
-    let mut out = BytesMut::with_capacity(ENTRY_HEADER_BYTES + payload.len());
+    let mut out = BytesMut::with_capacity(ENTRY_HEADER_BYTES + payload.len() + trailer(version).len());
     out.put_u32_le(0);
-    out.put_u8(FORMAT_VERSION as u8);
+    out.put_u8(version as u8);
     out.put_u8(kind as u8);
     out.put_u64_le(entry.log_id.index);
     out.put_u64_le(entry.log_id.leader_id.term);
     out.put_u64_le(entry.log_id.leader_id.node_id);
     out.put_slice(&payload);
-    seal(out)
+    seal(version, out)
 }
 
 /// Reads what [`encode_entry`] wrote under `index`; commands share the input's memory.
@@ -111,7 +112,7 @@ pub fn entry_from_wire(message: LogEntry) -> Result<Entry, BadInput> {
         .map_err(|what| BadInput::new(format!("entries.{index}"), format!("a log entry, got {what}")))
 }
 
-/// Bytes the entry takes in the log, by which purges and messages are sized.
+/// Bytes the entry takes in the log in the first format version, by which purges and messages are sized.
 pub fn entry_bytes(entry: &Entry) -> usize {
     match &entry.payload {
         EntryPayload::Normal(batch) => ENTRY_HEADER_BYTES + batch.0.len(),
@@ -120,12 +121,12 @@ pub fn entry_bytes(entry: &Entry) -> usize {
 }
 
 /// A log id as a named value of the log.
-pub fn encode_log_id(id: &LogId) -> Bytes {
-    let mut out = value_start();
+pub fn encode_log_id(version: u32, id: &LogId) -> Bytes {
+    let mut out = value_start(version);
     out.put_u64_le(id.leader_id.term);
     out.put_u64_le(id.leader_id.node_id);
     out.put_u64_le(id.index);
-    seal(out)
+    seal(version, out)
 }
 
 /// Reads what [`encode_log_id`] wrote.
@@ -136,12 +137,12 @@ pub fn decode_log_id(stored: &Bytes) -> Result<LogId, Unreadable> {
 }
 
 /// A vote as a named value of the log.
-pub fn encode_vote(vote: &Vote) -> Bytes {
-    let mut out = value_start();
+pub fn encode_vote(version: u32, vote: &Vote) -> Bytes {
+    let mut out = value_start(version);
     out.put_u64_le(vote.leader_id.term);
     out.put_u64_le(vote.leader_id.node_id);
     out.put_u8(vote.committed.into());
-    seal(out)
+    seal(version, out)
 }
 
 /// Reads what [`encode_vote`] wrote.
@@ -157,24 +158,26 @@ pub fn decode_vote(stored: &Bytes) -> Result<Vote, Unreadable> {
 
 const VALUE_HEADER_BYTES: usize = 4 + 1;
 
-fn value_start() -> BytesMut {
+fn value_start(version: u32) -> BytesMut {
     let mut out = BytesMut::with_capacity(64);
     out.put_u32_le(0);
-    out.put_u8(FORMAT_VERSION as u8);
+    out.put_u8(version as u8);
     out
 }
 
-/// Fills in the checksum at the start.
-fn seal(mut out: BytesMut) -> Bytes {
+/// Appends what the version has at its end, and fills in the checksum at the start.
+fn seal(version: u32, mut out: BytesMut) -> Bytes {
+    out.put_slice(trailer(version));
     let crc = crc32fast::hash(&out[4..]);
     out[..4].copy_from_slice(&crc.to_le_bytes());
     out.freeze()
 }
 
-/// Checks length, checksum and version, in this order; the rest follows the version.
+/// Checks length, checksum and version, in this order; what is left follows the version.
 fn unseal(stored: &Bytes, bytes_min: usize) -> Result<Bytes, Unreadable> {
+    let too_short = || format!("{} bytes, expected at least {bytes_min}", stored.len());
     if stored.len() < VALUE_HEADER_BYTES {
-        return Err(too_short(stored, bytes_min));
+        return Err(too_short().into());
     }
     let mut rest = stored.clone();
     let expected = rest.get_u32_le();
@@ -182,10 +185,10 @@ fn unseal(stored: &Bytes, bytes_min: usize) -> Result<Bytes, Unreadable> {
     if expected != found {
         return Err(format!("checksum {found:08x}, expected {expected:08x}").into());
     }
-    Foreign::check_version(rest.get_u8().into(), FORMAT_VERSIONS).map_err(Unreadable::Foreign)?;
-    if stored.len() < bytes_min { Err(too_short(stored, bytes_min)) } else { Ok(rest) }
-}
-
-fn too_short(stored: &Bytes, bytes_min: usize) -> Unreadable {
-    format!("{} bytes, expected at least {bytes_min}", stored.len()).into()
+    let version = rest.get_u8().into();
+    Foreign::check_version(version, FORMAT_VERSIONS).map_err(Unreadable::Foreign)?;
+    let end = rest.len().checked_sub(trailer(version).len()).filter(|end| rest[*end..] == *trailer(version));
+    let end = end.ok_or_else(|| format!("without what version {version} ends with"))?;
+    rest.truncate(end);
+    if VALUE_HEADER_BYTES + end < bytes_min { Err(too_short().into()) } else { Ok(rest) }
 }

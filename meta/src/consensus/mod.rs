@@ -2,3 +2,4 @@
 
 pub mod entry_codec;
 pub mod types;
+pub mod write_version;

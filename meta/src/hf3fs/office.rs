@@ -334,6 +334,7 @@ mod tests {
                 l3_bytes: 4096,
                 read_rest_ms: 100,
                 write_rest_ms: 100,
+                first_feature_level: 1,
                 lease_ms: 5000,
             };
             let mut scene = Self { state: State::new(settings), office: Office::new(TERM, PROTECTION_MS) };

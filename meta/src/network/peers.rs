@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use foreword_proto::ClusterId;
-use foreword_proto::limits::{RAFT_MESSAGE_BYTES_MAX, WIRE_VERSION};
+use foreword_proto::limits::{RAFT_MESSAGE_BYTES_MAX, WIRE_VERSIONS};
 use foreword_proto::wire::raft::raft_client::RaftClient;
+use foreword_proto::{ClusterId, Versions};
 use foreword_seams::{Endpoint, Net, rpc};
 use parking_lot::Mutex;
 use tonic::metadata::MetadataValue;
@@ -15,9 +15,10 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 const CLUSTER_METADATA: &str = "foreword-cluster";
-const VERSION_METADATA: &str = "foreword-wire-version";
+/// `MIN-MAX`: the wire versions that the caller speaks. Both sides use the highest they share.
+const VERSIONS_METADATA: &str = "foreword-wire-versions";
 
-/// Says on every call which cluster and wire version this replica is of; checks the same of callers.
+/// Says on every call of which cluster this replica is and which wire versions it speaks; checks the same of callers.
 #[derive(Clone, Debug)]
 pub struct PeerIdentity {
     cluster_id: ClusterId,
@@ -29,11 +30,13 @@ impl PeerIdentity {
         Self { cluster_id }
     }
 
-    /// Refuses a caller of another cluster or wire version.
+    /// Refuses a caller of another cluster, or one that shares no wire version.
     pub fn check(&self, request: &Request<()>) -> Result<(), Status> {
         let said = |key| request.metadata().get(key).and_then(|value| value.to_str().ok()).unwrap_or("none");
-        if said(VERSION_METADATA) != WIRE_VERSION.to_string() {
-            let message = format!("wire_version: expected {WIRE_VERSION}, the peer has {}", said(VERSION_METADATA));
+        let theirs = said(VERSIONS_METADATA);
+        let shared = theirs.parse::<Versions>().ok().and_then(|theirs| WIRE_VERSIONS.highest_shared(theirs));
+        if shared.is_none() {
+            let message = format!("wire_version: expected {WIRE_VERSIONS}, the peer speaks {theirs}");
             return Err(foreword_proto::bad_input::status_for(
                 tonic::Code::FailedPrecondition,
                 "wire_version",
@@ -53,7 +56,9 @@ impl Interceptor for PeerIdentity {
         let cluster = self.cluster_id.to_string();
         let cluster = MetadataValue::try_from(cluster).map_err(|error| Status::internal(error.to_string()))?;
         request.metadata_mut().insert(CLUSTER_METADATA, cluster);
-        request.metadata_mut().insert(VERSION_METADATA, MetadataValue::from(WIRE_VERSION));
+        let versions = MetadataValue::try_from(WIRE_VERSIONS.to_string());
+        let versions = versions.map_err(|error| Status::internal(error.to_string()))?;
+        request.metadata_mut().insert(VERSIONS_METADATA, versions);
         Ok(request)
     }
 }

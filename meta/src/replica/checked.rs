@@ -23,6 +23,7 @@ pub enum Author {
 pub struct Checked {
     commands: Vec<Bytes>,
     bytes: usize,
+    level: u32,
 }
 
 /// Why commands may not be logged. `position`: of the command that is at fault, from 0.
@@ -36,6 +37,10 @@ pub enum Unloggable {
     UnknownLevel { position: usize, level: u32 },
     #[error("commands.{position}: expected none that tells the time, which is the leader's, got a tick")]
     Tick { position: usize },
+    #[error(
+        "commands.{position}: expected none that raises the feature level, for which the leader asks all members, got one"
+    )]
+    Raise { position: usize },
     #[error("commands: expected at most {COMMANDS_PER_ENTRY_MAX}, got {found}")]
     TooMany { found: usize },
     #[error("commands: expected at most {ENTRY_BYTES_MAX} bytes, got {found}")]
@@ -49,6 +54,7 @@ impl Unloggable {
             Self::Unreadable { position, .. }
             | Self::AboveLevel { position, .. }
             | Self::UnknownLevel { position, .. }
+            | Self::Raise { position }
             | Self::Tick { position } => format!("commands.{position}"),
             Self::TooMany { .. } | Self::TooLarge { .. } => "commands".into(),
         }
@@ -58,7 +64,7 @@ impl Unloggable {
     pub fn code(&self) -> Code {
         match self {
             Self::Unreadable { .. } | Self::Tick { .. } => Code::InvalidArgument,
-            Self::AboveLevel { .. } | Self::UnknownLevel { .. } => Code::FailedPrecondition,
+            Self::AboveLevel { .. } | Self::UnknownLevel { .. } | Self::Raise { .. } => Code::FailedPrecondition,
             Self::TooMany { .. } | Self::TooLarge { .. } => Code::ResourceExhausted,
         }
     }
@@ -78,7 +84,12 @@ impl Checked {
             let unreadable = |error| Unloggable::Unreadable { position, error };
             check(position, &decode_whole(encoded.clone()).map_err(unreadable)?, author, committed_level)?;
         }
-        Ok(Self { commands, bytes })
+        Ok(Self { commands, bytes, level: committed_level })
+    }
+
+    /// The feature level they were checked against, which the group has committed.
+    pub fn level(&self) -> u32 {
+        self.level
     }
 
     /// Bytes they take in an entry.
@@ -102,6 +113,7 @@ fn check(position: usize, command: &Command, author: Author, committed: u32) -> 
     }
     match command {
         Command::Tick { .. } if author == Author::Caller => Err(Unloggable::Tick { position }),
+        Command::RaiseFeatureLevel { .. } if author == Author::Caller => Err(Unloggable::Raise { position }),
         Command::RaiseFeatureLevel { level } if *level > FEATURE_LEVEL_MAX => {
             Err(Unloggable::UnknownLevel { position, level: *level })
         }

@@ -7,6 +7,7 @@ pub mod compare;
 pub mod duties;
 pub mod group;
 pub mod halt;
+pub(crate) mod level;
 pub mod proposer;
 mod read_index;
 pub mod rejoin;

@@ -36,6 +36,8 @@ pub type Proposed = Result<(Revision, Vec<Outcome>), ProposeError>;
 
 struct Proposal {
     commands: Vec<Bytes>,
+    /// The committed feature level: entries are of its format version.
+    level: u32,
     reply: oneshot::Sender<Proposed>,
 }
 
@@ -56,8 +58,9 @@ impl Proposer {
     /// Proposes commands; they share one entry, and their order is kept.
     pub async fn propose(&self, checked: Checked) -> Proposed {
         let (reply, outcome) = oneshot::channel();
+        let level = checked.level();
         let commands = checked.into_commands();
-        self.queue.try_send(Proposal { commands, reply }).map_err(|error| match error {
+        self.queue.try_send(Proposal { commands, level, reply }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
                 sometimes(Marker::ProposalQueueFull);
                 ProposeError::QueueFull
@@ -97,15 +100,16 @@ fn pack(first: Proposal, queue: &mut mpsc::Receiver<Proposal>, now_ms: Option<u6
     encode_command(&Command::Tick { now_ms: now_ms.unwrap_or(0) }, &mut tick);
     let mut commands = vec![tick.freeze()];
     let mut waiting = Vec::new();
-    let mut entry_bytes = 0;
+    let (mut entry_bytes, mut level) = (0, 0);
     let mut next = Some(first);
     while let Some(proposal) = next {
         entry_bytes += proposal.commands.iter().map(Bytes::len).sum::<usize>();
+        level = level.max(proposal.level);
         waiting.push((proposal.commands.len(), proposal.reply));
         commands.extend(proposal.commands);
         next = if entry_bytes < ENTRY_BYTES_SOFT_MAX { queue.try_recv().ok() } else { None };
     }
-    Batch { entry: EntryBatch(encode_batch(&commands)), waiting }
+    Batch { entry: EntryBatch(encode_batch(level, &commands)), waiting }
 }
 
 async fn write(raft: openraft::Raft<TypeConfig>, batch: Batch) {

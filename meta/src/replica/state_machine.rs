@@ -15,6 +15,7 @@ use openraft::{
 
 use super::applied::{Applied, Position};
 use super::halt::Halt;
+use super::level::Level;
 use crate::consensus::types::{EntryOutcome, SnapshotHandle, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::state::codec::decode_batch;
 use crate::state::command::Command;
@@ -160,13 +161,14 @@ pub struct StateMachine {
     applied: Arc<Applied>,
     snapshots: Snapshots,
     halt: Arc<Halt>,
+    level: Level,
     spool: u64,
 }
 
 impl StateMachine {
-    /// Drives `applied`; what another version wrote goes to `halt`.
-    pub fn new(applied: Arc<Applied>, snapshots: Snapshots, halt: Arc<Halt>) -> Self {
-        Self { applied, snapshots, halt, spool: 0 }
+    /// Drives `applied`; what another version wrote goes to `halt`, a committed level to `level`.
+    pub fn new(applied: Arc<Applied>, snapshots: Snapshots, halt: Arc<Halt>, level: Level) -> Self {
+        Self { applied, snapshots, halt, level, spool: 0 }
     }
 
     fn apply_one(&self, entry: Entry<TypeConfig>) -> Result<EntryOutcome, StorageError<u64>> {
@@ -207,6 +209,9 @@ impl StateMachine {
             {
                 self.halt.stop(what.clone().of(here));
                 return Err(fault(&what));
+            }
+            if let Command::RaiseFeatureLevel { level } = command {
+                self.level.reached(*level).map_err(|error| fault(&error))?;
             }
         }
         Ok(commands)
@@ -258,6 +263,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 format!("the file ends at {:?}, its offer said {:?}", position.last_applied, meta.last_log_id);
             return Err(snapshot_error(ErrorVerb::Read, message));
         }
+        let reached = self.level.reached(state.feature_level());
+        reached.map_err(|error| snapshot_error(ErrorVerb::Write, error))?;
         // Under its own name it is the newest snapshot, also after a restart.
         copy(&snapshot, &name_of(meta.last_log_id)).await.map_err(|error| snapshot_error(ErrorVerb::Write, error))?;
         self.applied.replace(state, position);
@@ -293,7 +300,8 @@ pub struct SnapshotBuilder {
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError<u64>> {
-        let (frozen, position) = self.applied.read_with_position(|state, position| (state.freeze(), position.clone()));
+        let freeze = |state: &State, position: &Position| (state.feature_level(), state.freeze(), position.clone());
+        let (level, frozen, position) = self.applied.read_with_position(freeze);
         let name = name_of(position.last_applied);
         let meta = SnapshotMeta {
             last_log_id: position.last_applied,
@@ -303,8 +311,8 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let fault = |error: &dyn std::fmt::Display| snapshot_error(ErrorVerb::Write, error);
         let snapshots = &self.snapshots;
         let header = SnapshotHeader { cluster_id: snapshots.cluster_id, meta: meta.clone() };
-        let mut writer =
-            SnapshotWriter::create(snapshots.files.clone(), &name, &header).await.map_err(|error| fault(&error))?;
+        let writer = SnapshotWriter::create(snapshots.files.clone(), &name, level, &header).await;
+        let mut writer = writer.map_err(|error| fault(&error))?;
         for chunk in frozen.chunks() {
             writer.append(chunk).await.map_err(|error| fault(&error))?;
             tokio::task::yield_now().await;

@@ -146,6 +146,16 @@ impl Admin for AdminService {
         changed.inspect(|_| sometimes(Marker::ReplicaReplaced))
     }
 
+    async fn feature_level(
+        &self,
+        request: Request<wire::FeatureLevelRequest>,
+    ) -> Result<Response<wire::FeatureLevelResponse>, Status> {
+        if let Some(mut leader) = self.leader_elsewhere()? {
+            return leader.feature_level(request.into_inner()).await;
+        }
+        super::feature_level::feature_level(self.group(), request.into_inner()).await.map(Response::new)
+    }
+
     async fn trigger_snapshot(
         &self,
         _: Request<wire::TriggerSnapshotRequest>,

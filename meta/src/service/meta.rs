@@ -7,14 +7,14 @@ use foreword_proto::bad_input::status_for;
 use foreword_proto::key::page_keys_from_wire;
 use foreword_proto::limits::{
     FEATURE_LEVEL_MAX, HEAT_KEYS_PER_REPORT_MAX, KEYS_MAX, META_MESSAGE_BYTES_MAX, PAGES_PER_PUBLISH_MAX,
-    SESSION_WINDOW, SLOTS_PER_ABORT_MAX, SLOTS_PER_GRANT_MAX, SUSPECTS_PER_REPORT_MAX, WIRE_VERSION,
+    SESSION_WINDOW, SLOTS_PER_ABORT_MAX, SLOTS_PER_GRANT_MAX, SUSPECTS_PER_REPORT_MAX, WIRE_VERSIONS,
 };
 use foreword_proto::records::{self, Record};
 use foreword_proto::wire::meta as wire;
 use foreword_proto::wire::meta::meta_client::MetaClient;
 use foreword_proto::wire::meta::meta_server::{Meta, MetaServer};
 use foreword_proto::wire::namespace_from_wire;
-use foreword_proto::{BadInput, ClusterId, EntryKey, NamespaceId, Revision, SlotRef};
+use foreword_proto::{BadInput, ClusterId, EntryKey, NamespaceId, Revision, SlotRef, Versions};
 use foreword_seams::deadline::deadline_of;
 use futures::stream::BoxStream;
 use tokio::time::Instant;
@@ -90,10 +90,12 @@ impl MetaService {
 impl Meta for MetaService {
     async fn hello(&self, request: Request<wire::HelloRequest>) -> Result<Response<wire::HelloResponse>, Status> {
         let request = request.into_inner();
-        if request.wire_version != WIRE_VERSION {
-            let message = format!("wire_version: expected {WIRE_VERSION}, the caller speaks {}", request.wire_version);
-            return Err(status_for(Code::FailedPrecondition, "wire_version", message));
-        }
+        let min = if request.wire_version_min == 0 { request.wire_version } else { request.wire_version_min };
+        let theirs = Versions { min, max: request.wire_version };
+        let wire_version = WIRE_VERSIONS.highest_shared(theirs).ok_or_else(|| {
+            let message = format!("wire_version: expected {WIRE_VERSIONS}, the caller speaks {theirs}");
+            status_for(Code::FailedPrecondition, "wire_version", message)
+        })?;
         if !request.cluster_id.is_empty() {
             let caller = ClusterId::from_wire(&request.cluster_id)?;
             if caller != self.group.cluster_id {
@@ -109,7 +111,7 @@ impl Meta for MetaService {
         let response = self.group.applied.read_with_position(|state, position| {
             let settings = state.settings();
             wire::HelloResponse {
-                wire_version: WIRE_VERSION,
+                wire_version,
                 cluster_id: Bytes::copy_from_slice(&self.group.cluster_id.0),
                 replica_id: self.group.replica_id,
                 leader_id,
@@ -121,7 +123,9 @@ impl Meta for MetaService {
                 write_rest_ms: settings.write_rest_ms as u32,
                 revision: state.revision(),
                 endpoints: position.membership.nodes().map(|(_, member)| member.client.clone()).collect(),
-                feature_level: state.feature_level().min(FEATURE_LEVEL_MAX),
+                feature_level: state.feature_level(),
+                feature_level_max: FEATURE_LEVEL_MAX,
+                first_feature_level: settings.first_feature_level,
             }
         });
         Ok(Response::new(response))

@@ -1,6 +1,7 @@
 //! What a replica serves: the Meta and Admin gRPC services and the HTTP surface.
 
 mod admin;
+mod feature_level;
 mod http;
 mod import;
 mod lookup;

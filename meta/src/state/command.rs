@@ -204,6 +204,8 @@ pub struct ClusterSettings {
     pub write_rest_ms: u64,
     /// A session's lease, for the leader; the state only hands it out.
     pub lease_ms: u64,
+    /// The feature level before the first entry: that of the binary that initialised the cluster.
+    pub first_feature_level: u32,
 }
 
 /// A slab of the state, for agents and status.
@@ -272,4 +274,12 @@ kinds!(Refusal, "refusal" {
     6 => TooMany { field, limit },
 });
 
-record!(ClusterSettings { chunk_bytes, slab_bytes, l3_bytes, read_rest_ms, write_rest_ms, lease_ms });
+record!(ClusterSettings {
+    chunk_bytes,
+    slab_bytes,
+    l3_bytes,
+    read_rest_ms,
+    write_rest_ms,
+    lease_ms,
+    first_feature_level
+});

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, Bytes};
 use foreword_proto::limits::FORMAT_VERSIONS;
-use foreword_proto::versions::Foreign;
+use foreword_proto::versions::{Foreign, Versions, trailer};
 
 /// Why bytes could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,13 +91,22 @@ impl<'a> Input<'a> {
         DecodeError::Invalid { what: self.what, detail: detail.into() }
     }
 
-    /// Checks the version byte that starts a value.
-    pub(super) fn version(&mut self, known: u8) -> Result<(), DecodeError> {
-        let found = self.u8()?;
-        if found == known {
-            return Ok(());
+    /// The version byte that starts a value; it must be one of `reads`.
+    pub(super) fn version_in(&mut self, reads: Versions) -> Result<u32, DecodeError> {
+        let found = self.u8()?.into();
+        if reads.contains(found) {
+            Ok(found)
+        } else {
+            Err(DecodeError::Version { what: self.what, found, known: reads.max })
         }
-        Err(DecodeError::Version { what: self.what, found: found.into(), known: known.into() })
+    }
+
+    /// Takes what a value of this version has at its end.
+    pub(super) fn trailer(&mut self, version: u32) -> Result<(), DecodeError> {
+        let expected = trailer(version);
+        self.need(expected.len())?;
+        let found = self.bytes.split_to(expected.len());
+        if found == expected { Ok(()) } else { Err(self.invalid(format!("it does not end as version {version} does"))) }
     }
 
     /// Checks that nothing is left.

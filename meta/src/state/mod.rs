@@ -20,7 +20,6 @@ mod restore;
 mod room;
 mod snapshot;
 
-use foreword_proto::limits::FEATURE_LEVEL_MAX;
 use foreword_proto::status::L3Status;
 use foreword_proto::{
     EntryKey, Epoch, Fingerprint, Generation, NamespaceId, PageKey, Revision, SessionId, SlabId, Slot, SlotRef,
@@ -40,7 +39,7 @@ pub use input::DecodeError;
 pub use pages::{LocationRef, NamespaceInfo};
 pub use restore::{RestoreError, Restorer};
 pub use room::{ClassStatus, SlotCounts};
-pub use snapshot::{Chunks, SNAPSHOT_VERSION};
+pub use snapshot::Chunks;
 
 /// The replicated state: its owners, none of which reaches into another. A clone is cheap: both share what neither changes.
 #[derive(Debug, Clone)]
@@ -61,10 +60,10 @@ impl State {
     /// The state of a new cluster, before its first entry.
     pub fn new(settings: ClusterSettings) -> Self {
         Self {
+            feature_level: settings.first_feature_level,
             settings,
             revision: 0,
             tick_ms: 0,
-            feature_level: FEATURE_LEVEL_MAX.min(1),
             pages: Pages::new(),
             room: Room::new(),
             agents: Agents::new(),

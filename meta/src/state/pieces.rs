@@ -1,9 +1,8 @@
 //! What the pieces of a snapshot are made of.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use super::codec::{Encode, Sink};
-use super::snapshot::SNAPSHOT_VERSION;
 
 /// A piece ends with the item that reaches this size.
 const PIECE_BYTES: usize = 1 << 20;
@@ -55,12 +54,15 @@ impl PieceKind {
     }
 }
 
+/// Stands where [`super::Chunks`] puts the version.
+const NO_VERSION: u8 = 0;
+
 /// A piece of a single record.
-pub(super) fn piece(kind: PieceKind, record: impl Encode) -> Bytes {
+pub(super) fn piece(kind: PieceKind, record: impl Encode) -> BytesMut {
     let mut out = BytesMut::with_capacity(64);
-    out.put(&[SNAPSHOT_VERSION, kind as u8]);
+    out.put(&[NO_VERSION, kind as u8]);
     record.encode(&mut out);
-    out.freeze()
+    out
 }
 
 /// Records in pieces of about 1 MiB, each with `head`, a count and as many records as fit. None for no record at all.
@@ -68,12 +70,12 @@ pub(super) fn pieces<R: Encode>(
     kind: PieceKind,
     head: impl Encode,
     records: impl Iterator<Item = R>,
-) -> impl Iterator<Item = Bytes> {
+) -> impl Iterator<Item = BytesMut> {
     let mut records = records.peekable();
     std::iter::from_fn(move || {
         records.peek()?;
         let mut out = BytesMut::with_capacity(4096);
-        out.put(&[SNAPSHOT_VERSION, kind as u8]);
+        out.put(&[NO_VERSION, kind as u8]);
         head.encode(&mut out);
         let count_at = out.len();
         let mut count = 0u32;
@@ -85,6 +87,6 @@ pub(super) fn pieces<R: Encode>(
             count += 1;
         }
         out[count_at..count_at + 4].copy_from_slice(&count.to_le_bytes());
-        Some(out.freeze())
+        Some(out)
     })
 }

@@ -1,12 +1,13 @@
 //! Building a state from the pieces of a snapshot. Nothing in the input is trusted; the recorded digest decides at the end.
 
 use bytes::Bytes;
+use foreword_proto::limits::{FORMAT_VERSION, FORMAT_VERSIONS};
 
 use super::State;
 use super::codec::Decode;
 use super::input::{DecodeError, Input};
 use super::pieces::PieceKind;
-use super::snapshot::{Head, SNAPSHOT_VERSION};
+use super::snapshot::Head;
 
 const WHAT: &str = "snapshot";
 
@@ -40,12 +41,14 @@ impl Restorer {
     /// Takes the next piece. After an error the restorer is of no more use.
     pub fn push(&mut self, mut piece: Bytes) -> Result<(), RestoreError> {
         let mut input = Input::new(&mut piece, WHAT);
-        input.version(SNAPSHOT_VERSION)?;
+        // The version also stands for what the format takes as given: the number of buckets.
+        let version = input.version_in(FORMAT_VERSIONS)?;
         let found = input.u8()?;
-        let unknown = || DecodeError::Kind { what: WHAT, found: found.into(), known: SNAPSHOT_VERSION.into() };
+        let unknown = || DecodeError::Kind { what: WHAT, found: found.into(), known: FORMAT_VERSION };
         let kind = PieceKind::from_number(found).ok_or_else(unknown)?;
         if kind == PieceKind::Head {
             let head = Head::decode(&mut input)?;
+            input.trailer(version)?;
             self.recorded = head.digest;
             self.state = Some(State::of_head(head, &input)?);
             return Ok(input.end()?);

@@ -1,8 +1,8 @@
-//! A snapshot: the whole state in pieces of about 1 MiB, each with the format's version and a kind.
+//! A snapshot: the whole state in pieces of about 1 MiB, each with a kind and the format version of the state's feature level.
 //!
 //! ```text
 //! piece   version u8 · kind u8 · fields
-//! head    settings, revision, tick, feature level, digest of the whole state
+//! head    settings, revision, tick, feature level, digest of the whole state, what the version has at its end
 //! then the pieces of agents, room, pages, page files: see pieces.rs of each owner
 //! end
 //! ```
@@ -10,16 +10,14 @@
 
 use std::fmt;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use foreword_proto::Revision;
+use foreword_proto::versions::trailer;
 
 use super::State;
 use super::codec::record;
 use super::command::ClusterSettings;
 use super::pieces::{PieceKind, piece};
-
-/// Version of the snapshot format. It also stands for what the format takes as given: the number of buckets.
-pub const SNAPSHOT_VERSION: u8 = 1;
 
 /// What is of no owner, and the digest.
 pub(super) struct Head {
@@ -33,20 +31,24 @@ pub(super) struct Head {
 record!(Head { settings, revision, tick_ms, feature_level, digest });
 
 /// The pieces of a snapshot, in order.
-pub struct Chunks(Box<dyn Iterator<Item = Bytes> + Send>);
+pub struct Chunks {
+    version: u32,
+    pieces: Box<dyn Iterator<Item = BytesMut> + Send>,
+}
 
 impl Chunks {
     pub(super) fn new(state: State) -> Self {
         let digest = state.digest();
         let State { settings, revision, tick_ms, feature_level, pages, room, agents, hf3fs, term: _ } = state;
-        let head = Head { settings, revision, tick_ms, feature_level, digest };
-        let pieces = std::iter::once(piece(PieceKind::Head, head))
+        let mut head = piece(PieceKind::Head, Head { settings, revision, tick_ms, feature_level, digest });
+        head.extend_from_slice(trailer(feature_level));
+        let pieces = std::iter::once(head)
             .chain(agents.into_pieces())
             .chain(room.into_pieces())
             .chain(pages.into_pieces())
             .chain(hf3fs.into_pieces())
             .chain(std::iter::once(piece(PieceKind::End, ())));
-        Self(Box::new(pieces))
+        Self { version: feature_level, pieces: Box::new(pieces) }
     }
 }
 
@@ -60,6 +62,8 @@ impl Iterator for Chunks {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        self.0.next()
+        let mut piece = self.pieces.next()?;
+        piece[0] = self.version as u8;
+        Some(piece.freeze())
     }
 }

@@ -32,6 +32,7 @@ const SNAPSHOTS: &str = "snapshots";
 /// Whose directory it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
+    /// No file of the directory is of a newer version.
     pub format_version: u32,
     pub cluster_id: ClusterId,
     pub replica_id: u64,
@@ -98,7 +99,7 @@ impl Identity {
         Self { bootstrapped: true, ..Self::new(cluster_id, replica_id, directory, settings, members) }
     }
 
-    /// A new cluster's identity in the current format.
+    /// A new cluster's identity, in the format that goes with its first feature level.
     pub fn new(
         cluster_id: ClusterId,
         replica_id: u64,
@@ -106,7 +107,7 @@ impl Identity {
         settings: ClusterSettings,
         members: BTreeMap<u64, String>,
     ) -> Self {
-        let format_version = FORMAT_VERSION;
+        let format_version = settings.first_feature_level;
         let (bootstrapped, rejoining, needs) = (false, false, None);
         Self { format_version, cluster_id, replica_id, directory, settings, members, bootstrapped, rejoining, needs }
     }
@@ -120,6 +121,8 @@ pub trait IdentityFile: Send + Sync + 'static {
     fn caught_up(&self) -> io::Result<()>;
     /// Who is in the group: where to ask after this replica has lost everything else.
     fn members_are(&self, members: &BTreeMap<u64, String>) -> io::Result<()>;
+    /// From here on the directory may hold files of this format version.
+    fn format_version_is(&self, version: u32) -> io::Result<()>;
     /// This binary does not know what the group has written: it must not start here again.
     fn needs(&self, other: &OtherVersion) -> io::Result<()>;
 }
@@ -233,6 +236,11 @@ impl DataDir {
     /// Whose directory it is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Notes the format version that files of the directory may be of from here on.
+    pub fn set_format_version(&mut self, version: u32) -> Result<(), DataDirError> {
+        self.change(|identity| identity.format_version = version)
     }
 
     /// Notes that this binary does not know what the group has written, or that it does.

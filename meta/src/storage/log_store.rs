@@ -19,6 +19,7 @@ use super::recovery::{OpenError, recover};
 use super::writer::{Ack, Change, Op, Position, Runner, Writer, WriterEnd};
 use crate::consensus::entry_codec::{encode_entry, encode_log_id, entry_bytes};
 use crate::consensus::types::{Entry, LogId, StorageError, TypeConfig, Vote};
+use crate::consensus::write_version::WriteVersion;
 
 /// The log in memory.
 #[derive(Debug, Default)]
@@ -115,6 +116,7 @@ pub struct LogStore {
     memory: Arc<RwLock<Memory>>,
     ops: mpsc::Sender<Op>,
     end: WriterEnd,
+    version: WriteVersion,
     /// What the start found is durable.
     settled: bool,
 }
@@ -156,14 +158,16 @@ impl LogStore {
         mark: Box<dyn MarkFile>,
         runner: &Runner,
     ) -> Result<(Self, Recovered), OpenError> {
-        let keeper = MarkKeeper::open(mark)?;
+        let version = WriteVersion::default();
+        let keeper = MarkKeeper::open(mark, version.clone())?;
         let mut memory = recover(&mut *engine, &keeper.mark)?;
         let leftover = engine.bounds().zip(memory.purged).filter(|((first, _), purged)| *first <= purged.index);
         if leftover.is_some() {
             sometimes(Marker::PurgeResumed);
         }
         let mark = Mark { last: memory.last().map(position), vote: memory.vote };
-        let (writer, ops, end) = Writer::new(engine, keeper, mark, leftover.map(|(_, purged)| purged.index));
+        let (writer, ops, end) =
+            Writer::new(engine, keeper, mark, leftover.map(|(_, purged)| purged.index), version.clone());
         runner(Box::pin(writer.run()))?;
         let recovered = Recovered {
             vote: memory.vote,
@@ -174,7 +178,7 @@ impl LogStore {
             log_bytes: memory.bytes,
         };
         memory.vote = memory.vote.map(stand_again);
-        Ok((Self { memory: Arc::new(RwLock::new(memory)), ops, end, settled: false }, recovered))
+        Ok((Self { memory: Arc::new(RwLock::new(memory)), ops, end, version, settled: false }, recovered))
     }
 
     /// A handle that reads: for openraft's replication, and for whoever decides when to purge.
@@ -190,6 +194,11 @@ impl LogStore {
     /// Index of the last entry, or of the last purged one.
     pub fn last_index(&self) -> Option<u64> {
         self.reader().last_index()
+    }
+
+    /// The format version in which the log and its mark are written.
+    pub fn write_version(&self) -> WriteVersion {
+        self.version.clone()
     }
 
     /// Resolves when this store is dropped and the writer has closed its files.
@@ -296,7 +305,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
         let Some(id) = committed else { return Ok(()) };
         self.memory.write().committed = committed;
-        let change = Change::SaveCommitted { committed: encode_log_id(&id) };
+        let change = Change::SaveCommitted { committed: encode_log_id(self.version.get(), &id) };
         self.submit(change, Box::new(|_| ())).await.map_err(write_fault(ErrorSubject::Store))
     }
 
@@ -339,7 +348,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             sometimes(Marker::LogPurged);
             position(memory.last().unwrap_or(upto))
         };
-        let change = Change::Purge { purged: encode_log_id(&upto), index: upto.index, last };
+        let change = Change::Purge { purged: encode_log_id(self.version.get(), &upto), index: upto.index, last };
         self.done(change).await.map_err(write_fault(ErrorSubject::Log(upto)))
     }
 }
@@ -356,7 +365,7 @@ impl LogStore {
             if let Some(last) = memory.last().filter(|last| last.index + 1 != index) {
                 return Err(hole(last.index + 1, index));
             }
-            items.push((index, encode_entry(&entry)));
+            items.push((index, encode_entry(self.version.get(), &entry)));
             memory.push(entry);
         }
         let last = memory.last().filter(|_| !items.is_empty());

@@ -16,8 +16,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut};
-use foreword_proto::limits::{FORMAT_VERSION, FORMAT_VERSIONS};
-use foreword_proto::versions::Foreign;
+use foreword_proto::limits::FORMAT_VERSIONS;
+use foreword_proto::versions::{Foreign, trailer};
 use foreword_seams::{Marker, sometimes};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 use super::recovery::OpenError;
 use crate::consensus::entry_codec::Unreadable;
 use crate::consensus::types::Vote;
+use crate::consensus::write_version::WriteVersion;
 
 /// Bytes of the mark's file.
 pub const MARK_BYTES: usize = 4096;
@@ -56,13 +57,14 @@ pub trait MarkFile: Send + 'static {
 /// The mark and the half it goes to next.
 pub(crate) struct MarkKeeper {
     file: Box<dyn MarkFile>,
+    version: WriteVersion,
     sequence: u64,
     pub(crate) mark: Mark,
 }
 
 impl MarkKeeper {
     /// Reads the newer valid half. [`OpenError::Lost`] when the file exists and neither half is valid.
-    pub(crate) fn open(mut file: Box<dyn MarkFile>) -> Result<Self, OpenError> {
+    pub(crate) fn open(mut file: Box<dyn MarkFile>, version: WriteVersion) -> Result<Self, OpenError> {
         let (sequence, mark) = match file.load()? {
             None => (0, Mark::default()),
             Some(bytes) => newest(&bytes).map_err(|what| match what {
@@ -70,7 +72,7 @@ impl MarkKeeper {
                 Unreadable::Foreign(what) => OpenError::OtherVersion(what.of("MARK")),
             })?,
         };
-        Ok(Self { file, sequence, mark })
+        Ok(Self { file, version, sequence, mark })
     }
 
     /// Makes `mark` durable; does nothing when it already is.
@@ -79,7 +81,7 @@ impl MarkKeeper {
             return Ok(());
         }
         let sequence = self.sequence + 1;
-        self.file.store((sequence % 2) as usize, encode(sequence, &mark)).await?;
+        self.file.store((sequence % 2) as usize, encode(self.version.get(), sequence, &mark)).await?;
         self.sequence = sequence;
         self.mark = mark;
         Ok(())
@@ -116,13 +118,13 @@ fn newest(bytes: &[u8; MARK_BYTES]) -> Result<(u64, Mark), Unreadable> {
     }
 }
 
-fn encode(sequence: u64, mark: &Mark) -> [u8; MARK_HALF_BYTES] {
+fn encode(version: u32, sequence: u64, mark: &Mark) -> [u8; MARK_HALF_BYTES] {
     let mut half = [0; MARK_HALF_BYTES];
     let mut out = &mut half[..];
     let (index, term) = mark.last.unwrap_or_default();
     let vote = mark.vote.unwrap_or_default();
     out.put_slice(&MAGIC);
-    out.put_u32_le(FORMAT_VERSION);
+    out.put_u32_le(version);
     out.put_u64_le(sequence);
     out.put_u64_le(index);
     out.put_u64_le(term);
@@ -131,6 +133,8 @@ fn encode(sequence: u64, mark: &Mark) -> [u8; MARK_HALF_BYTES] {
     out.put_u64_le(vote.leader_id.node_id);
     let crc = crc32fast::hash(&half[..RECORD_BYTES - 4]);
     half[RECORD_BYTES - 4..RECORD_BYTES].copy_from_slice(&crc.to_le_bytes());
+    let added = trailer(version);
+    half[RECORD_BYTES..RECORD_BYTES + added.len()].copy_from_slice(added);
     half
 }
 
@@ -148,7 +152,11 @@ fn decode(half: &[u8]) -> Result<(u64, Mark), Unreadable> {
     if crc32fast::hash(record) != crc.get_u32_le() {
         return Err("its checksum differs".to_owned().into());
     }
-    Foreign::check_version(rest.get_u32_le(), FORMAT_VERSIONS).map_err(Unreadable::Foreign)?;
+    let version = rest.get_u32_le();
+    Foreign::check_version(version, FORMAT_VERSIONS).map_err(Unreadable::Foreign)?;
+    if !half[RECORD_BYTES..].starts_with(trailer(version)) {
+        return Err(format!("what version {version} adds is missing").into());
+    }
     let (sequence, index, term, flags) = (rest.get_u64_le(), rest.get_u64_le(), rest.get_u64_le(), rest.get_u8());
     let (vote_term, vote_node) = (rest.get_u64_le(), rest.get_u64_le());
     let vote = if flags & 4 == 0 { Vote::new(vote_term, vote_node) } else { Vote::new_committed(vote_term, vote_node) };
@@ -255,11 +263,11 @@ mod tests {
     }
 
     fn open(file: &MemoryMark) -> Result<Mark, OpenError> {
-        Ok(MarkKeeper::open(Box::new(file.clone()))?.mark)
+        Ok(MarkKeeper::open(Box::new(file.clone()), WriteVersion::default())?.mark)
     }
 
     fn save(file: &MemoryMark, marks: &[Mark]) {
-        let mut keeper = MarkKeeper::open(Box::new(file.clone())).unwrap();
+        let mut keeper = MarkKeeper::open(Box::new(file.clone()), WriteVersion::default()).unwrap();
         for mark in marks {
             futures::executor::block_on(keeper.save(*mark)).unwrap();
         }
@@ -315,16 +323,23 @@ mod tests {
         let path = dir.path().join("MARK");
         let mark = Mark { last: Some((7, 2)), vote: Some(Vote::new(2, 1)) };
         for _ in 0..2 {
-            let mut keeper = MarkKeeper::open(Box::new(LocalMark::open(&path).unwrap())).unwrap();
+            let mut keeper =
+                MarkKeeper::open(Box::new(LocalMark::open(&path).unwrap()), WriteVersion::default()).unwrap();
             futures::executor::block_on(keeper.save(mark)).unwrap();
         }
-        assert_eq!(MarkKeeper::open(Box::new(LocalMark::open(&path).unwrap())).unwrap().mark, mark);
+        assert_eq!(
+            MarkKeeper::open(Box::new(LocalMark::open(&path).unwrap()), WriteVersion::default()).unwrap().mark,
+            mark
+        );
         std::fs::write(&path, [7; MARK_BYTES]).unwrap();
-        let error = MarkKeeper::open(Box::new(LocalMark::open(&path).unwrap())).err().unwrap();
+        let error = MarkKeeper::open(Box::new(LocalMark::open(&path).unwrap()), WriteVersion::default()).err().unwrap();
         assert!(matches!(error, OpenError::Lost(_)), "{error}");
         std::fs::write(&path, [7; 100]).unwrap();
         assert_eq!(LocalMark::open(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
         std::fs::write(&path, [0; 100]).unwrap();
-        assert_eq!(MarkKeeper::open(Box::new(LocalMark::open(&path).unwrap())).unwrap().mark, Mark::default());
+        assert_eq!(
+            MarkKeeper::open(Box::new(LocalMark::open(&path).unwrap()), WriteVersion::default()).unwrap().mark,
+            Mark::default()
+        );
     }
 }

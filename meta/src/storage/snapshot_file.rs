@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use foreword_proto::ClusterId;
-use foreword_proto::limits::{FORMAT_VERSION, FORMAT_VERSIONS, SNAPSHOT_FRAME_BYTES};
+use foreword_proto::limits::{FORMAT_VERSIONS, SNAPSHOT_FRAME_BYTES};
 use foreword_proto::versions::{Foreign, OtherVersion};
 use foreword_seams::{FileReader, FileWriter, Files};
 use serde::{Deserialize, Serialize};
@@ -90,14 +90,14 @@ impl SnapshotFault {
     }
 }
 
-fn encode_header(header: &SnapshotHeader) -> Result<Bytes, SnapshotFault> {
+fn encode_header(version: u32, header: &SnapshotHeader) -> Result<Bytes, SnapshotFault> {
     let json = serde_json::to_vec(header).map_err(|error| SnapshotFault::BadHeader(error.to_string()))?;
     if json.len() > HEADER_JSON_BYTES_MAX {
         return Err(SnapshotFault::BadHeader(format!("{} bytes, at most {HEADER_JSON_BYTES_MAX}", json.len())));
     }
     let mut out = BytesMut::with_capacity(PREFIX_BYTES + json.len() + CRC_BYTES);
     out.put_slice(&MAGIC);
-    out.put_u32_le(FORMAT_VERSION);
+    out.put_u32_le(version);
     out.put_u32_le(json.len() as u32);
     out.put_slice(&json);
     out.put_u32_le(crc32fast::hash(&out));
@@ -221,9 +221,14 @@ pub struct SnapshotWriter {
 }
 
 impl SnapshotWriter {
-    /// Starts the file and writes its header.
-    pub async fn create(files: Arc<dyn Files>, name: &str, header: &SnapshotHeader) -> Result<Self, SnapshotError> {
-        let encoded = encode_header(header).map_err(|fault| fault.of(name))?;
+    /// Starts the file in a format version and writes its header.
+    pub async fn create(
+        files: Arc<dyn Files>,
+        name: &str,
+        version: u32,
+        header: &SnapshotHeader,
+    ) -> Result<Self, SnapshotError> {
+        let encoded = encode_header(version, header).map_err(|fault| fault.of(name))?;
         let file = files.create(name).await.map_err(|error| SnapshotFault::from(error).of(name))?;
         let mut writer = Self { name: name.to_owned(), files, file, bytes: 0, frames: 0, frame_bytes: 0 };
         writer.write(encoded).await?;

@@ -17,6 +17,7 @@ use super::engine::{Item, LogEngine, MetaKey};
 use super::mark::{Mark, MarkKeeper};
 use crate::consensus::entry_codec::encode_vote;
 use crate::consensus::types::Vote;
+use crate::consensus::write_version::WriteVersion;
 
 /// Operations waiting for the writer; more wait in their callers.
 pub const WRITER_QUEUE_MAX: usize = 256;
@@ -95,6 +96,7 @@ pub(crate) struct Writer {
     /// Items up to here may go.
     purging: Option<u64>,
     fault: Option<(io::ErrorKind, String)>,
+    version: WriteVersion,
     ended: watch::Sender<()>,
 }
 
@@ -122,6 +124,7 @@ impl Writer {
         keeper: MarkKeeper,
         mark: Mark,
         purging: Option<u64>,
+        version: WriteVersion,
     ) -> (Self, mpsc::Sender<Op>, WriterEnd) {
         let (sender, ops) = mpsc::channel(WRITER_QUEUE_MAX);
         let (ended, end) = watch::channel(());
@@ -137,6 +140,7 @@ impl Writer {
             purge_next: None,
             purging,
             fault: None,
+            version,
             ended,
         };
         (writer, sender, WriterEnd(end))
@@ -202,7 +206,7 @@ impl Writer {
             }
             Change::SaveVote { vote } => {
                 self.dirty = true;
-                self.engine.put_meta(MetaKey::Vote, encode_vote(&vote))?;
+                self.engine.put_meta(MetaKey::Vote, encode_vote(self.version.get(), &vote))?;
                 self.mark.vote = Some(vote);
                 Ok(())
             }

@@ -78,13 +78,13 @@ async fn strangers_are_told_both_sides() {
     let cluster = Cluster::started(1).await;
     let mut client: MetaClient<_> = cluster.meta(1);
     let error = client
-        .hello(wire::HelloRequest { wire_version: WIRE_VERSION + 1, cluster_id: Bytes::new() })
+        .hello(wire::HelloRequest { wire_version: WIRE_VERSION + 1, cluster_id: Bytes::new(), ..Default::default() })
         .await
         .unwrap_err();
     assert_eq!(named(&error), (Code::FailedPrecondition, Some("wire_version")));
     assert!(error.message().contains(&(WIRE_VERSION + 1).to_string()), "{error}");
     let error = client
-        .hello(wire::HelloRequest { wire_version: WIRE_VERSION, cluster_id: vec![1; 16].into() })
+        .hello(wire::HelloRequest { wire_version: WIRE_VERSION, cluster_id: vec![1; 16].into(), ..Default::default() })
         .await
         .unwrap_err();
     assert_eq!(named(&error), (Code::FailedPrecondition, Some("cluster_id")));
@@ -93,5 +93,9 @@ async fn strangers_are_told_both_sides() {
     let mut raft = foreword_proto::wire::raft::raft_client::RaftClient::new(cluster.channel(1));
     let error = raft.propose(foreword_proto::wire::raft::ProposeRequest { commands: vec![] }).await.unwrap_err();
     assert_eq!(named(&error), (Code::FailedPrecondition, Some("wire_version")));
-    client.hello(wire::HelloRequest { wire_version: WIRE_VERSION, cluster_id: Bytes::new() }).await.unwrap();
+    // A caller one version ahead that still speaks ours, too.
+    for (wire_version, wire_version_min) in [(WIRE_VERSION, 0), (WIRE_VERSION + 1, WIRE_VERSION)] {
+        let request = wire::HelloRequest { wire_version, wire_version_min, cluster_id: Bytes::new() };
+        assert_eq!(client.hello(request).await.unwrap().into_inner().wire_version, WIRE_VERSION);
+    }
 }

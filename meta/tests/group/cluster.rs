@@ -45,6 +45,10 @@ impl IdentityFile for NoFile {
         Ok(())
     }
 
+    fn format_version_is(&self, _: u32) -> io::Result<()> {
+        Ok(())
+    }
+
     fn needs(&self, _: &OtherVersion) -> io::Result<()> {
         Ok(())
     }
@@ -83,6 +87,7 @@ pub(crate) fn settings() -> ClusterSettings {
         l3_bytes: 4096 * 4096,
         read_rest_ms: 100,
         write_rest_ms: 100,
+        first_feature_level: 1,
         lease_ms: 5000,
     }
 }
@@ -292,7 +297,11 @@ impl Agent {
     pub(crate) async fn open(cluster: &Cluster, replica: u64, node: &str) -> Self {
         let mut client = cluster.meta(replica);
         client
-            .hello(wire::HelloRequest { wire_version: WIRE_VERSION, cluster_id: cluster.id.0.to_vec().into() })
+            .hello(wire::HelloRequest {
+                wire_version: WIRE_VERSION,
+                cluster_id: cluster.id.0.to_vec().into(),
+                ..Default::default()
+            })
             .await
             .unwrap();
         let registered = client

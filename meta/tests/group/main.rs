@@ -5,6 +5,7 @@ mod client;
 mod cluster;
 mod digests;
 mod failover;
+mod feature_level;
 mod hf3fs;
 mod hf3fs_http;
 mod membership;

@@ -6,7 +6,9 @@ use foreword_meta::serve::Failure;
 use foreword_meta::state::codec::{encode_batch, encode_command};
 use foreword_meta::state::command::Command;
 use foreword_proto::bad_input::field_of;
-use foreword_proto::limits::{COMMANDS_PER_ENTRY_MAX, ENTRY_BYTES_MAX, FEATURE_LEVEL_MAX, WIRE_VERSION};
+use foreword_proto::limits::{
+    COMMANDS_PER_ENTRY_MAX, ENTRY_BYTES_MAX, FEATURE_LEVEL_MAX, FORMAT_VERSION, WIRE_VERSION,
+};
 use foreword_proto::wire::raft::ProposeRequest;
 use foreword_proto::wire::raft::raft_client::RaftClient;
 use tonic::metadata::MetadataValue;
@@ -28,7 +30,7 @@ async fn propose(cluster: &Cluster, replica: u64, commands: Vec<Bytes>) -> Resul
     let mut request = Request::new(ProposeRequest { commands });
     let cluster_id = MetadataValue::try_from(cluster.id.to_string()).unwrap();
     request.metadata_mut().insert("foreword-cluster", cluster_id);
-    request.metadata_mut().insert("foreword-wire-version", MetadataValue::from(WIRE_VERSION));
+    request.metadata_mut().insert("foreword-wire-versions", MetadataValue::from(WIRE_VERSION));
     request.set_timeout(PATIENCE);
     let mut client = RaftClient::new(cluster.channel(replica)).max_encoding_message_size(usize::MAX);
     client.propose(request).await.map(|response| response.into_inner().revision)
@@ -107,7 +109,7 @@ async fn a_replica_that_cannot_read_a_committed_entry_stops_and_names_both_versi
     agent.publish(0..10).await;
     let newer = [&[9], &encoded(&Command::Reclaim { entries_max: 1 })[1..]].concat();
     let raft = cluster.running[&1].group().raft.clone();
-    let entry = EntryBatch(encode_batch(&[newer.into()]));
+    let entry = EntryBatch(encode_batch(FORMAT_VERSION, &[newer.into()]));
     raft.client_write(entry).await.unwrap_err();
     let names_both = |reason: &str| reason.contains("format_version: expected 1,") && reason.contains("has 9");
     let failed = tokio::time::timeout(PATIENCE, cluster.running.get_mut(&1).unwrap().failed()).await.unwrap();

@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 use foreword_meta::state::DecodeError;
 use foreword_meta::state::codec::{self, CODEC_VERSION, decode_batch, decode_command, decode_outcome, encode_batch};
 use foreword_meta::state::command::{Command, Outcome, Refusal, Retirement, SessionOperation, SuspectOutcome};
+use foreword_proto::limits::FORMAT_VERSION;
 use foreword_proto::records::SuspectRecord;
 use foreword_proto::{EntryKey, Namespace, PublishOutcome, RetireReason, SlotRef};
 use proptest::collection::vec;
@@ -185,7 +186,7 @@ proptest! {
     #[test]
     fn batches_come_back(commands in vec(command(), 0..5)) {
         let parts: Vec<Bytes> = commands.iter().map(encoded).collect();
-        prop_assert_eq!(decode_batch(encode_batch(&parts)), Ok(commands));
+        prop_assert_eq!(decode_batch(encode_batch(FORMAT_VERSION, &parts)), Ok(commands));
     }
 
     #[test]
@@ -198,13 +199,13 @@ proptest! {
     #[test]
     fn a_part_of_a_batch_is_an_error(commands in vec(command(), 1..4), cut in any::<prop::sample::Index>()) {
         let parts: Vec<Bytes> = commands.iter().map(encoded).collect();
-        let whole = encode_batch(&parts);
+        let whole = encode_batch(FORMAT_VERSION, &parts);
         prop_assert!(decode_batch(whole.slice(..cut.index(whole.len()))).is_err());
     }
 
     #[test]
     fn damage_never_panics(command in command(), outcome in outcome(), at in any::<prop::sample::Index>(), value in any::<u8>()) {
-        for bytes in [encode_batch(&[encoded(&command)]), codec::outcome_bytes(&outcome)] {
+        for bytes in [encode_batch(FORMAT_VERSION, &[encoded(&command)]), codec::outcome_bytes(&outcome)] {
             let mut damaged = bytes.to_vec();
             let at = at.index(damaged.len());
             damaged[at] = value;
@@ -223,7 +224,7 @@ proptest! {
 
 #[test]
 fn another_version_is_named_with_ours() {
-    let mut bytes = encode_batch(&[encoded(&Command::Tick { now_ms: 1 })]).to_vec();
+    let mut bytes = encode_batch(FORMAT_VERSION, &[encoded(&Command::Tick { now_ms: 1 })]).to_vec();
     bytes[0] = CODEC_VERSION + 1;
     let error = decode_batch(Bytes::from(bytes)).unwrap_err();
     assert_eq!(error, DecodeError::Version { what: "log entry", found: 2, known: 1 });
@@ -245,7 +246,7 @@ fn an_unknown_kind_is_named() {
 fn pages_are_not_copied() {
     let pages = Bytes::from(vec![7; 4400]);
     let operation = SessionOperation::Publish { namespace: 1, epoch: 1, pages };
-    let entry = encode_batch(&[encoded(&Command::Session { session: 1, sequence: 1, operation })]);
+    let entry = encode_batch(FORMAT_VERSION, &[encoded(&Command::Session { session: 1, sequence: 1, operation })]);
     let commands = decode_batch(entry.clone()).unwrap();
     let Command::Session { operation: SessionOperation::Publish { pages, .. }, .. } = &commands[0] else {
         panic!("another command")

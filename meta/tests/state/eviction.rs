@@ -29,6 +29,7 @@ impl Leader {
             l3_bytes: slots * 4096,
             read_rest_ms: 0,
             write_rest_ms: 0,
+            first_feature_level: 1,
             lease_ms: 1000,
         };
         let mut leader = Self { state: State::new(settings), policy: LeafLru::new(), sequence: 0, untold: Vec::new() };

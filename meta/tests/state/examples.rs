@@ -45,6 +45,7 @@ impl Cluster {
             l3_bytes: slots * 4096,
             read_rest_ms: READ_REST_MS,
             write_rest_ms: WRITE_REST_MS,
+            first_feature_level: 1,
             lease_ms: 1000,
         };
         let state = State::new(settings);

@@ -26,6 +26,7 @@ impl Replica {
             l3_bytes: 4 * 4096,
             read_rest_ms: 10,
             write_rest_ms: 10,
+            first_feature_level: 1,
             lease_ms: 1000,
         };
         let mut replica = Self { state: State::new(settings), term: 1 };

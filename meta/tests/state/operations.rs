@@ -101,6 +101,7 @@ pub(crate) fn settings() -> impl Strategy<Value = ClusterSettings> {
             l3_bytes: slots * 4096,
             read_rest_ms,
             write_rest_ms,
+            first_feature_level: 1,
             lease_ms: 1000,
         }
     })

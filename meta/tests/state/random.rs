@@ -5,6 +5,7 @@ use foreword_meta::state::command::{ClusterSettings, Command};
 use foreword_meta::state::invariants::{Summary, check, check_step};
 use foreword_meta::state::{Frozen, RestoreError, State, codec};
 use foreword_proto::PageKey;
+use foreword_proto::limits::FORMAT_VERSION;
 use foreword_proto::records::PageRecord;
 use proptest::prelude::*;
 
@@ -73,7 +74,7 @@ impl Run {
     fn apply(&mut self, command: &Command) {
         let mut encoded = BytesMut::new();
         codec::encode_command(command, &mut encoded);
-        let entry = codec::encode_batch(&[encoded.freeze()]);
+        let entry = codec::encode_batch(FORMAT_VERSION, &[encoded.freeze()]);
         let decoded = codec::decode_batch(entry).unwrap().remove(0);
         assert_eq!(&decoded, command);
 

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use foreword_meta::state::command::{Command, SessionOperation};
-use foreword_meta::state::{DecodeError, RestoreError, Restorer, SNAPSHOT_VERSION, State};
+use foreword_meta::state::{DecodeError, RestoreError, Restorer, State};
 use foreword_proto::Namespace;
+use foreword_proto::limits::FORMAT_VERSION;
 
 use crate::examples::{Cluster, READ_REST_MS};
 
@@ -60,7 +61,7 @@ fn a_snapshot_without_one_of_its_pieces_is_refused() {
 fn another_version_is_named_with_ours() {
     let mut pieces = pieces(&varied(10, 300));
     let mut newer = pieces[0].to_vec();
-    newer[0] = SNAPSHOT_VERSION + 1;
+    newer[0] = FORMAT_VERSION as u8 + 1;
     pieces[0] = Bytes::from(newer);
     let error = restore(pieces).unwrap_err();
     assert_eq!(error, DecodeError::Version { what: "snapshot", found: 2, known: 1 }.into());

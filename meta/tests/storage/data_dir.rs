@@ -13,6 +13,7 @@ pub(crate) fn identity() -> Identity {
         l3_bytes: 1 << 40,
         read_rest_ms: 120_000,
         write_rest_ms: 300_000,
+        first_feature_level: 1,
         lease_ms: 10_000,
     };
     let directory = DirectoryId([3; 16]);

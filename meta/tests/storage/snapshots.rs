@@ -7,6 +7,7 @@ use foreword_meta::consensus::types::SnapshotMeta;
 use foreword_meta::storage::snapshot_file::{FRAME_BYTES_MAX, SnapshotFault, verify_snapshot};
 use foreword_meta::storage::{SnapshotError, SnapshotHeader, SnapshotReader, SnapshotReceiver, SnapshotWriter};
 use foreword_proto::ClusterId;
+use foreword_proto::limits::FORMAT_VERSION;
 use foreword_seams::{Files, LocalFiles};
 
 use crate::support::log_id;
@@ -34,7 +35,7 @@ fn place() -> Place {
 
 async fn write(files: &Arc<dyn Files>) -> Bytes {
     let header = SnapshotHeader { cluster_id: CLUSTER, meta: meta() };
-    let mut writer = SnapshotWriter::create(files.clone(), "a", &header).await.unwrap();
+    let mut writer = SnapshotWriter::create(files.clone(), "a", FORMAT_VERSION, &header).await.unwrap();
     for frame in frames() {
         writer.append(frame).await.unwrap();
     }
@@ -126,7 +127,7 @@ async fn another_clusters_snapshot_is_refused_with_both_named() {
 async fn a_frame_that_is_too_large_is_refused_and_an_unsealed_file_leaves_nothing() {
     let place = place();
     let header = SnapshotHeader { cluster_id: CLUSTER, meta: meta() };
-    let mut writer = SnapshotWriter::create(place.files.clone(), "a", &header).await.unwrap();
+    let mut writer = SnapshotWriter::create(place.files.clone(), "a", FORMAT_VERSION, &header).await.unwrap();
     let frame = Bytes::from(vec![0; FRAME_BYTES_MAX + 1]);
     assert!(matches!(writer.append(frame).await.unwrap_err().what, SnapshotFault::BadFrame { frame: 0, .. }));
     drop(writer);

@@ -6,7 +6,7 @@ use foreword_meta::consensus::entry_codec::{
 use foreword_meta::consensus::types::{EntryBatch, Member, Vote};
 use foreword_meta::storage::{LogEngine, MetaKey};
 use foreword_proto::DirectoryId;
-use foreword_proto::limits::{ENTRY_BYTES_MAX, RAFT_MESSAGE_BYTES_MAX, RAFT_PAYLOAD_BYTES_SOFT_MAX};
+use foreword_proto::limits::{ENTRY_BYTES_MAX, FORMAT_VERSION, RAFT_MESSAGE_BYTES_MAX, RAFT_PAYLOAD_BYTES_SOFT_MAX};
 use openraft::storage::RaftLogStorage;
 use openraft::{EntryPayload, Membership, RaftLogReader};
 use proptest::prelude::*;
@@ -46,9 +46,9 @@ async fn what_a_killed_process_left_unsynced_is_durable_before_anyone_hears_of_i
     let replica = MemoryReplica::default();
     {
         let mut process = replica.disk.open();
-        let items: Vec<_> = (0..5).map(|index| (index, encode_entry(&entry(1, index, 100)))).collect();
+        let items: Vec<_> = (0..5).map(|index| (index, encode_entry(FORMAT_VERSION, &entry(1, index, 100)))).collect();
         process.append(&items).unwrap();
-        process.put_meta(MetaKey::Vote, encode_vote(&Vote::new(1, 2))).unwrap();
+        process.put_meta(MetaKey::Vote, encode_vote(FORMAT_VERSION, &Vote::new(1, 2))).unwrap();
     }
     let (mut store, recovered) = replica.open().unwrap();
     assert_eq!(recovered.last, Some(log_id(1, 4)));
@@ -115,7 +115,7 @@ proptest! {
     #[test]
     fn entries_survive_log_and_wire(term: u64, index: u64, payload in payloads()) {
         let entry = openraft::Entry { log_id: log_id(term, index), payload };
-        let stored = encode_entry(&entry);
+        let stored = encode_entry(FORMAT_VERSION, &entry);
         prop_assert_eq!(stored.len(), entry_bytes(&entry));
         prop_assert!(decode_entry(index, &stored).unwrap() == entry);
         prop_assert!(entry_from_wire(entry_to_wire(&entry)).unwrap() == entry);
@@ -124,7 +124,7 @@ proptest! {
     #[test]
     fn damage_to_a_stored_entry_is_found(payload in payloads(), at: usize, bit in 0..8u8, cut: usize) {
         let entry = openraft::Entry { log_id: log_id(1, 77), payload };
-        let stored = encode_entry(&entry);
+        let stored = encode_entry(FORMAT_VERSION, &entry);
         let mut damaged = stored.to_vec();
         let at = at % damaged.len();
         damaged[at] ^= 1u8 << bit;

@@ -58,7 +58,7 @@ impl Replica {
         let files = Arc::new(LocalFiles::new(self.path().join("snapshots")).unwrap());
         let meta = SnapshotMeta { last_log_id: Some(log_id(1, 2)), ..SnapshotMeta::default() };
         let header = SnapshotHeader { cluster_id: identity().cluster_id, meta };
-        let mut writer = SnapshotWriter::create(files, NAME, &header).await.unwrap();
+        let mut writer = SnapshotWriter::create(files, NAME, FORMAT_VERSION, &header).await.unwrap();
         for piece in pieces {
             writer.append(piece).await.unwrap();
         }
@@ -196,8 +196,8 @@ async fn an_entry_or_a_value_of_another_version_is_refused_and_kept() {
     let newer = |stored| resealed(stored, |bytes| bytes[4] = NEWER as u8);
     let kind = |stored| resealed(stored, |bytes| bytes[5] = 99);
     for (item, found) in [
-        (newer(encode_entry(&entry(1, 4, 50))), NEWER.to_string()),
-        (kind(encode_entry(&entry(1, 4, 50))), "kind 99".into()),
+        (newer(encode_entry(FORMAT_VERSION, &entry(1, 4, 50))), NEWER.to_string()),
+        (kind(encode_entry(FORMAT_VERSION, &entry(1, 4, 50))), "kind 99".into()),
     ] {
         let replica = Replica::new().await;
         replica.edit_engine(|engine| {
@@ -212,7 +212,7 @@ async fn an_entry_or_a_value_of_another_version_is_refused_and_kept() {
         replica.edit_engine(|engine| assert_eq!(engine.read(4..5).unwrap(), [(4, item.clone())]));
     }
     let replica = Replica::new().await;
-    let vote = newer(encode_vote(&Vote::new(1, 1)));
+    let vote = newer(encode_vote(FORMAT_VERSION, &Vote::new(1, 1)));
     replica.edit_engine(|engine| engine.put_meta(MetaKey::Vote, vote.clone()).unwrap());
     let error = replica.open().await.err().unwrap();
     assert!(error.is_refusal() && error.to_string().contains("Vote"), "{error}");

@@ -1,6 +1,6 @@
 //! The first words with the group: do we belong together?
 
-use foreword_proto::limits::WIRE_VERSION;
+use foreword_proto::limits::WIRE_VERSIONS;
 use foreword_proto::wire::meta as wire;
 use foreword_proto::{BadInput, ClusterId};
 use foreword_seams::Endpoint;
@@ -26,7 +26,7 @@ pub enum HelloError {
     NoReplica(Status),
     #[error("the group refused: {0}")]
     Refused(Status),
-    #[error("wire version: this agent speaks {WIRE_VERSION}, the replica {0}")]
+    #[error("wire_version: this agent speaks {WIRE_VERSIONS}, the replica {0}")]
     OtherVersion(u32),
     #[error("cluster_id: configured {configured}, the replicas belong to {theirs}")]
     OtherCluster { configured: ClusterId, theirs: ClusterId },
@@ -38,7 +38,11 @@ impl MetaClient {
     /// Finds the group and checks that this agent belongs to it; learns its other replicas.
     pub async fn hello(&self, expected: Option<ClusterId>, deadline: Instant) -> Result<Cluster, HelloError> {
         let cluster_id = expected.map(|id| id.0.to_vec()).unwrap_or_default();
-        let request = wire::HelloRequest { wire_version: WIRE_VERSION, cluster_id: cluster_id.into() };
+        let request = wire::HelloRequest {
+            wire_version: WIRE_VERSIONS.max,
+            wire_version_min: WIRE_VERSIONS.min,
+            cluster_id: cluster_id.into(),
+        };
         let answer = self
             .retry(deadline, |mut client| {
                 let request = request.clone();
@@ -52,7 +56,7 @@ impl MetaClient {
                     HelloError::Refused(status)
                 }
             })?;
-        if answer.wire_version != WIRE_VERSION {
+        if !WIRE_VERSIONS.contains(answer.wire_version) {
             return Err(HelloError::OtherVersion(answer.wire_version));
         }
         let theirs = ClusterId::from_wire(&answer.cluster_id)?;

@@ -10,6 +10,7 @@ use foreword_meta::state::codec::{decode_batch, encode_batch, encode_command};
 use foreword_meta::state::command::{Command, SessionOperation};
 use foreword_meta::storage::engine::Item;
 use foreword_meta::storage::{LogEngine, MetaKey};
+use foreword_proto::limits::FORMAT_VERSION;
 use futures::future::BoxFuture;
 use openraft::EntryPayload;
 
@@ -47,8 +48,8 @@ fn without_publishes((index, item): &Item) -> Item {
             out.freeze()
         };
         let commands: Vec<Bytes> = commands.iter().map(encoded).collect();
-        *batch = encode_batch(&commands);
-        Some(encode_entry(&entry))
+        *batch = encode_batch(FORMAT_VERSION, &commands);
+        Some(encode_entry(FORMAT_VERSION, &entry))
     };
     (*index, change().unwrap_or_else(|| item.clone()))
 }

@@ -6,6 +6,7 @@ use foreword_meta::consensus::types::{Entry, EntryBatch};
 use foreword_meta::replica::group::encode_commands;
 use foreword_meta::state::codec::encode_batch;
 use foreword_meta::state::command::{ClusterSettings, Command, Outcome, Retirement, SessionOperation};
+use foreword_proto::limits::FORMAT_VERSION;
 use foreword_proto::location::{Checksums, Location};
 use foreword_proto::records::{self, PageRecord};
 use foreword_proto::{EntryKey, Namespace, NamespaceId, PageKey, RetireReason, Revision, SlotRef};
@@ -24,9 +25,12 @@ pub(crate) fn key(number: u64) -> PageKey {
 pub(crate) fn item(index: u64, term: u64, commands: &[Command]) -> Bytes {
     let payload = match commands {
         [] => EntryPayload::Blank,
-        commands => EntryPayload::Normal(EntryBatch(encode_batch(&encode_commands(commands)))),
+        commands => EntryPayload::Normal(EntryBatch(encode_batch(FORMAT_VERSION, &encode_commands(commands)))),
     };
-    encode_entry(&Entry { log_id: LogId { leader_id: CommittedLeaderId::new(term, 1), index }, payload })
+    encode_entry(
+        FORMAT_VERSION,
+        &Entry { log_id: LogId { leader_id: CommittedLeaderId::new(term, 1), index }, payload },
+    )
 }
 
 /// An oracle with what was given to it: namespace 1, and session 1 of node `a` that holds every slot.
@@ -52,6 +56,7 @@ impl Log {
             l3_bytes: slots * slot_bytes,
             read_rest_ms: READ_REST_MS,
             write_rest_ms: WRITE_REST_MS,
+            first_feature_level: 1,
             lease_ms: 1000,
         };
         let mut log =

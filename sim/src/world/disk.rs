@@ -359,6 +359,10 @@ impl IdentityFile for SimIdentityFile {
         self.disk.change_identity(Some(self.process), |identity| identity.rejoining = false)
     }
 
+    fn format_version_is(&self, version: u32) -> io::Result<()> {
+        self.disk.change_identity(Some(self.process), |identity| identity.format_version = version)
+    }
+
     fn needs(&self, other: &OtherVersion) -> io::Result<()> {
         Err(io::Error::other(format!("every process here is of one version: {other}")))
     }

@@ -134,6 +134,10 @@ impl IdentityFile for NoFile {
         Ok(())
     }
 
+    fn format_version_is(&self, _: u32) -> io::Result<()> {
+        Ok(())
+    }
+
     fn needs(&self, _: &OtherVersion) -> io::Result<()> {
         Ok(())
     }
@@ -182,6 +186,7 @@ async fn meta(load: &Load, net: &PipeNet, endpoint: &Endpoint) -> foreword_meta:
         l3_bytes: load.l3_bytes,
         read_rest_ms: 200,
         write_rest_ms: 400,
+        first_feature_level: 1,
         lease_ms: 2_000,
     };
     let identity = Identity::new(ID, 1, DirectoryId([1; 16]), settings, BTreeMap::from([(1, endpoint.to_string())]));

@@ -120,7 +120,7 @@ async fn strangers(live: &mut Live) {
     let other = [9; 16];
     let hello = |wire_version, cluster_id: &[u8]| {
         let (mut meta, cluster_id) = (meta.clone(), Bytes::copy_from_slice(cluster_id));
-        async move { meta.hello(m::HelloRequest { wire_version, cluster_id }).await }
+        async move { meta.hello(m::HelloRequest { wire_version, cluster_id, ..Default::default() }).await }
     };
     let another = |field| (Code::FailedPrecondition, field);
     let error = live.refuses("another wire version", another("wire_version"), hello(WIRE_VERSION + 1, &[])).await;
@@ -137,7 +137,7 @@ async fn strangers(live: &mut Live) {
         let mut request = Request::new(r::VoteRequest { body: Bytes::from_static(b"{}") });
         if let Some(cluster) = cluster {
             request.metadata_mut().insert("foreword-cluster", cluster.parse().unwrap());
-            request.metadata_mut().insert("foreword-wire-version", version.into());
+            request.metadata_mut().insert("foreword-wire-versions", version.into());
         }
         async move { raft.vote(request).await }
     };

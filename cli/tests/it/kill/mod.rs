@@ -14,3 +14,4 @@ mod replica_replaced;
 mod storm;
 pub(crate) mod support;
 mod under_pressure;
+mod upgrade;

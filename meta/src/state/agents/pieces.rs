@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use foreword_proto::{SessionId, SlabId, Slot};
 
 use super::Agents;
@@ -22,7 +22,7 @@ use crate::state::pieces::{PieceKind, piece, pieces};
 
 impl Agents {
     /// All pieces. What has been passed is let go of.
-    pub(in crate::state) fn into_pieces(self) -> impl Iterator<Item = Bytes> {
+    pub(in crate::state) fn into_pieces(self) -> impl Iterator<Item = BytesMut> {
         let Self { sessions, suspicions } = self;
         let Sessions { open, next } = sessions;
         std::iter::once(piece(PieceKind::Agents, next))

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use foreword_proto::EntryKey;
 
 use super::file::{File, Head};
@@ -49,7 +49,7 @@ impl OfList {
 
 impl Hf3fs {
     /// All pieces. What has been passed is let go of.
-    pub(in crate::state) fn into_pieces(self) -> impl Iterator<Item = Bytes> {
+    pub(in crate::state) fn into_pieces(self) -> impl Iterator<Item = BytesMut> {
         let Self { files, by_name: _ } = self;
         let heads: Vec<Head> = files.iter().map(|file| file.head()).collect();
         let pages = files.into_iter().enumerate().flat_map(|(id, file)| {

@@ -20,6 +20,7 @@ pub(in crate::state) fn sound() -> (State, Vec<SlotRef>) {
         l3_bytes: 640 * 4096,
         read_rest_ms: 10,
         write_rest_ms: 20,
+        first_feature_level: 1,
         lease_ms: 1000,
     };
     let mut state = State::new(settings);

@@ -7,7 +7,7 @@
 //! entries     shards, count, then each: table, key, slot, a checksum a shard
 //! ```
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use foreword_proto::EntryKey;
 use foreword_proto::SlotRef;
 use foreword_proto::limits::SHARDS_MAX;
@@ -53,7 +53,7 @@ fn take_entries(pages: &mut Pages, shards: usize, input: &mut Input<'_>) -> Resu
 
 impl Pages {
     /// All pieces. What has been passed is let go of.
-    pub(in crate::state) fn into_pieces(self) -> impl Iterator<Item = Bytes> {
+    pub(in crate::state) fn into_pieces(self) -> impl Iterator<Item = BytesMut> {
         let Self { namespaces, next_table, index, entries_digest: _, garbage } = self;
         let entries = index.into_groups().flat_map(|(shards, entries)| {
             let records = entries.map(|(table, key, location)| EntryRecord { table, key, location });

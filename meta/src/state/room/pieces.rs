@@ -7,7 +7,7 @@
 //! rests    kind u8, count, then each: due_ms, slab, slot
 //! ```
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use foreword_proto::{Generation, SessionId, SlabId, Slot, SlotRef};
 
 use super::rests::{Rest, RestKind};
@@ -20,7 +20,7 @@ use crate::state::pieces::{PieceKind, piece, pieces};
 
 impl Room {
     /// All pieces. What has been passed is let go of.
-    pub(in crate::state) fn into_pieces(self) -> impl Iterator<Item = Bytes> {
+    pub(in crate::state) fn into_pieces(self) -> impl Iterator<Item = BytesMut> {
         let Self { slots, rests } = self;
         let Slots { slabs, classes, counters, file_bytes: _, digest: _ } = slots;
         let room = std::iter::once(piece(PieceKind::Room, counters));

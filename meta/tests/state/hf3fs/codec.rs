@@ -5,7 +5,7 @@ use foreword_meta::state::DecodeError;
 use foreword_meta::state::codec::{decode_command, decode_outcome, outcome_bytes};
 use foreword_meta::state::command::{Command, Outcome};
 use foreword_meta::state::hf3fs::{FileName, Hf3fsCommand, Hf3fsOperation, Hf3fsOutcome, Reserved};
-use foreword_proto::limits::{ENTRY_BYTES_MAX, HF3FS_KEYS_MAX};
+use foreword_proto::limits::{ENTRY_BYTES_MAX, FORMAT_VERSION, HF3FS_KEYS_MAX};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -108,7 +108,7 @@ fn a_reserve_of_the_most_keys_fits_an_entry() {
     let operation = Hf3fsOperation::Reserve { term: u64::MAX, keys, victims: indexes.clone() };
     let command = Command::Hf3fs(Hf3fsCommand::On { file: 0, touched: indexes, operation });
     let mut bytes = encoded(&command);
-    let batch = foreword_meta::state::codec::encode_batch(std::slice::from_ref(&bytes));
+    let batch = foreword_meta::state::codec::encode_batch(FORMAT_VERSION, std::slice::from_ref(&bytes));
     assert!(batch.len() <= ENTRY_BYTES_MAX, "{}", batch.len());
     assert_eq!(decode_command(&mut bytes), Ok(command));
     let pages = vec![Reserved::Existing(u32::MAX); HF3FS_KEYS_MAX];

@@ -36,6 +36,7 @@ pub(crate) fn settings() -> ClusterSettings {
         l3_bytes: 40_960,
         read_rest_ms: 100,
         write_rest_ms: WRITE_REST_MS,
+        first_feature_level: 1,
         lease_ms: 1000,
     }
 }

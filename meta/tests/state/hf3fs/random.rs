@@ -6,6 +6,7 @@ use foreword_meta::state::hf3fs::{FileId, Hf3fsCommand, Hf3fsOperation, PageInde
 use foreword_meta::state::invariants::{Summary, check, check_command, check_step};
 use foreword_meta::state::{Frozen, State, codec};
 use foreword_proto::EntryKey;
+use foreword_proto::limits::FORMAT_VERSION;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -261,7 +262,7 @@ impl Run {
     fn apply(&mut self, command: &Command) {
         let mut encoded = BytesMut::new();
         codec::encode_command(command, &mut encoded);
-        let decoded = codec::decode_batch(codec::encode_batch(&[encoded.freeze()])).unwrap().remove(0);
+        let decoded = codec::decode_batch(codec::encode_batch(FORMAT_VERSION, &[encoded.freeze()])).unwrap().remove(0);
         assert_eq!(&decoded, command);
 
         self.revision += 1;

@@ -2,7 +2,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use foreword_meta::state::hf3fs::{Hf3fsOperation, Hf3fsOutcome};
-use foreword_meta::state::{RestoreError, SNAPSHOT_VERSION, State};
+use foreword_meta::state::{RestoreError, State};
+use foreword_proto::limits::FORMAT_VERSION;
 
 use super::{Files, file_name, key, keys, pages};
 use crate::restore::{pieces, restore};
@@ -116,7 +117,7 @@ fn pages_that_cannot_be_are_refused() {
     let whole = pieces(&files.state);
     let refused = |file: u32, list: u8, pages: &[(u32, u64, Option<u64>)]| {
         let mut piece = BytesMut::new();
-        piece.put_slice(&[SNAPSHOT_VERSION, 10]);
+        piece.put_slice(&[FORMAT_VERSION as u8, 10]);
         piece.put_u32_le(file);
         piece.put_u8(list);
         piece.put_u32_le(pages.len() as u32);

@@ -17,6 +17,7 @@ fn disk() -> Disk {
         l3_bytes: 4096 * 4096,
         read_rest_ms: 100,
         write_rest_ms: 100,
+        first_feature_level: 1,
         lease_ms: 5000,
     };
     Disk::new(1, Identity::new(ClusterId([7; 16]), 1, DirectoryId([1; 16]), settings, BTreeMap::new()))

@@ -44,6 +44,7 @@ fn sound() -> State {
         l3_bytes: 40_960,
         read_rest_ms: 10,
         write_rest_ms: 20,
+        first_feature_level: 1,
         lease_ms: 1000,
     };
     let mut state = State::new(settings);
