@@ -19,17 +19,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::MetaConfig;
 use crate::consensus::types::{Member, TypeConfig, seed_thread};
-use crate::eviction::Watermarks;
+use crate::eviction::{Evictor, LeaderPolicy, Watermarks};
 use crate::hf3fs::{self, Calls};
 use crate::network::{NetworkFactory, Peers};
 use crate::replica::applied::{Applied, Position};
 use crate::replica::clock::LeaderClock;
 use crate::replica::compare::{Diverged, compare_digests};
-use crate::replica::duties::Duties;
+use crate::replica::duties::{Duties, Duty};
 use crate::replica::group::Group;
 use crate::replica::halt::Halt;
+use crate::replica::leases::Leases;
 use crate::replica::level::Level;
 use crate::replica::proposer::Proposer;
+use crate::replica::reclaim::Reclaim;
 use crate::replica::rejoin::{Standing, rejoin};
 use crate::replica::state_machine::{Newest, Snapshots, StateMachine};
 use crate::service::status::StatusSource;
@@ -183,7 +185,8 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     }
     snapshots.remove(&newest.unusable).await.map_err(ServeError::Snapshots)?;
     let hub = Arc::new(WatchHub::new(config.watch_bytes_max as usize));
-    let applied = Arc::new(Applied::new(state, position, hub.clone()));
+    let policy = Arc::new(LeaderPolicy::default());
+    let applied = Arc::new(Applied::new(state, position, vec![policy.clone(), hub.clone()]));
     // Bound before Raft starts: a port in use must stop the replica before it takes part in an election.
     let (incoming, endpoint) = listen(&*deps.net, "listen", &config.listen).await?;
     let http = listen_if(&*deps.net, "http", config.http.as_ref()).await?;
@@ -209,7 +212,8 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     }
     let clock = Arc::new(LeaderClock::default());
     let proposer = Proposer::spawn(raft.clone(), clock.clone());
-    let group = Arc::new(Group::new(identity.cluster_id, identity.replica_id, raft.clone(), applied, peers, proposer));
+    let group =
+        Arc::new(Group::new(identity.cluster_id, identity.replica_id, raft.clone(), applied.clone(), peers, proposer));
     let watermarks =
         Watermarks { high_percent: config.high_watermark_percent, low_percent: config.low_watermark_percent };
     let lease = Duration::from_millis(identity.settings.lease_ms);
@@ -217,8 +221,11 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         protection: Duration::from_millis(config.hf3fs_protection_ms),
         reservation: Duration::from_millis(config.hf3fs_reservation_ms),
     };
+    let leases = Arc::new(Leases::new(applied.clone(), clock.clone(), lease, &deps.telemetry));
+    let evictor = Arc::new(Evictor::new(applied.clone(), clock.clone(), watermarks, policy, &deps.telemetry));
     let page_files = Arc::new(hf3fs::Leader::new(group.clone(), clock.clone(), times));
-    let duties = Arc::new(Duties::new(group.clone(), clock, watermarks, lease, page_files.clone(), &deps.telemetry));
+    let duties: Vec<Arc<dyn Duty>> =
+        vec![leases.clone(), Arc::new(Reclaim::new(applied)), evictor.clone(), page_files.clone()];
     let source = StatusSource {
         group: group.clone(),
         log: log_reader,
@@ -231,7 +238,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let mut tasks = JoinSet::new();
     let (failing, failed) = watch::channel(None);
     tasks.spawn(watch_raft(raft.clone(), halt.clone(), failing.clone()));
-    tasks.spawn(duties.clone().run());
+    tasks.spawn(Duties::new(group.clone(), clock, duties).run());
     tasks.spawn(stop_when_diverged(group.clone(), standing.clone(), deps.telemetry.clone(), failing));
     tasks.spawn(snapshot_by_bytes(source.clone(), config.log_bytes_per_snapshot));
     tasks.spawn(become_ready(group.clone(), standing.clone()));
@@ -242,7 +249,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         .layer(NameMessageLayer)
         .load_shed(true)
         .concurrency_limit_per_connection(config.requests_max)
-        .add_service(MetaService::server(group.clone(), duties, hub))
+        .add_service(MetaService::server(group.clone(), leases, evictor, hub))
         .add_service(AdminService::server(source.clone()))
         .add_service(RaftService::server(group.clone(), standing.clone(), page_files.clone(), halt));
     let stopped = stop.clone().cancelled_owned();

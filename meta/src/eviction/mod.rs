@@ -5,6 +5,7 @@
 //! costs a page, never more.
 
 mod arena;
+mod evictor;
 mod leaf_lru;
 mod watermarks;
 
@@ -13,6 +14,7 @@ use foreword_proto::{EntryKey, Epoch, NamespaceId};
 use crate::state::State;
 use crate::state::command::{Event, Retirement};
 
+pub use evictor::{Evictor, LeaderPolicy};
 pub use leaf_lru::LeafLru;
 pub use watermarks::Watermarks;
 

@@ -16,6 +16,7 @@ use super::outcome::answer_of;
 use super::{Answer, Call, Operation};
 use crate::replica::checked::Author;
 use crate::replica::clock::LeaderClock;
+use crate::replica::duties::Duty;
 use crate::replica::group::{Group, Unavailable, encode_commands};
 use crate::replica::proposer::ProposeError;
 use crate::state::State;
@@ -92,17 +93,6 @@ impl Leader {
     /// What an operator set.
     pub fn times(&self) -> Times {
         self.times
-    }
-
-    /// This replica was elected: it knows of no reader yet.
-    pub fn take_office(&self, term: u64) {
-        let office = Office::new(term, self.protection_ms());
-        *self.office.lock() = Some(Held { office, since: Instant::now() });
-    }
-
-    /// This replica leads no more.
-    pub fn leave_office(&self) {
-        *self.office.lock() = None;
     }
 
     /// Pages that readers were told of; None without office.
@@ -290,9 +280,32 @@ impl Leader {
         }
     }
 
-    /// What the leader does beside answering: ends reservations of which nothing was heard, and tells the group which pages were read.
-    pub fn duties(&self) -> Vec<Command> {
-        let Some(tick_ms) = self.clock.now_ms() else { return Vec::new() };
+    fn expiries(&self, state: &State, tick_ms: u64) -> Vec<Command> {
+        // How long, not since when: by the time it is applied another leader may have told the time.
+        let unheard_ms = self.times.reservation.as_millis() as u64;
+        let due = |file: &File| file.oldest_reservation_ms().is_some_and(|heard_ms| heard_ms + unheard_ms < tick_ms);
+        let expire = |file| {
+            sometimes(Marker::PageFileReservationExpired);
+            let operation = Hf3fsOperation::Expire { unheard_ms, pages_max: EXPIRE_PAGES_MAX };
+            Command::Hf3fs(Hf3fsCommand::On { file, touched: Vec::new(), operation })
+        };
+        state.hf3fs().files().filter(|(_, file)| due(file)).map(|(id, _)| expire(id)).collect()
+    }
+}
+
+/// Ends reservations of which nothing was heard, and tells the group which pages were read.
+impl Duty for Leader {
+    fn take_office(&self, term: u64) {
+        // It knows of no reader yet.
+        let office = Office::new(term, self.protection_ms());
+        *self.office.lock() = Some(Held { office, since: Instant::now() });
+    }
+
+    fn leave_office(&self) {
+        *self.office.lock() = None;
+    }
+
+    fn commands(&self, tick_ms: u64) -> Vec<Command> {
         let mut held = self.office.lock();
         let Some(held) = held.as_mut() else { return Vec::new() };
         let now_ms = held.now_ms();
@@ -310,18 +323,6 @@ impl Leader {
             }
         }
         commands
-    }
-
-    fn expiries(&self, state: &State, tick_ms: u64) -> Vec<Command> {
-        // How long, not since when: by the time it is applied another leader may have told the time.
-        let unheard_ms = self.times.reservation.as_millis() as u64;
-        let due = |file: &File| file.oldest_reservation_ms().is_some_and(|heard_ms| heard_ms + unheard_ms < tick_ms);
-        let expire = |file| {
-            sometimes(Marker::PageFileReservationExpired);
-            let operation = Hf3fsOperation::Expire { unheard_ms, pages_max: EXPIRE_PAGES_MAX };
-            Command::Hf3fs(Hf3fsCommand::On { file, touched: Vec::new(), operation })
-        };
-        state.hf3fs().files().filter(|(_, file)| due(file)).map(|(id, _)| expire(id)).collect()
     }
 }
 

@@ -9,11 +9,10 @@ use openraft::LogId;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
+use super::observer::Observer;
 use crate::consensus::types::StoredMembership;
-use crate::eviction::EvictionPolicy;
 use crate::state::State;
-use crate::state::command::{Command, Event, Outcome};
-use crate::watch::hub::WatchHub;
+use crate::state::command::{Command, Outcome};
 
 /// The log position and membership of a state.
 #[derive(Debug, Clone, Default)]
@@ -30,23 +29,20 @@ struct Inner {
 /// The applied state: read by lookups, written by the apply task only. The lock is never held across an await.
 pub struct Applied {
     inner: RwLock<Inner>,
-    /// The leader's eviction policy; none on a follower.
-    policy: Mutex<Option<Box<dyn EvictionPolicy>>>,
-    hub: Arc<WatchHub>,
+    observers: Vec<Arc<dyn Observer>>,
     revision: watch::Sender<Revision>,
     /// Digests at the revisions that all replicas note, oldest first.
     digests: Mutex<VecDeque<(Revision, u64)>>,
 }
 
 impl Applied {
-    /// Starts from a state at its position.
-    pub fn new(state: State, position: Position, hub: Arc<WatchHub>) -> Self {
+    /// Starts from a state at its position; `observers` follow it, each told in this order.
+    pub fn new(state: State, position: Position, observers: Vec<Arc<dyn Observer>>) -> Self {
         let revision = state.revision();
-        hub.restart_at(revision);
+        observers.iter().for_each(|observer| observer.replaced(&state));
         Self {
             inner: RwLock::new(Inner { state, position }),
-            policy: Mutex::new(None),
-            hub,
+            observers,
             revision: watch::Sender::new(revision),
             digests: Mutex::default(),
         }
@@ -73,7 +69,7 @@ impl Applied {
         *self.revision.borrow()
     }
 
-    /// Applies one entry's commands, then tells watchers and the policy.
+    /// Applies one entry's commands, then tells the observers.
     pub fn apply_commands(&self, log_id: LogId<u64>, commands: &[Command]) -> Vec<Outcome> {
         let mut events = Vec::new();
         let outcomes = {
@@ -83,8 +79,7 @@ impl Applied {
             let outcomes = commands.iter().map(|command| state.apply(log_id.index, command, &mut events)).collect();
             state.finish_entry(log_id.index);
             inner.position.last_applied = Some(log_id);
-            self.observe(&events);
-            self.hub.push(log_id.index, &events, |namespace| inner.state.namespace(namespace).map(|n| n.shards()));
+            self.observers.iter().for_each(|observer| observer.applied(&inner.state, &events));
             self.note_digest(&inner.state);
             outcomes
         };
@@ -106,7 +101,7 @@ impl Applied {
             if let Some(membership) = membership {
                 inner.position.membership = membership;
             }
-            self.hub.push(log_id.index, &[], |_| None);
+            self.observers.iter().for_each(|observer| observer.applied(&inner.state, &[]));
         }
         self.revision.send_replace(log_id.index);
     }
@@ -116,11 +111,8 @@ impl Applied {
         let revision = state.revision();
         {
             let mut inner = self.inner.write();
-            self.hub.restart_at(revision);
             *inner = Inner { state, position };
-            if let Some(policy) = self.policy.lock().as_mut() {
-                policy.rebuild(&inner.state);
-            }
+            self.observers.iter().for_each(|observer| observer.replaced(&inner.state));
         }
         self.revision.send_replace(revision);
     }
@@ -144,36 +136,5 @@ impl Applied {
             digests.pop_front();
         }
         digests.push_back((state.revision(), state.digest()));
-    }
-
-    /// Installs the leader's policy, which sees the state as it is now and every event after.
-    pub fn start_policy(&self, mut policy: Box<dyn EvictionPolicy>) {
-        // The write lock keeps the apply task out between the rebuild and the first event.
-        let inner = self.inner.write();
-        policy.rebuild(&inner.state);
-        *self.policy.lock() = Some(policy);
-    }
-
-    /// Drops the policy: this replica leads no more.
-    pub fn stop_policy(&self) {
-        *self.policy.lock() = None;
-    }
-
-    /// Asks the policy something, if this replica has one.
-    pub fn with_policy<T>(&self, ask: impl FnOnce(&mut dyn EvictionPolicy, &State) -> T) -> Option<T> {
-        let inner = self.inner.read();
-        let mut policy = self.policy.lock();
-        policy.as_mut().map(|policy| ask(policy.as_mut(), &inner.state))
-    }
-
-    fn observe(&self, events: &[Event]) {
-        if events.is_empty() {
-            return;
-        }
-        if let Some(policy) = self.policy.lock().as_mut() {
-            for event in events {
-                policy.observe(event);
-            }
-        }
     }
 }

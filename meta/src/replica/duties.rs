@@ -1,22 +1,16 @@
-//! What the leader does beside answering: time, leases, eviction, reclaiming. Only its decisions are proposed.
+//! What the leader does beside answering, round by round. Only its decisions are proposed.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreword_proto::{EntryKey, Epoch, NamespaceId, RetireReason, SessionId};
-use foreword_seams::{Marker, Telemetry, sometimes};
-use metrics::Counter;
+use foreword_seams::{Marker, sometimes};
 use openraft::ServerState;
-use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::checked::Author;
 use super::clock::LeaderClock;
 use super::group::{Group, encode_commands};
-use crate::eviction::{EntryId, LeafLru, Watermarks};
-use crate::hf3fs;
-use crate::state::command::{Command, Retirement};
+use crate::state::command::Command;
 
 /// How often the leader looks.
 const ROUND: Duration = Duration::from_millis(20);
@@ -24,48 +18,40 @@ const ROUND: Duration = Duration::from_millis(20);
 const TICK_MAX: Duration = Duration::from_secs(1);
 /// A decision that found no quorum is dropped; the next round decides anew.
 const DECISION_DEADLINE: Duration = Duration::from_secs(2);
-const RETIRE_ENTRIES_MAX: usize = 4096;
-const RECLAIM_ENTRIES_MAX: u32 = 4096;
-/// A new leader evicts once every live agent has reported heat, or after this.
-const HEAT_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// The leader's memory: who renewed when, who reported heat. Nothing here is replicated.
+/// One of the leader's chores. What it remembers is its own and is not replicated; what it decides is proposed for it.
+pub trait Duty: Send + Sync {
+    /// This replica was elected in `term`: nothing that an earlier office knew holds.
+    fn take_office(&self, term: u64);
+
+    /// This replica leads no more.
+    fn leave_office(&self);
+
+    /// What is to be proposed now; `now_ms` is the leader's time. Asked again only when the answer before was applied, or given up.
+    fn commands(&self, now_ms: u64) -> Vec<Command>;
+
+    /// Whether the leader's time alone would change something, without a command.
+    fn tick_is_due(&self, _now_ms: u64) -> bool {
+        false
+    }
+}
+
+/// The duties of one replica; they rest while another leads.
 pub struct Duties {
     group: Arc<Group>,
     clock: Arc<LeaderClock>,
-    watermarks: Watermarks,
-    lease: Duration,
-    /// The leader's part of SGLang's page files.
-    page_files: Arc<hf3fs::Leader>,
-    office: Mutex<Office>,
-    expired: Counter,
-    evicted: Counter,
-}
-
-#[derive(Default)]
-struct Office {
-    renewed: BTreeMap<SessionId, Instant>,
-    reported: BTreeSet<SessionId>,
+    duties: Vec<Arc<dyn Duty>>,
     last_tick: Option<Instant>,
 }
 
 impl Duties {
-    /// Duties of one replica; they rest while another leads.
-    pub fn new(
-        group: Arc<Group>,
-        clock: Arc<LeaderClock>,
-        watermarks: Watermarks,
-        lease: Duration,
-        page_files: Arc<hf3fs::Leader>,
-        telemetry: &Telemetry,
-    ) -> Self {
-        let expired = telemetry.counter("foreword_meta_sessions_expired_total", "Sessions whose lease ran out");
-        let evicted = telemetry.counter("foreword_meta_pages_evicted_total", "Pages the leader decided to evict");
-        Self { group, clock, watermarks, lease, page_files, office: Mutex::default(), expired, evicted }
+    /// These duties; each round asks them in this order.
+    pub fn new(group: Arc<Group>, clock: Arc<LeaderClock>, duties: Vec<Arc<dyn Duty>>) -> Self {
+        Self { group, clock, duties, last_tick: None }
     }
 
     /// Runs until the task is dropped.
-    pub async fn run(self: Arc<Self>) {
+    pub async fn run(mut self) {
         let mut rounds = interval(ROUND);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -76,35 +62,16 @@ impl Duties {
         }
     }
 
-    /// Notes a renewal. False: this replica does not lead, or there is no such session.
-    pub fn renew(&self, session: SessionId) -> bool {
-        if self.clock.term().is_none() || self.group.applied.read(|state| state.session(session).is_none()) {
-            return false;
-        }
-        self.office.lock().renewed.insert(session, Instant::now());
-        true
-    }
-
-    /// Takes an agent's report of accesses, oldest first.
-    pub fn heat(&self, session: SessionId, namespace: NamespaceId, epoch: Epoch, keys: &[EntryKey]) {
-        let heated: Vec<_> = keys.iter().map(|key| (EntryId { namespace, epoch, key: *key }, 1)).collect();
-        self.group.applied.with_policy(|policy, _| policy.heat(&heated));
-        if self.office.lock().reported.insert(session) {
-            sometimes(Marker::HeatReachedNewLeader);
-        }
-    }
-
     /// Follows elections. What was committed before and is not applied yet does no harm: a tick that is behind the committed one is
     /// ignored, and a session that is not known here yet has a whole lease once it is.
-    fn in_office(&self) -> bool {
+    fn in_office(&mut self) -> bool {
         let metrics = self.group.raft.metrics().borrow().clone();
         let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(self.group.replica_id);
         if !leads {
             if self.clock.term().is_some() {
                 sometimes(Marker::LeaderDeposed);
                 self.clock.leave_office();
-                self.page_files.leave_office();
-                self.group.applied.stop_policy();
+                self.duties.iter().for_each(|duty| duty.leave_office());
             }
             return false;
         }
@@ -112,25 +79,20 @@ impl Duties {
             sometimes(Marker::ElectionWon);
             let tick_ms = self.group.applied.read(|state| state.tick_ms());
             self.clock.take_office(metrics.current_term, tick_ms);
-            *self.office.lock() = Office::default();
-            self.page_files.take_office(metrics.current_term);
-            self.group.applied.start_policy(Box::new(LeafLru::new()));
+            self.last_tick = None;
+            self.duties.iter().for_each(|duty| duty.take_office(metrics.current_term));
             tracing::info!(term = metrics.current_term, tick_ms, "took office");
         }
         true
     }
 
-    async fn round(&self) {
-        let mut commands = self.expire_sessions();
-        if self.group.applied.read(|state| state.reclaimable()) > 0 {
-            commands.push(Command::Reclaim { entries_max: RECLAIM_ENTRIES_MAX });
-        }
-        commands.extend(self.evict());
-        commands.extend(self.page_files.duties());
-        if commands.is_empty() && !self.tick_is_due() {
+    async fn round(&mut self) {
+        let Some(now_ms) = self.clock.now_ms() else { return };
+        let commands: Vec<Command> = self.duties.iter().flat_map(|duty| duty.commands(now_ms)).collect();
+        if commands.is_empty() && !self.tick_is_due(now_ms) {
             return;
         }
-        self.office.lock().last_tick = Some(Instant::now());
+        self.last_tick = Some(Instant::now());
         // An entry without commands of its own still carries its leading tick.
         let encoded = encode_commands(&commands);
         if let Err(error) = self.group.propose_here(encoded, Author::Leader, Instant::now() + DECISION_DEADLINE).await {
@@ -138,66 +100,9 @@ impl Duties {
         }
     }
 
-    /// Something rests and could be released, or the committed time is old.
-    fn tick_is_due(&self) -> bool {
-        let Some(now_ms) = self.clock.now_ms() else { return false };
-        let release = self.group.applied.read(|state| state.next_release_ms());
-        if release.is_some_and(|at_ms| at_ms <= now_ms) {
-            return true;
-        }
-        self.office.lock().last_tick.is_none_or(|last| last.elapsed() >= TICK_MAX)
-    }
-
-    /// Ends sessions that have not renewed for a whole lease of this leader's time.
-    fn expire_sessions(&self) -> Vec<Command> {
-        let now = Instant::now();
-        let open: Vec<SessionId> = self.group.applied.read(|state| state.sessions().map(|s| s.id).collect());
-        let mut office = self.office.lock();
-        office.renewed.retain(|session, _| open.binary_search(session).is_ok());
-        let mut expired = Vec::new();
-        for session in open {
-            // A session this leader has not heard of yet has a whole lease from now.
-            let renewed = *office.renewed.entry(session).or_insert(now);
-            if now.duration_since(renewed) > self.lease {
-                sometimes(Marker::SessionExpired);
-                expired.push(Command::EndSession { session });
-            }
-        }
-        self.expired.increment(expired.len() as u64);
-        expired
-    }
-
-    /// Retires cold pages where a class of slots runs out of room.
-    fn evict(&self) -> Vec<Command> {
-        if !self.heat_is_known() {
-            sometimes(Marker::EvictionAwaitedHeat);
-            return Vec::new();
-        }
-        let decided = self.group.applied.with_policy(|policy, state| {
-            let mut retirements: Vec<Retirement> = Vec::new();
-            for class in state.classes() {
-                let need = self.watermarks.slots_to_free(&class) as usize;
-                if need > 0 {
-                    let need = need.min(RETIRE_ENTRIES_MAX - retirements.len());
-                    retirements.extend(policy.victims(state, class.slot_bytes, need));
-                }
-            }
-            retirements
-        });
-        let entries = decided.unwrap_or_default();
-        if entries.is_empty() {
-            return Vec::new();
-        }
-        self.evicted.increment(entries.len() as u64);
-        vec![Command::Retire { reason: RetireReason::Evicted, entries }]
-    }
-
-    fn heat_is_known(&self) -> bool {
-        let Some(in_office) = self.clock.in_office() else { return false };
-        if in_office >= HEAT_WAIT_MAX {
-            return true;
-        }
-        let office = self.office.lock();
-        self.group.applied.read(|state| state.sessions().all(|session| office.reported.contains(&session.id)))
+    /// A duty waits for the time, or the committed time is old.
+    fn tick_is_due(&self, now_ms: u64) -> bool {
+        self.duties.iter().any(|duty| duty.tick_is_due(now_ms))
+            || self.last_tick.is_none_or(|last| last.elapsed() >= TICK_MAX)
     }
 }

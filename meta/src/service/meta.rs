@@ -21,9 +21,10 @@ use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 
 use super::lookup;
+use crate::eviction::Evictor;
 use crate::refusal::{refused, unexpected};
-use crate::replica::duties::Duties;
 use crate::replica::group::{Group, Leader, PROPOSE_DEADLINE};
+use crate::replica::leases::Leases;
 use crate::state::command::{Command, Outcome, Refusal, SessionOperation};
 use crate::watch;
 use crate::watch::hub::WatchHub;
@@ -31,14 +32,20 @@ use crate::watch::hub::WatchHub;
 /// The service of one replica.
 pub struct MetaService {
     group: Arc<Group>,
-    duties: Arc<Duties>,
+    leases: Arc<Leases>,
+    evictor: Arc<Evictor>,
     hub: Arc<WatchHub>,
 }
 
 impl MetaService {
     /// Serves one replica's group.
-    pub fn server(group: Arc<Group>, duties: Arc<Duties>, hub: Arc<WatchHub>) -> MetaServer<Self> {
-        MetaServer::new(Self { group, duties, hub })
+    pub fn server(
+        group: Arc<Group>,
+        leases: Arc<Leases>,
+        evictor: Arc<Evictor>,
+        hub: Arc<WatchHub>,
+    ) -> MetaServer<Self> {
+        MetaServer::new(Self { group, leases, evictor, hub })
             .max_decoding_message_size(META_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(META_MESSAGE_BYTES_MAX)
     }
@@ -176,7 +183,7 @@ impl Meta for MetaService {
             return self.leader_client()?.renew_session(request.into_inner()).await;
         }
         let session = request.into_inner().session;
-        if self.duties.renew(session) {
+        if self.leases.renew(session) {
             let (lease_ms, revision) = self.group.applied.read(|state| (state.settings().lease_ms, state.revision()));
             return Ok(Response::new(wire::RenewSessionResponse { lease_ms: lease_ms as u32, revision }));
         }
@@ -270,7 +277,7 @@ impl Meta for MetaService {
         }
         let request = request.into_inner();
         let keys: Vec<EntryKey> = records::decode("keys", &request.keys, 0, HEAT_KEYS_PER_REPORT_MAX)?;
-        self.duties.heat(request.session, request.namespace_id, request.epoch, &keys);
+        self.evictor.heat(request.session, request.namespace_id, request.epoch, &keys);
         Ok(Response::new(wire::ReportHeatResponse {}))
     }
 

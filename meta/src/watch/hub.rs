@@ -11,6 +11,8 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::replica::observer::Observer;
+use crate::state::State;
 use crate::state::command::Event;
 
 /// Events are kept at least this long, as far as the bytes allow.
@@ -132,6 +134,16 @@ impl WatchHub {
     /// Bytes of encoded events held.
     pub fn bytes(&self) -> usize {
         self.ring.read().bytes
+    }
+}
+
+impl Observer for WatchHub {
+    fn applied(&self, state: &State, events: &[Event]) {
+        self.push(state.revision(), events, |namespace| state.namespace(namespace).map(|info| info.shards()));
+    }
+
+    fn replaced(&self, state: &State) {
+        self.restart_at(state.revision());
     }
 }
 
