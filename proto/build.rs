@@ -5,7 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // What a pass names as extern it does not generate: the common messages need a pass of their own.
     let common = protox::compile(["common.proto"], ["wire"])?;
     tonic_prost_build::configure().bytes(".").compile_fds(common)?;
-    let services = protox::compile(["meta.proto", "raft.proto", "node.proto"], ["wire"])?;
+    let services = protox::compile(["meta.proto", "raft.proto", "page_files.proto", "node.proto"], ["wire"])?;
     tonic_prost_build::configure()
         .bytes(".")
         .extern_path(".foreword.common.v1", "crate::wire::common")

@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::MetaConfig;
 use crate::consensus::types::{Member, TypeConfig, seed_thread};
 use crate::eviction::{Evictor, LeaderPolicy, Watermarks};
-use crate::hf3fs::{self, Calls};
-use crate::network::{NetworkFactory, Peers};
+use crate::hf3fs::{self, Calls, ForwardedCalls};
+use crate::network::{NetworkFactory, PeerIdentity, Peers};
 use crate::replica::applied::{Applied, Position};
 use crate::replica::clock::LeaderClock;
 use crate::replica::compare::{Diverged, compare_digests};
@@ -251,7 +251,8 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         .concurrency_limit_per_connection(config.requests_max)
         .add_service(MetaService::server(group.clone(), leases, evictor, hub))
         .add_service(AdminService::server(source.clone()))
-        .add_service(RaftService::server(group.clone(), standing.clone(), page_files.clone(), halt));
+        .add_service(RaftService::server(group.clone(), standing.clone(), halt))
+        .add_service(ForwardedCalls::server(PeerIdentity::new(group.cluster_id), page_files.clone()));
     let stopped = stop.clone().cancelled_owned();
     tasks.spawn(async move {
         if let Err(error) = services.serve_with_incoming_shutdown(incoming, stopped).await {

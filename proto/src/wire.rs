@@ -15,6 +15,11 @@ pub mod meta {
 pub mod raft {
     tonic::include_proto!("foreword.raft.v1");
 }
+/// `foreword.page_files.v1`
+#[allow(clippy::all, unreachable_pub)]
+pub mod page_files {
+    tonic::include_proto!("foreword.page_files.v1");
+}
 /// `foreword.node.v1`
 #[allow(clippy::all, unreachable_pub)]
 pub mod node {

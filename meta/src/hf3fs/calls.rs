@@ -3,14 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreword_proto::wire::raft as wire;
 use foreword_seams::{Marker, Telemetry, sometimes};
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
-use tonic::Code;
+use tokio::time::Instant;
 
 use super::answer::exists_body;
 use super::body::{Body, Request, parse};
+use super::forward::Forwards;
 use super::measures::Measures;
 use super::outcome::{answer_of, other_size};
 use super::{Answer, Call, Leader, Operation};
@@ -20,21 +18,20 @@ use crate::state::hf3fs::{FileName, Hf3fsCommand, Presence};
 
 /// How long a call is tried before the client is told to come back: it tries three times more, and an election takes less.
 const CALL_DEADLINE: Duration = Duration::from_secs(3);
-/// Calls passed on at once: the leader refuses more on one connection, and votes travel on it too.
-const FORWARDS_MAX: usize = 256;
 
 /// Everything a replica answers of page files.
 pub struct Calls {
     group: Arc<Group>,
     leader: Arc<Leader>,
-    forwards: Semaphore,
+    forwards: Forwards,
     measures: Measures,
 }
 
 impl Calls {
     /// The calls of one replica.
     pub fn new(group: Arc<Group>, leader: Arc<Leader>, telemetry: Telemetry) -> Self {
-        Self { group, leader, forwards: Semaphore::new(FORWARDS_MAX), measures: Measures::new(telemetry) }
+        let forwards = Forwards::new(group.peers.clone());
+        Self { group, leader, forwards, measures: Measures::new(telemetry) }
     }
 
     /// Answers a call; with 503 when no leader could be found in time.
@@ -111,25 +108,9 @@ impl Calls {
     }
 
     async fn forward(&self, endpoint: &str, call: &Call, deadline: Instant) -> Result<Answer, Unavailable> {
-        let permit = timeout_at(deadline, self.forwards.acquire()).await;
-        let Ok(Ok(_permit)) = permit else { return Err(Unavailable::Overloaded) };
-        let mut client = self.group.peers.raft_client(endpoint);
-        let request = wire::Hf3fsRequest {
-            deployment: call.deployment.clone(),
-            rank: call.rank,
-            operation: call.operation.name().into(),
-            body: call.body.clone(),
-        };
-        let until = deadline.min(Instant::now() + FORWARD_TIMEOUT);
-        let response = match timeout_at(until, client.hf3fs(request)).await {
-            Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) if status.code() == Code::ResourceExhausted => return Err(Unavailable::Overloaded),
-            Ok(Err(_)) | Err(_) => return Err(Unavailable::NoLeader),
-        };
-        sometimes(Marker::PageFileCallForwarded);
-        let status = u16::try_from(response.status).unwrap_or(503);
-        self.catch_up(response.revision, deadline).await;
-        Ok(Answer { status, body: response.body, revision: response.revision })
+        let answer = self.forwards.ask(endpoint, call, deadline).await?;
+        self.catch_up(answer.revision, deadline).await;
+        Ok(answer)
     }
 
     /// Waits until this replica has seen what a call did, so that its own next answer is not older. The call is done either way.

@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod body;
 pub mod calls;
+mod forward;
 pub mod http;
 pub mod leader;
 mod measures;
@@ -18,6 +19,7 @@ mod touches;
 
 pub use answer::Answer;
 pub use calls::Calls;
+pub use forward::ForwardedCalls;
 pub use leader::{Leader, Times};
 pub use measures::PageFileGauges;
 

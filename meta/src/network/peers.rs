@@ -31,7 +31,7 @@ impl PeerIdentity {
     }
 
     /// Refuses a caller of another cluster, or one that shares no wire version.
-    pub fn check(&self, request: &Request<()>) -> Result<(), Status> {
+    pub fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
         let said = |key| request.metadata().get(key).and_then(|value| value.to_str().ok()).unwrap_or("none");
         let theirs = said(VERSIONS_METADATA);
         let shared = theirs.parse::<Versions>().ok().and_then(|theirs| WIRE_VERSIONS.highest_shared(theirs));
@@ -63,8 +63,11 @@ impl Interceptor for PeerIdentity {
     }
 }
 
+/// A channel that says on every call whose it is.
+pub(crate) type IdentifiedChannel = InterceptedService<Channel, PeerIdentity>;
+
 /// A client of another replica's Raft service.
-pub(super) type PeerClient = RaftClient<InterceptedService<Channel, PeerIdentity>>;
+pub(super) type PeerClient = RaftClient<IdentifiedChannel>;
 
 /// The channels, by endpoint. Making one per call costs milliseconds (facts/STACK.md).
 pub struct Peers {
@@ -91,9 +94,14 @@ impl Peers {
             .clone()
     }
 
+    /// The channel to an endpoint, for a service that only replicas call.
+    pub(crate) fn identified(&self, endpoint: &str) -> IdentifiedChannel {
+        InterceptedService::new(self.channel(endpoint), self.identity.clone())
+    }
+
     /// A client of the Raft service at an endpoint.
     pub fn raft_client(&self, endpoint: &str) -> PeerClient {
-        RaftClient::with_interceptor(self.channel(endpoint), self.identity.clone())
+        RaftClient::new(self.identified(endpoint))
             .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX)
     }

@@ -11,12 +11,11 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::hf3fs::{self, Call, Operation};
 use crate::network::PeerIdentity;
 use crate::network::SnapshotOffer;
 use crate::network::messages::{append_from_wire, from_body, to_body};
 use crate::replica::checked::Author;
-use crate::replica::group::{FORWARD_TIMEOUT, Group, PROPOSE_DEADLINE, not_leader};
+use crate::replica::group::{Group, PROPOSE_DEADLINE, not_leader};
 use crate::replica::halt::Halt;
 use crate::replica::rejoin::{Standing, promise_of};
 use crate::storage::{SnapshotError, SnapshotReceiver};
@@ -26,20 +25,14 @@ pub struct RaftService {
     group: Arc<Group>,
     identity: PeerIdentity,
     standing: Arc<Standing>,
-    page_files: Arc<hf3fs::Leader>,
     halt: Arc<Halt>,
 }
 
 impl RaftService {
     /// The service of one replica; `standing` says what it may answer. A snapshot of another version goes to `halt`.
-    pub fn server(
-        group: Arc<Group>,
-        standing: Arc<Standing>,
-        page_files: Arc<hf3fs::Leader>,
-        halt: Arc<Halt>,
-    ) -> RaftServer<Self> {
+    pub fn server(group: Arc<Group>, standing: Arc<Standing>, halt: Arc<Halt>) -> RaftServer<Self> {
         let identity = PeerIdentity::new(group.cluster_id);
-        RaftServer::new(Self { group, identity, standing, page_files, halt })
+        RaftServer::new(Self { group, identity, standing, halt })
             .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX)
     }
@@ -53,12 +46,6 @@ impl RaftService {
             "this replica lost what it had promised and follows nobody until every other voter has told",
         ))
     }
-
-    fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        let mut bare = Request::new(());
-        *bare.metadata_mut() = request.metadata().clone();
-        self.identity.check(&bare)
-    }
 }
 
 fn body<T: Serialize>(value: &T) -> Result<bytes::Bytes, Status> {
@@ -71,7 +58,7 @@ impl RaftApi for RaftService {
         &self,
         request: Request<wire::AppendRequest>,
     ) -> Result<Response<wire::AppendResponse>, Status> {
-        self.check(&request)?;
+        self.identity.check(&request)?;
         self.may_follow()?;
         let append = append_from_wire(request.into_inner())?;
         let response =
@@ -80,7 +67,7 @@ impl RaftApi for RaftService {
     }
 
     async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
-        self.check(&request)?;
+        self.identity.check(&request)?;
         if !self.standing.may_vote() {
             sometimes(Marker::VoteRefusedWhileRejoining);
             return Err(Status::unavailable(
@@ -96,7 +83,7 @@ impl RaftApi for RaftService {
         &self,
         request: Request<Streaming<wire::SnapshotFrame>>,
     ) -> Result<Response<wire::SnapshotResponse>, Status> {
-        self.check(&request)?;
+        self.identity.check(&request)?;
         self.may_follow()?;
         let mut stream = request.into_inner();
         let first =
@@ -128,7 +115,7 @@ impl RaftApi for RaftService {
     }
 
     async fn propose(&self, request: Request<wire::ProposeRequest>) -> Result<Response<wire::ProposeResponse>, Status> {
-        self.check(&request)?;
+        self.identity.check(&request)?;
         if self.group.leading_term().is_none() {
             return Err(not_leader());
         }
@@ -139,14 +126,14 @@ impl RaftApi for RaftService {
     }
 
     async fn promise(&self, request: Request<wire::PromiseRequest>) -> Result<Response<wire::PromiseResponse>, Status> {
-        self.check(&request)?;
+        self.identity.check(&request)?;
         self.may_follow()?;
         let promise = promise_of(&self.group).await.ok_or_else(|| Status::unavailable("raft has stopped"))?;
         Ok(Response::new(wire::PromiseResponse { body: body(&promise)? }))
     }
 
     async fn digest(&self, request: Request<wire::DigestRequest>) -> Result<Response<wire::DigestResponse>, Status> {
-        self.check(&request)?;
+        self.identity.check(&request)?;
         let digest = self.group.applied.digest_at(request.into_inner().revision);
         Ok(Response::new(wire::DigestResponse { known: digest.is_some(), digest: digest.unwrap_or(0) }))
     }
@@ -155,25 +142,10 @@ impl RaftApi for RaftService {
         &self,
         request: Request<wire::ReadIndexRequest>,
     ) -> Result<Response<wire::ReadIndexResponse>, Status> {
-        self.check(&request)?;
+        self.identity.check(&request)?;
         match self.group.read_index_here().await {
             Some(revision) => Ok(Response::new(wire::ReadIndexResponse { revision })),
             None => Err(not_leader()),
         }
-    }
-
-    async fn hf3fs(&self, request: Request<wire::Hf3fsRequest>) -> Result<Response<wire::Hf3fsResponse>, Status> {
-        self.check(&request)?;
-        let wire::Hf3fsRequest { deployment, rank, operation, body } = request.into_inner();
-        let operation = Operation::named(&operation).ok_or_else(|| {
-            Status::unimplemented(format!("operation: expected one of this version, got {operation}"))
-        })?;
-        let call = Call { deployment, rank, operation, body };
-        let answer = self.page_files.answer(&call, Instant::now() + FORWARD_TIMEOUT).await?;
-        Ok(Response::new(wire::Hf3fsResponse {
-            status: answer.status.into(),
-            body: answer.body,
-            revision: answer.revision,
-        }))
     }
 }

@@ -1,0 +1,89 @@
+//! A call on its way from a replica that does not lead to the one that does: both ends.
+
+use std::sync::Arc;
+
+use foreword_proto::limits::RAFT_MESSAGE_BYTES_MAX;
+use foreword_proto::wire::page_files as wire;
+use foreword_proto::wire::page_files::page_files_client::PageFilesClient;
+use foreword_proto::wire::page_files::page_files_server::{PageFiles, PageFilesServer};
+use foreword_seams::{Marker, sometimes};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+use tonic::{Code, Request, Response, Status};
+
+use super::{Answer, Call, Leader, Operation};
+use crate::network::{PeerIdentity, Peers};
+use crate::replica::group::{FORWARD_TIMEOUT, Unavailable};
+
+/// Calls passed on at once: the leader refuses more on one connection, and votes travel on it too.
+const FORWARDS_MAX: usize = 256;
+
+/// This replica's end while another leads.
+pub(super) struct Forwards {
+    peers: Arc<Peers>,
+    permits: Semaphore,
+}
+
+impl Forwards {
+    /// No call is under way.
+    pub(super) fn new(peers: Arc<Peers>) -> Self {
+        Self { peers, permits: Semaphore::new(FORWARDS_MAX) }
+    }
+
+    /// Asks the leader at `endpoint`, for one hop's time and not beyond `deadline`.
+    pub(super) async fn ask(&self, endpoint: &str, call: &Call, deadline: Instant) -> Result<Answer, Unavailable> {
+        let permit = timeout_at(deadline, self.permits.acquire()).await;
+        let Ok(Ok(_permit)) = permit else { return Err(Unavailable::Overloaded) };
+        let mut client = PageFilesClient::new(self.peers.identified(endpoint))
+            .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX);
+        let request = wire::DecideRequest {
+            deployment: call.deployment.clone(),
+            rank: call.rank,
+            operation: call.operation.name().into(),
+            body: call.body.clone(),
+        };
+        let until = deadline.min(Instant::now() + FORWARD_TIMEOUT);
+        let response = match timeout_at(until, client.decide(request)).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) if status.code() == Code::ResourceExhausted => return Err(Unavailable::Overloaded),
+            Ok(Err(_)) | Err(_) => return Err(Unavailable::NoLeader),
+        };
+        sometimes(Marker::PageFileCallForwarded);
+        let status = u16::try_from(response.status).unwrap_or(503);
+        Ok(Answer { status, body: response.body, revision: response.revision })
+    }
+}
+
+/// This replica's end while it leads.
+pub struct ForwardedCalls {
+    identity: PeerIdentity,
+    leader: Arc<Leader>,
+}
+
+impl ForwardedCalls {
+    /// The service of one replica; `identity` says whose calls it takes.
+    pub fn server(identity: PeerIdentity, leader: Arc<Leader>) -> PageFilesServer<Self> {
+        PageFilesServer::new(Self { identity, leader })
+            .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX)
+    }
+}
+
+#[tonic::async_trait]
+impl PageFiles for ForwardedCalls {
+    async fn decide(&self, request: Request<wire::DecideRequest>) -> Result<Response<wire::DecideResponse>, Status> {
+        self.identity.check(&request)?;
+        let wire::DecideRequest { deployment, rank, operation, body } = request.into_inner();
+        let operation = Operation::named(&operation).ok_or_else(|| {
+            Status::unimplemented(format!("operation: expected one of this version, got {operation}"))
+        })?;
+        let call = Call { deployment, rank, operation, body };
+        let answer = self.leader.answer(&call, Instant::now() + FORWARD_TIMEOUT).await?;
+        Ok(Response::new(wire::DecideResponse {
+            status: answer.status.into(),
+            body: answer.body,
+            revision: answer.revision,
+        }))
+    }
+}
