@@ -10,6 +10,8 @@ pub mod network;
 pub mod open;
 mod refusal;
 pub mod replica;
+#[cfg(test)]
+mod rooms;
 pub mod serve;
 pub mod service;
 pub mod state;

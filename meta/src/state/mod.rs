@@ -19,6 +19,7 @@ mod pieces;
 mod restore;
 mod room;
 mod snapshot;
+mod violation;
 
 use foreword_proto::status::L3Status;
 use foreword_proto::{

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use foreword_proto::SessionId;
 
 use super::Agents;
-use crate::state::invariants::{BACK, Violation, ensure};
 use crate::state::pages::Pages;
 use crate::state::room::{Room, SlotUse};
+use crate::state::violation::{BACK, Violation, ensure};
 
 #[cfg(test)]
 mod canaries;

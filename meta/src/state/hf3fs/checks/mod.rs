@@ -8,8 +8,8 @@ use super::command::{Hf3fsCommand, Hf3fsOperation};
 use super::lists::{Ends, ListName, NO_PAGE};
 use super::{File, FileId, FileName, Hf3fs, PageIndex, PageUse, Presence};
 use crate::state::command::Command;
-use crate::state::invariants::{Violation, ensure};
 use crate::state::moment::Moment;
+use crate::state::violation::{Violation, ensure};
 
 #[cfg(test)]
 mod canaries;

@@ -6,8 +6,8 @@ use foreword_proto::{Epoch, NamespaceId};
 
 use super::Pages;
 use super::index::TableId;
-use crate::state::invariants::{BACK, Violation, ensure};
 use crate::state::room::{Room, SlotUse};
+use crate::state::violation::{BACK, Violation, ensure};
 
 #[cfg(test)]
 mod canaries;

@@ -8,7 +8,7 @@ use super::rests::Rest;
 use super::slots::Counters;
 use super::{Room, SlotCounts, SlotUse};
 use crate::state::command::{ClusterSettings, next_generation};
-use crate::state::invariants::{BACK, Violation, ensure};
+use crate::state::violation::{BACK, Violation, ensure};
 
 #[cfg(test)]
 mod canaries;
