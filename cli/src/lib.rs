@@ -59,7 +59,8 @@ fn run_command(cli: Cli) -> Done {
         _ => None,
     };
     let serves = server.is_some() || standin.is_some();
-    process::init_logs(if serves { "info,openraft=warn" } else { "error" })?;
+    process::init_logs(if serves { "info" } else { "error" })?;
+    process::raise_descriptor_limit();
     let parent = server.map_or_else(|| standin.and_then(|args| args.die_with_parent), |server| server.die_with_parent);
     if let Some(parent) = parent {
         process::die_with_parent(parent)?;

@@ -1,10 +1,12 @@
 //! What every command of the binary shares with its process: logs, signals, the parent, and the one line a server prints.
 
 use std::io::{IsTerminal, Write};
+use std::time::Duration;
 
 use anyhow::Context;
 use foreword_proto::BadInput;
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use foreword_seams::Telemetry;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -42,17 +44,52 @@ impl Announcement {
     }
 }
 
-/// Logs to stderr, filtered by `FOREWORD_LOG`, else by `default`.
+/// openraft writes four lines for each try at a peer that is down, ten tries a second; `foreword_meta::network` has our own.
+/// Its fatal errors end a replica with a reason of ours.
+const OPENRAFT_QUIET: &str = "openraft=error,openraft::replication=off,openraft::core::raft_core=off";
+
+/// Logs to stderr, filtered by `FOREWORD_LOG`, else by `default`. openraft is quiet unless the filter names it.
 ///
 /// Errors: a filter that does not parse.
 pub fn init_logs(default: &str) -> anyhow::Result<()> {
-    let text = std::env::var(LOG_ENV).unwrap_or_else(|_| default.to_owned());
-    let filter = EnvFilter::try_new(&text)
+    let text = std::env::var(LOG_ENV).ok().filter(|text| !text.is_empty()).unwrap_or_else(|| default.to_owned());
+    let quiet = if text.contains("openraft") { "" } else { OPENRAFT_QUIET };
+    let filter = EnvFilter::try_new(format!("{quiet},{text}"))
         .map_err(|error| BadInput::new(LOG_ENV, format!("a log filter, got {text:?}: {error}")))?;
     let ansi = std::io::stderr().is_terminal();
     // A second call (tests in one process) keeps the first subscriber.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).try_init();
     Ok(())
+}
+
+/// Raises the soft limit of open files to the hard one: each connection takes a descriptor.
+pub fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let (from, to) = (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX));
+    match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        Ok(()) => tracing::info!(from, to, "raised the soft limit of open files to the hard one"),
+        Err(error) => tracing::warn!(from, to, %error, "could not raise the soft limit of open files"),
+    }
+}
+
+/// Tells of open descriptors and their limit for as long as the process runs.
+pub fn report_descriptors(telemetry: &Telemetry) {
+    const EVERY: Duration = Duration::from_secs(5);
+    let open = telemetry.gauge("foreword_descriptors_open", "Files, sockets and pipes that this process has open");
+    let max = telemetry.gauge("foreword_descriptors_max", "How many it may have open");
+    tokio::spawn(async move {
+        loop {
+            let limit = getrlimit(Resource::Nofile).current.map_or(f64::INFINITY, |limit| limit as f64);
+            max.set(limit);
+            // Listing takes a descriptor itself: where there is none, all are open.
+            let listed = tokio::task::spawn_blocking(|| std::fs::read_dir("/proc/self/fd").map(Iterator::count)).await;
+            open.set(listed.ok().and_then(Result::ok).map_or(limit, |count| count as f64 - 1.0));
+            tokio::time::sleep(EVERY).await;
+        }
+    });
 }
 
 /// Asks the kernel to kill this process when `parent` dies, and ends it at once if that has happened already.

@@ -8,9 +8,10 @@ use std::time::Duration;
 use foreword_proto::BadInput;
 use foreword_proto::limits::RAFT_PAYLOAD_ENTRIES_MAX;
 use foreword_proto::versions::OtherVersion;
+use foreword_seams::connection::Protocol;
 use foreword_seams::rpc_errors::NameMessageLayer;
 use foreword_seams::rpc_metrics::RpcMetricsLayer;
-use foreword_seams::{Endpoint, Entropy, Files, Incoming, Marker, Net, Telemetry, http, rpc, sometimes};
+use foreword_seams::{Endpoint, Entropy, Files, Incoming, Marker, Net, Telemetry, http, listener, rpc, sometimes};
 use openraft::{Raft, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -188,9 +189,10 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let policy = Arc::new(LeaderPolicy::default());
     let applied = Arc::new(Applied::new(state, position, vec![policy.clone(), hub.clone()]));
     // Bound before Raft starts: a port in use must stop the replica before it takes part in an election.
-    let (incoming, endpoint) = listen(&*deps.net, "listen", &config.listen).await?;
-    let http = listen_if(&*deps.net, "http", config.http.as_ref()).await?;
-    let hf3fs_clients = listen_if(&*deps.net, "hf3fs", config.hf3fs.as_ref()).await?;
+    let listeners = Listeners { net: &*deps.net, telemetry: &deps.telemetry };
+    let (incoming, endpoint) = listeners.bind("listen", &config.listen, Protocol::Http2).await?;
+    let http = listeners.bind_if("http", config.http.as_ref()).await?;
+    let hf3fs_clients = listeners.bind_if("hf3fs", config.hf3fs.as_ref()).await?;
 
     let level = Level::new(version, deps.identity_file.clone());
     level.reached(applied.read(State::feature_level)).map_err(ServeError::Identity)?;
@@ -273,18 +275,33 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     Ok(Handle { endpoint, http_endpoint, hf3fs_endpoint, group, standing, stop, tasks, failed, log_end, identity_file })
 }
 
-async fn listen(net: &dyn Net, field: &'static str, endpoint: &Endpoint) -> Result<(Incoming, Endpoint), ServeError> {
-    net.listen(endpoint).await.map_err(|error| ServeError::Listen { field, endpoint: endpoint.clone(), error })
+/// What a replica's listeners are made with.
+struct Listeners<'a> {
+    net: &'a dyn Net,
+    telemetry: &'a Telemetry,
 }
 
-async fn listen_if(
-    net: &dyn Net,
-    field: &'static str,
-    endpoint: Option<&Endpoint>,
-) -> Result<Option<(Incoming, Endpoint)>, ServeError> {
-    match endpoint {
-        Some(endpoint) => listen(net, field, endpoint).await.map(Some),
-        None => Ok(None),
+impl Listeners<'_> {
+    async fn bind(
+        &self,
+        field: &'static str,
+        endpoint: &Endpoint,
+        protocol: Protocol,
+    ) -> Result<(Incoming, Endpoint), ServeError> {
+        let bound = listener::listen(self.net, field, endpoint, protocol, self.telemetry).await;
+        bound.map_err(|error| ServeError::Listen { field, endpoint: endpoint.clone(), error })
+    }
+
+    /// An HTTP listener, where one is asked for.
+    async fn bind_if(
+        &self,
+        field: &'static str,
+        endpoint: Option<&Endpoint>,
+    ) -> Result<Option<(Incoming, Endpoint)>, ServeError> {
+        match endpoint {
+            Some(endpoint) => self.bind(field, endpoint, Protocol::Http1).await.map(Some),
+            None => Ok(None),
+        }
     }
 }
 

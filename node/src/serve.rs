@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreword_proto::{BadInput, ClusterId};
-use foreword_seams::{Endpoint, Entropy, Files, Incoming, Net, Telemetry};
+use foreword_seams::connection::Protocol;
+use foreword_seams::{Endpoint, Entropy, Files, Incoming, Net, Telemetry, listener};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -139,7 +140,7 @@ impl Handle {
 /// Errors: whatever would make it serve nothing, or another cluster's pages; each names the setting.
 pub async fn serve(config: NodeConfig, deps: Deps) -> Result<Handle, ServeError> {
     config.validate()?;
-    let listeners = Listeners::bind(&config, &*deps.net).await?;
+    let listeners = Listeners::bind(&config, &*deps.net, &deps.telemetry).await?;
     let l1 = L1::new(Arena::new(arena_settings(&config), deps.regions.clone())?);
     let meta = MetaClient::new(deps.net.clone(), deps.entropy.clone(), &config.meta);
     let meta_wait = Duration::from_millis(config.meta_wait_ms);
@@ -224,14 +225,18 @@ struct Listeners {
 }
 
 impl Listeners {
-    async fn bind(config: &NodeConfig, net: &dyn Net) -> Result<Self, ServeError> {
-        let tcp = listen(net, "listen", &config.listen).await?;
+    async fn bind(config: &NodeConfig, net: &dyn Net, telemetry: &Telemetry) -> Result<Self, ServeError> {
+        let listen = async |field, endpoint: &Endpoint, protocol| {
+            let bound = listener::listen(net, field, endpoint, protocol, telemetry).await;
+            bound.map_err(|error| ServeError::Listen { field, endpoint: endpoint.clone(), error })
+        };
+        let tcp = listen("listen", &config.listen, Protocol::Http2).await?;
         let unix = match &config.socket {
-            Some(path) => Some(listen(net, "socket", &Endpoint::Unix(path.clone())).await?.0),
+            Some(path) => Some(listen("socket", &Endpoint::Unix(path.clone()), Protocol::Http2).await?.0),
             None => None,
         };
         let http = match &config.http {
-            Some(endpoint) => Some(listen(net, "http", endpoint).await?),
+            Some(endpoint) => Some(listen("http", endpoint, Protocol::Http1).await?),
             None => None,
         };
         Ok(Self { tcp, unix, http })
@@ -263,9 +268,4 @@ impl Listeners {
         });
         (endpoint, http_endpoint)
     }
-}
-
-async fn listen(net: &dyn Net, field: &'static str, endpoint: &Endpoint) -> Result<(Incoming, Endpoint), ServeError> {
-    let bound = net.listen(endpoint).await;
-    bound.map_err(|error| ServeError::Listen { field, endpoint: endpoint.clone(), error })
 }

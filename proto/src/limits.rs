@@ -65,6 +65,9 @@ pub const HF3FS_BODY_BYTES_MAX: usize = 8 << 20;
 pub const HF3FS_DEPLOYMENT_BYTES_MAX: usize = 64;
 pub const HF3FS_POOL_BYTES_MAX: usize = 64;
 
+/// Connections that one listener holds at once; a newer one is closed.
+pub const CONNECTIONS_PER_LISTENER_MAX: usize = 8192;
+
 /// Largest gRPC message of the meta services, either way.
 pub const META_MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Largest gRPC message of the agent's service; page bytes come in pieces below it.
@@ -111,5 +114,7 @@ const _: () = {
     // A reserve of the most keys, each with a victim and a touch, fits one entry; a body is passed on to the leader whole.
     assert!(HF3FS_KEYS_MAX * (16 + 4 + 4) + (64 << 10) <= ENTRY_BYTES_MAX);
     assert!(HF3FS_BODY_BYTES_MAX + (64 << 10) <= RAFT_MESSAGE_BYTES_MAX);
+    // Every agent keeps a connection to a replica; as many again are left to replicas and operators.
+    assert!(CONNECTIONS_PER_LISTENER_MAX >= 2 * SESSIONS_MAX);
     assert!(CHUNK_BYTES_MIN as u64 == SHARD_ALIGN_BYTES);
 };

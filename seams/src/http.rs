@@ -2,13 +2,17 @@
 
 use std::future::Future;
 use std::io;
-use std::time::Duration;
+use std::sync::Arc;
 
 use axum::Router;
-use axum::serve::Listener;
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
 use futures::StreamExt;
+use tonic::transport::server::Connected as _;
 
+use crate::connection::Activity;
 use crate::net::{Endpoint, Incoming, Stream};
+use crate::requests::RequestsLayer;
 
 struct IncomingListener {
     incoming: Incoming,
@@ -23,11 +27,8 @@ impl Listener for IncomingListener {
         loop {
             match self.incoming.next().await {
                 Some(Ok(stream)) => return (stream, self.endpoint.clone()),
-                // Out of descriptors, or a connection that was reset before it was accepted: the next one may do.
-                Some(Err(error)) => {
-                    tracing::warn!(%error, "could not accept an HTTP connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+                // Only a bare `Net`'s: those of `listener::listen` are told of there.
+                Some(Err(_)) => tokio::task::yield_now().await,
                 None => futures::future::pending().await,
             }
         }
@@ -38,6 +39,22 @@ impl Listener for IncomingListener {
     }
 }
 
+/// The connection a request came on.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller(Option<Arc<Activity>>);
+
+impl Caller {
+    pub(crate) fn activity(&self) -> Option<Arc<Activity>> {
+        self.0.clone()
+    }
+}
+
+impl Connected<IncomingStream<'_, IncomingListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, IncomingListener>) -> Self {
+        Self(stream.io().connect_info())
+    }
+}
+
 /// Serves `router` until `stop` is ready.
 pub async fn serve(
     incoming: Incoming,
@@ -45,5 +62,6 @@ pub async fn serve(
     router: Router,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    axum::serve(IncomingListener { incoming, endpoint }, router).with_graceful_shutdown(stop).await
+    let service = router.layer(RequestsLayer).into_make_service_with_connect_info::<Caller>();
+    axum::serve(IncomingListener { incoming, endpoint }, service).with_graceful_shutdown(stop).await
 }

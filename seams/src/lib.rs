@@ -3,14 +3,20 @@
 //! The binary passes the implementations of this crate; the simulator passes its own. Nothing is mocked and nothing asks
 //! which of the two it runs under. docs/adr/0001-seams-crate.md says why this is a crate of its own.
 
+#![forbid(unsafe_code)]
+
+pub mod connection;
 pub mod deadline;
 pub mod entropy;
 pub mod files;
 pub mod http;
+pub mod listener;
 pub mod net;
+pub mod requests;
 pub mod rpc;
 pub mod rpc_errors;
 pub mod rpc_metrics;
+pub mod seldom;
 pub mod sometimes;
 pub mod telemetry;
 

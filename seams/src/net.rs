@@ -5,15 +5,22 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use foreword_proto::BadInput;
+use foreword_proto::limits::CONNECTIONS_PER_LISTENER_MAX;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt};
+use rustix::net::sockopt;
+use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::transport::server::Connected;
+
+use crate::connection::Activity;
 
 /// Where something listens: `host:port`, or `unix:/path`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -66,12 +73,23 @@ trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// One connection.
-pub struct Stream(Box<dyn Duplex>);
+pub struct Stream {
+    inner: Box<dyn Duplex>,
+    activity: Option<Arc<Activity>>,
+}
 
 impl Stream {
     /// Wraps a connection of any kind.
     pub fn new(inner: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        Self(Box::new(inner))
+        Self { inner: Box::new(inner), activity: None }
+    }
+
+    /// The same, for a connection whose server tells `activity` of the requests on it.
+    pub(crate) fn watched(
+        inner: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        activity: Arc<Activity>,
+    ) -> Self {
+        Self { inner: Box::new(inner), activity: Some(activity) }
     }
 }
 
@@ -83,21 +101,21 @@ impl fmt::Debug for Stream {
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0).poll_read(cx, buf)
+        Pin::new(&mut *self.inner).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0).poll_write(cx, buf)
+        Pin::new(&mut *self.inner).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0).poll_flush(cx)
+        Pin::new(&mut *self.inner).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0).poll_shutdown(cx)
+        Pin::new(&mut *self.inner).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -105,18 +123,20 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0).poll_write_vectored(cx, bufs)
+        Pin::new(&mut *self.inner).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.inner.is_write_vectored()
     }
 }
 
 impl Connected for Stream {
-    type ConnectInfo = ();
+    type ConnectInfo = Option<Arc<Activity>>;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Option<Arc<Activity>> {
+        self.activity.clone()
+    }
 }
 
 /// Connections as they arrive.
@@ -129,6 +149,11 @@ pub trait Net: Send + Sync + 'static {
 
     /// Listens; answers with the endpoint really bound (port 0 means any).
     fn listen(&self, endpoint: &Endpoint) -> BoxFuture<'static, io::Result<(Incoming, Endpoint)>>;
+
+    /// Connections that one listener may hold.
+    fn connections_max(&self) -> usize {
+        CONNECTIONS_PER_LISTENER_MAX
+    }
 }
 
 /// The machine's network.
@@ -142,7 +167,7 @@ impl Net for TokioNet {
             Ok(match endpoint {
                 Endpoint::Tcp(address) => {
                     let stream = tokio::net::TcpStream::connect(address).await?;
-                    stream.set_nodelay(true)?;
+                    set_options(&stream)?;
                     Stream::new(stream)
                 }
                 Endpoint::Unix(path) => Stream::new(tokio::net::UnixStream::connect(path).await?),
@@ -161,7 +186,7 @@ impl Net for TokioNet {
                     let bound = Endpoint::Tcp(format!("{host}:{port}"));
                     let incoming = TcpListenerStream::new(listener).map(|accepted| {
                         let stream = accepted?;
-                        stream.set_nodelay(true)?;
+                        set_options(&stream)?;
                         Ok(Stream::new(stream))
                     });
                     Ok((incoming.boxed(), bound))
@@ -174,6 +199,36 @@ impl Net for TokioNet {
             }
         })
     }
+
+    fn connections_max(&self) -> usize {
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        CONNECTIONS_PER_LISTENER_MAX
+            .min(usize::try_from(descriptors).unwrap_or(usize::MAX) / DESCRIPTORS_PER_CONNECTION)
+    }
+}
+
+/// Three listeners full of connections leave a quarter of the descriptors to files and to the connections we make.
+const DESCRIPTORS_PER_CONNECTION: usize = 4;
+/// A peer that lost power is noticed within idle + probes * interval = 25 s, whichever side waits for it.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_PROBES: u32 = 3;
+/// The same for bytes that are under way: they are given up as late as an idle connection is.
+const UNACKNOWLEDGED_MS_MAX: u32 = 25_000;
+const _: () = assert!(
+    UNACKNOWLEDGED_MS_MAX as u64 / 1000
+        == KEEPALIVE_IDLE.as_secs() + KEEPALIVE_PROBES as u64 * KEEPALIVE_INTERVAL.as_secs()
+);
+
+/// What every TCP socket gets, accepted or dialled.
+fn set_options(stream: &tokio::net::TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED_MS_MAX)?;
+    Ok(())
 }
 
 /// Binds a unix socket; one that a dead process left behind is replaced, one that answers is an error.
@@ -203,6 +258,18 @@ mod tests {
             let error = text.parse::<Endpoint>().unwrap_err();
             assert_eq!(error.field, "endpoint", "{text:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn sockets_of_both_sides_notice_a_peer_without_power() {
+        let (mut incoming, endpoint) = TokioNet.listen(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let Endpoint::Tcp(address) = &endpoint else { panic!("{endpoint}") };
+        let dialled = tokio::net::TcpStream::connect(address).await.unwrap();
+        set_options(&dialled).unwrap();
+        incoming.next().await.unwrap().unwrap();
+        assert!(sockopt::socket_keepalive(&dialled).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&dialled).unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(sockopt::tcp_user_timeout(&dialled).unwrap(), UNACKNOWLEDGED_MS_MAX);
     }
 
     #[tokio::test]

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tonic::transport::{Channel, Endpoint as Target, Uri};
+use tonic::transport::{Channel, Endpoint as Target, Server, Uri};
+use tower::layer::util::{Identity, Stack};
 
 use crate::net::{Endpoint, Net};
+use crate::requests::RequestsLayer;
 
 /// Without these a connection that a partition cut stays "open" until the kernel gives up (facts/STACK.md).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -33,11 +35,12 @@ pub fn channel(net: Arc<dyn Net>, endpoint: &Endpoint) -> Channel {
         }))
 }
 
-/// A gRPC server builder with the same keepalive and windows.
-pub fn server() -> tonic::transport::Server {
-    tonic::transport::Server::builder()
+/// A gRPC server builder with the same keepalive and windows; its connections know of their requests.
+pub fn server() -> Server<Stack<RequestsLayer, Identity>> {
+    Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
+        .layer(RequestsLayer)
 }

@@ -65,6 +65,19 @@ impl Telemetry {
         self.recorder.register_gauge(&Key::from_name(name), &METADATA)
     }
 
+    /// A gauge with one label.
+    pub fn gauge_with(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        value: impl Into<SharedString>,
+    ) -> Gauge {
+        self.recorder.describe_gauge(name.into(), None, SharedString::const_str(help));
+        let key = Key::from_parts(name, vec![Label::new(label, value.into())]);
+        self.recorder.register_gauge(&key, &METADATA)
+    }
+
     /// A histogram of seconds.
     pub fn seconds(&self, name: &'static str, help: &'static str) -> Histogram {
         self.recorder.describe_histogram(name.into(), Some(Unit::Seconds), SharedString::const_str(help));

@@ -13,7 +13,7 @@ use foreword_seams::{OsEntropy, Telemetry, TokioNet};
 use super::Done;
 use crate::args::RunArgs;
 use crate::config::{Section, Source};
-use crate::process::{Announcement, stop_signal};
+use crate::process::{Announcement, report_descriptors, stop_signal};
 
 /// Runs the command.
 pub async fn run(args: RunArgs) -> Done {
@@ -66,7 +66,9 @@ async fn stop_failed(config: &MetaConfig, handle: Handle, failure: Failure) -> D
 }
 
 async fn open(config: &MetaConfig) -> Result<Deps, OpenDirError> {
-    open_data_dir(config, Arc::new(TokioNet), Arc::new(OsEntropy), Telemetry::new()).await
+    let telemetry = Telemetry::new();
+    report_descriptors(&telemetry);
+    open_data_dir(config, Arc::new(TokioNet), Arc::new(OsEntropy), telemetry).await
 }
 
 /// Serves; a replica whose snapshot is damaged begins again with nothing and gets everything from the others.

@@ -12,7 +12,7 @@ use foreword_seams::{Files, LocalFiles, OsEntropy, Telemetry, TokioNet};
 use super::Done;
 use crate::args::NodeArgs;
 use crate::config::{Section, Source};
-use crate::process::{Announcement, stop_signal};
+use crate::process::{Announcement, report_descriptors, stop_signal};
 
 /// Runs the command.
 pub async fn run(args: NodeArgs) -> Done {
@@ -27,6 +27,7 @@ pub async fn run(args: NodeArgs) -> Done {
         })?) as Arc<dyn Files>),
     };
     let telemetry = Telemetry::new();
+    report_descriptors(&telemetry);
     let Machine { store, regions } = {
         let (config, telemetry) = (config.clone(), telemetry.clone());
         let made = tokio::task::spawn_blocking(move || machine(&config, &telemetry)).await?;

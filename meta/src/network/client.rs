@@ -42,14 +42,39 @@ impl NetworkFactory {
 impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     type Network = PeerNetwork;
 
-    async fn new_client(&mut self, _target: u64, member: &Member) -> PeerNetwork {
-        PeerNetwork { client: self.peers.raft_client(&member.peer) }
+    async fn new_client(&mut self, target: u64, member: &Member) -> PeerNetwork {
+        let client = self.peers.raft_client(&member.peer);
+        PeerNetwork { target, endpoint: member.peer.clone(), client, peers: self.peers.clone() }
     }
 }
 
 /// One other replica.
 pub struct PeerNetwork {
+    target: u64,
+    endpoint: String,
     client: PeerClient,
+    peers: Arc<Peers>,
+}
+
+impl PeerNetwork {
+    /// The answer of a call, within its time; what it says of the peer is noted.
+    async fn answer<T>(
+        &self,
+        deadline: Duration,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> Result<T, CallError> {
+        let answer = tokio::time::timeout(deadline, call).await;
+        match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
+            Ok(response) => {
+                self.peers.reach().heard(self.target);
+                Ok(response.into_inner())
+            }
+            Err(status) => {
+                self.peers.reach().missed(self.target, &self.endpoint, status.message());
+                Err(fault(status))
+            }
+        }
+    }
 }
 
 type CallError = RPCError<u64, Member, RaftError<u64>>;
@@ -59,17 +84,6 @@ fn fault(status: Status) -> CallError {
     match status.code() {
         Code::Unavailable => RPCError::Unreachable(Unreachable::new(&status)),
         _ => RPCError::Network(NetworkError::new(&status)),
-    }
-}
-
-async fn within<T>(
-    option: &RPCOption,
-    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
-) -> Result<T, CallError> {
-    match tokio::time::timeout(option.hard_ttl(), call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(fault(status)),
-        Err(_) => Err(RPCError::Network(NetworkError::new(&Status::deadline_exceeded("no answer in time")))),
     }
 }
 
@@ -84,13 +98,15 @@ impl RaftNetwork<TypeConfig> for PeerNetwork {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, CallError> {
         let request = append_to_wire(request).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
-        let response = within(&option, self.client.append_entries(request)).await?;
+        let mut client = self.client.clone();
+        let response = self.answer(option.hard_ttl(), client.append_entries(request)).await?;
         parse(&response.body)
     }
 
     async fn vote(&mut self, request: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, CallError> {
         let body = to_body(&request).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
-        let response = within(&option, self.client.vote(wire::VoteRequest { body })).await?;
+        let mut client = self.client.clone();
+        let response = self.answer(option.hard_ttl(), client.vote(wire::VoteRequest { body })).await?;
         parse(&response.body)
     }
 

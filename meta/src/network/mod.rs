@@ -3,6 +3,7 @@
 mod client;
 pub(crate) mod messages;
 mod peers;
+mod reach;
 
 pub use client::NetworkFactory;
 pub(crate) use client::SnapshotOffer;

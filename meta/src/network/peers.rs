@@ -14,6 +14,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
+use super::reach::Reach;
+
 const CLUSTER_METADATA: &str = "foreword-cluster";
 /// `MIN-MAX`: the wire versions that the caller speaks. Both sides use the highest they share.
 const VERSIONS_METADATA: &str = "foreword-wire-versions";
@@ -74,12 +76,18 @@ pub struct Peers {
     net: Arc<dyn Net>,
     identity: PeerIdentity,
     channels: Mutex<BTreeMap<String, Channel>>,
+    reach: Reach,
 }
 
 impl Peers {
     /// No channels yet.
     pub fn new(net: Arc<dyn Net>, cluster_id: ClusterId) -> Self {
-        Self { net, identity: PeerIdentity::new(cluster_id), channels: Mutex::default() }
+        Self { net, identity: PeerIdentity::new(cluster_id), channels: Mutex::default(), reach: Reach::default() }
+    }
+
+    /// Which peers can be reached.
+    pub(super) fn reach(&self) -> &Reach {
+        &self.reach
     }
 
     /// The channel to an endpoint.

@@ -6,6 +6,7 @@ mod command_line;
 mod config;
 mod damage;
 mod garbage;
+mod half_sent;
 mod l3;
 mod live;
 mod meta_calls;
