@@ -23,8 +23,8 @@ Exit codes:
   3    get: the page is not there
   130  interrupted
 
-Environment: each flag that names a variable can be given there; FOREWORD_LOG filters the log on stderr (info, warn,
-foreword_node=debug, ...). Flags go before variables, variables before a configuration file.";
+Environment: each flag that names a variable can be given there; an empty one counts as not set. FOREWORD_LOG filters the
+log on stderr (info, warn, foreword_node=debug, ...). Flags go before variables, variables before a configuration file.";
 
 /// A global prefix cache for LLM serving: pages that one node computed, readable by every node.
 #[derive(Debug, Parser)]

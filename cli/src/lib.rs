@@ -11,7 +11,8 @@ pub mod process;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::builder::Resettable;
+use clap::{CommandFactory, FromArgMatches};
 use foreword_meta::open::OpenDirError;
 use foreword_meta::serve::{Failure, ServeError};
 use foreword_meta::storage::DataDirError;
@@ -27,7 +28,8 @@ use self::commands::{
 
 /// Runs the binary: parses the command line, runs the command, says what went wrong. Exit codes: `foreword --help`.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = without_empty_variables(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match run_command(cli) {
         Ok(code) => code,
         Err(error) => {
@@ -35,6 +37,14 @@ pub fn run() -> ExitCode {
             ExitCode::from(if error.chain().any(is_bad_input) { 2 } else { 1 })
         }
     }
+}
+
+/// The command, for which a variable that is set to nothing is not set: a container's template leaves those behind.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| if arg.get_env().is_some_and(empty) { arg.env(Resettable::Reset) } else { arg })
+        .mut_subcommands(without_empty_variables)
 }
 
 /// What the caller can mend names a field (by another binary, if a file is another version's); everything else happened to us.

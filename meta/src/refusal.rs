@@ -12,7 +12,9 @@ pub(crate) fn refused(refusal: Refusal) -> Status {
         Refusal::NoSession { .. } => status_for(Code::FailedPrecondition, "session", message),
         Refusal::SequenceTooOld { .. } => status_for(Code::FailedPrecondition, "sequence", message),
         Refusal::NoNamespace { .. } => status_for(Code::NotFound, "namespace_id", message),
-        Refusal::OtherGeometry { .. } => status_for(Code::FailedPrecondition, "namespace.shard_bytes", message),
+        Refusal::OtherGeometry { field, .. } => {
+            status_for(Code::FailedPrecondition, &format!("namespace.{field}"), message)
+        }
         Refusal::Invalid { field, .. } => status_for(Code::InvalidArgument, field, message),
         Refusal::TooMany { field, .. } => status_for(Code::ResourceExhausted, field, message),
     }

@@ -253,7 +253,13 @@ impl FromStr for L3Location {
             let expected = "usrbio:/directory[,lib=/path], posix:/directory, auto:/directory or memory";
             BadInput::new("l3", format!("{expected}, got {text:?}"))
         };
-        let absolute = |path: &str| path.starts_with('/').then(|| PathBuf::from(path)).ok_or_else(wrong);
+        let absolute = |path: &str| match path {
+            "" => Err(wrong()),
+            path if path.starts_with('/') => Ok(PathBuf::from(path)),
+            path => {
+                Err(BadInput::new("l3", format!("an absolute path, one that begins with /, got {path:?} in {text:?}")))
+            }
+        };
         match text.split_once(':') {
             Some(("posix", dir)) => Ok(Self::Posix(absolute(dir)?)),
             Some(("auto", dir)) => Ok(Self::Auto(absolute(dir)?)),
@@ -304,6 +310,10 @@ mod tests {
             ["", "posix:relative", "posix:", "hf3fs:/x", "/plain", "usrbio:x", "usrbio:/x,lib=y", "auto:", "memory:"]
         {
             assert_eq!(text.parse::<L3Location>().unwrap_err().field, "l3", "{text:?}");
+        }
+        for text in ["posix:relative", "auto:relative", "usrbio:relative", "usrbio:/x,lib=relative"] {
+            let error = text.parse::<L3Location>().unwrap_err().to_string();
+            assert!(error.contains("absolute") && error.contains("\"relative\""), "{error}");
         }
     }
 

@@ -72,6 +72,21 @@ fn a_bad_flag_is_a_usage_error() {
 }
 
 #[test]
+fn a_variable_set_to_nothing_is_not_set() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_foreword"));
+    command.args(["meta", "run", "--data-dir", "/nowhere/at/all"]);
+    for variable in ["FOREWORD_META_CLUSTER_ID", "FOREWORD_META_LISTEN", "FOREWORD_CONFIG", "FOREWORD_LOG"] {
+        command.env(variable, "");
+    }
+    let output = command.output().unwrap();
+    let said = stderr(&output);
+    assert!(output.status.code() == Some(2) && said.contains("data_dir: "), "{said}");
+    let required =
+        Command::new(env!("CARGO_BIN_EXE_foreword")).arg("status").env("FOREWORD_META", "").output().unwrap();
+    assert!(stderr(&required).contains("required"), "{}", stderr(&required));
+}
+
+#[test]
 fn every_command_explains_itself_with_examples() {
     let commands: [&[&str]; 13] = [
         &[],

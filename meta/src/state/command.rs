@@ -150,8 +150,8 @@ pub enum Refusal {
     SequenceTooOld { sequence: Sequence, window: u32 },
     #[error("namespace_id: expected a registered namespace, {namespace} is not one")]
     NoNamespace { namespace: NamespaceId },
-    #[error("namespace.shard_bytes: expected the geometry registered as namespace {namespace}: {registered}")]
-    OtherGeometry { namespace: NamespaceId, registered: String },
+    #[error("namespace.{field}: expected what is registered as namespace {namespace}: {registered}")]
+    OtherGeometry { namespace: NamespaceId, field: String, registered: String },
     #[error("{field}: expected {expected}")]
     Invalid { field: String, expected: String },
     #[error("{field}: expected at most {limit}")]
@@ -269,7 +269,7 @@ kinds!(Refusal, "refusal" {
     1 => NoSession { session },
     2 => SequenceTooOld { sequence, window },
     3 => NoNamespace { namespace },
-    4 => OtherGeometry { namespace, registered },
+    4 => OtherGeometry { namespace, field, registered },
     5 => Invalid { field, expected },
     6 => TooMany { field, limit },
 });

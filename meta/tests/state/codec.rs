@@ -137,7 +137,11 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         any::<u64>().prop_map(|session| Refusal::NoSession { session }),
         any::<(u64, u32)>().prop_map(|(sequence, window)| Refusal::SequenceTooOld { sequence, window }),
         any::<u32>().prop_map(|namespace| Refusal::NoNamespace { namespace }),
-        any::<(u32, String)>().prop_map(|(namespace, registered)| Refusal::OtherGeometry { namespace, registered }),
+        any::<(u32, String, String)>().prop_map(|(namespace, field, registered)| Refusal::OtherGeometry {
+            namespace,
+            field,
+            registered
+        }),
         any::<(String, String)>().prop_map(|(field, expected)| Refusal::Invalid { field, expected }),
         any::<(String, u64)>().prop_map(|(field, limit)| Refusal::TooMany { field, limit }),
     ]

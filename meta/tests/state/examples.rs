@@ -373,9 +373,12 @@ fn a_slab_is_dropped_only_when_all_of_it_is_free_and_its_room_is_used_again() {
 fn what_cannot_be_is_refused_by_its_field() {
     let mut cluster = Cluster::with_slots(6400);
     let other = Box::new(Namespace::simple("m", 32, vec![4096]));
-    let registered = "page_tokens 16, shard_bytes [4096]".into();
-    let clash = Outcome::Refused(Refusal::OtherGeometry { namespace: 1, registered });
-    assert_eq!(cluster.apply(Command::RegisterNamespace { namespace: other }), clash);
+    let more_bytes = Box::new(Namespace::simple("m", 16, vec![8192]));
+    for (other, field) in [(other, "page_tokens"), (more_bytes, "shard_bytes")] {
+        let registered = "page_tokens 16, shard_bytes [4096]".into();
+        let clash = Refusal::OtherGeometry { namespace: 1, field: field.into(), registered };
+        assert_eq!(cluster.apply(Command::RegisterNamespace { namespace: other }), Outcome::Refused(clash));
+    }
     let none = Outcome::Refused(Refusal::NoNamespace { namespace: 2 });
     assert_eq!(cluster.apply(Command::Clear { namespace: 2 }), none);
     assert_eq!(cluster.apply(Command::Delete { namespace: 2, keys: vec![] }), none);

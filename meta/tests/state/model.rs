@@ -165,8 +165,10 @@ impl Model {
                 if let Some(position) = clash {
                     let other = &self.namespaces[position].namespace;
                     let registered = format!("page_tokens {}, shard_bytes {:?}", other.page_tokens, other.shard_bytes);
+                    let same_tokens = other.page_tokens == namespace.page_tokens;
+                    let field = if same_tokens { "shard_bytes" } else { "page_tokens" }.to_owned();
                     let namespace = position as NamespaceId + 1;
-                    return Outcome::Refused(Refusal::OtherGeometry { namespace, registered });
+                    return Outcome::Refused(Refusal::OtherGeometry { namespace, field, registered });
                 }
                 self.namespaces.push(ModelNamespace { namespace: namespace.clone(), epoch: 1 });
                 self.namespaces.len() as NamespaceId

@@ -42,6 +42,8 @@ async fn commands_name_what_is_wrong() {
     // The same name with other sizes, and a namespace that is none.
     let other = [agent.as_str(), "--model=bad-input", "--page-tokens=16", "--shard-bytes=4096,4096", name];
     run(&[&["lookup"][..], &other].concat()).await.refused(1, "namespace.shard_bytes", &[]);
+    let other = [agent.as_str(), "--model=bad-input", "--page-tokens=32", &shards, name];
+    run(&[&["lookup"][..], &other].concat()).await.refused(1, "namespace.page_tokens", &["page_tokens 16"]);
     let none = [agent.as_str(), "--model=m", "--page-tokens=0", "--shard-bytes=4096", name];
     run(&[&["lookup"][..], &none].concat()).await.refused(2, "namespace.page_tokens", &[]);
     run(&["lookup", &agent, "--namespace=/nowhere/n.json", name]).await.refused(2, "namespace", &["/nowhere/n.json"]);

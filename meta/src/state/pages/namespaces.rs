@@ -62,8 +62,12 @@ impl NamespaceInfo {
         self.geometry.shards()
     }
 
-    fn describe_geometry(&self) -> String {
-        format!("page_tokens {}, shard_bytes {:?}", self.namespace.page_tokens, self.namespace.shard_bytes)
+    /// What `other`, of the same name, is told of this geometry.
+    fn other_geometry(&self, other: &Namespace) -> Refusal {
+        let ours = &self.namespace;
+        let field = if ours.page_tokens == other.page_tokens { "shard_bytes" } else { "page_tokens" };
+        let registered = format!("page_tokens {}, shard_bytes {:?}", ours.page_tokens, ours.shard_bytes);
+        Refusal::OtherGeometry { namespace: self.id, field: field.into(), registered }
     }
 }
 
@@ -102,9 +106,9 @@ impl Namespaces {
             let error = error.within("namespace");
             Refusal::Invalid { field: error.field, expected: error.expected }
         })?;
-        if let Some(id) = self.by_identity.get(&namespace.identity_without_geometry()) {
-            let registered = self.get(*id).map(NamespaceInfo::describe_geometry).unwrap_or_default();
-            return Err(Refusal::OtherGeometry { namespace: *id, registered });
+        let namesake = self.by_identity.get(&namespace.identity_without_geometry());
+        if let Some(info) = namesake.and_then(|id| self.get(*id)) {
+            return Err(info.other_geometry(namespace));
         }
         if self.len() >= NAMESPACES_MAX {
             return Err(Refusal::TooMany { field: "namespaces".into(), limit: NAMESPACES_MAX as u64 });
