@@ -1,5 +1,7 @@
 //! The `foreword` binary: wiring, subcommands, the cluster harness and the driver of demo and replay.
 
+#![forbid(unsafe_code)]
+
 pub mod args;
 pub mod clients;
 pub mod cluster;

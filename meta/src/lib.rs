@@ -2,6 +2,8 @@
 //!
 //! [`serve::serve`] is the one way in, for the binary and for the simulator. Page bytes never pass through here.
 
+#![forbid(unsafe_code)]
+
 pub mod config;
 pub mod consensus;
 pub mod eviction;

@@ -3,6 +3,8 @@
 //!
 //! Nothing here reads a clock, draws a random number or does I/O.
 
+#![forbid(unsafe_code)]
+
 pub mod bad_input;
 pub mod chain;
 pub mod checksum;
