@@ -1,4 +1,4 @@
-# make demo: see it work.  make test: all tests.  make test-upgrade: two versions in one group.  make sim: a swarm of simulated clusters.  make lint: formatting and clippy.
+# make demo: see it work.  make test: all tests.  make test-upgrade: two versions in one group.  make sim: a swarm of simulated clusters.  make lint: formatting, clippy, unused dependencies.
 # Cargo's flags live in .cargo/config.toml; nothing here sets RUSTFLAGS (it would replace them and rebuild everything).
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
@@ -22,7 +22,7 @@ demo:
 	$(TARGET_DIR)/release/foreword demo $(DEMO_FLAGS)
 
 test:
-	cargo test --workspace
+	@tests/run
 
 # A second binary, of the next version, beside the one that is tested: it compiles our own crates once more, no dependency.
 test-upgrade:
@@ -38,3 +38,6 @@ sim:
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	@command -v cargo-machete >/dev/null || cargo install --locked cargo-machete
+	cargo machete
+	tests/unsafe

@@ -1,6 +1,6 @@
 //! What a swarm did: per profile, and how often each kind of fault and each marker was seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -108,6 +108,10 @@ pub struct Summary {
     pub faults: BTreeMap<&'static str, u64>,
     pub markers: BTreeMap<&'static str, u64>,
     pub speed: Speed,
+    /// Seeds whose run another seed had: the seed does not reach what it should.
+    pub repeated: u64,
+    #[serde(skip)]
+    digests: BTreeSet<String>,
 }
 
 /// The last object of `--json`.
@@ -128,6 +132,8 @@ impl Default for Summary {
             faults: FaultKind::NAMES.into_iter().map(|name| (name, 0)).collect(),
             markers: Marker::ALL.into_iter().map(|marker| (marker.name(), 0)).collect(),
             speed: Speed::default(),
+            repeated: 0,
+            digests: BTreeSet::new(),
         }
     }
 }
@@ -138,6 +144,7 @@ impl Summary {
         let of_seed = OfProfile::from(report);
         self.profiles.entry(report.profile).or_default().add(&of_seed);
         self.all.add(&of_seed);
+        self.repeated += u64::from(!self.digests.insert(report.trace_digest.clone()));
         for (sums, counts) in [(&mut self.faults, &report.faults), (&mut self.markers, &report.markers)] {
             for (name, count) in counts {
                 *sums.entry(name).or_default() += count;
@@ -158,6 +165,9 @@ impl Summary {
         let mut wrong = Vec::new();
         if self.all.violated > 0 {
             wrong.push(format!("{} of {} seeds violate an invariant", self.all.violated, self.all.seeds));
+        }
+        if self.repeated > 0 {
+            wrong.push(format!("{} of {} seeds are the run of another seed", self.repeated, self.all.seeds));
         }
         for (name, profile) in &self.profiles {
             if profile.hit_percent() < HIT_PERCENT_MIN {
