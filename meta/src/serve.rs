@@ -19,14 +19,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::MetaConfig;
-use crate::consensus::types::{Member, TypeConfig, seed_thread};
+use crate::consensus::types::{TypeConfig, seed_thread};
 use crate::eviction::{Evictor, LeaderPolicy, Watermarks};
 use crate::hf3fs::{self, Calls, ForwardedCalls};
 use crate::network::{NetworkFactory, PeerIdentity, Peers};
 use crate::replica::applied::{Applied, Position};
+use crate::replica::changes::Changes;
 use crate::replica::clock::LeaderClock;
 use crate::replica::compare::{Diverged, compare_digests};
 use crate::replica::duties::{Duties, Duty};
+use crate::replica::forming::form;
 use crate::replica::group::Group;
 use crate::replica::halt::Halt;
 use crate::replica::leases::Leases;
@@ -34,6 +36,7 @@ use crate::replica::level::Level;
 use crate::replica::proposer::Proposer;
 use crate::replica::reclaim::Reclaim;
 use crate::replica::rejoin::{Standing, rejoin};
+use crate::replica::removed::watch_removal;
 use crate::replica::state_machine::{Newest, Snapshots, StateMachine};
 use crate::service::status::StatusSource;
 use crate::service::{AdminService, MetaService, RaftService, router};
@@ -197,7 +200,10 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let level = Level::new(version, deps.identity_file.clone());
     level.reached(applied.read(State::feature_level)).map_err(ServeError::Identity)?;
     let halt = Arc::new(Halt::new(deps.identity_file.clone()));
-    let peers = Arc::new(Peers::new(deps.net.clone(), identity.cluster_id));
+    let peers = Arc::new(Peers::new(
+        deps.net.clone(),
+        PeerIdentity::new(identity.cluster_id, identity.replica_id, identity.directory),
+    ));
     let raft = Raft::new(
         identity.replica_id,
         Arc::new(raft_config(&config)),
@@ -214,8 +220,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     }
     let clock = Arc::new(LeaderClock::default());
     let proposer = Proposer::spawn(raft.clone(), clock.clone());
-    let group =
-        Arc::new(Group::new(identity.cluster_id, identity.replica_id, raft.clone(), applied.clone(), peers, proposer));
+    let group = Arc::new(Group::new(&identity, raft.clone(), applied.clone(), peers, proposer));
     let watermarks =
         Watermarks { high_percent: config.high_watermark_percent, low_percent: config.low_watermark_percent };
     let lease = Duration::from_millis(identity.settings.lease_ms);
@@ -244,6 +249,9 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     tasks.spawn(stop_when_diverged(group.clone(), standing.clone(), deps.telemetry.clone(), failing));
     tasks.spawn(snapshot_by_bytes(source.clone(), config.log_bytes_per_snapshot));
     tasks.spawn(become_ready(group.clone(), standing.clone()));
+    let changes = Changes::new(group.clone());
+    tasks.spawn(changes.clone().tend());
+    tasks.spawn(watch_removal(group.clone(), standing.clone()));
     tasks.spawn(note_members(group.clone(), identity.members.clone(), deps.identity_file.clone()));
     tasks.spawn(form_or_rejoin(group.clone(), identity, deps.identity_file.clone(), standing.clone()));
     let services = rpc::server()
@@ -252,9 +260,9 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         .load_shed(true)
         .concurrency_limit_per_connection(config.requests_max)
         .add_service(MetaService::server(group.clone(), leases, evictor, hub))
-        .add_service(AdminService::server(source.clone()))
+        .add_service(AdminService::server(source.clone(), changes))
         .add_service(RaftService::server(group.clone(), standing.clone(), halt))
-        .add_service(ForwardedCalls::server(PeerIdentity::new(group.cluster_id), page_files.clone()));
+        .add_service(ForwardedCalls::server(group.peers.identity(), page_files.clone()));
     let stopped = stop.clone().cancelled_owned();
     tasks.spawn(async move {
         if let Err(error) = services.serve_with_incoming_shutdown(incoming, stopped).await {
@@ -415,31 +423,11 @@ async fn note_members(group: Arc<Group>, mut noted: BTreeMap<u64, String>, file:
     }
 }
 
-/// A new group is formed by its first member, or by any other when that one does not come.
+/// A new replica waits for its group to begin; one that lost its log rejoins.
 async fn form_or_rejoin(group: Arc<Group>, identity: Identity, file: Arc<dyn IdentityFile>, standing: Arc<Standing>) {
-    const OTHERS_WAIT: Duration = Duration::from_secs(2);
     if identity.rejoining {
-        return rejoin(&group, identity.members, &*file, &standing).await;
-    }
-    if identity.bootstrapped || identity.members.is_empty() {
-        return;
-    }
-    let first = identity.members.keys().next() == Some(&identity.replica_id);
-    let mut revisions = group.applied.revisions();
-    if !first {
-        // The first member's group reaches this replica as its first entry.
-        let formed = revisions.wait_for(|revision| *revision > 0);
-        let _ = tokio::time::timeout(OTHERS_WAIT, formed).await;
-    }
-    let member = |endpoint: &String| Member { peer: endpoint.clone(), client: endpoint.clone(), ..Member::default() };
-    let members: BTreeMap<u64, Member> =
-        identity.members.iter().map(|(id, endpoint)| (*id, member(endpoint))).collect();
-    if let Err(error) = group.raft.initialize(members).await {
-        tracing::debug!(%error, "the group was formed already");
-    }
-    if revisions.wait_for(|revision| *revision > 0).await.is_ok()
-        && let Err(error) = file.bootstrapped()
-    {
-        tracing::error!(%error, "could not note that the group was formed");
+        rejoin(&group, identity.members, &*file, &standing).await;
+    } else if !identity.bootstrapped && !identity.members.is_empty() {
+        form(group, standing, file).await;
     }
 }

@@ -38,6 +38,8 @@ pub const PAGE_TOKENS_MAX: u32 = 8192;
 pub const NAMESPACE_TEXT_BYTES_MAX: usize = 256;
 /// Registered namespaces of one cluster.
 pub const NAMESPACES_MAX: usize = 65_536;
+/// Replica ids that the group remembers, those of replicas that have left included: 24 bytes each.
+pub const REPLICA_IDS_MAX: usize = 1024;
 /// Sessions open at once.
 pub const SESSIONS_MAX: usize = 4096;
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ClusterId;
+use crate::{ClusterId, DirectoryId};
 
 /// A meta replica about itself and its group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub struct ReplicaStatus {
     pub learners: Vec<u64>,
     /// replica id -> gRPC endpoint
     pub endpoints: std::collections::BTreeMap<u64, String>,
+    /// replica id -> data directory, of replicas that have left too
+    #[serde(default)]
+    pub directories: std::collections::BTreeMap<u64, DirectoryId>,
     pub ready: bool,
     pub last_log_index: u64,
     /// The revision applied here.

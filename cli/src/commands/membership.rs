@@ -21,6 +21,24 @@ const ADD_EXAMPLE: &str = "\
 Example (the replica runs already, with a directory made by `foreword meta init --join`):
   foreword meta add --meta m1:7400 --replica-id 4 --endpoint m4:7400";
 
+/// Where a new replica is reached.
+#[derive(Debug, Args)]
+pub struct ReachedArgs {
+    /// Where the other replicas reach it
+    #[arg(long, value_name = "HOST:PORT")]
+    pub endpoint: Endpoint,
+    /// Where agents reach it [default: --endpoint]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub client_endpoint: Option<Endpoint>,
+}
+
+impl ReachedArgs {
+    fn endpoints(&self) -> (String, String) {
+        let client = self.client_endpoint.as_ref().unwrap_or(&self.endpoint);
+        (self.endpoint.to_string(), client.to_string())
+    }
+}
+
 /// `foreword meta add`
 #[derive(Debug, Args)]
 #[command(after_help = ADD_EXAMPLE)]
@@ -30,9 +48,8 @@ pub struct AddArgs {
     /// The new replica's id
     #[arg(long, value_name = "ID")]
     pub replica_id: u64,
-    /// Where the others reach it
-    #[arg(long, value_name = "HOST:PORT")]
-    pub endpoint: Endpoint,
+    #[command(flatten)]
+    pub reached: ReachedArgs,
 }
 
 /// `foreword meta remove`
@@ -58,9 +75,8 @@ pub struct ReplaceArgs {
     /// The replica to take in
     #[arg(long, value_name = "ID")]
     pub new: u64,
-    /// Where the others reach the new one
-    #[arg(long, value_name = "HOST:PORT")]
-    pub endpoint: Endpoint,
+    #[command(flatten)]
+    pub reached: ReachedArgs,
 }
 
 /// A change of the group.
@@ -116,16 +132,14 @@ async fn ask(endpoint: &Endpoint, change: &Change) -> anyhow::Result<Vec<u64>> {
     let mut admin = clients::admin(endpoint);
     let answer = match change {
         Change::Add(args) => {
-            let endpoint = args.endpoint.to_string();
-            admin.add_replica(m::AddReplicaRequest { replica_id: args.replica_id, endpoint }).await
+            let (endpoint, client_endpoint) = args.reached.endpoints();
+            admin.add_replica(m::AddReplicaRequest { replica_id: args.replica_id, endpoint, client_endpoint }).await
         }
         Change::Remove(args) => admin.remove_replica(m::RemoveReplicaRequest { replica_id: args.replica_id }).await,
         Change::Replace(args) => {
-            let request = m::ReplaceReplicaRequest {
-                old_replica_id: args.old,
-                new_replica_id: args.new,
-                endpoint: args.endpoint.to_string(),
-            };
+            let (endpoint, client_endpoint) = args.reached.endpoints();
+            let (old_replica_id, new_replica_id) = (args.old, args.new);
+            let request = m::ReplaceReplicaRequest { old_replica_id, new_replica_id, endpoint, client_endpoint };
             admin.replace_replica(request).await
         }
     };

@@ -12,6 +12,7 @@ use super::forward::Forwards;
 use super::measures::Measures;
 use super::outcome::{answer_of, other_size};
 use super::{Answer, Call, Leader, Operation};
+use crate::network::Peer;
 use crate::replica::group::{FORWARD_TIMEOUT, Group, Leader as Leading, Unavailable};
 use crate::state::command::Command;
 use crate::state::hf3fs::{FileName, Hf3fsCommand, Presence};
@@ -96,7 +97,7 @@ impl Calls {
         loop {
             let answered = match self.group.leader() {
                 Leading::Here => self.leader.answer(call, deadline.min(Instant::now() + FORWARD_TIMEOUT)).await,
-                Leading::There { endpoint, .. } => self.forward(&endpoint, call, deadline).await,
+                Leading::There(peer) => self.forward(&peer, call, deadline).await,
                 Leading::Unknown => Err(Unavailable::NoLeader),
             };
             if !matches!(answered, Err(Unavailable::NoLeader)) {
@@ -107,8 +108,8 @@ impl Calls {
         }
     }
 
-    async fn forward(&self, endpoint: &str, call: &Call, deadline: Instant) -> Result<Answer, Unavailable> {
-        let answer = self.forwards.ask(endpoint, call, deadline).await?;
+    async fn forward(&self, leader: &Peer, call: &Call, deadline: Instant) -> Result<Answer, Unavailable> {
+        let answer = self.forwards.ask(leader, call, deadline).await?;
         self.catch_up(answer.revision, deadline).await;
         Ok(answer)
     }

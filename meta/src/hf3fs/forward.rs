@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Request, Response, Status};
 
 use super::{Answer, Call, Leader, Operation};
-use crate::network::{PeerIdentity, Peers};
+use crate::network::{Peer, PeerIdentity, Peers};
 use crate::replica::group::{FORWARD_TIMEOUT, Unavailable};
 
 /// Calls passed on at once: the leader refuses more on one connection, and votes travel on it too.
@@ -30,11 +30,11 @@ impl Forwards {
         Self { peers, permits: Semaphore::new(FORWARDS_MAX) }
     }
 
-    /// Asks the leader at `endpoint`, for one hop's time and not beyond `deadline`.
-    pub(super) async fn ask(&self, endpoint: &str, call: &Call, deadline: Instant) -> Result<Answer, Unavailable> {
+    /// Asks the leader, for one hop's time and not beyond `deadline`.
+    pub(super) async fn ask(&self, leader: &Peer, call: &Call, deadline: Instant) -> Result<Answer, Unavailable> {
         let permit = timeout_at(deadline, self.permits.acquire()).await;
         let Ok(Ok(_permit)) = permit else { return Err(Unavailable::Overloaded) };
-        let mut client = PageFilesClient::new(self.peers.identified(endpoint))
+        let mut client = PageFilesClient::new(self.peers.addressed(leader))
             .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX);
         let request = wire::DecideRequest {
@@ -73,7 +73,7 @@ impl ForwardedCalls {
 #[tonic::async_trait]
 impl PageFiles for ForwardedCalls {
     async fn decide(&self, request: Request<wire::DecideRequest>) -> Result<Response<wire::DecideResponse>, Status> {
-        self.identity.check(&request)?;
+        self.identity.check(request.metadata())?;
         let wire::DecideRequest { deployment, rank, operation, body } = request.into_inner();
         let operation = Operation::named(&operation).ok_or_else(|| {
             Status::unimplemented(format!("operation: expected one of this version, got {operation}"))

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
+use super::address::Peer;
 use super::messages::{append_to_wire, to_body};
 use super::peers::{PeerClient, Peers};
 use crate::consensus::types::{Member, SnapshotMeta, TypeConfig};
@@ -43,20 +44,28 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     type Network = PeerNetwork;
 
     async fn new_client(&mut self, target: u64, member: &Member) -> PeerNetwork {
-        let client = self.peers.raft_client(&member.peer);
-        PeerNetwork { target, endpoint: member.peer.clone(), client, peers: self.peers.clone() }
+        PeerNetwork { peers: self.peers.clone(), peer: Peer::member(target, member) }
     }
 }
 
 /// One other replica.
 pub struct PeerNetwork {
-    target: u64,
-    endpoint: String,
-    client: PeerClient,
     peers: Arc<Peers>,
+    peer: Peer,
 }
 
 impl PeerNetwork {
+    fn client(&self) -> PeerClient {
+        self.peers.raft_client(&self.peer)
+    }
+
+    /// Notes a refusal that says that another replica answers here.
+    fn look_at(&self, status: &Status) {
+        if matches!(foreword_proto::bad_input::field_of(status), Some("replica_id" | "directory")) {
+            self.peers.answered_by_another(&self.peer.endpoint);
+        }
+    }
+
     /// The answer of a call, within its time; what it says of the peer is noted.
     async fn answer<T>(
         &self,
@@ -64,13 +73,15 @@ impl PeerNetwork {
         call: impl Future<Output = Result<tonic::Response<T>, Status>>,
     ) -> Result<T, CallError> {
         let answer = tokio::time::timeout(deadline, call).await;
+        let (id, endpoint) = (self.peer.address.replica_id, &self.peer.endpoint);
         match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
             Ok(response) => {
-                self.peers.reach().heard(self.target);
+                self.peers.reach().heard(id);
                 Ok(response.into_inner())
             }
             Err(status) => {
-                self.peers.reach().missed(self.target, &self.endpoint, status.message());
+                self.look_at(&status);
+                self.peers.reach().missed(id, endpoint, status.message());
                 Err(fault(status))
             }
         }
@@ -79,10 +90,11 @@ impl PeerNetwork {
 
 type CallError = RPCError<u64, Member, RaftError<u64>>;
 
-/// A status as openraft wants it: a peer that cannot be reached is asked less often, any other fault is retried at once.
+/// A status as openraft wants it: a peer that cannot be reached, or is not the one that was meant, is asked less often; any other
+/// fault is retried at once.
 fn fault(status: Status) -> CallError {
     match status.code() {
-        Code::Unavailable => RPCError::Unreachable(Unreachable::new(&status)),
+        Code::Unavailable | Code::FailedPrecondition => RPCError::Unreachable(Unreachable::new(&status)),
         _ => RPCError::Network(NetworkError::new(&status)),
     }
 }
@@ -98,14 +110,14 @@ impl RaftNetwork<TypeConfig> for PeerNetwork {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, CallError> {
         let request = append_to_wire(request).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
-        let mut client = self.client.clone();
+        let mut client = self.client();
         let response = self.answer(option.hard_ttl(), client.append_entries(request)).await?;
         parse(&response.body)
     }
 
     async fn vote(&mut self, request: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, CallError> {
         let body = to_body(&request).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
-        let mut client = self.client.clone();
+        let mut client = self.client();
         let response = self.answer(option.hard_ttl(), client.vote(wire::VoteRequest { body })).await?;
         parse(&response.body)
     }
@@ -117,15 +129,20 @@ impl RaftNetwork<TypeConfig> for PeerNetwork {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<u64>, StreamingError<TypeConfig, Fatal<u64>>> {
-        let lost = |status: Status| StreamingError::Network(NetworkError::new(&status));
+        let lost = |status: Status| {
+            self.look_at(&status);
+            StreamingError::Network(NetworkError::new(&status))
+        };
         let header = SnapshotOffer { vote, meta: snapshot.meta };
         let header = to_body(&header).map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
+        let _sending = self.peers.sending_snapshot(self.peer.address.replica_id);
+        let mut client = self.client();
         // Two frames wait while one is on its way: the file is read no faster than the peer takes it.
         let (frames, stream) = mpsc::channel(2);
         let reading = tokio::spawn(send_frames(*snapshot.snapshot, header, frames));
         let sent = tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
-            sent = tokio::time::timeout(SNAPSHOT_DEADLINE, self.client.install_snapshot(ReceiverStream::new(stream))) => {
+            sent = tokio::time::timeout(SNAPSHOT_DEADLINE, client.install_snapshot(ReceiverStream::new(stream))) => {
                 sent.unwrap_or_else(|_| Err(Status::deadline_exceeded("the snapshot took too long"))).map_err(lost)
             }
         };

@@ -1,10 +1,13 @@
 //! Between replicas: cached channels, the Raft service, snapshots as streams.
 
+pub(crate) mod address;
 mod client;
+pub(crate) mod hello;
 pub(crate) mod messages;
 mod peers;
 mod reach;
 
+pub use address::{Address, Peer, PeerIdentity};
 pub use client::NetworkFactory;
 pub(crate) use client::SnapshotOffer;
-pub use peers::{PeerIdentity, Peers};
+pub use peers::Peers;

@@ -1,88 +1,49 @@
-//! Channels to other replicas, made once each and kept, carrying the cluster's identity on every call.
+//! Channels to other replicas, made once each and kept.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use foreword_proto::limits::{RAFT_MESSAGE_BYTES_MAX, WIRE_VERSIONS};
+use foreword_proto::limits::RAFT_MESSAGE_BYTES_MAX;
 use foreword_proto::wire::raft::raft_client::RaftClient;
-use foreword_proto::{ClusterId, Versions};
 use foreword_seams::{Endpoint, Net, rpc};
 use parking_lot::Mutex;
-use tonic::metadata::MetadataValue;
-use tonic::service::Interceptor;
+use tokio::time::Instant;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
 
+use super::address::{Addressed, Peer, PeerIdentity};
 use super::reach::Reach;
 
-const CLUSTER_METADATA: &str = "foreword-cluster";
-/// `MIN-MAX`: the wire versions that the caller speaks. Both sides use the highest they share.
-const VERSIONS_METADATA: &str = "foreword-wire-versions";
-
-/// Says on every call of which cluster this replica is and which wire versions it speaks; checks the same of callers.
-#[derive(Clone, Debug)]
-pub struct PeerIdentity {
-    cluster_id: ClusterId,
-}
-
-impl PeerIdentity {
-    /// The identity of this cluster's replicas.
-    pub fn new(cluster_id: ClusterId) -> Self {
-        Self { cluster_id }
-    }
-
-    /// Refuses a caller of another cluster, or one that shares no wire version.
-    pub fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        let said = |key| request.metadata().get(key).and_then(|value| value.to_str().ok()).unwrap_or("none");
-        let theirs = said(VERSIONS_METADATA);
-        let shared = theirs.parse::<Versions>().ok().and_then(|theirs| WIRE_VERSIONS.highest_shared(theirs));
-        if shared.is_none() {
-            let message = format!("wire_version: expected {WIRE_VERSIONS}, the peer speaks {theirs}");
-            return Err(foreword_proto::bad_input::status_for(
-                tonic::Code::FailedPrecondition,
-                "wire_version",
-                message,
-            ));
-        }
-        if said(CLUSTER_METADATA) != self.cluster_id.to_string() {
-            let message = format!("cluster_id: expected {}, the peer has {}", self.cluster_id, said(CLUSTER_METADATA));
-            return Err(foreword_proto::bad_input::status_for(tonic::Code::FailedPrecondition, "cluster_id", message));
-        }
-        Ok(())
-    }
-}
-
-impl Interceptor for PeerIdentity {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let cluster = self.cluster_id.to_string();
-        let cluster = MetadataValue::try_from(cluster).map_err(|error| Status::internal(error.to_string()))?;
-        request.metadata_mut().insert(CLUSTER_METADATA, cluster);
-        let versions = MetadataValue::try_from(WIRE_VERSIONS.to_string());
-        let versions = versions.map_err(|error| Status::internal(error.to_string()))?;
-        request.metadata_mut().insert(VERSIONS_METADATA, versions);
-        Ok(request)
-    }
-}
-
-/// A channel that says on every call whose it is.
-pub(crate) type IdentifiedChannel = InterceptedService<Channel, PeerIdentity>;
+/// A channel that says on every call whose it is and whom it is for.
+pub(crate) type AddressedChannel = InterceptedService<Channel, Addressed>;
 
 /// A client of another replica's Raft service.
-pub(super) type PeerClient = RaftClient<IdentifiedChannel>;
+pub(crate) type PeerClient = RaftClient<AddressedChannel>;
+
+/// A channel whose endpoint answers as another replica is made anew, so that its name is resolved again; this often at most.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(1);
+
+struct Kept {
+    channel: Channel,
+    made: Instant,
+}
 
 /// The channels, by endpoint. Making one per call costs milliseconds (facts/STACK.md).
 pub struct Peers {
     net: Arc<dyn Net>,
     identity: PeerIdentity,
-    channels: Mutex<BTreeMap<String, Channel>>,
+    channels: Mutex<BTreeMap<String, Kept>>,
+    /// Snapshots on their way, by the replica that receives them.
+    snapshots: Mutex<BTreeMap<u64, usize>>,
     reach: Reach,
 }
 
 impl Peers {
     /// No channels yet.
-    pub fn new(net: Arc<dyn Net>, cluster_id: ClusterId) -> Self {
-        Self { net, identity: PeerIdentity::new(cluster_id), channels: Mutex::default(), reach: Reach::default() }
+    pub fn new(net: Arc<dyn Net>, identity: PeerIdentity) -> Self {
+        let (channels, snapshots) = (Mutex::default(), Mutex::default());
+        Self { net, identity, channels, snapshots, reach: Reach::default() }
     }
 
     /// Which peers can be reached.
@@ -90,27 +51,71 @@ impl Peers {
         &self.reach
     }
 
+    /// Who this replica is to others.
+    pub fn identity(&self) -> PeerIdentity {
+        self.identity
+    }
+
     /// The channel to an endpoint.
     pub fn channel(&self, endpoint: &str) -> Channel {
-        self.channels
-            .lock()
-            .entry(endpoint.to_owned())
-            .or_insert_with(|| {
-                let target = endpoint.parse().unwrap_or_else(|_| Endpoint::Tcp(endpoint.to_owned()));
-                rpc::channel(self.net.clone(), &target)
-            })
-            .clone()
+        let make = || {
+            let target = endpoint.parse().unwrap_or_else(|_| Endpoint::Tcp(endpoint.to_owned()));
+            Kept { channel: rpc::channel(self.net.clone(), &target), made: Instant::now() }
+        };
+        self.channels.lock().entry(endpoint.to_owned()).or_insert_with(make).channel.clone()
     }
 
-    /// The channel to an endpoint, for a service that only replicas call.
-    pub(crate) fn identified(&self, endpoint: &str) -> IdentifiedChannel {
-        InterceptedService::new(self.channel(endpoint), self.identity.clone())
+    /// Somebody else answers at this endpoint: the next channel to it connects anew.
+    pub(crate) fn answered_by_another(&self, endpoint: &str) {
+        let mut channels = self.channels.lock();
+        if channels.get(endpoint).is_some_and(|kept| kept.made.elapsed() >= RESOLVE_AGAIN) {
+            channels.remove(endpoint);
+        }
     }
 
-    /// A client of the Raft service at an endpoint.
-    pub fn raft_client(&self, endpoint: &str) -> PeerClient {
-        RaftClient::new(self.identified(endpoint))
-            .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX)
+    /// Whether a snapshot is on its way to a replica: its log gets no further meanwhile.
+    pub(crate) fn receives_snapshot(&self, replica_id: u64) -> bool {
+        self.snapshots.lock().get(&replica_id).is_some_and(|sending| *sending > 0)
     }
+
+    /// A snapshot is on its way until this is dropped.
+    pub(super) fn sending_snapshot(self: &Arc<Self>, replica_id: u64) -> SendingSnapshot {
+        *self.snapshots.lock().entry(replica_id).or_default() += 1;
+        SendingSnapshot { peers: self.clone(), replica_id }
+    }
+
+    /// The channel to a replica, for a service that only replicas call.
+    pub(crate) fn addressed(&self, peer: &Peer) -> AddressedChannel {
+        InterceptedService::new(self.channel(&peer.endpoint), self.identity.calling(Some(peer.address)))
+    }
+
+    /// A client of a replica's Raft service.
+    pub(crate) fn raft_client(&self, peer: &Peer) -> PeerClient {
+        raft_client(self.addressed(peer))
+    }
+
+    /// A client of the Raft service of whichever replica answers at an endpoint: for a hello only.
+    pub(super) fn client_of_anyone(&self, endpoint: &str) -> PeerClient {
+        raft_client(InterceptedService::new(self.channel(endpoint), self.identity.calling(None)))
+    }
+}
+
+/// A snapshot on its way.
+pub(super) struct SendingSnapshot {
+    peers: Arc<Peers>,
+    replica_id: u64,
+}
+
+impl Drop for SendingSnapshot {
+    fn drop(&mut self) {
+        if let Some(sending) = self.peers.snapshots.lock().get_mut(&self.replica_id) {
+            *sending -= 1;
+        }
+    }
+}
+
+fn raft_client(channel: AddressedChannel) -> PeerClient {
+    RaftClient::new(channel)
+        .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX)
 }

@@ -65,10 +65,10 @@ pub(crate) async fn compare_digests(group: Arc<Group>, telemetry: Telemetry) -> 
 
 /// The others' digests at `revision`, by id. A replica that is away, or has not come so far, is compared at a later revision.
 async fn ask(group: &Group, revision: Revision) -> BTreeMap<u64, u64> {
-    let asked = group.others().into_iter().map(|(id, endpoint)| async move {
-        let mut client = group.peers.raft_client(&endpoint);
+    let asked = group.others().into_iter().map(|peer| async move {
+        let mut client = group.peers.raft_client(&peer);
         let answer = timeout(ANSWER, client.digest(wire::DigestRequest { revision })).await.ok()?.ok()?.into_inner();
-        answer.known.then_some((id, answer.digest))
+        answer.known.then_some((peer.address.replica_id, answer.digest))
     });
     join_all(asked).await.into_iter().flatten().collect()
 }

@@ -1,13 +1,13 @@
 //! This replica's view of its group: propose, read linearizably, wait for a revision; here or through the leader.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use foreword_proto::bad_input::{field_of, status_for};
 use foreword_proto::wire::raft as wire;
-use foreword_proto::{ClusterId, Revision};
+use foreword_proto::{ClusterId, DirectoryId, Revision};
 use foreword_seams::{Marker, sometimes};
 use openraft::{Raft, ServerState};
 use tokio::time::{Instant, timeout_at};
@@ -19,9 +19,11 @@ use super::checked::{Author, Checked, Unloggable};
 use super::proposer::{ProposeError, Proposed, Proposer};
 use super::read_index::ReadIndex;
 use crate::consensus::types::TypeConfig;
-use crate::network::Peers;
+use crate::network::address::other_directory;
+use crate::network::{Address, Peer, Peers};
 use crate::state::codec::{decode_outcome, encode_command, encode_outcome};
 use crate::state::command::{Command, Outcome};
+use crate::storage::Identity;
 
 /// How long a caller without a deadline of its own waits for a leader.
 pub const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -77,6 +79,10 @@ impl From<Unavailable> for Status {
 pub struct Group {
     pub cluster_id: ClusterId,
     pub replica_id: u64,
+    /// Its data directory.
+    pub directory: DirectoryId,
+    /// The members that the data directory named when this process began: replica ids and peer endpoints.
+    pub named: BTreeMap<u64, String>,
     pub raft: Raft<TypeConfig>,
     pub applied: Arc<Applied>,
     pub peers: Arc<Peers>,
@@ -88,7 +94,7 @@ pub struct Group {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Leader {
     Here,
-    There { id: u64, endpoint: String },
+    There(Peer),
     Unknown,
 }
 
@@ -128,15 +134,21 @@ fn forward_failed(status: &Status) -> Unavailable {
 impl Group {
     /// Joins the parts of a replica.
     pub fn new(
-        cluster_id: ClusterId,
-        replica_id: u64,
+        identity: &Identity,
         raft: Raft<TypeConfig>,
         applied: Arc<Applied>,
         peers: Arc<Peers>,
         proposer: Proposer,
     ) -> Self {
         let read_index = ReadIndex::spawn(raft.clone());
-        Self { cluster_id, replica_id, raft, applied, peers, proposer, read_index }
+        let &Identity { cluster_id, replica_id, directory, .. } = identity;
+        let named = identity.members.clone();
+        Self { cluster_id, replica_id, directory, named, raft, applied, peers, proposer, read_index }
+    }
+
+    /// Who this replica is to others.
+    pub(crate) fn address(&self) -> Address {
+        Address::of(self.replica_id, self.directory)
     }
 
     /// Who leads.
@@ -145,7 +157,7 @@ impl Group {
         match metrics.current_leader {
             Some(id) if id == self.replica_id && metrics.state == ServerState::Leader => Leader::Here,
             Some(id) if id != self.replica_id => match metrics.membership_config.membership().get_node(&id) {
-                Some(member) => Leader::There { id, endpoint: member.peer.clone() },
+                Some(member) => Leader::There(Peer::member(id, member)),
                 None => Leader::Unknown,
             },
             _ => Leader::Unknown,
@@ -167,7 +179,7 @@ impl Group {
                     Ok(done) => return Ok(done),
                     Err(error) => error,
                 },
-                Leader::There { endpoint, .. } => match self.forward(&endpoint, &encoded, deadline).await {
+                Leader::There(peer) => match self.forward(&peer, &encoded, deadline).await {
                     Ok(done) => return Ok(done),
                     Err(error) => error,
                 },
@@ -221,11 +233,11 @@ impl Group {
 
     async fn forward(
         &self,
-        endpoint: &str,
+        leader: &Peer,
         encoded: &[Bytes],
         deadline: Instant,
     ) -> Result<(Revision, Vec<Outcome>), Unavailable> {
-        let mut client = self.peers.raft_client(endpoint);
+        let mut client = self.peers.raft_client(leader);
         let request = wire::ProposeRequest { commands: encoded.to_vec() };
         let until = deadline.min(Instant::now() + FORWARD_TIMEOUT);
         let response = match timeout_at(until, client.propose(request)).await {
@@ -259,8 +271,8 @@ impl Group {
                         return Ok(read.revision);
                     }
                 }
-                Leader::There { endpoint, .. } => {
-                    let mut client = self.peers.raft_client(&endpoint);
+                Leader::There(peer) => {
+                    let mut client = self.peers.raft_client(&peer);
                     let until = deadline.min(Instant::now() + FORWARD_TIMEOUT);
                     if let Ok(Ok(response)) = timeout_at(until, client.read_index(wire::ReadIndexRequest {})).await {
                         sometimes(Marker::ReadIndexForwarded);
@@ -303,11 +315,24 @@ impl Group {
         }
     }
 
-    /// The other members, by id and endpoint.
-    pub fn others(&self) -> Vec<(u64, String)> {
+    /// Refuses a caller that says a member's id and comes from another data directory than the member's.
+    pub(crate) fn check_caller(&self, from: Address) -> Result<(), Status> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow();
+        let member = metrics.membership_config.membership().get_node(&from.replica_id);
+        match (member, from.directory) {
+            (Some(member), Some(directory)) if member.directory != directory => {
+                Err(other_directory(from.replica_id, member.directory, directory))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The other members.
+    pub fn others(&self) -> Vec<Peer> {
         self.applied.read_with_position(|_, position| {
             let nodes = position.membership.nodes().filter(|(id, _)| **id != self.replica_id);
-            nodes.map(|(id, member)| (*id, member.peer.clone())).collect()
+            nodes.map(|(id, member)| Peer::member(*id, member)).collect()
         })
     }
 
@@ -319,7 +344,7 @@ impl Group {
     /// A channel to the leader, none when it is this replica or unknown.
     pub fn leader_channel(&self) -> Option<Channel> {
         match self.leader() {
-            Leader::There { endpoint, .. } => Some(self.peers.channel(&endpoint)),
+            Leader::There(peer) => Some(self.peers.channel(&peer.endpoint)),
             _ => None,
         }
     }

@@ -1,17 +1,22 @@
 //! One replica: openraft over our log and state, group commit, the leader's duties.
 
 pub mod applied;
+pub(crate) mod changes;
 pub mod checked;
 pub mod clock;
 pub mod compare;
 pub mod duties;
+pub(crate) mod forming;
 pub mod group;
 pub mod halt;
+pub(crate) mod introduce;
 pub mod leases;
 pub(crate) mod level;
+pub(crate) mod newcomer;
 pub mod observer;
 pub mod proposer;
 mod read_index;
 pub mod reclaim;
 pub mod rejoin;
+pub(crate) mod removed;
 pub mod state_machine;

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::group::Group;
 use crate::consensus::types::{LogId, Member, Vote};
+use crate::network::{Address, Peer};
 use crate::storage::IdentityFile;
 
 /// How long one attempt waits, and the pause before the next.
@@ -34,6 +35,7 @@ pub struct Standing {
     promised: AtomicBool,
     votes: AtomicBool,
     ready: AtomicBool,
+    removed: AtomicBool,
 }
 
 impl Standing {
@@ -43,6 +45,7 @@ impl Standing {
             promised: AtomicBool::new(!rejoining || promised),
             votes: AtomicBool::new(!rejoining),
             ready: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
         }
     }
 
@@ -64,6 +67,15 @@ impl Standing {
     /// This replica's state is not that of the others: its vote could elect a leader that is wrong.
     pub(crate) fn stop_voting(&self) {
         self.votes.store(false, Ordering::Release);
+    }
+
+    /// The group goes on without this replica.
+    pub fn removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_removed(&self, removed: bool) {
+        self.removed.store(removed, Ordering::Release);
     }
 
     pub(crate) fn become_ready(&self) {
@@ -145,7 +157,8 @@ async fn promise_again(group: &Group, mut members: BTreeMap<u64, String>) {
 async fn ask(group: &Group, members: &BTreeMap<u64, String>) -> BTreeMap<u64, Promise> {
     let others = members.iter().filter(|(id, _)| **id != group.replica_id);
     let asked = others.map(|(id, endpoint)| async move {
-        let mut client = group.peers.raft_client(endpoint);
+        let peer = Peer { address: Address::of_id(*id), endpoint: endpoint.clone() };
+        let mut client = group.peers.raft_client(&peer);
         let answer = tokio::time::timeout(ASK_TIMEOUT, client.promise(wire::PromiseRequest {})).await.ok()?.ok()?;
         Some((*id, serde_json::from_slice(&answer.into_inner().body).ok()?))
     });

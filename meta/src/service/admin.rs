@@ -1,90 +1,59 @@
 //! The Admin service: status, membership, snapshots. Changes run on the leader; another replica passes them on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use foreword_proto::BadInput;
-use foreword_proto::bad_input::status_for;
 use foreword_proto::wire::meta as wire;
 use foreword_proto::wire::meta::admin_client::AdminClient;
 use foreword_proto::wire::meta::admin_server::{Admin, AdminServer};
-use foreword_seams::{Endpoint, Marker, sometimes};
-use openraft::ChangeMembers;
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 use super::status::StatusSource;
-use crate::consensus::types::Member;
-use crate::replica::group::{Group, Leader};
+use crate::replica::changes::{Changes, Voters};
+use crate::replica::group::{Group, Leader, not_leader};
+use crate::replica::newcomer::Newcomer;
 
-/// A learner gets a whole snapshot before it may vote.
-const CATCH_UP_DEADLINE: Duration = Duration::from_secs(600);
+/// On a call that another replica has passed on: it is not passed on again.
+const FORWARDED_METADATA: &str = "foreword-forwarded";
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(300);
 
 /// The service of one replica.
 pub struct AdminService {
     source: StatusSource,
+    changes: Arc<Changes>,
 }
 
 impl AdminService {
     /// Serves one replica.
-    pub fn server(source: StatusSource) -> AdminServer<Self> {
-        AdminServer::new(Self { source })
+    pub(crate) fn server(source: StatusSource, changes: Arc<Changes>) -> AdminServer<Self> {
+        AdminServer::new(Self { source, changes })
     }
 
     fn group(&self) -> &Group {
         &self.source.group
     }
 
-    /// A client of the leader, none when it is this replica.
-    fn leader_elsewhere(&self) -> Result<Option<AdminClient<Channel>>, Status> {
+    /// A client of the leader, none when it is this replica. A name that leads back here must not make a call go round and round.
+    fn leader_elsewhere<T>(&self, request: &Request<T>) -> Result<Option<AdminClient<Channel>>, Status> {
         match self.group().leader() {
             Leader::Here => Ok(None),
-            Leader::There { endpoint, .. } => Ok(Some(AdminClient::new(self.group().peers.channel(&endpoint)))),
+            _ if request.metadata().contains_key(FORWARDED_METADATA) => Err(not_leader()),
+            Leader::There(peer) => Ok(Some(AdminClient::new(self.group().peers.channel(&peer.endpoint)))),
             Leader::Unknown => Err(Status::unavailable("no leader")),
         }
     }
+}
 
-    fn voters(&self) -> BTreeSet<u64> {
-        self.group().raft.metrics().borrow().membership_config.membership().voter_ids().collect()
-    }
+fn forwarded<T>(mut request: Request<T>) -> Request<T> {
+    request.metadata_mut().insert(FORWARDED_METADATA, MetadataValue::from(1));
+    request
+}
 
-    async fn change(&self, change: ChangeMembers<u64, Member>) -> Result<Response<wire::MembershipResponse>, Status> {
-        let response = self
-            .group()
-            .raft
-            .change_membership(change, false)
-            .await
-            .map_err(|error| Status::failed_precondition(error.to_string()))?;
-        let membership =
-            response.membership.map_or_else(|| self.voters(), |membership| membership.voter_ids().collect());
-        Ok(Response::new(wire::MembershipResponse { voters: membership.into_iter().collect() }))
-    }
-
-    /// Brings a new replica up to date as a learner.
-    async fn learn(&self, replica_id: u64, endpoint: &str) -> Result<(), Status> {
-        if replica_id == 0 {
-            return Err(BadInput::new("replica_id", "a positive number, got 0").into());
-        }
-        let endpoint: Endpoint = endpoint.parse().map_err(Status::from)?;
-        let known: BTreeMap<u64, String> = self.group().applied.read_with_position(|_, position| {
-            position.membership.nodes().map(|(id, member)| (*id, member.peer.clone())).collect()
-        });
-        if known.get(&replica_id).is_some_and(|addr| *addr != endpoint.to_string()) {
-            let message = format!("replica_id: expected one that is free, {replica_id} is at {}", known[&replica_id]);
-            return Err(status_for(Code::AlreadyExists, "replica_id", message));
-        }
-        let (peer, client) = (endpoint.to_string(), endpoint.to_string());
-        let member = Member { peer, client, ..Member::default() };
-        let learning = self.group().raft.add_learner(replica_id, member, true);
-        match tokio::time::timeout(CATCH_UP_DEADLINE, learning).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(Status::unavailable(error.to_string())),
-            Err(_) => {
-                Err(Status::deadline_exceeded(format!("replica {replica_id} did not catch up; it stays a learner")))
-            }
-        }
-    }
+fn voting(voters: Voters) -> Response<wire::MembershipResponse> {
+    Response::new(wire::MembershipResponse { voters: voters.into_iter().collect() })
 }
 
 #[tonic::async_trait]
@@ -98,60 +67,48 @@ impl Admin for AdminService {
         &self,
         request: Request<wire::AddReplicaRequest>,
     ) -> Result<Response<wire::MembershipResponse>, Status> {
-        if let Some(mut leader) = self.leader_elsewhere()? {
-            return leader.add_replica(request.into_inner()).await;
+        if let Some(mut leader) = self.leader_elsewhere(&request)? {
+            return leader.add_replica(forwarded(request)).await;
         }
         let request = request.into_inner();
-        self.learn(request.replica_id, &request.endpoint).await?;
-        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([request.replica_id]))).await
+        let newcomer = Newcomer::new(request.replica_id, &request.endpoint, &request.client_endpoint)?;
+        self.changes.add(newcomer).await.map(voting)
     }
 
     async fn remove_replica(
         &self,
         request: Request<wire::RemoveReplicaRequest>,
     ) -> Result<Response<wire::MembershipResponse>, Status> {
-        if let Some(mut leader) = self.leader_elsewhere()? {
-            return leader.remove_replica(request.into_inner()).await;
+        if let Some(mut leader) = self.leader_elsewhere(&request)? {
+            return leader.remove_replica(forwarded(request)).await;
         }
-        let replica_id = request.into_inner().replica_id;
-        let voters = self.voters();
-        if !voters.contains(&replica_id) {
-            let message = format!("replica_id: expected one of {voters:?}, got {replica_id}");
-            return Err(status_for(Code::NotFound, "replica_id", message));
-        }
-        if voters.len() == 1 {
-            let message = "replica_id: expected another replica to remain, this is the last";
-            return Err(status_for(Code::FailedPrecondition, "replica_id", message));
-        }
-        self.change(ChangeMembers::RemoveVoters(BTreeSet::from([replica_id]))).await
+        self.changes.remove(request.into_inner().replica_id).await.map(voting)
     }
 
     async fn replace_replica(
         &self,
         request: Request<wire::ReplaceReplicaRequest>,
     ) -> Result<Response<wire::MembershipResponse>, Status> {
-        if let Some(mut leader) = self.leader_elsewhere()? {
-            return leader.replace_replica(request.into_inner()).await;
+        if let Some(mut leader) = self.leader_elsewhere(&request)? {
+            return leader.replace_replica(forwarded(request)).await;
         }
         let request = request.into_inner();
-        let mut voters = self.voters();
-        if !voters.remove(&request.old_replica_id) {
-            let message =
-                format!("old_replica_id: expected one of {:?}, got {}", self.voters(), request.old_replica_id);
-            return Err(status_for(Code::NotFound, "old_replica_id", message));
-        }
-        self.learn(request.new_replica_id, &request.endpoint).await?;
-        voters.insert(request.new_replica_id);
-        let changed = self.change(ChangeMembers::ReplaceAllVoters(voters)).await;
-        changed.inspect(|_| sometimes(Marker::ReplicaReplaced))
+        let newcomer =
+            Newcomer::new(request.new_replica_id, &request.endpoint, &request.client_endpoint).map_err(|error| {
+                match error.field.as_str() {
+                    "replica_id" => BadInput { field: "new_replica_id".into(), ..error },
+                    _ => error,
+                }
+            })?;
+        self.changes.replace(request.old_replica_id, newcomer).await.map(voting)
     }
 
     async fn feature_level(
         &self,
         request: Request<wire::FeatureLevelRequest>,
     ) -> Result<Response<wire::FeatureLevelResponse>, Status> {
-        if let Some(mut leader) = self.leader_elsewhere()? {
-            return leader.feature_level(request.into_inner()).await;
+        if let Some(mut leader) = self.leader_elsewhere(&request)? {
+            return leader.feature_level(forwarded(request)).await;
         }
         super::feature_level::feature_level(self.group(), request.into_inner()).await.map(Response::new)
     }

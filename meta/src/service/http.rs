@@ -28,6 +28,9 @@ pub fn router(source: StatusSource, telemetry: Telemetry) -> Router {
 }
 
 async fn readyz(State(source): State<StatusSource>) -> (StatusCode, &'static str) {
+    if source.standing.removed() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "removed from the group\n");
+    }
     match source.standing.ready() {
         true => (StatusCode::OK, "ready\n"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "catching up with the commit index seen at start\n"),

@@ -112,7 +112,7 @@ impl Meta for MetaService {
         }
         let leader_id = match self.group.leader() {
             Leader::Here => self.group.replica_id,
-            Leader::There { id, .. } => id,
+            Leader::There(peer) => peer.address.replica_id,
             Leader::Unknown => 0,
         };
         let response = self.group.applied.read_with_position(|state, position| {

@@ -11,19 +11,18 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::network::PeerIdentity;
 use crate::network::SnapshotOffer;
 use crate::network::messages::{append_from_wire, from_body, to_body};
 use crate::replica::checked::Author;
 use crate::replica::group::{Group, PROPOSE_DEADLINE, not_leader};
 use crate::replica::halt::Halt;
+use crate::replica::introduce::hello_of;
 use crate::replica::rejoin::{Standing, promise_of};
 use crate::storage::{SnapshotError, SnapshotReceiver};
 
 /// The service.
 pub struct RaftService {
     group: Arc<Group>,
-    identity: PeerIdentity,
     standing: Arc<Standing>,
     halt: Arc<Halt>,
 }
@@ -31,8 +30,7 @@ pub struct RaftService {
 impl RaftService {
     /// The service of one replica; `standing` says what it may answer. A snapshot of another version goes to `halt`.
     pub fn server(group: Arc<Group>, standing: Arc<Standing>, halt: Arc<Halt>) -> RaftServer<Self> {
-        let identity = PeerIdentity::new(group.cluster_id);
-        RaftServer::new(Self { group, identity, standing, halt })
+        RaftServer::new(Self { group, standing, halt })
             .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX)
     }
@@ -46,6 +44,11 @@ impl RaftService {
             "this replica lost what it had promised and follows nobody until every other voter has told",
         ))
     }
+
+    fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let from = self.group.peers.identity().check(request.metadata())?;
+        self.group.check_caller(from)
+    }
 }
 
 fn body<T: Serialize>(value: &T) -> Result<bytes::Bytes, Status> {
@@ -58,7 +61,7 @@ impl RaftApi for RaftService {
         &self,
         request: Request<wire::AppendRequest>,
     ) -> Result<Response<wire::AppendResponse>, Status> {
-        self.identity.check(&request)?;
+        self.check(&request)?;
         self.may_follow()?;
         let append = append_from_wire(request.into_inner())?;
         let response =
@@ -66,8 +69,15 @@ impl RaftApi for RaftService {
         Ok(Response::new(wire::AppendResponse { body: body(&response)? }))
     }
 
+    async fn hello(&self, request: Request<wire::HelloRequest>) -> Result<Response<wire::HelloResponse>, Status> {
+        self.group.peers.identity().check_cluster(request.metadata())?;
+        let hello = hello_of(&self.group, &self.standing).await;
+        let hello = hello.ok_or_else(|| Status::unavailable("raft has stopped"))?;
+        Ok(Response::new(hello.to_wire()))
+    }
+
     async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
-        self.identity.check(&request)?;
+        self.check(&request)?;
         if !self.standing.may_vote() {
             sometimes(Marker::VoteRefusedWhileRejoining);
             return Err(Status::unavailable(
@@ -83,7 +93,7 @@ impl RaftApi for RaftService {
         &self,
         request: Request<Streaming<wire::SnapshotFrame>>,
     ) -> Result<Response<wire::SnapshotResponse>, Status> {
-        self.identity.check(&request)?;
+        self.check(&request)?;
         self.may_follow()?;
         let mut stream = request.into_inner();
         let first =
@@ -115,7 +125,7 @@ impl RaftApi for RaftService {
     }
 
     async fn propose(&self, request: Request<wire::ProposeRequest>) -> Result<Response<wire::ProposeResponse>, Status> {
-        self.identity.check(&request)?;
+        self.check(&request)?;
         if self.group.leading_term().is_none() {
             return Err(not_leader());
         }
@@ -126,14 +136,14 @@ impl RaftApi for RaftService {
     }
 
     async fn promise(&self, request: Request<wire::PromiseRequest>) -> Result<Response<wire::PromiseResponse>, Status> {
-        self.identity.check(&request)?;
+        self.check(&request)?;
         self.may_follow()?;
         let promise = promise_of(&self.group).await.ok_or_else(|| Status::unavailable("raft has stopped"))?;
         Ok(Response::new(wire::PromiseResponse { body: body(&promise)? }))
     }
 
     async fn digest(&self, request: Request<wire::DigestRequest>) -> Result<Response<wire::DigestResponse>, Status> {
-        self.identity.check(&request)?;
+        self.check(&request)?;
         let digest = self.group.applied.digest_at(request.into_inner().revision);
         Ok(Response::new(wire::DigestResponse { known: digest.is_some(), digest: digest.unwrap_or(0) }))
     }
@@ -142,7 +152,7 @@ impl RaftApi for RaftService {
         &self,
         request: Request<wire::ReadIndexRequest>,
     ) -> Result<Response<wire::ReadIndexResponse>, Status> {
-        self.identity.check(&request)?;
+        self.check(&request)?;
         match self.group.read_index_here().await {
             Some(revision) => Ok(Response::new(wire::ReadIndexResponse { revision })),
             None => Err(not_leader()),

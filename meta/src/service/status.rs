@@ -51,6 +51,7 @@ impl StatusSource {
             voters: membership.voter_ids().collect(),
             learners: membership.learner_ids().collect(),
             endpoints,
+            directories: state.directories().collect(),
             ready: self.standing.ready(),
             last_log_index: metrics.last_log_index.unwrap_or(0),
             revision: state.revision(),

@@ -32,7 +32,7 @@ impl State {
         if let Command::Tick { now_ms } = command {
             self.tick_ms = self.tick_ms.max(*now_ms);
         }
-        let Self { settings, revision: _, tick_ms, feature_level, pages, room, agents, hf3fs, term } = self;
+        let Self { settings, revision: _, tick_ms, feature_level, pages, room, agents, hf3fs, members, term } = self;
         let at = Moment { settings, revision, tick_ms: *tick_ms, term: *term };
         match command {
             Command::Tick { .. } => {
@@ -63,6 +63,7 @@ impl State {
                 *feature_level = (*feature_level).max(*level);
                 Ok(Outcome::Done)
             }
+            Command::RecordMember { replica_id, directory } => members.record(*replica_id, *directory),
             Command::Hf3fs(command) => hf3fs.apply(command, at).map(Outcome::Hf3fs),
         }
     }

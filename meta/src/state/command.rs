@@ -7,8 +7,8 @@
 use bytes::Bytes;
 use foreword_proto::records::SuspectRecord;
 use foreword_proto::{
-    EntryKey, Epoch, Generation, Namespace, NamespaceId, PublishOutcome, RetireReason, Revision, Sequence, SessionId,
-    SlabId, Slot, SlotRef,
+    DirectoryId, EntryKey, Epoch, Generation, Namespace, NamespaceId, PublishOutcome, RetireReason, Revision, Sequence,
+    SessionId, SlabId, Slot, SlotRef,
 };
 
 use super::codec::{kinds, record};
@@ -41,6 +41,8 @@ pub enum Command {
     DropSlabs { slabs: Vec<SlabId> },
     /// Raises the committed feature level.
     RaiseFeatureLevel { level: u32 },
+    /// The replica id is this data directory's, for ever.
+    RecordMember { replica_id: u64, directory: DirectoryId },
     /// Something of SGLang's page files.
     Hf3fs(Hf3fsCommand),
 }
@@ -60,7 +62,8 @@ impl Command {
             | Self::Delete { .. }
             | Self::Reclaim { .. }
             | Self::DropSlabs { .. }
-            | Self::RaiseFeatureLevel { .. } => 1,
+            | Self::RaiseFeatureLevel { .. }
+            | Self::RecordMember { .. } => 1,
             Self::Hf3fs(command) => command.level(),
         }
     }
@@ -235,6 +238,7 @@ kinds!(Command, "command" {
     13 => DropSlabs { slabs },
     14 => RaiseFeatureLevel { level },
     15 => Hf3fs(command),
+    16 => RecordMember { replica_id, directory },
 });
 
 kinds!(SessionOperation, "session operation" {

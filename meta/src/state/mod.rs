@@ -13,6 +13,7 @@ mod frozen;
 pub mod hf3fs;
 mod input;
 pub mod invariants;
+mod members;
 mod moment;
 mod pages;
 mod pieces;
@@ -23,13 +24,15 @@ mod violation;
 
 use foreword_proto::status::L3Status;
 use foreword_proto::{
-    EntryKey, Epoch, Fingerprint, Generation, NamespaceId, PageKey, Revision, SessionId, SlabId, Slot, SlotRef,
+    DirectoryId, EntryKey, Epoch, Fingerprint, Generation, NamespaceId, PageKey, Revision, SessionId, SlabId, Slot,
+    SlotRef,
 };
 
 use agents::Agents;
 use command::{ClusterSettings, SlabInfo, SlotState};
 use digest::{Fields, Sums};
 use hf3fs::Hf3fs;
+use members::Members;
 use moment::{Moment, Term};
 use pages::Pages;
 use room::Room;
@@ -53,6 +56,7 @@ pub struct State {
     room: Room,
     agents: Agents,
     hf3fs: Hf3fs,
+    members: Members,
     /// Of the leader whose entry is being applied. Not of the state itself.
     term: Term,
 }
@@ -69,6 +73,7 @@ impl State {
             room: Room::new(),
             agents: Agents::new(),
             hf3fs: Hf3fs::default(),
+            members: Members::default(),
             term: Term::default(),
         }
     }
@@ -165,6 +170,16 @@ impl State {
         &self.hf3fs
     }
 
+    /// The data directory of a replica id that is or was a member's.
+    pub fn directory(&self, replica_id: u64) -> Option<DirectoryId> {
+        self.members.directory(replica_id)
+    }
+
+    /// All replica ids that are or were a member's, with their data directories.
+    pub fn directories(&self) -> impl Iterator<Item = (u64, DirectoryId)> {
+        self.members.iter()
+    }
+
     /// A slab.
     pub fn slab(&self, id: SlabId) -> Option<SlabInfo> {
         self.room.slab(id)
@@ -201,13 +216,14 @@ impl State {
     }
 
     fn digest_with(&self, sums: Sums) -> u64 {
-        let Self { settings, revision, tick_ms, feature_level, pages, room, agents, hf3fs, term: _ } = self;
+        let Self { settings, revision, tick_ms, feature_level, pages, room, agents, hf3fs, members, term: _ } = self;
         let mut fields = Fields::new();
         fields.add(settings).add((revision, tick_ms, feature_level));
         pages.hash_into(&mut fields, sums);
         room.hash_into(&mut fields, sums);
         agents.hash_into(&mut fields);
         hf3fs.hash_into(&mut fields, sums);
+        members.hash_into(&mut fields);
         fields.finish()
     }
 

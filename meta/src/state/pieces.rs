@@ -27,10 +27,11 @@ pub(super) enum PieceKind {
     Rests = 16,
     Index = 17,
     Garbage = 18,
+    Members = 19,
 }
 
 impl PieceKind {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Head,
         Self::Namespaces,
         Self::Sessions,
@@ -47,6 +48,7 @@ impl PieceKind {
         Self::Rests,
         Self::Index,
         Self::Garbage,
+        Self::Members,
     ];
 
     pub(super) fn from_number(number: u8) -> Option<Self> {

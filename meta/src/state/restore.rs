@@ -97,6 +97,7 @@ impl State {
     fn take_piece(&mut self, kind: PieceKind, input: &mut Input<'_>) -> Result<(), DecodeError> {
         match kind {
             PieceKind::Head | PieceKind::End => Ok(()),
+            PieceKind::Members => self.members.take_members(input),
             PieceKind::Agents => self.agents.take_agents(input),
             PieceKind::Sessions => self.agents.take_sessions(input),
             PieceKind::Suspicions => self.agents.take_suspicions(input),

@@ -3,7 +3,7 @@
 //! ```text
 //! piece   version u8 · kind u8 · fields
 //! head    settings, revision, tick, feature level, digest of the whole state, what the version has at its end
-//! then the pieces of agents, room, pages, page files: see pieces.rs of each owner
+//! then the pieces of members, agents, room, pages, page files: see members.rs, and pieces.rs of each other owner
 //! end
 //! ```
 //! In this order. The digest is checked against what was restored.
@@ -39,10 +39,11 @@ pub struct Chunks {
 impl Chunks {
     pub(super) fn new(state: State) -> Self {
         let digest = state.digest();
-        let State { settings, revision, tick_ms, feature_level, pages, room, agents, hf3fs, term: _ } = state;
+        let State { settings, revision, tick_ms, feature_level, pages, room, agents, hf3fs, members, term: _ } = state;
         let mut head = piece(PieceKind::Head, Head { settings, revision, tick_ms, feature_level, digest });
         head.extend_from_slice(trailer(feature_level));
         let pieces = std::iter::once(head)
+            .chain(members.into_pieces())
             .chain(agents.into_pieces())
             .chain(room.into_pieces())
             .chain(pages.into_pieces())

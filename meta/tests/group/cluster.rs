@@ -63,7 +63,7 @@ pub(crate) struct Site {
     dir: tempfile::TempDir,
     bootstrapped: bool,
     rejoining: bool,
-    members: BTreeMap<u64, Endpoint>,
+    pub(crate) members: BTreeMap<u64, Endpoint>,
 }
 
 pub(crate) struct Cluster {
@@ -111,6 +111,14 @@ impl Cluster {
             cluster.add_site(*id, endpoint.clone(), members.clone());
         }
         cluster
+    }
+
+    /// Like [`Self::new`], with the address under which the others know replica `id`.
+    pub(crate) fn reached_by(mut self, id: u64, endpoint: &Endpoint) -> Self {
+        for site in self.sites.values_mut() {
+            site.members.insert(id, endpoint.clone());
+        }
+        self
     }
 
     pub(crate) async fn started(replicas: u64) -> Self {

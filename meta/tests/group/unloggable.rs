@@ -31,6 +31,8 @@ async fn propose(cluster: &Cluster, replica: u64, commands: Vec<Bytes>) -> Resul
     let cluster_id = MetadataValue::try_from(cluster.id.to_string()).unwrap();
     request.metadata_mut().insert("foreword-cluster", cluster_id);
     request.metadata_mut().insert("foreword-wire-versions", MetadataValue::from(WIRE_VERSION));
+    request.metadata_mut().insert("foreword-from", MetadataValue::from(9));
+    request.metadata_mut().insert("foreword-to", MetadataValue::from(replica));
     request.set_timeout(PATIENCE);
     let mut client = RaftClient::new(cluster.channel(replica)).max_encoding_message_size(usize::MAX);
     client.propose(request).await.map(|response| response.into_inner().revision)

@@ -6,7 +6,7 @@ use foreword_meta::state::codec::{self, CODEC_VERSION, decode_batch, decode_comm
 use foreword_meta::state::command::{Command, Outcome, Refusal, Retirement, SessionOperation, SuspectOutcome};
 use foreword_proto::limits::FORMAT_VERSION;
 use foreword_proto::records::SuspectRecord;
-use foreword_proto::{EntryKey, Namespace, PublishOutcome, RetireReason, SlotRef};
+use foreword_proto::{DirectoryId, EntryKey, Namespace, PublishOutcome, RetireReason, SlotRef};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -128,6 +128,10 @@ fn command() -> impl Strategy<Value = Command> {
         any::<u32>().prop_map(|entries_max| Command::Reclaim { entries_max }),
         vec(any::<u32>(), 0..4).prop_map(|slabs| Command::DropSlabs { slabs }),
         any::<u32>().prop_map(|level| Command::RaiseFeatureLevel { level }),
+        (any::<u64>(), any::<[u8; 16]>()).prop_map(|(replica_id, directory)| Command::RecordMember {
+            replica_id,
+            directory: DirectoryId(directory)
+        }),
         hf3fs::command().prop_map(Command::Hf3fs),
     ]
 }

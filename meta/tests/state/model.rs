@@ -13,8 +13,8 @@ use foreword_meta::state::{SUSPICION_ALONE_MS, SUSPICION_KEPT_MS, SUSPICIONS_PER
 use foreword_proto::limits::SESSION_WINDOW;
 use foreword_proto::records::{self, PageRecord, Record, SuspectRecord};
 use foreword_proto::{
-    EntryKey, Epoch, Namespace, NamespaceId, PublishOutcome, RetireReason, Revision, Sequence, SessionId, SlabId, Slot,
-    SlotRef,
+    DirectoryId, EntryKey, Epoch, Namespace, NamespaceId, PublishOutcome, RetireReason, Revision, Sequence, SessionId,
+    SlabId, Slot, SlotRef,
 };
 
 pub(crate) type PageName = (NamespaceId, EntryKey);
@@ -53,6 +53,7 @@ pub(crate) struct Model {
     pub(crate) sessions_ever: SessionId,
     pub(crate) suspicions: BTreeMap<PageName, (SessionId, u64)>,
     pub(crate) slots_reused: u64,
+    pub(crate) directories: BTreeMap<u64, DirectoryId>,
 }
 
 impl Model {
@@ -72,6 +73,7 @@ impl Model {
             sessions_ever: 0,
             suspicions: BTreeMap::new(),
             slots_reused: 0,
+            directories: BTreeMap::new(),
         }
     }
 
@@ -120,6 +122,18 @@ impl Model {
             Command::RaiseFeatureLevel { level } => {
                 self.feature_level = self.feature_level.max(*level);
                 Outcome::Done
+            }
+            Command::RecordMember { replica_id, directory } => {
+                let known = *self.directories.entry(*replica_id).or_insert(*directory);
+                match known == *directory {
+                    true => Outcome::Done,
+                    false => Outcome::Refused(Refusal::Invalid {
+                        field: "directory".into(),
+                        expected: format!(
+                            "{known}, to which replica id {replica_id} belongs for ever, got {directory}"
+                        ),
+                    }),
+                }
             }
             Command::Hf3fs(_) => unreachable!("page files have a model of their own"),
         };
@@ -481,6 +495,7 @@ impl Model {
     pub(crate) fn assert_equal(&self, state: &State) {
         assert_eq!(state.tick_ms(), self.tick_ms);
         assert_eq!(state.feature_level(), self.feature_level);
+        assert!(state.directories().eq(self.directories.iter().map(|(id, directory)| (*id, *directory))));
         assert_eq!(state.pages(), self.entries.len() as u64);
         assert_eq!(state.reclaimable(), self.cleared.len() as u64);
         assert_eq!(state.namespaces().count(), self.namespaces.len());

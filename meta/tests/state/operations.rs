@@ -7,7 +7,7 @@ use bytes::Bytes;
 use foreword_meta::state::command::{ClusterSettings, Command, Retirement, SessionOperation};
 use foreword_proto::location::{Checksums, Location};
 use foreword_proto::records::{self, PageRecord, SuspectRecord};
-use foreword_proto::{EntryKey, Namespace, NamespaceId, RetireReason, Sequence, SessionId, SlotRef};
+use foreword_proto::{DirectoryId, EntryKey, Namespace, NamespaceId, RetireReason, Sequence, SessionId, SlotRef};
 use proptest::prelude::*;
 
 use crate::model::Model;
@@ -82,6 +82,10 @@ pub(crate) enum Operation {
     Raise {
         level: u8,
     },
+    RecordMember {
+        replica_id: u8,
+        directory: u8,
+    },
     /// The session command of so many before, again.
     Again {
         back: u8,
@@ -147,6 +151,8 @@ pub(crate) fn operation() -> impl Strategy<Value = Operation> {
         3 => (0u8..5).prop_map(|most| Operation::Reclaim { most }),
         2 => prop::collection::vec(any::<u8>(), 0..2).prop_map(|slabs| Operation::DropSlabs { slabs }),
         1 => (0u8..4).prop_map(|level| Operation::Raise { level }),
+        1 => (0u8..4, 0u8..3)
+            .prop_map(|(replica_id, directory)| Operation::RecordMember { replica_id, directory }),
         2 => any::<u8>().prop_map(|back| Operation::Again { back }),
         1 => Just(Operation::Restart),
         1 => Just(Operation::Freeze),
@@ -271,6 +277,9 @@ pub(crate) fn command(operation: &Operation, model: &Model, before: &[Command]) 
             Command::DropSlabs { slabs: slabs.iter().filter_map(slab).collect() }
         }
         Operation::Raise { level } => Command::RaiseFeatureLevel { level: (*level).into() },
+        Operation::RecordMember { replica_id, directory } => {
+            Command::RecordMember { replica_id: (*replica_id).into(), directory: DirectoryId([*directory; 16]) }
+        }
         Operation::Again { back } => {
             let sessions: Vec<&Command> =
                 before.iter().filter(|command| matches!(command, Command::Session { .. })).collect();

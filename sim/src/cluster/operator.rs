@@ -28,6 +28,7 @@ pub(super) async fn replace(net: Arc<dyn Net>, members: Vec<Endpoint>, change: R
             old_replica_id: change.old,
             new_replica_id: change.new,
             endpoint: change.endpoint.to_string(),
+            client_endpoint: String::new(),
         };
         match tokio::time::timeout(ATTEMPT, admin.replace_replica(request)).await {
             Ok(Ok(answer)) => {

@@ -99,7 +99,7 @@ fn not_caught_up(view: &View<'_>, target: Revision) -> Vec<String> {
         };
         leaders.insert(match replica.group.leader() {
             Leader::Here => Some(replica.id),
-            Leader::There { id, .. } => Some(id),
+            Leader::There(peer) => Some(peer.address.replica_id),
             Leader::Unknown => None,
         });
         let applied = replica.group.applied.revision();

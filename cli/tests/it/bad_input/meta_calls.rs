@@ -132,24 +132,30 @@ async fn strangers(live: &mut Live) {
 
     // What a peer says of itself travels as metadata of each call between replicas.
     let channel = rpc::channel(Arc::new(TokioNet), &live.meta_endpoint(1));
-    let vote = |cluster: Option<String>, version: u32| {
+    let vote = |cluster: Option<String>, version: u32, to: &'static str| {
         let mut raft = RaftClient::new(channel.clone());
         let mut request = Request::new(r::VoteRequest { body: Bytes::from_static(b"{}") });
         if let Some(cluster) = cluster {
             request.metadata_mut().insert("foreword-cluster", cluster.parse().unwrap());
             request.metadata_mut().insert("foreword-wire-versions", version.into());
+            request.metadata_mut().insert("foreword-from", "2".parse().unwrap());
+            request.metadata_mut().insert("foreword-to", to.parse().unwrap());
         }
         async move { raft.vote(request).await }
     };
-    live.refuses("a peer that says nothing", another("wire_version"), vote(None, 0)).await;
-    let newer = vote(Some(ours.to_string()), WIRE_VERSION + 1);
+    live.refuses("a peer that says nothing", another("wire_version"), vote(None, 0, "1")).await;
+    let newer = vote(Some(ours.to_string()), WIRE_VERSION + 1, "1");
     live.refuses("a peer of another version", another("wire_version"), newer).await;
     let error = live
-        .refuses("a peer of another cluster", another("cluster_id"), vote(Some(hex::encode(other)), WIRE_VERSION))
+        .refuses("a peer of another cluster", another("cluster_id"), vote(Some(hex::encode(other)), WIRE_VERSION, "1"))
         .await;
     assert!(error.message().contains(&ours.to_string()) && error.message().contains(&hex::encode(other)), "{error}");
-    let broken = vote(Some(ours.to_string()), WIRE_VERSION);
+    let error = live
+        .refuses("a call for another replica", another("replica_id"), vote(Some(ours.to_string()), WIRE_VERSION, "4"))
+        .await;
+    assert!(error.message().contains("replica 1,") && error.message().contains("replica 4"), "{error}");
+    let broken = vote(Some(ours.to_string()), WIRE_VERSION, "1");
     live.refuses("a peer's broken message", (Code::InvalidArgument, "body"), broken).await;
     let answer = hello(WIRE_VERSION, &ours.0).await.unwrap().into_inner();
-    assert_eq!((answer.replica_id, field_of(&error)), (1, Some("cluster_id")));
+    assert_eq!((answer.replica_id, field_of(&error)), (1, Some("replica_id")));
 }

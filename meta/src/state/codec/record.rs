@@ -6,7 +6,7 @@
 //! ```
 
 use bytes::{Bytes, BytesMut};
-use foreword_proto::{EntryKey, Fingerprint, PublishOutcome, RetireReason};
+use foreword_proto::{DirectoryId, EntryKey, Fingerprint, PublishOutcome, RetireReason};
 
 use crate::state::input::{DecodeError, Input};
 
@@ -265,6 +265,20 @@ macro_rules! tuples {
 }
 
 tuples! { (A B) (A B C) }
+
+impl Encode for DirectoryId {
+    fn encode(&self, out: &mut impl Sink) {
+        out.put(&self.0);
+    }
+}
+
+impl Decode for DirectoryId {
+    const BYTES_MIN: usize = size_of::<Self>();
+
+    fn decode(input: &mut Input<'_>) -> Result<Self, DecodeError> {
+        Ok(Self(input.array()?))
+    }
+}
 
 impl Encode for EntryKey {
     fn encode(&self, out: &mut impl Sink) {

@@ -19,7 +19,8 @@ pub(in crate::state) mod planted;
 
 /// Checks everything that can be seen in one state.
 pub fn check(state: &State) -> Result<(), Violation> {
-    let State { settings, revision: _, tick_ms, feature_level: _, pages, room, agents, hf3fs, term: _ } = state;
+    let State { settings, revision: _, tick_ms, feature_level: _, pages, room, agents, hf3fs, members: _, term: _ } =
+        state;
     pages::check(pages, room)?;
     room::check(room, settings)?;
     agents::check(agents, pages, room)?;
@@ -44,7 +45,8 @@ pub struct Summary {
 impl Summary {
     /// What must not go back.
     pub fn of(state: &State) -> Self {
-        let State { settings: _, revision, tick_ms, feature_level, pages, room, agents, hf3fs, term: _ } = state;
+        let State { settings: _, revision, tick_ms, feature_level, pages, room, agents, hf3fs, members: _, term: _ } =
+            state;
         Self {
             revision: *revision,
             tick_ms: *tick_ms,
