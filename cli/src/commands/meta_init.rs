@@ -22,6 +22,7 @@ use foreword_usrbiod::COUNTERS_FILE;
 use serde_json::json;
 
 use super::Done;
+use super::claims::{Claim, Claims};
 use crate::clients::{self, Group};
 use crate::human::{Size, Span};
 
@@ -125,10 +126,19 @@ fn begin(args: &InitArgs) -> anyhow::Result<Made> {
     let settings = settings(args, root.chunk_bytes)?;
     root.check_rests(&settings)?;
     let cluster_id = args.cluster_id.unwrap_or_else(|| ClusterId(OsEntropy.bytes16()));
+    let claims = Claims::new(&root.dir, cluster_id);
+    let ids: Vec<u64> = replicas.iter().map(|(id, _)| *id).collect();
+    claims.check(&ids, &members)?;
     mark_l3(&root.dir, cluster_id, settings.chunk_bytes, args.cluster_id.is_some())?;
     for (id, dir) in &replicas {
         let directory = DirectoryId(OsEntropy.bytes16());
-        DataDir::init(dir, &Identity::new(cluster_id, *id, directory, settings.clone(), members.clone()))?;
+        let data_dir = dir.display().to_string();
+        claims.take(&Claim { replica_id: *id, directory, data_dir, peers: members.clone() })?;
+        let identity = Identity::new(cluster_id, *id, directory, settings.clone(), members.clone());
+        if let Err(error) = DataDir::init(dir, &identity) {
+            claims.give_back(*id);
+            return Err(error.into());
+        }
     }
     Ok(Made { cluster_id, data_dirs: args.data_dir.clone() })
 }
@@ -170,6 +180,10 @@ async fn join(args: &InitArgs, endpoint: &Endpoint) -> anyhow::Result<Made> {
     let status =
         clients::admin(endpoint).status(m::StatusRequest {}).await.with_context(|| format!("join: {endpoint}"))?;
     let status: ReplicaStatus = serde_json::from_str(&status.into_inner().json)?;
+    if let Some(known) = status.directories.get(&id) {
+        let expected = format!("an id that the group never had, replica {id} is directory {known}");
+        return Err(BadInput::new("replica_id", expected).into());
+    }
     let directory = DirectoryId(OsEntropy.bytes16());
     let identity = Identity::joining(cluster_id, id, directory, settings, status.endpoints);
     // What the replica writes is of the level that the group has by now.
@@ -215,11 +229,29 @@ fn settings(args: &InitArgs, l3_chunk_bytes: Option<u32>) -> Result<ClusterSetti
 }
 
 fn members(peers: &[(u64, Endpoint)]) -> Result<BTreeMap<u64, String>, BadInput> {
-    let members: BTreeMap<u64, String> = peers.iter().map(|(id, endpoint)| (*id, endpoint.to_string())).collect();
-    if peers.is_empty() || members.len() != peers.len() {
-        return Err(BadInput::new("peers", "every member once, as ID=HOST:PORT,… (or --join for a running group)"));
+    if peers.is_empty() {
+        return Err(BadInput::new("peers", "every member, as ID=HOST:PORT,… (or --join for a running group)"));
+    }
+    let mut members = BTreeMap::new();
+    let mut ids: BTreeMap<String, u64> = BTreeMap::new();
+    for (id, endpoint) in peers {
+        if let Some(first) = members.insert(*id, endpoint.to_string()) {
+            return Err(BadInput::new("peers", format!("each id once, {id} is {first} and {endpoint}")));
+        }
+        if let Some(first) = ids.insert(one_spelling(endpoint), *id) {
+            return Err(BadInput::new("peers", format!("each endpoint once, {endpoint} is replica {first} and {id}")));
+        }
     }
     Ok(members)
+}
+
+/// An endpoint in the one spelling by which two are compared: host names know no case, and this machine has several names.
+fn one_spelling(endpoint: &Endpoint) -> String {
+    let text = endpoint.to_string().to_lowercase();
+    match text.rsplit_once(':') {
+        Some(("localhost" | "[::1]", port)) => format!("127.0.0.1:{port}"),
+        _ => text,
+    }
 }
 
 /// Which replica gets which directory.
@@ -319,7 +351,7 @@ mod tests {
         type Check = fn(&InitArgs) -> Result<(), BadInput>;
         let settings_of: Check = |args| settings(args, None).map(drop);
         let replicas_of: Check = |args| replicas(args, &members(&args.peers)?).map(drop);
-        let cases: [(&[&str], &str, Check); 7] = [
+        let cases: [(&[&str], &str, Check); 8] = [
             (&["--chunk-bytes=5000"], "chunk_bytes", settings_of),
             (&["--slab-bytes=2MiB"], "slab_bytes", settings_of),
             (&["--read-rest=0s"], "read_rest", settings_of),
@@ -327,6 +359,7 @@ mod tests {
             (&["--replica-id=3"], "replica_id", replicas_of),
             (&["--replica-id=1", "--data-dir=/b"], "data_dir", replicas_of),
             (&["--peers=1=h:3"], "peers", replicas_of),
+            (&["--peers=3=H:1"], "peers", replicas_of),
         ];
         for (extra, field, check) in cases {
             assert_eq!(check(&args(extra)).unwrap_err().field, field, "{extra:?}");

@@ -1,5 +1,6 @@
 //! One file for each subcommand: from arguments to calls to what is printed.
 
+mod claims;
 pub mod demo;
 pub mod feature_level;
 pub mod import_hf3fs;

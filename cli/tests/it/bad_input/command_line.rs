@@ -79,6 +79,23 @@ async fn commands_name_what_is_wrong() {
     of(init(&[peers, room, "--cluster-id=xyz"])).await.refused(2, "cluster_id", &["xyz"]);
     of(init(&[peers, room, "--replica-id=2"])).await.refused(2, "replica_id", &["got 2"]);
     assert!(!dir.join("new").exists(), "a refused init leaves no directory");
+    of(init(&["--peers=1=h:1,2=H:1", room])).await.refused(2, "peers", &["H:1", "1 and 2"]);
     of(init(&[peers, room])).await.succeeded();
+    ids_belong_to_one_directory(&mut live).await;
     live.works("wrong commands").await;
+}
+
+/// A used id with an empty directory would be a voter without memory, or lead alone.
+async fn ids_belong_to_one_directory(live: &mut Live) {
+    let (dir, ours) = (live.cluster.dir().to_owned(), live.stats().await.cluster_id);
+    let data_dir = format!("--data-dir={}", dir.join("anew").display());
+    let (l3, id) = (format!("--l3=posix:{}", dir.join("l3").display()), format!("--cluster-id={ours}"));
+    let init = ["meta", "init", &data_dir, &l3, "--l3-bytes=1MiB", &id];
+    let again = [&init[..], &["--peers=1=127.0.0.1:1"]].concat();
+    run(&again).await.refused(2, "replica_id", &["REPLICA-1", "meta-1"]);
+    let alone = [&init[..], &["--peers=9=127.0.0.1:1"]].concat();
+    run(&alone).await.refused(2, "peers", &["REPLICA-1", "got 9=127.0.0.1:1"]);
+    let join = format!("--join={}", live.meta_endpoint(1));
+    run(&["meta", "init", &data_dir, "--replica-id=1", &join]).await.refused(2, "replica_id", &["replica 1"]);
+    assert!(!dir.join("anew").exists(), "a refused init leaves no directory");
 }
