@@ -12,11 +12,9 @@ pub(crate) fn refused(refusal: Refusal) -> Status {
         Refusal::NoSession { .. } => status_for(Code::FailedPrecondition, "session", message),
         Refusal::SequenceTooOld { .. } => status_for(Code::FailedPrecondition, "sequence", message),
         Refusal::NoNamespace { .. } => status_for(Code::NotFound, "namespace_id", message),
-        Refusal::OtherGeometry { field, .. } => {
-            status_for(Code::FailedPrecondition, &format!("namespace.{field}"), message)
-        }
-        Refusal::Invalid { field, .. } => status_for(Code::InvalidArgument, field, message),
-        Refusal::TooMany { field, .. } => status_for(Code::ResourceExhausted, field, message),
+        Refusal::OtherGeometry { registered, .. } => status_for(Code::FailedPrecondition, registered.field(), message),
+        Refusal::Invalid(invalid) => status_for(Code::InvalidArgument, invalid.field(), message),
+        Refusal::TooMany(limit) => status_for(Code::ResourceExhausted, limit.field(), message),
     }
 }
 

@@ -1,8 +1,8 @@
 //! What can be asked of the state machine, and what it answers.
 //!
-//! Commands are what the log holds; the number of a kind is frozen, and those of kinds that are gone are never given out
-//! again (commands 6 and 7, outcomes 21 to 25). Everything a decision needs is inside the command; applying one reads no
-//! clock and draws nothing.
+//! Commands are what the log holds; the number of a kind is frozen, and those of kinds that are gone are never given
+//! out again (commands 6 and 7, outcomes 21 to 25). Everything a decision needs is inside the command; applying one
+//! reads no clock and draws nothing.
 
 use bytes::Bytes;
 use foreword_proto::records::SuspectRecord;
@@ -14,16 +14,20 @@ use foreword_proto::{
 use super::codec::{kinds, record};
 use super::hf3fs::{Hf3fsCommand, Hf3fsOutcome};
 
+pub use super::refusal::{Invalid, Limit, Refusal, Registered};
+
 /// One operation of a log entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// The leader's time: last committed tick plus its monotonic time since it took office. Never goes back; a smaller one is ignored.
+    /// The leader's time: last committed tick plus its monotonic time since it took office. Never goes back; a smaller
+    /// one is ignored.
     Tick { now_ms: u64 },
     /// Registers a namespace, or finds it.
     RegisterNamespace { namespace: Box<Namespace> },
     /// Opens a session for an agent's incarnation; an older session of the same node expires.
     OpenSession { node: String, incarnation: u64, endpoint: String },
-    /// Ends a session, by its own wish or because its lease ran out: what it was granted and not published rests `write_rest`.
+    /// Ends a session, by its own wish or because its lease ran out: what it was granted and not published rests
+    /// `write_rest`.
     EndSession { session: SessionId },
     /// A command of a session, applied at most once per sequence.
     Session { session: SessionId, sequence: Sequence, operation: SessionOperation },
@@ -144,23 +148,6 @@ pub enum SuspectOutcome {
     Retired = 2,
 }
 
-/// Why a command was refused. A value, not a fault.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    #[error("session: expected an open session, {session} is not one (expired, closed or never opened)")]
-    NoSession { session: SessionId },
-    #[error("sequence: expected one of the session's last {window} commands, {sequence} is older")]
-    SequenceTooOld { sequence: Sequence, window: u32 },
-    #[error("namespace_id: expected a registered namespace, {namespace} is not one")]
-    NoNamespace { namespace: NamespaceId },
-    #[error("namespace.{field}: expected what is registered as namespace {namespace}: {registered}")]
-    OtherGeometry { namespace: NamespaceId, field: String, registered: String },
-    #[error("{field}: expected {expected}")]
-    Invalid { field: String, expected: String },
-    #[error("{field}: expected at most {limit}")]
-    TooMany { field: String, limit: u64 },
-}
-
 /// What one entry changed, in order: the watch stream and the eviction policy live on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -267,15 +254,6 @@ kinds!(SuspectOutcome, "suspect outcome" {
     0 => Void,
     1 => Noted,
     2 => Retired,
-});
-
-kinds!(Refusal, "refusal" {
-    1 => NoSession { session },
-    2 => SequenceTooOld { sequence, window },
-    3 => NoNamespace { namespace },
-    4 => OtherGeometry { namespace, field, registered },
-    5 => Invalid { field, expected },
-    6 => TooMany { field, limit },
 });
 
 record!(ClusterSettings {

@@ -1,7 +1,7 @@
 //! The state digest: replicas compare it every so often, a restored snapshot must reproduce it.
 //!
-//! Entries and slots enter as a wrapping sum of their hashes, kept up with every change; the rest is hashed on demand, as it
-//! is encoded.
+//! Entries and slots enter as a wrapping sum of their hashes, kept up with every change; the rest is hashed on demand,
+//! as it is encoded.
 
 use xxhash_rust::xxh3::Xxh3;
 

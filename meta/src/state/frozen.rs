@@ -6,7 +6,8 @@ use foreword_proto::{EntryKey, Epoch, NamespaceId};
 use super::State;
 use super::snapshot::Chunks;
 
-/// The state as it was when it was frozen; later changes to the live one copy what they touch. Reads go through [`Frozen::state`].
+/// The state as it was when it was frozen; later changes to the live one copy what they touch. Reads go through
+/// [`Frozen::state`].
 #[derive(Debug, Clone)]
 pub struct Frozen(State);
 
@@ -20,8 +21,8 @@ impl Frozen {
         &self.0
     }
 
-    /// The snapshot of this state, in pieces of about 1 MiB. Each piece is let go of once it was handed out, so that the
-    /// live state needs no copy of what the writer has passed.
+    /// The snapshot of this state, in pieces of about 1 MiB. Each piece is let go of once it was handed out, so that
+    /// the live state needs no copy of what the writer has passed.
     pub fn chunks(self) -> Chunks {
         Chunks::new(self.0)
     }
@@ -31,7 +32,8 @@ impl Frozen {
         self.0.namespace(namespace).map(|info| info.epoch)
     }
 
-    /// The pages of a namespace bucket by bucket, buckets without any left out. None for a namespace that is not registered.
+    /// The pages of a namespace bucket by bucket, buckets without any left out. None for a namespace that is not
+    /// registered.
     pub fn entries_of(
         &self,
         namespace: NamespaceId,

@@ -79,7 +79,8 @@ impl<'a> Input<'a> {
         String::from_utf8(bytes.to_vec()).map_err(|_| self.invalid("text that is not UTF-8"))
     }
 
-    /// A u32 count of items of at least `item_bytes` each: a count the rest cannot hold is refused before anything is reserved for it.
+    /// A u32 count of items of at least `item_bytes` each: a count the rest cannot hold is refused before anything is
+    /// reserved for it.
     pub(super) fn count(&mut self, item_bytes: usize) -> Result<usize, DecodeError> {
         let count = self.u32()? as usize;
         self.need(count.saturating_mul(item_bytes))?;

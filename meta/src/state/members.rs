@@ -12,7 +12,7 @@ use foreword_proto::DirectoryId;
 use foreword_proto::limits::REPLICA_IDS_MAX;
 
 use super::codec::Decode;
-use super::command::{Outcome, Refusal};
+use super::command::{Invalid, Limit, Outcome, Refusal};
 use super::digest::Fields;
 use super::input::{DecodeError, Input};
 use super::pieces::{PieceKind, pieces};
@@ -39,11 +39,10 @@ impl Members {
         match self.directory(replica_id) {
             Some(known) if known == directory => {}
             Some(known) => {
-                let expected = format!("{known}, to which replica id {replica_id} belongs for ever, got {directory}");
-                return Err(Refusal::Invalid { field: "directory".into(), expected });
+                return Err(Refusal::Invalid(Invalid::Directory { replica_id, known, found: directory }));
             }
             None if self.directories.len() >= REPLICA_IDS_MAX => {
-                return Err(Refusal::TooMany { field: "replica_id".into(), limit: REPLICA_IDS_MAX as u64 });
+                return Err(Refusal::TooMany(Limit::ReplicaIds));
             }
             None => {
                 self.directories.insert(replica_id, directory);

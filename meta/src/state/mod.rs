@@ -17,6 +17,7 @@ mod members;
 mod moment;
 mod pages;
 mod pieces;
+mod refusal;
 mod restore;
 mod room;
 mod snapshot;
@@ -45,7 +46,8 @@ pub use restore::{RestoreError, Restorer};
 pub use room::{ClassStatus, SlotCounts};
 pub use snapshot::Chunks;
 
-/// The replicated state: its owners, none of which reaches into another. A clone is cheap: both share what neither changes.
+/// The replicated state: its owners, none of which reaches into another. A clone is cheap: both share what neither
+/// changes.
 #[derive(Debug, Clone)]
 pub struct State {
     settings: ClusterSettings,
@@ -119,7 +121,8 @@ impl State {
     }
 
     /// Looks keys up in order and visits each with its position: up to the first absent one (which is visited), or with
-    /// `every_key` all of them. Returns the namespace's epoch; None, and no visit, for a namespace that is not registered.
+    /// `every_key` all of them. Returns the namespace's epoch; None, and no visit, for a namespace that is not
+    /// registered.
     pub fn lookup<'a>(
         &'a self,
         namespace: NamespaceId,

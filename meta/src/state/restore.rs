@@ -1,4 +1,5 @@
-//! Building a state from the pieces of a snapshot. Nothing in the input is trusted; the recorded digest decides at the end.
+//! Building a state from the pieces of a snapshot. Nothing in the input is trusted; the recorded digest decides at the
+//! end.
 
 use bytes::Bytes;
 use foreword_proto::limits::{FORMAT_VERSION, FORMAT_VERSIONS};

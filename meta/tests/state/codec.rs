@@ -3,7 +3,9 @@
 use bytes::{Bytes, BytesMut};
 use foreword_meta::state::DecodeError;
 use foreword_meta::state::codec::{self, CODEC_VERSION, decode_batch, decode_command, decode_outcome, encode_batch};
-use foreword_meta::state::command::{Command, Outcome, Refusal, Retirement, SessionOperation, SuspectOutcome};
+use foreword_meta::state::command::{
+    Command, Invalid, Limit, Outcome, Refusal, Registered, Retirement, SessionOperation, SuspectOutcome,
+};
 use foreword_proto::limits::FORMAT_VERSION;
 use foreword_proto::records::SuspectRecord;
 use foreword_proto::{DirectoryId, EntryKey, Namespace, PublishOutcome, RetireReason, SlotRef};
@@ -136,18 +138,55 @@ fn command() -> impl Strategy<Value = Command> {
     ]
 }
 
+fn registered() -> impl Strategy<Value = Registered> {
+    (any::<u32>(), vec(any::<u64>(), 0..5), any::<bool>()).prop_map(|(page_tokens, shard_bytes, other_page_tokens)| {
+        Registered { page_tokens, shard_bytes, other_page_tokens }
+    })
+}
+
+fn invalid() -> impl Strategy<Value = Invalid> {
+    prop_oneof![
+        Just(Invalid::Namespace),
+        any::<u32>().prop_map(|bytes| Invalid::Node { bytes }),
+        any::<u32>().prop_map(|bytes| Invalid::Endpoint { bytes }),
+        any::<u64>().prop_map(|found| Invalid::SlotBytes { found }),
+        any::<(u32, u32)>().prop_map(|(bytes, record_bytes)| Invalid::Pages { bytes, record_bytes }),
+        any::<u32>().prop_map(|slab| Invalid::Slab { slab }),
+        any::<String>().prop_map(|found| Invalid::Deployment { found }),
+        any::<u32>().prop_map(|bytes| Invalid::Pool { bytes }),
+        any::<u32>().prop_map(|found| Invalid::FilePages { found }),
+        any::<(u64, [u8; 16], [u8; 16])>().prop_map(|(replica_id, known, found)| Invalid::Directory {
+            replica_id,
+            known: DirectoryId(known),
+            found: DirectoryId(found),
+        }),
+    ]
+}
+
+fn limit() -> impl Strategy<Value = Limit> {
+    prop::sample::select(vec![
+        Limit::Namespaces,
+        Limit::Clears,
+        Limit::Sessions,
+        Limit::GrantedSlots,
+        Limit::PublishedPages,
+        Limit::AbortedSlots,
+        Limit::DeletedKeys,
+        Limit::Suspects,
+        Limit::PageFiles,
+        Limit::ReplicaIds,
+    ])
+}
+
 fn refusal() -> impl Strategy<Value = Refusal> {
     prop_oneof![
         any::<u64>().prop_map(|session| Refusal::NoSession { session }),
         any::<(u64, u32)>().prop_map(|(sequence, window)| Refusal::SequenceTooOld { sequence, window }),
         any::<u32>().prop_map(|namespace| Refusal::NoNamespace { namespace }),
-        any::<(u32, String, String)>().prop_map(|(namespace, field, registered)| Refusal::OtherGeometry {
-            namespace,
-            field,
-            registered
-        }),
-        any::<(String, String)>().prop_map(|(field, expected)| Refusal::Invalid { field, expected }),
-        any::<(String, u64)>().prop_map(|(field, limit)| Refusal::TooMany { field, limit }),
+        (any::<u32>(), registered())
+            .prop_map(|(namespace, registered)| Refusal::OtherGeometry { namespace, registered }),
+        invalid().prop_map(Refusal::Invalid),
+        limit().prop_map(Refusal::TooMany),
     ]
 }
 

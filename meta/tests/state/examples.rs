@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use foreword_meta::state::command::{
-    ClusterSettings, Command, Event, Outcome, Refusal, Retirement, SessionOperation, SlotState, SuspectOutcome,
+    ClusterSettings, Command, Event, Invalid, Limit, Outcome, Refusal, Registered, Retirement, SessionOperation,
+    SlotState, SuspectOutcome,
 };
 use foreword_meta::state::{SUSPICION_ALONE_MS, SUSPICION_KEPT_MS, SUSPICIONS_PER_SESSION_MAX, State};
 use foreword_proto::limits::SESSION_WINDOW;
@@ -357,7 +358,7 @@ fn a_slab_is_dropped_only_when_all_of_it_is_free_and_its_room_is_used_again() {
     let mut cluster = Cluster::with(10, 5);
     let slot = cluster.grant(1, 1)[0];
     let refused = cluster.apply(Command::DropSlabs { slabs: vec![slot.slab] });
-    assert!(matches!(refused, Outcome::Refused(Refusal::Invalid { field, .. }) if field == "slabs"));
+    assert!(matches!(refused, Outcome::Refused(Refusal::Invalid(Invalid::Slab { .. }))));
     cluster.session(1, SessionOperation::Abort { unwritten: vec![slot], unknown: vec![] });
     assert_eq!(cluster.apply(Command::DropSlabs { slabs: vec![slot.slab] }), Outcome::Done);
     assert_eq!(cluster.state.slab(slot.slab), None);
@@ -375,20 +376,27 @@ fn what_cannot_be_is_refused_by_its_field() {
     let other = Box::new(Namespace::simple("m", 32, vec![4096]));
     let more_bytes = Box::new(Namespace::simple("m", 16, vec![8192]));
     for (other, field) in [(other, "page_tokens"), (more_bytes, "shard_bytes")] {
-        let registered = "page_tokens 16, shard_bytes [4096]".into();
-        let clash = Refusal::OtherGeometry { namespace: 1, field: field.into(), registered };
+        let other_page_tokens = field == "page_tokens";
+        let registered = Registered { page_tokens: 16, shard_bytes: vec![4096], other_page_tokens };
+        let clash = Refusal::OtherGeometry { namespace: 1, registered };
+        let told = "expected what is registered as namespace 1: page_tokens 16, shard_bytes [4096]";
+        assert_eq!(clash.to_string(), format!("namespace.{field}: {told}"));
         assert_eq!(cluster.apply(Command::RegisterNamespace { namespace: other }), Outcome::Refused(clash));
     }
     let none = Outcome::Refused(Refusal::NoNamespace { namespace: 2 });
     assert_eq!(cluster.apply(Command::Clear { namespace: 2 }), none);
     assert_eq!(cluster.apply(Command::Delete { namespace: 2, keys: vec![] }), none);
     let odd = cluster.session(1, SessionOperation::Grant { slot_bytes: 4097, slots: 1 });
-    assert!(matches!(odd, Outcome::Refused(Refusal::Invalid { field, .. }) if field == "slot_bytes"));
+    let Outcome::Refused(refusal @ Refusal::Invalid(Invalid::SlotBytes { found: 4097 })) = odd else {
+        panic!("{odd:?}")
+    };
+    assert_eq!(refusal.to_string(), "slot_bytes: expected the slot size of a registered namespace, got 4097");
     let many = cluster.session(1, SessionOperation::Grant { slot_bytes: 4096, slots: 5000 });
-    assert_eq!(many, Outcome::Refused(Refusal::TooMany { field: "slots".into(), limit: 4096 }));
+    assert_eq!(many, Outcome::Refused(Refusal::TooMany(Limit::GrantedSlots)));
+    assert_eq!(Refusal::TooMany(Limit::GrantedSlots).to_string(), "slots: expected at most 4096");
     let pages = Bytes::from(vec![0; 44 * 1025]);
     let many = cluster.session(1, SessionOperation::Publish { namespace: 1, epoch: 1, pages });
-    assert_eq!(many, Outcome::Refused(Refusal::TooMany { field: "pages".into(), limit: 1024 }));
+    assert_eq!(many, Outcome::Refused(Refusal::TooMany(Limit::PublishedPages)));
 }
 
 /// A refusal is a value, and an empty entry is one too: the next valid command works.

@@ -1,13 +1,15 @@
-//! The state machine said plainly: ordered maps, no packing, no digests, nothing shared with the real one but the vocabulary.
+//! The state machine said plainly: ordered maps, no packing, no digests, nothing shared with the real one but the
+//! vocabulary.
 //!
-//! Where the real one has a choice (which free slots a grant gives, which cleared entries a reclaim takes first), the model
-//! checks that the choice is allowed and follows it; everything else it computes itself.
+//! Where the real one has a choice (which free slots a grant gives, which cleared entries a reclaim takes first), the
+//! model checks that the choice is allowed and follows it; everything else it computes itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::BytesMut;
 use foreword_meta::state::command::{
-    ClusterSettings, Command, Event, Outcome, Refusal, Retirement, SessionOperation, SlotState, SuspectOutcome,
+    ClusterSettings, Command, Event, Invalid, Outcome, Refusal, Registered, Retirement, SessionOperation, SlotState,
+    SuspectOutcome,
 };
 use foreword_meta::state::{SUSPICION_ALONE_MS, SUSPICION_KEPT_MS, SUSPICIONS_PER_SESSION_MAX, State};
 use foreword_proto::limits::SESSION_WINDOW;
@@ -125,14 +127,10 @@ impl Model {
             }
             Command::RecordMember { replica_id, directory } => {
                 let known = *self.directories.entry(*replica_id).or_insert(*directory);
-                match known == *directory {
+                let (replica_id, found) = (*replica_id, *directory);
+                match known == found {
                     true => Outcome::Done,
-                    false => Outcome::Refused(Refusal::Invalid {
-                        field: "directory".into(),
-                        expected: format!(
-                            "{known}, to which replica id {replica_id} belongs for ever, got {directory}"
-                        ),
-                    }),
+                    false => Outcome::Refused(Refusal::Invalid(Invalid::Directory { replica_id, known, found })),
                 }
             }
             Command::Hf3fs(_) => unreachable!("page files have a model of their own"),
@@ -169,20 +167,21 @@ impl Model {
         let id = match known {
             Some(position) => position as NamespaceId + 1,
             None => {
-                if let Err(error) = namespace.validate() {
-                    let field = format!("namespace.{}", error.field);
-                    return Outcome::Refused(Refusal::Invalid { field, expected: error.expected });
+                if namespace.validate().is_err() {
+                    return Outcome::Refused(Refusal::Invalid(Invalid::Namespace));
                 }
                 let name = namespace.identity_without_geometry();
                 let clash =
                     self.namespaces.iter().position(|known| known.namespace.identity_without_geometry() == name);
                 if let Some(position) = clash {
                     let other = &self.namespaces[position].namespace;
-                    let registered = format!("page_tokens {}, shard_bytes {:?}", other.page_tokens, other.shard_bytes);
-                    let same_tokens = other.page_tokens == namespace.page_tokens;
-                    let field = if same_tokens { "shard_bytes" } else { "page_tokens" }.to_owned();
+                    let registered = Registered {
+                        page_tokens: other.page_tokens,
+                        shard_bytes: other.shard_bytes.clone(),
+                        other_page_tokens: other.page_tokens != namespace.page_tokens,
+                    };
                     let namespace = position as NamespaceId + 1;
-                    return Outcome::Refused(Refusal::OtherGeometry { namespace, field, registered });
+                    return Outcome::Refused(Refusal::OtherGeometry { namespace, registered });
                 }
                 self.namespaces.push(ModelNamespace { namespace: namespace.clone(), epoch: 1 });
                 self.namespaces.len() as NamespaceId
@@ -193,8 +192,7 @@ impl Model {
 
     fn open_session(&mut self, node: &str, incarnation: u64, endpoint: &str, events: &mut Vec<Event>) -> Outcome {
         if node.is_empty() {
-            let (field, expected) = ("node".into(), "1 to 256 bytes, got 0".into());
-            return Outcome::Refused(Refusal::Invalid { field, expected });
+            return Outcome::Refused(Refusal::Invalid(Invalid::Node { bytes: 0 }));
         }
         let older: Vec<SessionId> =
             self.sessions.iter().filter(|(_, open)| open.node == node).map(|(id, _)| *id).collect();
@@ -258,8 +256,7 @@ impl Model {
 
     fn grant(&mut self, session: SessionId, slot_bytes: u64, asked: u32, actual: &Outcome, after: &State) -> Outcome {
         if !self.namespaces.iter().any(|known| self.slot_bytes(&known.namespace) == slot_bytes) {
-            let expected = format!("the slot size of a registered namespace, got {slot_bytes}");
-            return Outcome::Refused(Refusal::Invalid { field: "slot_bytes".into(), expected });
+            return Outcome::Refused(Refusal::Invalid(Invalid::SlotBytes { found: slot_bytes }));
         }
         let taken: u64 = self.slabs.values().map(|(bytes, slots)| bytes * u64::from(*slots)).sum();
         let creatable = (self.settings.l3_bytes - taken) / slot_bytes;
@@ -311,8 +308,9 @@ impl Model {
         let shards = info.namespace.shards();
         let pages = match records::decode::<PageRecord>("pages", pages, shards, 1024) {
             Ok(pages) => pages,
-            Err(error) => {
-                return Outcome::Refused(Refusal::Invalid { field: error.field, expected: error.expected });
+            Err(_) => {
+                let (bytes, record_bytes) = (pages.len() as u32, PageRecord::bytes(shards) as u32);
+                return Outcome::Refused(Refusal::Invalid(Invalid::Pages { bytes, record_bytes }));
             }
         };
         let slot_bytes = self.slot_bytes(&info.namespace);
@@ -480,8 +478,7 @@ impl Model {
         for slab in slabs {
             let mut slots = self.slots.range((*slab, 0)..=(*slab, Slot::MAX));
             if !self.slabs.contains_key(slab) || slots.any(|(_, (_, state))| *state != SlotState::Free) {
-                let expected = format!("slabs all of whose slots are free, {slab} is not one");
-                return Outcome::Refused(Refusal::Invalid { field: "slabs".into(), expected });
+                return Outcome::Refused(Refusal::Invalid(Invalid::Slab { slab: *slab }));
             }
         }
         for slab in slabs {

@@ -8,7 +8,7 @@ use foreword_seams::{Marker, sometimes};
 use super::Agents;
 use super::sessions::Seen;
 use crate::state::codec;
-use crate::state::command::{Event, Outcome, Refusal, SessionOperation};
+use crate::state::command::{Event, Limit, Outcome, Refusal, SessionOperation};
 use crate::state::moment::Moment;
 use crate::state::pages::{Pages, PublishHandler};
 use crate::state::room::{RestKind, Room};
@@ -39,7 +39,8 @@ impl SessionHandler<'_> {
             Seen::New => {}
             Seen::TooOld => return Err(too_old),
             Seen::Before(mut outcome) => {
-                // What was kept was encoded here: that it cannot be read would be a bug, and answering "too old" is safe.
+                // What was kept was encoded here: that it cannot be read would be a bug, and answering "too old" is
+                // safe.
                 let outcome = codec::decode_outcome(&mut outcome).map_err(|_| too_old)?;
                 self.note_replay(&outcome);
                 return Ok(outcome);
@@ -70,7 +71,7 @@ impl SessionHandler<'_> {
 
     fn grant(&mut self, session: SessionId, slot_bytes: u64, slots: u32) -> Result<Outcome, Refusal> {
         if slots > SLOTS_PER_GRANT_MAX {
-            return Err(Refusal::TooMany { field: "slots".into(), limit: SLOTS_PER_GRANT_MAX.into() });
+            return Err(Refusal::TooMany(Limit::GrantedSlots));
         }
         let slots = self.room.grant(session, slot_bytes, slots, self.at.settings)?;
         if let Some(open) = self.agents.sessions.get_mut(session) {
@@ -102,7 +103,7 @@ impl SessionHandler<'_> {
     /// Slots that the session does not hold (any more) are passed over: an abort may be repeated.
     fn abort(&mut self, session: SessionId, unwritten: &[SlotRef], unknown: &[SlotRef]) -> Result<Outcome, Refusal> {
         if unwritten.len() + unknown.len() > SLOTS_PER_ABORT_MAX {
-            return Err(Refusal::TooMany { field: "unwritten and unknown".into(), limit: SLOTS_PER_ABORT_MAX as u64 });
+            return Err(Refusal::TooMany(Limit::AbortedSlots));
         }
         // A slot in both lists rests: that is the safe one.
         for slot in unknown {

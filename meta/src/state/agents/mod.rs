@@ -11,7 +11,7 @@ use foreword_proto::limits::{NAMESPACE_TEXT_BYTES_MAX, SESSIONS_MAX};
 use foreword_proto::{SessionId, SlabId, Slot};
 use foreword_seams::{Marker, sometimes};
 
-use super::command::{Event, Outcome, Refusal};
+use super::command::{Event, Invalid, Limit, Outcome, Refusal};
 use super::digest::Fields;
 use super::moment::Moment;
 use super::room::{RestKind, Room};
@@ -62,15 +62,15 @@ impl Agents {
         at: Moment<'_>,
         events: &mut Vec<Event>,
     ) -> Result<Outcome, Refusal> {
-        for (field, text, least) in [("node", node, 1), ("endpoint", endpoint, 0)] {
-            if text.len() < least || text.len() > NAMESPACE_TEXT_BYTES_MAX {
-                let expected = format!("{least} to {NAMESPACE_TEXT_BYTES_MAX} bytes, got {}", text.len());
-                return Err(Refusal::Invalid { field: field.into(), expected });
-            }
+        if node.is_empty() || node.len() > NAMESPACE_TEXT_BYTES_MAX {
+            return Err(Refusal::Invalid(Invalid::Node { bytes: node.len() as u32 }));
+        }
+        if endpoint.len() > NAMESPACE_TEXT_BYTES_MAX {
+            return Err(Refusal::Invalid(Invalid::Endpoint { bytes: endpoint.len() as u32 }));
         }
         let older = self.sessions.of_node(node);
         if older.is_none() && self.sessions.len() >= SESSIONS_MAX {
-            return Err(Refusal::TooMany { field: "sessions".into(), limit: SESSIONS_MAX as u64 });
+            return Err(Refusal::TooMany(Limit::Sessions));
         }
         if let Some(older) = older {
             sometimes(Marker::SessionSuperseded);

@@ -23,7 +23,8 @@ pub struct SessionInfo<'a> {
     pub granted_slots: u64,
     /// Suspicions of this session that wait for a second agent's word.
     pub suspicions: u32,
-    /// It reported more than it may have outstanding: its reports count for nothing until the outstanding ones are settled.
+    /// It reported more than it may have outstanding: its reports count for nothing until the outstanding ones are
+    /// settled.
     pub suspect_limited: bool,
 }
 

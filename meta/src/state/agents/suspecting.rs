@@ -7,7 +7,7 @@ use foreword_seams::{Marker, sometimes};
 
 use super::Agents;
 use super::suspicions::{SUSPICION_ALONE_MS, SUSPICION_KEPT_MS, SUSPICIONS_PER_SESSION_MAX, Suspected, Suspicion};
-use crate::state::command::{Outcome, Refusal, SuspectOutcome};
+use crate::state::command::{Limit, Outcome, Refusal, SuspectOutcome};
 use crate::state::pages::RemovalHandler;
 
 /// What suspicions may touch: they retire pages.
@@ -27,7 +27,7 @@ impl SuspicionHandler<'_> {
         self.agents.sessions.get(session).ok_or(Refusal::NoSession { session })?;
         self.removal.pages.namespace(namespace).ok_or(Refusal::NoNamespace { namespace })?;
         if suspects.len() > SUSPECTS_PER_REPORT_MAX {
-            return Err(Refusal::TooMany { field: "suspects".into(), limit: SUSPECTS_PER_REPORT_MAX as u64 });
+            return Err(Refusal::TooMany(Limit::Suspects));
         }
         let judge = |report| self.suspect_page(session, namespace, report);
         Ok(Outcome::Suspected { outcomes: suspects.iter().map(judge).collect() })

@@ -4,8 +4,9 @@
 //! command   level u8 · kind u8 · fields            outcome   version u8 · kind u8 · fields
 //! batch     version u8 · count u32 · count x (bytes u32 · command) · what the version has at its end
 //! ```
-//! A command starts with the feature level that brought its kind. A kind never changes, so that a command looks the same at every level
-//! from there on; a batch is of the format version that goes with the committed level. Kinds and fields are where the types are: `command.rs`, `hf3fs/command.rs`; [`record`] says what a field looks like. An
+//! A command starts with the feature level that brought its kind. A kind never changes, so that a command looks the
+//! same at every level from there on; a batch is of the format version that goes with the committed level. Kinds and
+//! fields are where the types are: `command.rs`, `hf3fs/command.rs`; [`record`] says what a field looks like. An
 //! unknown version or kind is an error that names what was found and what this binary reads. Decoding never panics.
 
 mod record;

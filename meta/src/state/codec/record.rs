@@ -44,7 +44,8 @@ pub(in crate::state) trait Encode {
 
 /// A value that can be read back. Nothing in the input is trusted.
 pub(in crate::state) trait Decode: Sized {
-    /// Bytes that each value takes at least: a count that the rest of the input cannot hold is refused before room is made.
+    /// Bytes that each value takes at least: a count that the rest of the input cannot hold is refused before room is
+    /// made.
     const BYTES_MIN: usize;
 
     fn decode(input: &mut Input<'_>) -> Result<Self, DecodeError>;
@@ -55,8 +56,8 @@ pub(in crate::state) const fn field_bytes_min<T, F: Decode>(_: fn(&T) -> &F) -> 
     F::BYTES_MIN
 }
 
-/// Defines the encoding of a struct: its fields, in order. Those under `rebuilt` are not written: they follow from what is, and
-/// come back as their default. A field in neither list does not compile.
+/// Defines the encoding of a struct: its fields, in order. Those under `rebuilt` are not written: they follow from what
+/// is, and come back as their default. A field in neither list does not compile.
 macro_rules! record {
     ($name:ty { $($field:ident),* $(,)? } $(rebuilt { $($rebuilt:ident),* })?) => {
         impl $crate::state::codec::Encode for $name {
@@ -82,7 +83,8 @@ macro_rules! record {
     };
 }
 
-/// Defines the encoding of an enum: each kind's frozen number and its fields, in order. `what` is the enum's name in errors.
+/// Defines the encoding of an enum: each kind's frozen number and its fields, in order. `what` is the enum's name in
+/// errors.
 macro_rules! kinds {
     ($name:ty, $what:literal {
         $($kind:literal => $variant:ident $({ $($field:ident),* $(,)? })? $(($inner:ident))?,)*

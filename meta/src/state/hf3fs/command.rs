@@ -1,7 +1,7 @@
 //! What SGLang's hf3fs metadata clients ask of the state machine, as decided by the leader.
 //!
-//! A section of its own: nothing here touches namespaces, slots or sessions, and these pages have no checksum. Only time
-//! and ownership protect them.
+//! A section of its own: nothing here touches namespaces, slots or sessions, and these pages have no checksum. Only
+//! time and ownership protect them.
 
 use foreword_proto::EntryKey;
 
@@ -35,10 +35,11 @@ pub enum Hf3fsCommand {
 /// What is done to a page file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hf3fsOperation {
-    /// A page for each key: the one it has, or one reserved for its writer. `victims` are confirmed pages that the leader of
-    /// `term` allows to be evicted for it; in an entry of another term they are void.
+    /// A page for each key: the one it has, or one reserved for its writer. `victims` are confirmed pages that the
+    /// leader of `term` allows to be evicted for it; in an entry of another term they are void.
     Reserve { term: u64, keys: Vec<EntryKey>, victims: Vec<PageIndex> },
-    /// Pages that were written, and pages that were reserved and not written. What fits no reservation is counted and ignored.
+    /// Pages that were written, and pages that were reserved and not written. What fits no reservation is counted and
+    /// ignored.
     Confirm { written: Vec<(EntryKey, PageIndex)>, released: Vec<PageIndex> },
     /// Confirmed pages of these keys go to rest, for `rest_ms` or the cluster's `write_rest`, whichever is longer.
     Delete { keys: Vec<EntryKey>, rest_ms: u64 },
@@ -48,8 +49,8 @@ pub enum Hf3fsOperation {
     Touch,
     /// Reservations of which nothing was heard for longer than `unheard_ms` end, at most `pages_max` of them.
     Expire { unheard_ms: u64, pages_max: u32 },
-    /// Pages of a server that was here before, the least recently used first; the rest of the file rests for `rest_ms` or
-    /// `write_rest`.
+    /// Pages of a server that was here before, the least recently used first; the rest of the file rests for `rest_ms`
+    /// or `write_rest`.
     Import { entries: Vec<(EntryKey, PageIndex)>, rest_ms: u64 },
 }
 

@@ -151,8 +151,8 @@ impl File {
         self.dues.due(tick_ms) + u64::from(cleared) + u64::from(self.never_used)
     }
 
-    /// Up to `count` confirmed pages for which `may_go`, the least recently used first. Gives up after looking at `skips_max`
-    /// pages that may not go in each of the two queues (pages last read, pages last written).
+    /// Up to `count` confirmed pages for which `may_go`, the least recently used first. Gives up after looking at
+    /// `skips_max` pages that may not go in each of the two queues (pages last read, pages last written).
     pub fn victims(&self, count: usize, skips_max: usize, mut may_go: impl FnMut(PageIndex) -> bool) -> Vec<PageIndex> {
         let mut victims = Vec::new();
         let mut queues = [ListName::Written, ListName::Read].map(|list| (self.table.list(list, None).peekable(), 0));
@@ -295,7 +295,8 @@ impl File {
         }
     }
 
-    /// What nobody holds from `start` on rests until `due_ms`, or until what was cleared before may be used if that is later.
+    /// What nobody holds from `start` on rests until `due_ms`, or until what was cleared before may be used if that is
+    /// later.
     pub(super) fn rest_cleared(&mut self, start: PageIndex, due_ms: u64) {
         self.cleared_from_ms = self.cleared_from_ms.max(due_ms);
         self.cleared = start..self.pages;

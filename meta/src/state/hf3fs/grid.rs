@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-/// Items of one segment: what a first change after a freeze copies is a list of segments and the segments it touches, never a
-/// pointer for each item.
+/// Items of one segment: what a first change after a freeze copies is a list of segments and the segments it touches,
+/// never a pointer for each item.
 const SEGMENT_ITEMS: usize = 128;
 
 type Segment<T> = [Option<Arc<T>>; SEGMENT_ITEMS];

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use foreword_proto::EntryKey;
 use foreword_proto::limits::{HF3FS_DEPLOYMENT_BYTES_MAX, HF3FS_FILES_MAX, HF3FS_PAGES_MAX, HF3FS_POOL_BYTES_MAX};
 
-use super::command::Refusal;
+use super::command::{Invalid, Limit, Refusal};
 use super::digest::{Fields, Sums};
 use super::moment::Moment;
 
@@ -101,7 +101,7 @@ impl Hf3fs {
         check_name(name)?;
         check_pages(pages)?;
         if self.files.len() >= HF3FS_FILES_MAX {
-            return Err(Refusal::TooMany { field: "page files".into(), limit: HF3FS_FILES_MAX as u64 });
+            return Err(Refusal::TooMany(Limit::PageFiles));
         }
         let id = self.files.len() as FileId;
         self.files.push(Arc::new(File::new(name.clone(), pages)));
@@ -124,8 +124,7 @@ fn check_pages(pages: u32) -> Result<(), Refusal> {
     if (1..=HF3FS_PAGES_MAX).contains(&pages) {
         return Ok(());
     }
-    let expected = format!("1 to {HF3FS_PAGES_MAX}, got {pages}");
-    Err(Refusal::Invalid { field: "num_pages".into(), expected })
+    Err(Refusal::Invalid(Invalid::FilePages { found: pages }))
 }
 
 fn check_name(name: &FileName) -> Result<(), Refusal> {
@@ -133,14 +132,10 @@ fn check_name(name: &FileName) -> Result<(), Refusal> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     let is_path = deployment == "." || deployment == "..";
     if is_path || deployment.len() > HF3FS_DEPLOYMENT_BYTES_MAX || !deployment.bytes().all(plain) {
-        let expected = format!(
-            "at most {HF3FS_DEPLOYMENT_BYTES_MAX} letters, digits, '.', '_' and '-', and neither '.' nor '..', got {deployment:?}"
-        );
-        return Err(Refusal::Invalid { field: "deployment".into(), expected });
+        return Err(Refusal::Invalid(Invalid::Deployment { found: deployment.clone() }));
     }
     if pool.is_empty() || pool.len() > HF3FS_POOL_BYTES_MAX {
-        let expected = format!("1 to {HF3FS_POOL_BYTES_MAX} bytes, got {}", pool.len());
-        return Err(Refusal::Invalid { field: "namespace".into(), expected });
+        return Err(Refusal::Invalid(Invalid::Pool { bytes: pool.len() as u32 }));
     }
     Ok(())
 }

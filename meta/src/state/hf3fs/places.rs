@@ -36,7 +36,8 @@ impl Places {
         Self { buckets: Grid::default(), count: pages.div_ceil(PAGES_PER_BUCKET).next_power_of_two() as usize }
     }
 
-    /// The bucket of a spread key: bits that hashbrown uses neither for its tag (the top seven) nor for its start (the low ones).
+    /// The bucket of a spread key: bits that hashbrown uses neither for its tag (the top seven) nor for its start (the
+    /// low ones).
     fn bucket_of(&self, spread: u64) -> usize {
         (spread >> 32) as usize & (self.count - 1)
     }

@@ -17,8 +17,8 @@ const CHUNK_RECORDS: usize = 256;
 pub(super) struct Record {
     /// Of a resting page: all zero.
     pub(super) key: EntryKey,
-    /// Confirmed: a number that rises with each use. Reserved: the tick at which it was last heard of. Resting: the tick at
-    /// which it may be used again.
+    /// Confirmed: a number that rises with each use. Reserved: the tick at which it was last heard of. Resting: the
+    /// tick at which it may be used again.
     pub(super) stamp: u64,
     pub(super) prev: PageIndex,
     pub(super) next: PageIndex,

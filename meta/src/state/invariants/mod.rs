@@ -1,8 +1,8 @@
-//! What must hold of every state, and between any two states one entry apart: by the names of docs/INVARIANTS.md. Each owner's
-//! checks are beside it.
+//! What must hold of every state, and between any two states one entry apart: by the names of docs/INVARIANTS.md. Each
+//! owner's checks are beside it.
 //!
-//! Everything is recomputed from the entries and the slots, so a check costs as much as the state is large: for tests and
-//! the simulator.
+//! Everything is recomputed from the entries and the slots, so a check costs as much as the state is large: for tests
+//! and the simulator.
 
 use foreword_proto::Revision;
 

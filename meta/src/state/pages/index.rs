@@ -1,9 +1,9 @@
 //! Which pages exist: a hash index of fixed 40-byte entries, in buckets that a frozen view shares until they change.
 //!
-//! Namespaces with the same number of shards share one group of buckets; an entry names its table, and a clear gives its
-//! namespace a new one. A bucket keeps its entries dense in a vector that grows by a sixteenth, and finds them through a
-//! table of 16-bit positions: 40 B x 1.03 to 1.08 for the entry, 4 to 8 B for the position. What else is known of a
-//! page (its parent) lives in its slot's record.
+//! Namespaces with the same number of shards share one group of buckets; an entry names its table, and a clear gives
+//! its namespace a new one. A bucket keeps its entries dense in a vector that grows by a sixteenth, and finds them
+//! through a table of 16-bit positions: 40 B x 1.03 to 1.08 for the entry, 4 to 8 B for the position. What else is
+//! known of a page (its parent) lives in its slot's record.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -91,7 +91,8 @@ pub(super) fn hash_of_entry(table: TableId, key: &EntryKey, location: &LocationR
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BucketFull;
 
-/// Spreads a key of a table over buckets and positions. Keys are digests; the table keeps namespaces with equal keys apart.
+/// Spreads a key of a table over buckets and positions. Keys are digests; the table keeps namespaces with equal keys
+/// apart.
 fn spread(table: TableId, key: &EntryKey) -> u64 {
     let halves = u128::from_le_bytes(key.0);
     let low = halves as u64 ^ u64::from(table).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -142,7 +143,8 @@ impl Bucket {
         }
     }
 
-    /// Builds the position table anew with an eighth to spare. hashbrown on its own would double a table that is full of removed places.
+    /// Builds the position table anew with an eighth to spare. hashbrown on its own would double a table that is full
+    /// of removed places.
     fn rebuild_places(&mut self) {
         let room = self.entries.len() + self.entries.len() / 8 + 4;
         let mut places = HashTable::with_capacity(room);
@@ -200,7 +202,8 @@ fn reserve_some<T>(items: &mut Vec<T>, more: usize) {
     }
 }
 
-/// Gives room back when more than three sixteenths are unused: a bucket's size wanders, and would keep the room of its largest.
+/// Gives room back when more than three sixteenths are unused: a bucket's size wanders, and would keep the room of its
+/// largest.
 fn release_some<T>(items: &mut Vec<T>) {
     if items.capacity() - items.len() > items.len() / 16 * 3 + 16 {
         items.shrink_to(items.len() + items.len() / 16 + 4);
@@ -304,8 +307,8 @@ impl Index {
         })
     }
 
-    /// All entries, group by group with its number of shards. What has been passed is let go of, so that a writer can change
-    /// it without a copy.
+    /// All entries, group by group with its number of shards. What has been passed is let go of, so that a writer can
+    /// change it without a copy.
     pub(super) fn into_groups(
         self,
     ) -> impl Iterator<Item = (usize, impl Iterator<Item = (TableId, EntryKey, Location)>)> {

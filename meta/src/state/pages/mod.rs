@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use foreword_proto::records::PageRecord;
 use foreword_proto::{EntryKey, Epoch, Fingerprint, Namespace, NamespaceId, PageKey, SlotRef};
 
-use super::command::Refusal;
+use super::command::{Limit, Refusal};
 use super::digest::{Fields, Sums};
 use super::room::Room;
 use garbage::Garbage;
@@ -87,7 +87,8 @@ impl Pages {
         self.index.get(info.shards(), info.table, key)
     }
 
-    /// The pages of a namespace bucket by bucket, buckets without any left out. None for a namespace that is not registered.
+    /// The pages of a namespace bucket by bucket, buckets without any left out. None for a namespace that is not
+    /// registered.
     pub(super) fn entries_of<'a>(
         &'a self,
         namespace: NamespaceId,
@@ -136,8 +137,7 @@ impl Pages {
     /// A table id that was never given out.
     fn take_table(&mut self) -> Result<TableId, Refusal> {
         let table = self.next_table;
-        let too_many = || Refusal::TooMany { field: "clears".into(), limit: u32::MAX.into() };
-        self.next_table = table.checked_add(1).ok_or_else(too_many)?;
+        self.next_table = table.checked_add(1).ok_or(Refusal::TooMany(Limit::Clears))?;
         Ok(table)
     }
 

@@ -9,7 +9,7 @@ use foreword_proto::{Epoch, Fingerprint, Namespace, NamespaceId};
 
 use super::index::TableId;
 use crate::state::codec::{Decode, Encode, Sink};
-use crate::state::command::Refusal;
+use crate::state::command::{Invalid, Limit, Refusal, Registered};
 use crate::state::digest::Fields;
 use crate::state::input::{DecodeError, Input};
 
@@ -62,12 +62,11 @@ impl NamespaceInfo {
         self.geometry.shards()
     }
 
-    /// What `other`, of the same name, is told of this geometry.
-    fn other_geometry(&self, other: &Namespace) -> Refusal {
-        let ours = &self.namespace;
-        let field = if ours.page_tokens == other.page_tokens { "shard_bytes" } else { "page_tokens" };
-        let registered = format!("page_tokens {}, shard_bytes {:?}", ours.page_tokens, ours.shard_bytes);
-        Refusal::OtherGeometry { namespace: self.id, field: field.into(), registered }
+    /// What a namespace of the same name and another geometry is told.
+    fn registered_for(&self, other: &Namespace) -> Registered {
+        let Namespace { page_tokens, shard_bytes, .. } = &self.namespace;
+        let other_page_tokens = *page_tokens != other.page_tokens;
+        Registered { page_tokens: *page_tokens, shard_bytes: shard_bytes.clone(), other_page_tokens }
     }
 }
 
@@ -102,16 +101,13 @@ impl Namespaces {
 
     /// Checks that a namespace not registered yet may be.
     pub(super) fn check_new(&self, namespace: &Namespace) -> Result<(), Refusal> {
-        namespace.validate().map_err(|error| {
-            let error = error.within("namespace");
-            Refusal::Invalid { field: error.field, expected: error.expected }
-        })?;
-        let namesake = self.by_identity.get(&namespace.identity_without_geometry());
-        if let Some(info) = namesake.and_then(|id| self.get(*id)) {
-            return Err(info.other_geometry(namespace));
+        namespace.validate().map_err(|_| Refusal::Invalid(Invalid::Namespace))?;
+        let known = self.by_identity.get(&namespace.identity_without_geometry());
+        if let Some(info) = known.and_then(|id| self.get(*id)) {
+            return Err(Refusal::OtherGeometry { namespace: info.id, registered: info.registered_for(namespace) });
         }
         if self.len() >= NAMESPACES_MAX {
-            return Err(Refusal::TooMany { field: "namespaces".into(), limit: NAMESPACES_MAX as u64 });
+            return Err(Refusal::TooMany(Limit::Namespaces));
         }
         Ok(())
     }

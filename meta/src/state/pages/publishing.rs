@@ -8,7 +8,7 @@ use foreword_seams::{Marker, sometimes};
 
 use super::Pages;
 use super::index::TableId;
-use crate::state::command::{Event, Outcome, Refusal};
+use crate::state::command::{Event, Invalid, Limit, Outcome, Refusal};
 use crate::state::moment::Moment;
 use crate::state::room::Room;
 
@@ -43,12 +43,14 @@ impl PublishHandler<'_> {
         let info = self.pages.namespaces.get(namespace).ok_or(Refusal::NoNamespace { namespace })?;
         let (table, shards, slot_bytes) = (info.table, info.shards(), info.slot_bytes);
         let into = PublishInto { namespace, table, shards, slot_bytes, cleared: epoch != info.epoch };
-        let count = pages.len() / PageRecord::bytes(shards);
+        let record_bytes = PageRecord::bytes(shards);
+        let count = pages.len() / record_bytes;
         if count > PAGES_PER_PUBLISH_MAX {
-            return Err(Refusal::TooMany { field: "pages".into(), limit: PAGES_PER_PUBLISH_MAX as u64 });
+            return Err(Refusal::TooMany(Limit::PublishedPages));
         }
         let pages: Vec<PageRecord> = records::decode("pages", pages, shards, PAGES_PER_PUBLISH_MAX)
-            .map_err(|error| Refusal::Invalid { field: error.field, expected: error.expected })?;
+            .map_err(|_| Invalid::Pages { bytes: pages.len() as u32, record_bytes: record_bytes as u32 })
+            .map_err(Refusal::Invalid)?;
         let mut existing = BytesMut::new();
         let mut outcomes = Vec::with_capacity(pages.len());
         for page in pages {

@@ -7,11 +7,12 @@ use foreword_seams::{Marker, sometimes};
 use super::Pages;
 use super::garbage::Garbage;
 use super::index::{BUCKETS, TableId};
-use crate::state::command::{Event, Outcome, Refusal, Retirement};
+use crate::state::command::{Event, Limit, Outcome, Refusal, Retirement};
 use crate::state::moment::Moment;
 use crate::state::room::{RestKind, Room};
 
-/// Buckets one reclaim looks through at most, so that a few entries of a cleared namespace cost no walk over the whole index.
+/// Buckets one reclaim looks through at most, so that a few entries of a cleared namespace cost no walk over the whole
+/// index.
 const BUCKETS_PER_RECLAIM_MAX: usize = 512;
 
 /// What a removal may touch.
@@ -42,7 +43,7 @@ impl RemovalHandler<'_> {
     pub(in crate::state) fn delete(&mut self, namespace: NamespaceId, keys: &[EntryKey]) -> Result<Outcome, Refusal> {
         self.pages.namespace(namespace).ok_or(Refusal::NoNamespace { namespace })?;
         if keys.len() > KEYS_MAX {
-            return Err(Refusal::TooMany { field: "keys".into(), limit: KEYS_MAX as u64 });
+            return Err(Refusal::TooMany(Limit::DeletedKeys));
         }
         let mut retired = 0;
         for key in keys {

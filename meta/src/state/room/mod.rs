@@ -17,7 +17,7 @@ use foreword_proto::status::L3Status;
 use foreword_proto::{Generation, SessionId, SlabId, Slot, SlotRef};
 use foreword_seams::{Marker, sometimes};
 
-use super::command::{ClusterSettings, Refusal, SlabInfo, SlotState};
+use super::command::{ClusterSettings, Invalid, Refusal, SlabInfo, SlotState};
 use super::digest::{Fields, Sums};
 use super::moment::Moment;
 use rests::{RELEASES_PER_TICK_MAX, Rest, Rests};
@@ -131,8 +131,7 @@ impl Room {
     ) -> Result<Vec<SlotRef>, Refusal> {
         let largest = PAGE_BYTES_MAX.next_multiple_of(settings.chunk_bytes.into());
         if slot_bytes > largest || !self.slots.has_class(slot_bytes) {
-            let expected = format!("the slot size of a registered namespace, got {slot_bytes}");
-            return Err(Refusal::Invalid { field: "slot_bytes".into(), expected });
+            return Err(Refusal::Invalid(Invalid::SlotBytes { found: slot_bytes }));
         }
         let granted = self.slots.grant(settings, session, slot_bytes, asked);
         if granted.is_empty() {
@@ -180,8 +179,7 @@ impl Room {
     /// Forgets slabs all of whose slots are free: all of them, or none and an error.
     pub(super) fn drop_slabs(&mut self, slabs: &[SlabId]) -> Result<(), Refusal> {
         if let Some(slab) = slabs.iter().find(|slab| !self.slots.is_unused(**slab)) {
-            let expected = format!("slabs all of whose slots are free, {slab} is not one");
-            return Err(Refusal::Invalid { field: "slabs".into(), expected });
+            return Err(Refusal::Invalid(Invalid::Slab { slab: *slab }));
         }
         slabs.iter().for_each(|slab| self.slots.drop_slab(*slab));
         Ok(())

@@ -1,4 +1,5 @@
-//! One slab: what each of its slots is used for. 12 bytes and two bits a slot, in chunks that a frozen view shares until they change.
+//! One slab: what each of its slots is used for. 12 bytes and two bits a slot, in chunks that a frozen view shares
+//! until they change.
 
 use std::sync::Arc;
 

@@ -119,7 +119,8 @@ impl Slots {
         self.take_free(session, slot_bytes, wanted)
     }
 
-    /// Opens further slabs while few of the class have free slots and the budget is far from used: writes then spread over files from the start.
+    /// Opens further slabs while few of the class have free slots and the budget is far from used: writes then spread
+    /// over files from the start.
     fn spread(&mut self, settings: &ClusterSettings, slot_bytes: u64) {
         let Some(class) = self.classes.get(&slot_bytes) else { return };
         let has_free = |slab: &&SlabId| self.slabs.get(slab).is_some_and(|table| table.counts.free > 0);

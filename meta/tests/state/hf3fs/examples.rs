@@ -1,6 +1,6 @@
 //! What a page file promises, one example each.
 
-use foreword_meta::state::command::{Outcome, Refusal};
+use foreword_meta::state::command::{Limit, Outcome, Refusal};
 use foreword_meta::state::hf3fs::{Hf3fsOperation, Hf3fsOutcome, PageUse, Presence, Reserved};
 use foreword_proto::limits::{HF3FS_FILES_MAX, HF3FS_PAGES_MAX};
 
@@ -41,7 +41,8 @@ fn confirms_and_releases_that_fit_no_reservation_are_ignored_and_counted() {
     let mut files = Files::with(10);
     files.write([1]);
     files.reserve(&keys([2]));
-    // Another key's page, another page, beyond the end, never used; then a confirmed page, an unused one, one beyond the end.
+    // Another key's page, another page, beyond the end, never used; then a confirmed page, an unused one, one beyond
+    // the end.
     let written = [(key(2), 9), (key(1), 8), (key(2), 10), (key(2), 0), (key(3), u32::MAX)];
     assert_eq!(files.confirm(&written, &[9, 3, 10, u32::MAX]), (5, 4));
     let counts = files.counts();
@@ -282,7 +283,7 @@ fn what_cannot_be_a_file_is_refused_by_its_field() {
     let mut files = Files::with(4);
     let mut refused =
         |deployment: &str, pool: &str, pages| match files.initialize(file_name(deployment, 0, pool), pages) {
-            Outcome::Refused(Refusal::Invalid { field, .. }) => field,
+            Outcome::Refused(Refusal::Invalid(invalid)) => invalid.field(),
             other => panic!("{other:?}"),
         };
     let long = "x".repeat(65);
@@ -311,9 +312,8 @@ fn files_are_limited() {
         let outcome = files.apply_unchecked(&foreword_meta::state::command::Command::Hf3fs(command));
         assert_eq!(outcome, Outcome::Hf3fs(Hf3fsOutcome::Initialized { file: rank as u32 }));
     }
-    let limit = HF3FS_FILES_MAX as u64;
     let one_more = files.initialize(file_name("", -1, "kv"), 1);
-    assert_eq!(one_more, Outcome::Refused(Refusal::TooMany { field: "page files".into(), limit }));
+    assert_eq!(one_more, Outcome::Refused(Refusal::TooMany(Limit::PageFiles)));
     let known = files.initialize(file_name("", 7, "kv"), 1);
     assert_eq!(known, Outcome::Hf3fs(Hf3fsOutcome::Initialized { file: 7 }));
 }

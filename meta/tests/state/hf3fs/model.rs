@@ -1,4 +1,5 @@
-//! Page files said plainly: one vector of uses, one list in the order of use, and a search wherever something is looked for.
+//! Page files said plainly: one vector of uses, one list in the order of use, and a search wherever something is looked
+//! for.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,5 @@
-//! Random operations on page files against the model, all invariants after each, through snapshots and with frozen views.
+//! Random operations on page files against the model, all invariants after each, through snapshots and with frozen
+//! views.
 
 use bytes::BytesMut;
 use foreword_meta::state::command::{Command, Outcome};
@@ -316,7 +317,8 @@ proptest! {
     }
 }
 
-/// The random runs are worth something only if they get somewhere: over a fixed set of them, each kind of thing happens.
+/// The random runs are worth something only if they get somewhere: over a fixed set of them, each kind of thing
+/// happens.
 #[test]
 fn random_runs_reach_every_corner() {
     use proptest::strategy::ValueTree;

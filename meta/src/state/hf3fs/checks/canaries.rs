@@ -35,8 +35,8 @@ fn confirm(pages: &[(u8, PageIndex)], released: Vec<PageIndex>) -> Command {
     on(Hf3fsOperation::Confirm { written, released })
 }
 
-/// Pages 0 to 9 of file 0: 0 to 2 never used, 3 and 4 cleared, 5 resting until 70, 6 reserved for 4, 7 to 9 confirmed for 3, 2
-/// and 1, of which 9 was read; now is 50, where the cleared ones rest until 60.
+/// Pages 0 to 9 of file 0: 0 to 2 never used, 3 and 4 cleared, 5 resting until 70, 6 reserved for 4, 7 to 9 confirmed
+/// for 3, 2 and 1, of which 9 was read; now is 50, where the cleared ones rest until 60.
 fn sound() -> State {
     let settings = ClusterSettings {
         chunk_bytes: 4096,

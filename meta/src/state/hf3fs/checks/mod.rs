@@ -1,4 +1,5 @@
-//! What must hold of page files, in one state and between two states one command apart: by the names of docs/INVARIANTS.md.
+//! What must hold of page files, in one state and between two states one command apart: by the names of
+//! docs/INVARIANTS.md.
 //!
 //! A check costs as much as there are pages in use.
 
@@ -17,8 +18,8 @@ mod canaries;
 const NAME: &str = "one-page-one-key";
 const BACK: &str = "nothing-goes-back";
 
-/// `one-page-one-key`: keys and the pages that they hold are a bijection; each list holds exactly the pages of its use, in the
-/// order of their stamps; every other page was never used, or is of what was cleared.
+/// `one-page-one-key`: keys and the pages that they hold are a bijection; each list holds exactly the pages of its use,
+/// in the order of their stamps; every other page was never used, or is of what was cleared.
 pub(in crate::state) fn check(hf3fs: &Hf3fs, tick_ms: u64) -> Result<(), Violation> {
     ensure(NAME, hf3fs.by_name.len() == hf3fs.files.len(), || format!("{:?} of {}", hf3fs.by_name, hf3fs.files.len()))?;
     for (id, file) in hf3fs.files() {
@@ -205,7 +206,8 @@ fn page_may_go(at: Moment<'_>, was: &FileSummary, now: &FileSummary, index: Page
     }
 }
 
-/// Checks what only the command tells: a page was evicted only by a reserve that names it as a victim, of the entry's term.
+/// Checks what only the command tells: a page was evicted only by a reserve that names it as a victim, of the entry's
+/// term.
 pub(in crate::state) fn check_command(
     before: &Summary,
     command: &Command,

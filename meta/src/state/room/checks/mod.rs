@@ -39,7 +39,8 @@ fn slots_add_up(room: &Room) -> Result<(), Violation> {
     })
 }
 
-/// `budget-is-kept`: slabs take no more than the L3 budget, each belongs to the class of its slot size, ids are below the next.
+/// `budget-is-kept`: slabs take no more than the L3 budget, each belongs to the class of its slot size, ids are below
+/// the next.
 fn budget_is_kept(room: &Room, settings: &ClusterSettings) -> Result<(), Violation> {
     const NAME: &str = "budget-is-kept";
     let slots = &room.slots;
