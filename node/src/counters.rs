@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use foreword_proto::PutRefusal;
 use foreword_proto::status::AgentCounters;
 use foreword_seams::Telemetry;
 use metrics::{Counter, Histogram};
@@ -15,7 +16,7 @@ macro_rules! counters {
             $(pub $name: Count,)*
             /// Where the time of a page's way to the index goes.
             pub stages: Stages,
-            refused: Mutex<BTreeMap<&'static str, Counter>>,
+            refused: Mutex<BTreeMap<PutRefusal, Counter>>,
             telemetry: Telemetry,
         }
 
@@ -70,7 +71,7 @@ counters! {
 
 impl Counters {
     /// A page was dropped, and why.
-    pub fn refuse(&self, reason: &'static str) {
+    pub fn refuse(&self, reason: PutRefusal) {
         self.puts_refused.add(1);
         let mut refused = self.refused.lock();
         let counter = refused.entry(reason).or_insert_with(|| {
@@ -78,7 +79,7 @@ impl Counters {
                 "foreword_agent_puts_refused_total",
                 "Pages dropped, by reason",
                 "reason",
-                reason,
+                reason.name(),
             )
         });
         counter.increment(1);

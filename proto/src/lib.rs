@@ -25,5 +25,5 @@ pub use ids::{ClusterId, DirectoryId, Epoch, Generation, NamespaceId, Revision, 
 pub use key::{EntryKey, PageKey};
 pub use location::{Location, SlotRef};
 pub use namespace::{Fingerprint, Namespace};
-pub use outcome::{PublishOutcome, PutOutcome, RetireReason, Tier};
+pub use outcome::{PublishOutcome, PutOutcome, PutRefusal, RetireReason, Tier};
 pub use versions::Versions;

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::BadInput;
 use crate::limits::{NAMESPACE_TEXT_BYTES_MAX, PAGE_BYTES_MAX, PAGE_TOKENS_MAX, SHARD_ALIGN_BYTES, SHARDS_MAX};
 
-/// Everything that must agree before one engine may read another's pages. Two namespaces that differ in any field share nothing.
+/// Everything that must agree before one engine may read another's pages. Two namespaces that differ in any field share
+/// nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Namespace {
@@ -181,46 +182,54 @@ impl Namespace {
         Geometry::new(&self.shard_bytes)
     }
 
-    /// The name under which a geometry is registered: everything but sizes. Two namespaces of one name and other sizes are a mistake.
+    /// The name under which a geometry is registered: everything but sizes. Two namespaces of one name and other sizes
+    /// are a mistake.
     pub fn identity_without_geometry(&self) -> Fingerprint {
         let plain = Self { shard_bytes: Vec::new(), page_tokens: 0, ..self.clone() };
         plain.fingerprint()
     }
 
-    /// BLAKE3 of the canonical encoding: every field in declared order, texts and lists with a u64 little-endian length before them.
+    /// BLAKE3 of the canonical encoding: the texts and the salt, then the numbers, then the shards' sizes, each group
+    /// in declared order; a u64 little-endian length before each text and before the list.
     pub fn fingerprint(&self) -> Fingerprint {
+        let Self {
+            tenant,
+            model,
+            revision,
+            dtype,
+            layout,
+            storage_format,
+            page_tokens,
+            layer_first,
+            layer_count,
+            cp_rank,
+            cp_size,
+            dcp_rank,
+            dcp_size,
+            tp_first,
+            tp_count,
+            tp_size,
+            head_split,
+            shard_bytes,
+            pool,
+            draft_model,
+            draft_revision,
+            salt,
+        } = self;
         let mut hash = blake3::Hasher::new_derive_key("foreword 2026 namespace v1");
-        let mut text = |bytes: &[u8]| {
+        let texts =
+            [tenant, model, revision, dtype, layout, storage_format, head_split, pool, draft_model, draft_revision];
+        for bytes in texts.into_iter().map(String::as_bytes).chain([&salt[..]]) {
             hash.update(&(bytes.len() as u64).to_le_bytes());
             hash.update(bytes);
-        };
-        text(self.tenant.as_bytes());
-        text(self.model.as_bytes());
-        text(self.revision.as_bytes());
-        text(self.dtype.as_bytes());
-        text(self.layout.as_bytes());
-        text(self.storage_format.as_bytes());
-        text(self.head_split.as_bytes());
-        text(self.pool.as_bytes());
-        text(self.draft_model.as_bytes());
-        text(self.draft_revision.as_bytes());
-        text(&self.salt);
-        for number in [
-            self.page_tokens,
-            self.layer_first,
-            self.layer_count,
-            self.cp_rank,
-            self.cp_size,
-            self.dcp_rank,
-            self.dcp_size,
-            self.tp_first,
-            self.tp_count,
-            self.tp_size,
-        ] {
+        }
+        let numbers =
+            [page_tokens, layer_first, layer_count, cp_rank, cp_size, dcp_rank, dcp_size, tp_first, tp_count, tp_size];
+        for number in numbers {
             hash.update(&number.to_le_bytes());
         }
-        hash.update(&(self.shard_bytes.len() as u64).to_le_bytes());
-        for bytes in &self.shard_bytes {
+        hash.update(&(shard_bytes.len() as u64).to_le_bytes());
+        for bytes in shard_bytes {
             hash.update(&bytes.to_le_bytes());
         }
         Fingerprint(*hash.finalize().as_bytes())

@@ -23,8 +23,8 @@ pub enum PublishOutcome {
     Cleared = 3,
     /// The session does not hold that slot in that generation.
     NotGranted = 4,
-    /// The tenant's quota is reached; the slot stays with the session.
-    OverQuota = 5,
+    /// The key's part of the index holds as many entries as it can; the slot stays with the session.
+    IndexFull = 5,
 }
 
 impl PublishOutcome {
@@ -35,19 +35,18 @@ impl PublishOutcome {
             2 => Self::Existing,
             3 => Self::Cleared,
             4 => Self::NotGranted,
-            5 => Self::OverQuota,
+            5 => Self::IndexFull,
             _ => return None,
         })
     }
 }
 
-/// Why an entry left the index; every retire event carries one.
+/// Why an entry left the index; every retire event carries one. 2 was never sent and is not given out again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum RetireReason {
     Evicted = 1,
-    Quota = 2,
     Suspect = 3,
     Deleted = 4,
     Cleared = 5,
@@ -58,7 +57,6 @@ impl RetireReason {
     pub fn from_u8(number: u8) -> Option<Self> {
         Some(match number {
             1 => Self::Evicted,
-            2 => Self::Quota,
             3 => Self::Suspect,
             4 => Self::Deleted,
             5 => Self::Cleared,
@@ -78,6 +76,40 @@ pub enum PutOutcome {
     Exists { revision: u64 },
     /// Not written: the policy expects no reuse.
     Declined,
-    /// Dropped, and why: `l3_full`, `quota`, `queue_full`, `incomplete`, `fenced`, `write_failed`, `cleared`, `deadline`.
-    Refused { reason: &'static str },
+    /// Dropped, and why.
+    Refused { reason: PutRefusal },
+}
+
+/// Why a page of a put was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PutRefusal {
+    /// No slot came in time.
+    L3Full,
+    /// The key's part of the index holds as many entries as it can.
+    IndexFull,
+    /// Too many pages are on their way already.
+    QueueFull,
+    /// Not all shards came.
+    Incomplete,
+    /// No session that may write, or it ended before the page was published.
+    Fenced,
+    /// L3, or the group, did not take it.
+    WriteFailed,
+    /// The namespace was cleared after the bytes came.
+    Cleared,
+}
+
+impl PutRefusal {
+    /// Its name in answers and in labels of metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::L3Full => "l3_full",
+            Self::IndexFull => "index_full",
+            Self::QueueFull => "queue_full",
+            Self::Incomplete => "incomplete",
+            Self::Fenced => "fenced",
+            Self::WriteFailed => "write_failed",
+            Self::Cleared => "cleared",
+        }
+    }
 }

@@ -83,9 +83,10 @@ impl Record for SlotRef {
     }
 
     fn put(&self, out: &mut BytesMut) {
-        out.put_u32_le(self.slab);
-        out.put_u32_le(self.slot);
-        out.put_u32_le(self.generation);
+        let Self { slab, slot, generation } = *self;
+        out.put_u32_le(slab);
+        out.put_u32_le(slot);
+        out.put_u32_le(generation);
     }
 
     fn take(input: &mut &[u8], _: usize) -> Option<Self> {
@@ -99,8 +100,9 @@ impl Record for Location {
     }
 
     fn put(&self, out: &mut BytesMut) {
-        self.slot.put(out);
-        put_checksums(&self.checksums, out);
+        let Self { slot, checksums } = self;
+        slot.put(out);
+        put_checksums(checksums, out);
     }
 
     fn take(input: &mut &[u8], shards: usize) -> Option<Self> {
@@ -123,9 +125,10 @@ impl Record for PageRecord {
     }
 
     fn put(&self, out: &mut BytesMut) {
-        self.key.put(out);
-        out.put_u64_le(self.parent);
-        self.location.put(out);
+        let Self { key, parent, location } = self;
+        key.put(out);
+        out.put_u64_le(*parent);
+        location.put(out);
     }
 
     fn take(input: &mut &[u8], shards: usize) -> Option<Self> {
@@ -149,10 +152,11 @@ impl Record for SuspectRecord {
     }
 
     fn put(&self, out: &mut BytesMut) {
-        self.key.put(out);
-        self.slot.put(out);
-        out.put_u32_le(self.shard);
-        out.put_u64_le(self.checksum);
+        let Self { key, slot, shard, checksum } = *self;
+        key.put(out);
+        slot.put(out);
+        out.put_u32_le(shard);
+        out.put_u64_le(checksum);
     }
 
     fn take(input: &mut &[u8], shards: usize) -> Option<Self> {

@@ -1,5 +1,7 @@
 //! The documents behind HTTP /status, the Status and Stats calls and `foreword status`: one definition each.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{ClusterId, DirectoryId};
@@ -10,8 +12,7 @@ pub struct ReplicaStatus {
     pub cluster_id: ClusterId,
     pub replica_id: u64,
     pub version: String,
-    /// `leader`, `follower`, `candidate`, `learner`, or `rejoining` (its log ended before its mark: it does not vote yet).
-    pub role: String,
+    pub role: ReplicaRole,
     pub leader_id: Option<u64>,
     pub term: u64,
     pub voters: Vec<u64>,
@@ -38,6 +39,34 @@ pub struct ReplicaStatus {
     /// SGLang's page files; null where none was made and this replica serves none.
     #[serde(default)]
     pub hf3fs: Option<Hf3fsStatus>,
+}
+
+/// What a replica does in its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplicaRole {
+    Leader,
+    Follower,
+    Candidate,
+    /// It gets the log and has no vote.
+    Learner,
+    /// Its log ended before its mark: it does not vote yet.
+    Rejoining,
+    /// Its Raft has ended.
+    Stopped,
+}
+
+impl fmt::Display for ReplicaRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Learner => "learner",
+            Self::Rejoining => "rejoining",
+            Self::Stopped => "stopped",
+        })
+    }
 }
 
 /// The page files of SGLang's hf3fs backend.

@@ -28,62 +28,57 @@ pub mod node {
 
 use crate::{BadInput, Namespace, Tier};
 
-impl From<&Namespace> for common::Namespace {
-    fn from(n: &Namespace) -> Self {
-        Self {
-            tenant: n.tenant.clone(),
-            model: n.model.clone(),
-            revision: n.revision.clone(),
-            dtype: n.dtype.clone(),
-            layout: n.layout.clone(),
-            storage_format: n.storage_format.clone(),
-            page_tokens: n.page_tokens,
-            layer_first: n.layer_first,
-            layer_count: n.layer_count,
-            cp_rank: n.cp_rank,
-            cp_size: n.cp_size,
-            dcp_rank: n.dcp_rank,
-            dcp_size: n.dcp_size,
-            tp_first: n.tp_first,
-            tp_count: n.tp_count,
-            tp_size: n.tp_size,
-            head_split: n.head_split.clone(),
-            shard_bytes: n.shard_bytes.clone(),
-            pool: n.pool.clone(),
-            draft_model: n.draft_model.clone(),
-            draft_revision: n.draft_revision.clone(),
-            salt: n.salt.clone().into(),
+/// Defines both conversions from one list: a field forgotten here, in the message or in the type does not compile.
+macro_rules! same_fields {
+    ($($field:ident),* $(,)?) => {
+        impl From<Namespace> for common::Namespace {
+            fn from(Namespace { $($field,)* salt }: Namespace) -> Self {
+                Self { $($field,)* salt: salt.into() }
+            }
         }
+
+        impl From<common::Namespace> for Namespace {
+            fn from(common::Namespace { $($field,)* salt }: common::Namespace) -> Self {
+                Self { $($field,)* salt: salt.into() }
+            }
+        }
+    };
+}
+
+same_fields! {
+    tenant,
+    model,
+    revision,
+    dtype,
+    layout,
+    storage_format,
+    page_tokens,
+    layer_first,
+    layer_count,
+    cp_rank,
+    cp_size,
+    dcp_rank,
+    dcp_size,
+    tp_first,
+    tp_count,
+    tp_size,
+    head_split,
+    shard_bytes,
+    pool,
+    draft_model,
+    draft_revision,
+}
+
+impl From<&Namespace> for common::Namespace {
+    fn from(namespace: &Namespace) -> Self {
+        namespace.clone().into()
     }
 }
 
 /// Parses and validates a namespace; the error's field starts with `namespace.`.
 pub fn namespace_from_wire(message: Option<common::Namespace>) -> Result<Namespace, BadInput> {
-    let m = message.ok_or_else(|| BadInput::new("namespace", "a value, got none"))?;
-    let namespace = Namespace {
-        tenant: m.tenant,
-        model: m.model,
-        revision: m.revision,
-        dtype: m.dtype,
-        layout: m.layout,
-        storage_format: m.storage_format,
-        page_tokens: m.page_tokens,
-        layer_first: m.layer_first,
-        layer_count: m.layer_count,
-        cp_rank: m.cp_rank,
-        cp_size: m.cp_size,
-        dcp_rank: m.dcp_rank,
-        dcp_size: m.dcp_size,
-        tp_first: m.tp_first,
-        tp_count: m.tp_count,
-        tp_size: m.tp_size,
-        head_split: m.head_split,
-        shard_bytes: m.shard_bytes,
-        pool: m.pool,
-        draft_model: m.draft_model,
-        draft_revision: m.draft_revision,
-        salt: m.salt.into(),
-    };
+    let message = message.ok_or_else(|| BadInput::new("namespace", "a value, got none"))?;
+    let namespace = Namespace::from(message);
     namespace.validate().map_err(|error| error.within("namespace"))?;
     Ok(namespace)
 }

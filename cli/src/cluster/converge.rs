@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
-use foreword_proto::status::ReplicaStatus;
+use foreword_proto::status::{ReplicaRole, ReplicaStatus};
 use foreword_seams::Endpoint;
 use futures::future::join_all;
 use tokio::time::{Instant, sleep};
@@ -22,7 +22,7 @@ async fn ask(endpoints: &[Endpoint]) -> Vec<anyhow::Result<ReplicaStatus>> {
 pub(super) async fn leader(endpoints: &[Endpoint]) -> anyhow::Result<u64> {
     let until = Instant::now() + PATIENCE;
     loop {
-        let leads = ask(endpoints).await.into_iter().flatten().filter(|status| status.role == "leader");
+        let leads = ask(endpoints).await.into_iter().flatten().filter(|status| status.role == ReplicaRole::Leader);
         // After an election the old leader may not know yet: the highest term is right.
         if let Some(leader) = leads.max_by_key(|status| status.term) {
             return Ok(leader.replica_id);

@@ -70,7 +70,7 @@ impl Evictor {
 
     /// Takes an agent's report of accesses, oldest first.
     pub fn heat(&self, session: SessionId, namespace: NamespaceId, epoch: Epoch, keys: &[EntryKey]) {
-        let heated: Vec<_> = keys.iter().map(|key| (EntryId { namespace, epoch, key: *key }, 1)).collect();
+        let heated: Vec<_> = keys.iter().map(|key| EntryId { namespace, epoch, key: *key }).collect();
         if let Some(policy) = self.policy.policy.lock().as_mut() {
             policy.heat(&heated);
         }

@@ -257,8 +257,8 @@ impl EvictionPolicy for LeafLru {
         self.sweep_some();
     }
 
-    fn heat(&mut self, entries: &[(EntryId, u8)]) {
-        for (id, _) in entries {
+    fn heat(&mut self, entries: &[EntryId]) {
+        for id in entries {
             let Some(space) = self.current.get(&id.namespace).copied() else { continue };
             let Some(index) = self.arena.page(space, &id.key) else { continue };
             let standing = self.arena.node(index).standing;

@@ -31,8 +31,8 @@ pub trait EvictionPolicy: Send {
     /// Learns of one change, in log order.
     fn observe(&mut self, event: &Event);
 
-    /// Learns of accesses, oldest first, each with how often the page was asked for since the last report.
-    fn heat(&mut self, entries: &[(EntryId, u8)]);
+    /// Learns of accesses, oldest first.
+    fn heat(&mut self, entries: &[EntryId]);
 
     /// Picks up to `need_slots` pages of the class `slot_bytes`, coldest first. A picked page is not picked again while its
     /// retire may still be under way. `state` may be ahead of what was observed.

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
-use foreword_proto::status::ReplicaStatus;
+use foreword_proto::status::{ReplicaRole, ReplicaStatus};
 use foreword_seams::Telemetry;
 
 use super::status::StatusSource;
@@ -69,7 +69,7 @@ impl Gauges {
     }
 
     fn set(&self, status: &ReplicaStatus) {
-        self.leader.set(if status.role == "leader" { 1.0 } else { 0.0 });
+        self.leader.set(if status.role == ReplicaRole::Leader { 1.0 } else { 0.0 });
         self.revision.set(status.revision as f64);
         self.pages.set(status.pages as f64);
         self.sessions.set(status.sessions.len() as f64);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use foreword_proto::status::{Hf3fsStatus, NamespaceStatus, PageFileStatus, ReplicaStatus, SessionStatus};
+use foreword_proto::status::{Hf3fsStatus, NamespaceStatus, PageFileStatus, ReplicaRole, ReplicaStatus, SessionStatus};
 use openraft::ServerState;
 
 use crate::hf3fs;
@@ -30,12 +30,12 @@ impl StatusSource {
         let metrics = self.group.raft.metrics().borrow().clone();
         let membership = metrics.membership_config.membership();
         let role = match metrics.state {
-            _ if !self.standing.may_vote() => "rejoining",
-            ServerState::Leader => "leader",
-            ServerState::Follower => "follower",
-            ServerState::Candidate => "candidate",
-            ServerState::Learner => "learner",
-            ServerState::Shutdown => "stopped",
+            _ if !self.standing.may_vote() => ReplicaRole::Rejoining,
+            ServerState::Leader => ReplicaRole::Leader,
+            ServerState::Follower => ReplicaRole::Follower,
+            ServerState::Candidate => ReplicaRole::Candidate,
+            ServerState::Learner => ReplicaRole::Learner,
+            ServerState::Shutdown => ReplicaRole::Stopped,
         };
         let endpoints: BTreeMap<u64, String> =
             membership.nodes().map(|(id, member)| (*id, member.peer.clone())).collect();
@@ -45,7 +45,7 @@ impl StatusSource {
             cluster_id: self.group.cluster_id,
             replica_id: self.group.replica_id,
             version: env!("CARGO_PKG_VERSION").into(),
-            role: role.into(),
+            role,
             leader_id: metrics.current_leader,
             term: metrics.current_term,
             voters: membership.voter_ids().collect(),

@@ -334,17 +334,6 @@ fn check_cluster(header: &SnapshotHeader, expected: ClusterId) -> Result<(), Sna
     if found == expected { Ok(()) } else { Err(SnapshotFault::OtherCluster { found, expected }) }
 }
 
-/// Reads a whole snapshot; an error names the first thing that is wrong with it.
-pub async fn verify_snapshot(
-    files: &dyn Files,
-    name: &str,
-    cluster_id: ClusterId,
-) -> Result<SnapshotMeta, SnapshotError> {
-    let mut reader = SnapshotReader::open(files, name, cluster_id).await?;
-    while reader.next_frame().await?.is_some() {}
-    Ok(reader.header.meta)
-}
-
 /// A snapshot arriving from another replica. It is checked while it arrives, and visible only when it is whole.
 pub struct SnapshotReceiver {
     name: String,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use foreword_meta::replica::group::Unavailable;
 use foreword_meta::state::command::Command;
+use foreword_proto::status::ReplicaRole;
 use foreword_seams::{Marker, sometimes};
 use tokio::time::Instant;
 
@@ -124,14 +125,14 @@ async fn a_replica_whose_log_ends_before_its_mark_rejoins_empty_and_votes_only_o
     cluster.start(lost).await;
     cluster
         .eventually("the replica knows what it lost", async || {
-            (cluster.status(lost).await.role == "rejoining").then_some(())
+            (cluster.status(lost).await.role == ReplicaRole::Rejoining).then_some(())
         })
         .await;
     let before = cluster.status(other).await.term;
     cluster
         .eventually("the other stood for election, in vain", async || {
             let status = cluster.status(other).await;
-            assert_ne!(status.role, "leader");
+            assert_ne!(status.role, ReplicaRole::Leader);
             (status.term > before + 1).then_some(())
         })
         .await;
@@ -139,7 +140,7 @@ async fn a_replica_whose_log_ends_before_its_mark_rejoins_empty_and_votes_only_o
     cluster.start(leader).await;
     cluster
         .eventually("it has caught up and votes", async || {
-            (cluster.status(lost).await.role == "follower").then_some(())
+            (cluster.status(lost).await.role == ReplicaRole::Follower).then_some(())
         })
         .await;
     assert_eq!(cluster.converged().await.pages, 100);

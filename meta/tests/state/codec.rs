@@ -104,7 +104,7 @@ fn command() -> impl Strategy<Value = Command> {
     });
     let retirement =
         (any::<u32>(), key(), slot()).prop_map(|(namespace, key, slot)| Retirement { namespace, key, slot });
-    let reason = (1u8..6).prop_map(|number| RetireReason::from_u8(number).unwrap());
+    let reason = (1u8..6).prop_filter_map("a reason", RetireReason::from_u8);
     prop_oneof![
         any::<u64>().prop_map(|now_ms| Command::Tick { now_ms }),
         namespace().prop_map(|namespace| Command::RegisterNamespace { namespace: Box::new(namespace) }),

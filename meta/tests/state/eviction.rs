@@ -176,7 +176,7 @@ fn run(leader: &mut Leader, plain: &mut Plain, step: &Step) {
         }
         Step::Touch(namespace, pages) => {
             let namespace = u32::from(*namespace);
-            let heat: Vec<_> = pages.iter().map(|page| (leader.id(namespace, key(*page)), 1)).collect();
+            let heat: Vec<_> = pages.iter().map(|page| leader.id(namespace, key(*page))).collect();
             leader.policy.heat(&heat);
             pages.iter().for_each(|page| plain.touch((namespace, key(*page))));
         }
@@ -240,8 +240,8 @@ proptest! {
     }
 }
 
-/// Leading hits over all hits asked for, when each request is looked up, its pages touched, and what is missing published,
-/// with room for `pages_max` pages.
+/// Leading hits over all hits asked for, when each request is looked up, its pages touched, and what is missing
+/// published, with room for `pages_max` pages.
 fn replay(trace: &Trace, pages_max: u64) -> f64 {
     let mut leader = Leader::new(pages_max);
     let (mut asked, mut hits) = (0, 0);
@@ -250,7 +250,7 @@ fn replay(trace: &Trace, pages_max: u64) -> f64 {
         let present = |leader: &Leader, key: &EntryKey| leader.state.location(1, key).is_some();
         asked += keys.len();
         hits += keys.iter().take_while(|key| present(&leader, key)).count();
-        let heat: Vec<_> = keys.iter().map(|key| (leader.id(1, *key), 1)).collect();
+        let heat: Vec<_> = keys.iter().map(|key| leader.id(1, *key)).collect();
         leader.policy.heat(&heat);
         for (at, key) in keys.iter().enumerate() {
             if present(&leader, key) {
@@ -269,7 +269,8 @@ fn replay(trace: &Trace, pages_max: u64) -> f64 {
     hits as f64 / asked as f64
 }
 
-/// With room for a tenth of the pages. (Of the published traces, measured once with this function: see docs/PERFORMANCE.md.)
+/// With room for a tenth of the pages. (Of the published traces, measured once with this function: see
+/// docs/PERFORMANCE.md.)
 #[test]
 fn a_trace_is_hit_as_often_as_by_strict_lru() {
     let trace = workload::Generator::new(7, 400).trace();
@@ -302,7 +303,7 @@ fn heat_of_an_older_epoch_counts_for_nothing() {
     leader.publish(1, key(1), 0);
     leader.publish(1, key(2), 0);
     leader.tell();
-    leader.policy.heat(&[(old, 9)]);
+    leader.policy.heat(&[old]);
     let victims = leader.policy.victims(&leader.state, 4096, 1);
     assert_eq!(victims.iter().map(|victim| victim.key).collect::<Vec<_>>(), [key(1)]);
     let slot: SlotRef = leader.state.location(1, &key(1)).unwrap().slot;

@@ -15,8 +15,8 @@ fn assert_bytes_per_page(cluster: &Cluster, when: &str, at_most: f64) {
     assert!((AT_LEAST..=at_most).contains(&per_page), "{when}, {pages} pages: {per_page:.1} B a page");
 }
 
-/// Where the position tables are full, where they have just doubled, and in between; at 1 M they are as full as at 500,000
-/// (59.9 B a page, measured once).
+/// Where the position tables are full, where they have just doubled, and in between; at 1 M they are as full as at
+/// 500,000 (59.9 B a page, measured once).
 #[test]
 fn a_page_takes_at_most_64_bytes() {
     let mut cluster = Cluster::with_slots(550_000);

@@ -1,7 +1,8 @@
-//! Random operations over a tiny universe: few namespaces, keys, nodes and slots, so that everything collides all the time.
+//! Random operations over a tiny universe: few namespaces, keys, nodes and slots, so that everything collides all the
+//! time.
 //!
-//! An operation names things by small numbers; it becomes a command against the model as it is then, so that most commands
-//! make sense and some do not.
+//! An operation names things by small numbers; it becomes a command against the model as it is then, so that most
+//! commands make sense and some do not.
 
 use bytes::Bytes;
 use foreword_meta::state::command::{ClusterSettings, Command, Retirement, SessionOperation};

@@ -1,4 +1,5 @@
-//! Random command sequences against the model, all invariants after each command, through snapshots and with frozen views.
+//! Random command sequences against the model, all invariants after each command, through snapshots and with frozen
+//! views.
 
 use bytes::BytesMut;
 use foreword_meta::state::command::{ClusterSettings, Command};
@@ -154,7 +155,8 @@ proptest! {
     }
 }
 
-/// The random runs are worth something only if they get somewhere: over a fixed set of them, each kind of thing happens.
+/// The random runs are worth something only if they get somewhere: over a fixed set of them, each kind of thing
+/// happens.
 #[test]
 fn random_runs_reach_every_corner() {
     use proptest::strategy::ValueTree;

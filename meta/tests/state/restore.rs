@@ -46,6 +46,21 @@ fn a_large_state_comes_in_pieces_of_a_mebibyte() {
     assert_eq!(again.l3_status(), state.l3_status());
 }
 
+/// 16 bytes for each slot that rests: all in one piece, they were more than a snapshot's file takes from a million on.
+#[test]
+fn many_rests_come_in_pieces_too() {
+    const RESTING: u64 = 80_000;
+    let mut cluster = Cluster::with_slots(2 * RESTING);
+    cluster.fill(RESTING);
+    cluster.delete_oldest(RESTING);
+    let pieces = pieces(&cluster.state);
+    let longest = pieces.iter().map(Bytes::len).max().unwrap();
+    assert!(longest < (1 << 20) + 64, "{longest}");
+    let again = restore(pieces).unwrap();
+    assert_eq!(again.digest_from_scratch(), cluster.state.digest());
+    assert_eq!(again.class(4096).slots.resting, RESTING);
+}
+
 #[test]
 fn a_snapshot_without_one_of_its_pieces_is_refused() {
     let pieces = pieces(&varied(500, 300));

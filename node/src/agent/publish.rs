@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use foreword_proto::records::{self, PageRecord};
 use foreword_proto::wire::meta as wire;
-use foreword_proto::{BadInput, Location, PublishOutcome, PutOutcome, Revision, SlotRef};
+use foreword_proto::{BadInput, Location, PublishOutcome, PutOutcome, PutRefusal, Revision, SlotRef};
 use foreword_seams::{Marker, sometimes};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
@@ -81,16 +81,16 @@ async fn publish_batch(
             Ok(answer) => settle_batch(&core, &open, &session, &batch, answer),
             Err(error) => {
                 tracing::error!(%error, "a publish's answer could not be read");
-                give_up(&core, &session, &batch, "write_failed");
+                give_up(&core, &session, &batch, PutRefusal::WriteFailed);
             }
         },
         Err(CommandError::SessionLost) => {
             sometimes(Marker::PublishFenced);
-            give_up(&core, &session, &batch, "fenced");
+            give_up(&core, &session, &batch, PutRefusal::Fenced);
         }
         Err(CommandError::Refused(status)) => {
             tracing::error!(%status, pages = batch.len(), "the group refused a publish");
-            give_up(&core, &session, &batch, "write_failed");
+            give_up(&core, &session, &batch, PutRefusal::WriteFailed);
         }
     }
 }
@@ -139,9 +139,9 @@ fn settle_batch(core: &Core, open: &OpenNamespace, session: &Session, batch: &[P
             outcomes.push(match outcome {
                 PublishOutcome::Published => PutOutcome::Published { revision },
                 PublishOutcome::Existing => PutOutcome::Exists { revision },
-                PublishOutcome::Cleared => PutOutcome::Refused { reason: "cleared" },
-                PublishOutcome::NotGranted => PutOutcome::Refused { reason: "fenced" },
-                PublishOutcome::OverQuota => PutOutcome::Refused { reason: "quota" },
+                PublishOutcome::Cleared => PutOutcome::Refused { reason: PutRefusal::Cleared },
+                PublishOutcome::NotGranted => PutOutcome::Refused { reason: PutRefusal::Fenced },
+                PublishOutcome::IndexFull => PutOutcome::Refused { reason: PutRefusal::IndexFull },
             });
         }
     });
@@ -152,7 +152,7 @@ fn settle_batch(core: &Core, open: &OpenNamespace, session: &Session, batch: &[P
 }
 
 /// The pages were not published as far as is known; their slots are not used again by this session.
-fn give_up(core: &Core, session: &Arc<Session>, batch: &[PublishJob], reason: &'static str) {
+fn give_up(core: &Core, session: &Arc<Session>, batch: &[PublishJob], reason: PutRefusal) {
     for job in batch {
         job.pending.refuse(reason);
     }

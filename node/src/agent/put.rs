@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use foreword_proto::key::ParentHint;
-use foreword_proto::{BadInput, EntryKey, Epoch, PageKey, PutOutcome};
+use foreword_proto::{BadInput, EntryKey, Epoch, PageKey, PutOutcome, PutRefusal};
 use foreword_seams::{Marker, sometimes};
 use futures::future::BoxFuture;
 use tokio::time::Instant;
@@ -60,7 +60,7 @@ impl Core {
             PutOutcome::Published { .. } => self.counters.publishes_acked.add(1),
             PutOutcome::Exists { .. } => self.counters.puts_existing.add(1),
             PutOutcome::Declined => self.counters.puts_declined.add(1),
-            PutOutcome::Refused { reason } => self.counters.refuse(reason),
+            PutOutcome::Refused { reason } => self.counters.refuse(*reason),
             PutOutcome::Taken => {}
         }
         work.settle(outcome);
@@ -71,7 +71,7 @@ impl Core {
     pub(super) fn abort_gather(&self, open: &OpenNamespace, work: &PageWork) {
         if work.give_up() {
             self.counters.puts_aborted.add(1);
-            self.settle(open, work, PutOutcome::Refused { reason: "incomplete" });
+            self.settle(open, work, PutOutcome::Refused { reason: PutRefusal::Incomplete });
         }
     }
 
@@ -80,7 +80,7 @@ impl Core {
         let pending = Pending { core: self.clone(), open: open.clone(), work: work.clone() };
         let job = WriteJob { page, pending, taken: Instant::now(), failed: 0 };
         if let Err(unsent) = open.writer.try_send(job) {
-            unsent.into_inner().pending.refuse("queue_full");
+            unsent.into_inner().pending.refuse(PutRefusal::QueueFull);
         }
     }
 }
@@ -117,8 +117,8 @@ impl Put {
         }
         let refused = |core: &Core| {
             sometimes(Marker::PutRefusedForRoom);
-            core.counters.refuse("queue_full");
-            Page::Settled(PutOutcome::Refused { reason: "queue_full" })
+            core.counters.refuse(PutRefusal::QueueFull);
+            Page::Settled(PutOutcome::Refused { reason: PutRefusal::QueueFull })
         };
         let deadline = Instant::now() + Duration::from_millis(self.core.config.put_room_wait_ms);
         let Some(room) = self.core.put_room.take(self.open.geometry.frame_bytes, deadline).await else {
@@ -185,7 +185,7 @@ impl Put {
                 sometimes(Marker::PutAbandoned);
                 self.core.abort_gather(&self.open, &work);
             }
-            self.pages[index] = Page::Settled(PutOutcome::Refused { reason: "incomplete" });
+            self.pages[index] = Page::Settled(PutOutcome::Refused { reason: PutRefusal::Incomplete });
             let shard_bytes = self.open.geometry.shard_bytes[self.shard];
             let expected = format!("{shard_bytes} bytes of shard {} of page {index}, got {taken}", self.shard);
             partial = partial.and(Err(BadInput::new("pieces", expected)));
@@ -195,8 +195,8 @@ impl Put {
 
     fn without_bytes(&self, index: usize) -> PutOutcome {
         self.existing(index).unwrap_or_else(|| {
-            self.core.counters.refuse("incomplete");
-            PutOutcome::Refused { reason: "incomplete" }
+            self.core.counters.refuse(PutRefusal::Incomplete);
+            PutOutcome::Refused { reason: PutRefusal::Incomplete }
         })
     }
 }

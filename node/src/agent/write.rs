@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreword_proto::{Location, PutOutcome, SlotRef};
+use foreword_proto::{Location, PutOutcome, PutRefusal, SlotRef};
 use foreword_seams::{Marker, sometimes};
 use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -36,7 +36,7 @@ impl Pending {
         self.core.settle(&self.open, &self.work, outcome);
     }
 
-    pub(super) fn refuse(&self, reason: &'static str) {
+    pub(super) fn refuse(&self, reason: PutRefusal) {
         self.settle(PutOutcome::Refused { reason });
     }
 }
@@ -44,7 +44,7 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if self.work.outcome().is_none() {
-            self.refuse("write_failed");
+            self.refuse(PutRefusal::WriteFailed);
         }
     }
 }
@@ -105,7 +105,7 @@ impl Writer {
         let publish_wait = Duration::from_millis(self.core.config.publish_wait_ms);
         let Some(session) = self.core.sessions.writable(jobs[0].taken + publish_wait).await else {
             sometimes(Marker::PutRefusedFenced);
-            return self.refuse_older(jobs, Instant::now(), publish_wait, "fenced");
+            return self.refuse_older(jobs, Instant::now(), publish_wait, PutRefusal::Fenced);
         };
         if session.id != self.session {
             (self.session, self.session_began) = (session.id, Instant::now());
@@ -117,7 +117,7 @@ impl Writer {
             let now = Instant::now();
             if !session.is_lost() && now >= until {
                 sometimes(Marker::PutRefusedL3Full);
-                self.refuse_older(jobs, now, room_wait, "l3_full");
+                self.refuse_older(jobs, now, room_wait, PutRefusal::L3Full);
             }
             return;
         }
@@ -132,7 +132,7 @@ impl Writer {
     }
 
     /// Refuses the jobs that have waited this long; the first one always.
-    fn refuse_older(&self, jobs: &mut Vec<WriteJob>, now: Instant, wait: Duration, reason: &'static str) {
+    fn refuse_older(&self, jobs: &mut Vec<WriteJob>, now: Instant, wait: Duration, reason: PutRefusal) {
         let mut first = true;
         jobs.retain(|job| {
             let refused = std::mem::take(&mut first) || job.taken + wait <= now;
@@ -179,7 +179,11 @@ async fn write_batch(
                 }
                 Written::NotSubmitted(why) => {
                     unwritten.push(slot);
-                    job.pending.refuse(if why == NotSubmitted::Fenced { "fenced" } else { "write_failed" });
+                    job.pending.refuse(if why == NotSubmitted::Fenced {
+                        PutRefusal::Fenced
+                    } else {
+                        PutRefusal::WriteFailed
+                    });
                 }
                 Written::Unknown(error) => {
                     tracing::warn!(?slot, %error, "an L3 write has no known result");
@@ -197,7 +201,7 @@ async fn write_batch(
 fn write_again(core: &Arc<Core>, mut job: WriteJob) {
     job.failed += 1;
     if job.failed >= WRITE_ATTEMPTS_MAX {
-        return job.pending.refuse("write_failed");
+        return job.pending.refuse(PutRefusal::WriteFailed);
     }
     job.taken = Instant::now();
     core.counters.l3_writes_repeated.add(1);
@@ -210,7 +214,7 @@ fn write_again(core: &Arc<Core>, mut job: WriteJob) {
 async fn write_from_new_memory(core: &Arc<Core>, mut job: WriteJob) {
     let room_wait = Duration::from_millis(core.config.put_room_wait_ms);
     let Some(mut frame) = core.frame(&job.pending.open, Instant::now() + room_wait).await else {
-        return job.pending.refuse("write_failed");
+        return job.pending.refuse(PutRefusal::WriteFailed);
     };
     frame.bytes_mut().copy_from_slice(job.page.frame.bytes());
     core.counters.bytes_copied.add(frame.len() as u64);

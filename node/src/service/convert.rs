@@ -47,7 +47,7 @@ pub(super) fn page_put_to_wire(outcome: &PutOutcome) -> wire::PagePut {
         PutOutcome::Published { revision } => (wire::PutOutcome::Published, *revision, ""),
         PutOutcome::Exists { revision } => (wire::PutOutcome::Exists, *revision, ""),
         PutOutcome::Declined => (wire::PutOutcome::Declined, 0, ""),
-        PutOutcome::Refused { reason } => (wire::PutOutcome::Refused, 0, *reason),
+        PutOutcome::Refused { reason } => (wire::PutOutcome::Refused, 0, reason.name()),
     };
     wire::PagePut { outcome: outcome.into(), revision, reason: reason.to_owned() }
 }

@@ -82,7 +82,7 @@ fn the_wires_numbers_are_closed_sets() {
         }
     }
     assert_eq!((0..=u8::MAX).filter_map(PublishOutcome::from_u8).count(), 5);
-    assert_eq!((0..=u8::MAX).filter_map(RetireReason::from_u8).count(), 5);
+    assert_eq!((0..=u8::MAX).filter_map(RetireReason::from_u8).count(), 4);
     // 0 is `published` among events and nothing at all among outcomes.
     assert_eq!((PublishOutcome::from_u8(0), RetireReason::from_u8(0)), (None, None));
 }

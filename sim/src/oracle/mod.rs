@@ -1,7 +1,8 @@
 //! The reference: one state that applies every committed entry in order, once, and remembers what each of them did.
 //!
-//! It reads the entries as some replica's disk has them and shares no memory with any replica. What it finds broken itself is in
-//! [`Oracle::violations`]; the rest is for the invariants to compare with.
+//! It reads the entries as some replica's disk has them and shares no memory with any replica. What it finds broken itself
+//! is in [`Oracle::violations`]; the rest is for the invariants to compare with. Rare paths of the state count here as on
+//! any replica: an entry that takes one here has taken it, or will, on each.
 
 mod presence;
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use foreword_proto::limits::FORMAT_VERSION;
+use foreword_proto::status::ReplicaRole;
 use serde_json::{Value, json};
 
 use super::live::{Live, spec};
@@ -145,7 +146,7 @@ async fn a_peer_of_another_cluster_is_refused() {
     assert_eq!(http_status(&http, b"GET /readyz HTTP/1.1").await, Some(503));
     live.works("a stranger's votes").await;
     let after = live.cluster.statuses().await.remove(0);
-    assert_eq!((after.term, after.voters, after.role.as_str()), (before.term, before.voters, "leader"));
+    assert_eq!((after.term, after.voters, after.role), (before.term, before.voters, ReplicaRole::Leader));
     // An agent of the other cluster.
     let text = format!(
         "[node]\nnode = \"n\"\nmeta = [\"{}\"]\nl3 = \"memory\"\nlisten = \"127.0.0.1:0\"\ncluster_id = \"{}\"\n",

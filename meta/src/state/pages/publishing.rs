@@ -86,7 +86,7 @@ impl PublishHandler<'_> {
             return PublishOutcome::Existing;
         }
         if !self.pages.insert(into.table, page.key, slot, page.location.checksums.as_slice()) {
-            return PublishOutcome::OverQuota;
+            return PublishOutcome::IndexFull;
         }
         self.room.publish(slot, page.parent);
         if let Some(info) = self.pages.namespaces.get_mut(into.namespace) {
