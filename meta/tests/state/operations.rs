@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use foreword_meta::state::command::{ClusterSettings, Command, Retirement, SessionOperation};
+use foreword_proto::limits::FEATURE_LEVEL_MAX;
 use foreword_proto::location::{Checksums, Location};
 use foreword_proto::records::{self, PageRecord, SuspectRecord};
 use foreword_proto::{DirectoryId, EntryKey, Namespace, NamespaceId, RetireReason, Sequence, SessionId, SlotRef};
@@ -277,7 +278,10 @@ pub(crate) fn command(operation: &Operation, model: &Model, before: &[Command]) 
             let slab = |number: &u8| if *number > 250 { Some(99) } else { chosen(&known, *number) };
             Command::DropSlabs { slabs: slabs.iter().filter_map(slab).collect() }
         }
-        Operation::Raise { level } => Command::RaiseFeatureLevel { level: (*level).into() },
+        // A replica stops at a level that its binary does not know: no state of one is restored by it.
+        Operation::Raise { level } => {
+            Command::RaiseFeatureLevel { level: u32::from(*level).clamp(1, FEATURE_LEVEL_MAX) }
+        }
         Operation::RecordMember { replica_id, directory } => {
             Command::RecordMember { replica_id: (*replica_id).into(), directory: DirectoryId([*directory; 16]) }
         }
