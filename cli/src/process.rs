@@ -45,8 +45,8 @@ impl Announcement {
 }
 
 /// openraft writes four lines for each try at a peer that is down, ten tries a second; `foreword_meta::network` has our own.
-/// Its fatal errors end a replica with a reason of ours.
-const OPENRAFT_QUIET: &str = "openraft=error,openraft::replication=off,openraft::core::raft_core=off";
+/// What is fatal to it ends a replica with a reason of ours.
+const OPENRAFT_QUIET: &str = "openraft=off";
 
 /// Logs to stderr, filtered by `FOREWORD_LOG`, else by `default`. openraft is quiet unless the filter names it.
 ///

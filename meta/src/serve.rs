@@ -33,6 +33,7 @@ use crate::replica::group::Group;
 use crate::replica::halt::Halt;
 use crate::replica::leases::Leases;
 use crate::replica::level::Level;
+use crate::replica::pace::Pace;
 use crate::replica::proposer::Proposer;
 use crate::replica::reclaim::Reclaim;
 use crate::replica::rejoin::{Standing, rejoin};
@@ -220,7 +221,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     }
     let clock = Arc::new(LeaderClock::default());
     let proposer = Proposer::spawn(raft.clone(), clock.clone());
-    let group = Arc::new(Group::new(&identity, raft.clone(), applied.clone(), peers, proposer));
+    let group = Arc::new(Group::new(&identity, raft.clone(), applied.clone(), peers.clone(), proposer));
     let watermarks =
         Watermarks { high_percent: config.high_watermark_percent, low_percent: config.low_watermark_percent };
     let lease = Duration::from_millis(identity.settings.lease_ms);
@@ -235,7 +236,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         vec![leases.clone(), Arc::new(Reclaim::new(applied)), evictor.clone(), page_files.clone()];
     let source = StatusSource {
         group: group.clone(),
-        log: log_reader,
+        log: log_reader.clone(),
         standing: standing.clone(),
         page_files: page_files.clone(),
         page_files_served: hf3fs_clients.is_some(),
@@ -247,6 +248,15 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     tasks.spawn(watch_raft(raft.clone(), halt.clone(), failing.clone()));
     tasks.spawn(Duties::new(group.clone(), clock, duties).run());
     tasks.spawn(stop_when_diverged(group.clone(), standing.clone(), deps.telemetry.clone(), failing));
+    let pace = Pace {
+        group: group.clone(),
+        peers: peers.clone(),
+        log: log_reader.clone(),
+        standing: standing.clone(),
+        heartbeat: Duration::from_millis(config.heartbeat_ms),
+        settle: Duration::from_millis(config.election_ms_min),
+    };
+    tasks.spawn(pace.keep());
     tasks.spawn(snapshot_by_bytes(source.clone(), config.log_bytes_per_snapshot));
     tasks.spawn(become_ready(group.clone(), standing.clone()));
     let changes = Changes::new(group.clone());

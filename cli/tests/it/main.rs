@@ -6,6 +6,7 @@ mod driver;
 mod fakes;
 mod hf3fs_python;
 mod kill;
+mod slow_disk;
 mod usrbio_python;
 mod usrbiod;
 

@@ -186,7 +186,11 @@ impl RngCore for ThreadRng {
     }
 }
 
-/// tokio, but with randomness that can be seeded: elections replay in the simulator.
+/// openraft gives up no call before this. It would give an append one heartbeat's time, though the peer flushes before it
+/// answers; each kind of call has a deadline of its own in `network::client`, below this.
+pub const CALL_TIMEOUT_MIN: Duration = Duration::from_secs(4);
+
+/// tokio, but with randomness that can be seeded, so that elections replay in the simulator, and with [`CALL_TIMEOUT_MIN`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct EntropyRuntime;
 
@@ -219,7 +223,7 @@ impl AsyncRuntime for EntropyRuntime {
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
-        TokioRuntime::timeout(duration, future)
+        TokioRuntime::timeout(duration.max(CALL_TIMEOUT_MIN), future)
     }
 
     fn timeout_at<R, F: Future<Output = R> + OptionalSend>(deadline: Self::Instant, future: F) -> Self::Timeout<R, F> {

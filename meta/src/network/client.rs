@@ -15,16 +15,25 @@ use openraft::{Snapshot, Vote};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use super::address::Peer;
 use super::messages::{append_to_wire, to_body};
 use super::peers::{PeerClient, Peers};
-use crate::consensus::types::{Member, SnapshotMeta, TypeConfig};
+use crate::consensus::types::{CALL_TIMEOUT_MIN, Member, SnapshotMeta, TypeConfig};
 
 /// A whole snapshot of the largest index, over a slow link.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(600);
+/// Entries sent and flushed: several flushes of a slow disk, and megabytes over a slow link. A peer that was cut off is noticed by
+/// its channel's keepalive.
+const APPEND_DEADLINE: Duration = Duration::from_secs(3);
+/// An append without entries, which may wait for a flush that is under way at the peer.
+const HEARTBEATS_PER_ANSWER: u32 = 5;
+/// A heartbeat that was not delivered by then is late.
+const SHOWN_WITHIN: Duration = Duration::from_secs(1);
+const _: () = assert!(APPEND_DEADLINE.as_millis() < CALL_TIMEOUT_MIN.as_millis());
 /// A peer that refuses connections is asked again after this.
 const BACKOFF: Duration = Duration::from_millis(100);
 
@@ -88,6 +97,21 @@ impl PeerNetwork {
     }
 }
 
+impl Peers {
+    /// Shows a replica that the leader by `vote` is there, beside openraft's own heartbeats and without waiting: an append of
+    /// nothing. One that follows a later vote refuses it.
+    pub(crate) fn show_leader(self: Arc<Self>, target: u64, member: &Member, vote: Vote<u64>) {
+        let request = AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None };
+        let (Ok(request), false) = (append_to_wire(request), self.pulse().is_silent()) else { return };
+        let mut client = self.raft_client(&Peer::member(target, member));
+        tokio::spawn(async move {
+            if let Ok(Ok(_)) = tokio::time::timeout(SHOWN_WITHIN, client.append_entries(request)).await {
+                self.reach().heard(target);
+            }
+        });
+    }
+}
+
 type CallError = RPCError<u64, Member, RaftError<u64>>;
 
 /// A status as openraft wants it: a peer that cannot be reached, or is not the one that was meant, is asked less often; any other
@@ -109,9 +133,19 @@ impl RaftNetwork<TypeConfig> for PeerNetwork {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, CallError> {
+        if self.peers.pulse().is_silent() {
+            return Err(fault(Status::unavailable("this leader is handing over")));
+        }
+        // openraft gives both one heartbeat's time, in which no slow disk is done.
+        let flushes = !request.entries.is_empty();
+        let deadline = if flushes { APPEND_DEADLINE } else { option.hard_ttl() * HEARTBEATS_PER_ANSWER };
         let request = append_to_wire(request).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
         let mut client = self.client();
-        let response = self.answer(option.hard_ttl(), client.append_entries(request)).await?;
+        let sent = Instant::now();
+        let response = self.answer(deadline, client.append_entries(request)).await?;
+        if flushes {
+            self.peers.pulse().acknowledged(self.peer.address.replica_id, sent.elapsed());
+        }
         parse(&response.body)
     }
 

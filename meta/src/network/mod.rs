@@ -5,6 +5,7 @@ mod client;
 pub(crate) mod hello;
 pub(crate) mod messages;
 mod peers;
+mod pulse;
 mod reach;
 
 pub use address::{Address, Peer, PeerIdentity};

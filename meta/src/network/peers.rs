@@ -1,6 +1,6 @@
 //! Channels to other replicas, made once each and kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
 use super::address::{Addressed, Peer, PeerIdentity};
+use super::pulse::Pulse;
 use super::reach::Reach;
 
 /// A channel that says on every call whose it is and whom it is for.
@@ -37,13 +38,14 @@ pub struct Peers {
     /// Snapshots on their way, by the replica that receives them.
     snapshots: Mutex<BTreeMap<u64, usize>>,
     reach: Reach,
+    pulse: Pulse,
 }
 
 impl Peers {
     /// No channels yet.
     pub fn new(net: Arc<dyn Net>, identity: PeerIdentity) -> Self {
         let (channels, snapshots) = (Mutex::default(), Mutex::default());
-        Self { net, identity, channels, snapshots, reach: Reach::default() }
+        Self { net, identity, channels, snapshots, reach: Reach::default(), pulse: Pulse::default() }
     }
 
     /// Which peers can be reached.
@@ -54,6 +56,26 @@ impl Peers {
     /// Who this replica is to others.
     pub fn identity(&self) -> PeerIdentity {
         self.identity
+    }
+
+    /// How fast they acknowledge.
+    pub(super) fn pulse(&self) -> &Pulse {
+        &self.pulse
+    }
+
+    /// The median acknowledgement of the fastest of these peers that acknowledged at least `count` times within `window`.
+    pub(crate) fn fastest_acknowledgement(
+        &self,
+        among: &BTreeSet<u64>,
+        window: Duration,
+        count: usize,
+    ) -> Option<Duration> {
+        self.pulse.fastest(among, window, count)
+    }
+
+    /// Sends no append while silent: the followers choose another leader.
+    pub(crate) fn be_silent(&self, silent: bool) {
+        self.pulse.be_silent(silent);
     }
 
     /// The channel to an endpoint.

@@ -1,6 +1,6 @@
 //! How fast the other replicas acknowledge, and whether this one shows itself to them at all.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -40,11 +40,11 @@ impl Pulse {
         last.push_back((Instant::now(), took));
     }
 
-    /// The smallest median over the peers that acknowledged at least `count` times within `window`.
-    pub(super) fn fastest(&self, window: Duration, count: usize) -> Option<Duration> {
+    /// The smallest median over those of `among` that acknowledged at least `count` times within `window`.
+    pub(super) fn fastest(&self, among: &BTreeSet<u64>, window: Duration, count: usize) -> Option<Duration> {
         let now = Instant::now();
         let peers = self.peers.lock();
-        let medians = peers.values().filter_map(|last| {
+        let medians = peers.iter().filter(|(peer, _)| among.contains(peer)).filter_map(|(_, last)| {
             let recent = last.iter().filter(|(at, _)| *at + window >= now);
             let mut took: Vec<_> = recent.map(|(_, took)| *took).collect();
             took.sort_unstable();
@@ -60,18 +60,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_fastest_peer_is_one_that_acknowledges_now() {
-        let (pulse, window) = (Pulse::default(), Duration::from_secs(10));
+        let (pulse, window, all) = (Pulse::default(), Duration::from_secs(10), BTreeSet::from([2, 3]));
         let ms = Duration::from_millis;
-        assert_eq!(pulse.fastest(window, 3), None);
+        assert_eq!(pulse.fastest(&all, window, 3), None);
         for took in [1, 2, 900] {
             pulse.acknowledged(2, ms(took));
         }
         for took in [50, 60, 70] {
             pulse.acknowledged(3, ms(took));
         }
-        assert_eq!(pulse.fastest(window, 3), Some(ms(2)));
-        assert_eq!(pulse.fastest(window, 4), None);
+        assert_eq!(pulse.fastest(&all, window, 3), Some(ms(2)));
+        assert_eq!(pulse.fastest(&BTreeSet::from([3]), window, 3), Some(ms(60)));
+        assert_eq!(pulse.fastest(&all, window, 4), None);
         tokio::time::advance(window * 2).await;
-        assert_eq!(pulse.fastest(window, 3), None);
+        assert_eq!(pulse.fastest(&all, window, 3), None);
     }
 }

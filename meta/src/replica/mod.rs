@@ -14,6 +14,7 @@ pub mod leases;
 pub(crate) mod level;
 pub(crate) mod newcomer;
 pub mod observer;
+pub(crate) mod pace;
 pub mod proposer;
 mod read_index;
 pub mod reclaim;

@@ -93,7 +93,8 @@ impl Pace {
     /// Median flush here, and the median acknowledgement of the fastest follower, when this leader is one to be replaced.
     fn too_slow(&self) -> Option<(Duration, Duration)> {
         let own = self.log.flushes().median(WINDOW, FLUSHES_MIN).filter(|own| *own >= SLOW)?;
-        let follower = self.peers.fastest_acknowledgement(WINDOW, FLUSHES_MIN)?;
+        let voters = self.group.raft.metrics().borrow().membership_config.voter_ids().collect();
+        let follower = self.peers.fastest_acknowledgement(&voters, WINDOW, FLUSHES_MIN)?;
         (follower * 2 <= own).then_some((own, follower))
     }
 
@@ -105,6 +106,7 @@ impl Pace {
         let replaced = metrics.wait_for(|metrics| metrics.state != ServerState::Leader);
         let _ = tokio::time::timeout(SILENCE_MAX, replaced).await;
         self.peers.be_silent(false);
-        self.group.raft.runtime_config().heartbeat(true);
+        // A replica that diverged meanwhile stays silent.
+        self.group.raft.runtime_config().heartbeat(self.standing.may_vote());
     }
 }

@@ -14,6 +14,7 @@ use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot};
 
 use super::engine::{Item, LogEngine, hole};
+use super::flushes::Flushes;
 use super::mark::{Mark, MarkFile, MarkKeeper};
 use super::recovery::{OpenError, recover};
 use super::writer::{Ack, Change, Op, Position, Runner, Writer, WriterEnd};
@@ -114,6 +115,7 @@ pub struct Recovered {
 #[derive(Debug)]
 pub struct LogStore {
     memory: Arc<RwLock<Memory>>,
+    flushes: Arc<Flushes>,
     ops: mpsc::Sender<Op>,
     end: WriterEnd,
     version: WriteVersion,
@@ -125,6 +127,7 @@ pub struct LogStore {
 #[derive(Debug, Clone)]
 pub struct LogReader {
     memory: Arc<RwLock<Memory>>,
+    flushes: Arc<Flushes>,
 }
 
 impl LogReader {
@@ -136,6 +139,11 @@ impl LogReader {
     /// Index of the last entry, or of the last purged one.
     pub fn last_index(&self) -> Option<u64> {
         self.memory.read().last().map(|last| last.index)
+    }
+
+    /// How long the log's flushes take.
+    pub fn flushes(&self) -> &Flushes {
+        &self.flushes
     }
 
     /// The vote, if one was ever given.
@@ -166,8 +174,9 @@ impl LogStore {
             sometimes(Marker::PurgeResumed);
         }
         let mark = Mark { last: memory.last().map(position), vote: memory.vote };
-        let (writer, ops, end) =
-            Writer::new(engine, keeper, mark, leftover.map(|(_, purged)| purged.index), version.clone());
+        let flushes = Arc::new(Flushes::default());
+        let purging = leftover.map(|(_, purged)| purged.index);
+        let (writer, ops, end) = Writer::new(engine, keeper, mark, purging, version.clone(), flushes.clone());
         runner(Box::pin(writer.run()))?;
         let recovered = Recovered {
             vote: memory.vote,
@@ -178,12 +187,12 @@ impl LogStore {
             log_bytes: memory.bytes,
         };
         memory.vote = memory.vote.map(stand_again);
-        Ok((Self { memory: Arc::new(RwLock::new(memory)), ops, end, version, settled: false }, recovered))
+        Ok((Self { memory: Arc::new(RwLock::new(memory)), flushes, ops, end, version, settled: false }, recovered))
     }
 
     /// A handle that reads: for openraft's replication, and for whoever decides when to purge.
     pub fn reader(&self) -> LogReader {
-        LogReader { memory: self.memory.clone() }
+        LogReader { memory: self.memory.clone(), flushes: self.flushes.clone() }
     }
 
     /// Bytes of the entries since the purge, as stored.

@@ -6,6 +6,7 @@
 pub mod conformance;
 pub mod data_dir;
 pub mod engine;
+mod flushes;
 pub mod log_store;
 pub mod mark;
 pub mod memory_engine;
@@ -16,6 +17,7 @@ pub mod writer;
 
 pub use data_dir::{DataDir, DataDirError, Identity, IdentityFile};
 pub use engine::{LogEngine, MetaKey};
+pub use flushes::Flushes;
 pub use log_store::{LogReader, LogStore, Recovered};
 pub use mark::{LocalMark, MarkFile};
 pub use recovery::OpenError;

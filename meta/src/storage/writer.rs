@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 
 use super::engine::{Item, LogEngine, MetaKey};
+use super::flushes::Flushes;
 use super::mark::{Mark, MarkKeeper};
 use crate::consensus::entry_codec::encode_vote;
 use crate::consensus::types::Vote;
@@ -97,6 +98,7 @@ pub(crate) struct Writer {
     purging: Option<u64>,
     fault: Option<(io::ErrorKind, String)>,
     version: WriteVersion,
+    flushes: Arc<Flushes>,
     ended: watch::Sender<()>,
 }
 
@@ -118,13 +120,15 @@ enum Event {
 }
 
 impl Writer {
-    /// A writer over what recovery found. `purging`: items up to there are left over from an unfinished purge.
+    /// A writer over what recovery found. `purging`: items up to there are left over from an unfinished purge; `flushes` is told
+    /// of each flush.
     pub(crate) fn new(
         engine: Box<dyn LogEngine>,
         keeper: MarkKeeper,
         mark: Mark,
         purging: Option<u64>,
         version: WriteVersion,
+        flushes: Arc<Flushes>,
     ) -> (Self, mpsc::Sender<Op>, WriterEnd) {
         let (sender, ops) = mpsc::channel(WRITER_QUEUE_MAX);
         let (ended, end) = watch::channel(());
@@ -141,6 +145,7 @@ impl Writer {
             purging,
             fault: None,
             version,
+            flushes,
             ended,
         };
         (writer, sender, WriterEnd(end))
@@ -254,8 +259,10 @@ impl Writer {
                 self.engine.put_meta(MetaKey::Committed, committed)?;
             }
             self.purge_some(PURGE_ITEMS_PER_GROUP)?;
+            self.flushes.begin();
             self.engine.sync().await?;
             self.keeper.save(self.mark).await?;
+            self.flushes.end();
             self.purging = self.purge_next.take().or(self.purging);
         }
         self.dirty = false;

@@ -24,8 +24,8 @@ use tonic::{Code, Response, Status};
 pub(super) const SHARD_BYTES: [u64; 2] = [3000, 5000];
 
 /// A running cluster with one namespace open on its first agent.
-pub(super) struct Live {
-    pub(super) cluster: Cluster,
+pub(crate) struct Live {
+    pub(crate) cluster: Cluster,
     pub(super) agent: clients::Agent,
     pub(super) namespace: Namespace,
     pub(super) namespace_id: u32,
@@ -35,7 +35,7 @@ pub(super) struct Live {
 }
 
 /// A cluster for tests: small, and slots rest only shortly.
-pub(super) fn spec(replicas: usize, agents: usize) -> Spec {
+pub(crate) fn spec(replicas: usize, agents: usize) -> Spec {
     Spec {
         binary: env!("CARGO_BIN_EXE_foreword").into(),
         dir: None,
@@ -56,7 +56,7 @@ pub(super) fn spec(replicas: usize, agents: usize) -> Spec {
 
 impl Live {
     /// Starts a cluster and opens the namespace.
-    pub(super) async fn start(spec: Spec) -> Self {
+    pub(crate) async fn start(spec: Spec) -> Self {
         let permit = crate::CLUSTERS.acquire().await.unwrap();
         let cluster = Cluster::start(spec, |_| {}).await.unwrap_or_else(|error| panic!("{error:#}"));
         let agent = clients::agent(&cluster.agent_endpoints()[0]);
@@ -77,7 +77,7 @@ impl Live {
     }
 
     /// A key that no call has had yet.
-    pub(super) fn fresh_key(&mut self) -> PageKey {
+    pub(crate) fn fresh_key(&mut self) -> PageKey {
         self.pages += 1;
         PageKey::opaque(&self.pages.to_le_bytes())
     }
@@ -95,7 +95,7 @@ impl Live {
     }
 
     /// Puts both shards of a page; answers with the revision at which it was published.
-    pub(super) async fn publish(&self, key: &PageKey) -> Result<u64, Status> {
+    pub(crate) async fn publish(&self, key: &PageKey) -> Result<u64, Status> {
         let shard = |shard| put(self.agent.clone(), self.namespace_id, shard, *key, shard_bytes(key, shard));
         let (first, second) = tokio::join!(shard(0), shard(1));
         let (first, second) = (first?, second?);
@@ -104,7 +104,7 @@ impl Live {
     }
 
     /// Gets a page and checks every byte.
-    pub(super) async fn readable(&mut self, key: &PageKey, bypass_cache: bool) {
+    pub(crate) async fn readable(&mut self, key: &PageKey, bypass_cache: bool) {
         let request = n::GetRequest {
             namespace_id: self.namespace_id,
             keys: page_keys_to_wire(&[*key]),

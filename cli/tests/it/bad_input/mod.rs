@@ -8,7 +8,7 @@ mod damage;
 mod garbage;
 mod half_sent;
 mod l3;
-mod live;
+pub(super) mod live;
 mod meta_calls;
 mod run;
 mod starts;
