@@ -24,7 +24,7 @@ demo:
 test:
 	@tests/run
 
-# A second binary, of the next version, beside the one that is tested: it compiles our own crates once more, no dependency.
+# A second binary, of the next version, beside the one that is tested: compiles our own crates once more (two minutes on two cores).
 test-upgrade:
 	cargo build --workspace --bin foreword --features foreword/next-version
 	cp $(TARGET_DIR)/debug/foreword $(TARGET_DIR)/debug/foreword-next

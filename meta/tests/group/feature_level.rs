@@ -7,8 +7,15 @@ use tonic::Code;
 
 use crate::cluster::Cluster;
 
+/// Asks a replica; again while it knows no leader.
 async fn ask(cluster: &Cluster, id: u64, raise_to: u32) -> Result<wire::FeatureLevelResponse, tonic::Status> {
-    cluster.admin(id).feature_level(wire::FeatureLevelRequest { raise_to }).await.map(tonic::Response::into_inner)
+    let answered = cluster.eventually("an answer of the leader", async || {
+        match cluster.admin(id).feature_level(wire::FeatureLevelRequest { raise_to }).await {
+            Err(error) if error.code() == Code::Unavailable => None,
+            answered => Some(answered.map(tonic::Response::into_inner)),
+        }
+    });
+    answered.await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,6 +9,7 @@ use foreword_proto::bad_input::field_of;
 use foreword_proto::limits::{
     COMMANDS_PER_ENTRY_MAX, ENTRY_BYTES_MAX, FEATURE_LEVEL_MAX, FORMAT_VERSION, WIRE_VERSION,
 };
+use foreword_proto::versions::Foreign;
 use foreword_proto::wire::raft::ProposeRequest;
 use foreword_proto::wire::raft::raft_client::RaftClient;
 use tonic::metadata::MetadataValue;
@@ -126,4 +127,15 @@ async fn a_replica_that_cannot_read_a_committed_entry_stops_and_names_both_versi
         Err(error) => error.to_string(),
     };
     assert!(names_both(&failed), "{failed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_stops_at_a_level_that_it_does_not_know_and_names_both() {
+    let mut cluster = Cluster::started(1).await;
+    let raft = cluster.running[&1].group().raft.clone();
+    let raise = encoded(&Command::RaiseFeatureLevel { level: FEATURE_LEVEL_MAX + 1 });
+    raft.client_write(EntryBatch(encode_batch(FORMAT_VERSION, &[raise]))).await.unwrap_err();
+    let failed = tokio::time::timeout(PATIENCE, cluster.running.get_mut(&1).unwrap().failed()).await.unwrap();
+    let expected = Foreign::Level { found: FEATURE_LEVEL_MAX + 1, knows: FEATURE_LEVEL_MAX };
+    assert!(matches!(&failed, Failure::OtherVersion(other) if other.what == expected), "{failed}");
 }
