@@ -127,6 +127,14 @@ pub async fn open_data_dir(
     };
     let (log, recovered, set_aside) = open_log(parts, &on_a_thread(), set_aside)?;
     tracing::info!(?recovered, "opened the log");
+    {
+        let mut dir = dir.0.lock();
+        // The log is gone with its mark, which would have told. A member has voted, or followed a vote.
+        if dir.identity().took_part() && log.reader().vote().is_none() && !dir.identity().rejoining {
+            tracing::error!("this replica took part in its group and its log is empty; it rejoins");
+            dir.set_rejoining(true)?;
+        }
+    }
     let (identity, snapshots) = {
         let dir = dir.0.lock();
         (dir.identity().clone(), LocalFiles::new(dir.snapshots()).map_err(OpenDirError::SnapshotsDir)?)

@@ -88,6 +88,11 @@ impl Needs {
 }
 
 impl Identity {
+    /// The replica was a member of its group when it last looked.
+    pub fn took_part(&self) -> bool {
+        self.bootstrapped && self.members.contains_key(&self.replica_id)
+    }
+
     /// The identity of a replica that joins a running group of these members later.
     pub fn joining(
         cluster_id: ClusterId,

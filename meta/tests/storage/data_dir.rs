@@ -1,10 +1,14 @@
 //! The data directory refuses what is not its own, and says which field.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use foreword_meta::config::MetaConfig;
+use foreword_meta::open::open_data_dir;
 use foreword_meta::state::command::ClusterSettings;
 use foreword_meta::storage::{DataDir, Identity};
 use foreword_proto::{ClusterId, DirectoryId};
+use foreword_seams::{OsEntropy, Telemetry, TokioNet};
 
 pub(crate) fn identity() -> Identity {
     let settings = ClusterSettings {
@@ -86,4 +90,21 @@ fn a_lost_log_is_set_aside_and_never_touched() {
     assert!(dir.identity().rejoining);
     dir.set_rejoining(false).unwrap();
     assert!(!dir.identity().rejoining);
+}
+
+#[tokio::test]
+async fn a_member_whose_log_was_removed_with_its_mark_rejoins() {
+    let root = tempfile::tempdir().unwrap();
+    let open = async || {
+        let config = MetaConfig::new(root.path().join("replica"), "127.0.0.1:1".parse().unwrap());
+        open_data_dir(&config, Arc::new(TokioNet), Arc::new(OsEntropy), Telemetry::new()).await.unwrap()
+    };
+    drop(DataDir::init(&root.path().join("replica"), &identity()).unwrap());
+    let deps = open().await;
+    assert!(!deps.identity.rejoining, "a new one lost nothing");
+    deps.identity_file.bootstrapped().unwrap();
+    let end = deps.log.end();
+    drop(deps);
+    end.wait().await;
+    assert!(open().await.identity.rejoining);
 }
