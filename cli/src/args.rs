@@ -76,6 +76,8 @@ pub enum MetaCommand {
     Replace(membership::ReplaceArgs),
     /// Show the group's feature level and what each member knows, or raise it
     FeatureLevel(feature_level::FeatureLevelArgs),
+    /// Move leadership to another replica
+    Leader(membership::LeaderArgs),
 }
 
 const RUN_EXAMPLES: &str = "\

@@ -94,6 +94,7 @@ async fn dispatch(cli: Cli) -> Done {
         Command::Meta(MetaCommand::Run(args)) => meta_run::run(*args).await,
         Command::Meta(MetaCommand::Add(args)) => membership::run(Change::Add(args), json).await,
         Command::Meta(MetaCommand::Remove(args)) => membership::run(Change::Remove(args), json).await,
+        Command::Meta(MetaCommand::Leader(args)) => membership::leader(args, json).await,
         Command::Meta(MetaCommand::FeatureLevel(args)) => feature_level::run(args, json).await,
         Command::Meta(MetaCommand::Replace(args)) => membership::run(Change::Replace(args), json).await,
         Command::Node(args) => node::run(*args).await,

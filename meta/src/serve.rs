@@ -259,7 +259,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     tasks.spawn(pace.keep());
     tasks.spawn(snapshot_by_bytes(source.clone(), config.log_bytes_per_snapshot));
     tasks.spawn(become_ready(group.clone(), standing.clone()));
-    let changes = Changes::new(group.clone());
+    let changes = Changes::new(group.clone(), Duration::from_millis(config.election_ms_max));
     tasks.spawn(changes.clone().tend());
     tasks.spawn(watch_removal(group.clone(), standing.clone()));
     tasks.spawn(note_members(group.clone(), identity.members.clone(), deps.identity_file.clone()));

@@ -113,10 +113,12 @@ pub(super) async fn ask_any<T>(
         match timeout(patience, ask(endpoint)).await.context("no answer in time").flatten() {
             Ok(answer) => return Ok(answer),
             Err(error) => {
-                let unreachable = error
-                    .downcast_ref::<tonic::Status>()
-                    .is_some_and(|status| status.code() == tonic::Code::Unavailable);
-                let error = error.context(format!("meta {endpoint}"));
+                let status = error.downcast_ref::<tonic::Status>();
+                let unreachable = status.is_some_and(|status| status.code() == tonic::Code::Unavailable);
+                let error = match status {
+                    Some(status) => clients::said_no(format_args!("meta {endpoint}"), status),
+                    None => error.context(format!("meta {endpoint}")),
+                };
                 // Only a replica that could not be asked leaves the question to the next one.
                 if !unreachable {
                     return Err(error);
@@ -144,4 +146,29 @@ async fn ask(endpoint: &Endpoint, change: &Change) -> anyhow::Result<Vec<u64>> {
         }
     };
     Ok(answer?.into_inner().voters)
+}
+
+/// `foreword meta leader`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  foreword meta leader --meta m1:7400 --to 2")]
+pub struct LeaderArgs {
+    #[command(flatten)]
+    pub group: GroupArgs,
+    /// The voter that is to lead
+    #[arg(long, value_name = "ID")]
+    pub to: u64,
+}
+
+/// Moves leadership: before the leader's machine is restarted, say.
+pub async fn leader(args: LeaderArgs, json: bool) -> Done {
+    let request = m::MoveLeaderRequest { to: args.to };
+    let answer = ask_any(&args.group.meta, PATIENCE, async |endpoint| {
+        Ok(clients::admin(endpoint).move_leader(request).await?.into_inner())
+    });
+    let m::MoveLeaderResponse { leader } = answer.await?;
+    match json {
+        true => println!("{}", json!({ "leader": leader })),
+        false => println!("leader: {leader}"),
+    }
+    Ok(ExitCode::SUCCESS)
 }

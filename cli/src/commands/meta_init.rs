@@ -184,6 +184,10 @@ async fn join(args: &InitArgs, endpoint: &Endpoint) -> anyhow::Result<Made> {
         let expected = format!("an id that the group never had, replica {id} is directory {known}");
         return Err(BadInput::new("replica_id", expected).into());
     }
+    if let Some(endpoint) = status.endpoints.get(&id) {
+        let expected = format!("an id that the group never had, replica {id} is a member, at {endpoint}");
+        return Err(BadInput::new("replica_id", expected).into());
+    }
     let directory = DirectoryId(OsEntropy.bytes16());
     let identity = Identity::joining(cluster_id, id, directory, settings, status.endpoints);
     // What the replica writes is of the level that the group has by now.

@@ -18,6 +18,7 @@ use tonic::{Code, Status};
 
 use super::checked::Author;
 use super::group::{Group, encode_commands, not_leader};
+use super::handover::hand_over;
 use super::newcomer::Newcomer;
 use crate::consensus::types::Member;
 use crate::refusal::refused;
@@ -38,6 +39,8 @@ pub(crate) type Voters = BTreeSet<u64>;
 /// Changes of the membership, and which one is under way.
 pub(crate) struct Changes {
     group: Arc<Group>,
+    /// For how long voters that heard a leader vote for nobody else.
+    lease: Duration,
     under_way: Mutex<Option<UnderWay>>,
 }
 
@@ -64,8 +67,8 @@ impl Drop for Turn {
 
 impl Changes {
     /// Changes of one replica's group.
-    pub(crate) fn new(group: Arc<Group>) -> Arc<Self> {
-        Arc::new(Self { group, under_way: Mutex::default() })
+    pub(crate) fn new(group: Arc<Group>, lease: Duration) -> Arc<Self> {
+        Arc::new(Self { group, lease, under_way: Mutex::default() })
     }
 
     /// Takes a replica in; one that is a voter already stays it.
@@ -123,6 +126,8 @@ impl Changes {
         let changes = self.clone();
         to_its_end(async move {
             let _turn = turn;
+            // A member that leaves before anybody has recorded it could come back from another directory.
+            changes.record_members().await?;
             let mut left = changes.voters();
             if !left.remove(&replica_id) {
                 return changes.change(ChangeMembers::RemoveNodes(BTreeSet::from([replica_id]))).await;
@@ -133,6 +138,17 @@ impl Changes {
             }
             changes.refuse_without_quorum(&left).await?;
             changes.change(ChangeMembers::RemoveVoters(BTreeSet::from([replica_id]))).await
+        })
+        .await
+    }
+
+    /// Moves leadership to a voter. Who leads now: another may have been faster.
+    pub(crate) async fn hand_over(self: &Arc<Self>, to: u64) -> Result<u64, Status> {
+        let turn = self.turn(format!("moving leadership to replica {to}"), None).await?;
+        let changes = self.clone();
+        to_its_end(async move {
+            let _turn = turn;
+            hand_over(&changes.group, to, changes.lease).await
         })
         .await
     }
@@ -227,6 +243,7 @@ impl Changes {
     ) -> Result<Voters, Status> {
         let id = newcomer.replica_id;
         let member = newcomer.prove(&self.group).await?;
+        self.record_members().await?;
         self.record(id, &member).await?;
         let deadline = Instant::now() + STEP_DEADLINE;
         let committed = self.group.read_index(deadline).await?;
@@ -254,6 +271,14 @@ impl Changes {
             }
         }
         voting
+    }
+
+    /// Founders are recorded by the first leader that looks.
+    async fn record_members(&self) -> Result<(), Status> {
+        for (id, member) in self.members() {
+            self.record(id, &member).await?;
+        }
+        Ok(())
     }
 
     /// The id becomes its directory's.
@@ -327,11 +352,7 @@ impl Changes {
     }
 
     async fn tidy(&self, left_behind: &mut BTreeMap<u64, Instant>) -> Result<(), Status> {
-        for (id, member) in self.members() {
-            if self.group.applied.read(|state| state.directory(id).is_none()) {
-                self.record(id, &member).await?;
-            }
-        }
+        self.record_members().await?;
         let membership = self.membership();
         if membership.get_joint_config().len() > 1 {
             // To the newer of the two.
@@ -350,6 +371,8 @@ impl Changes {
 }
 
 /// A change goes on when its caller has left.
-async fn to_its_end(change: impl Future<Output = Result<Voters, Status>> + Send + 'static) -> Result<Voters, Status> {
+async fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, Status>> + Send + 'static,
+) -> Result<T, Status> {
     tokio::spawn(change).await.unwrap_or_else(|error| Err(Status::internal(format!("the change ended: {error}"))))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -88,6 +89,8 @@ pub struct Group {
     pub peers: Arc<Peers>,
     proposer: Proposer,
     read_index: ReadIndex,
+    /// False while leadership moves elsewhere.
+    takes_proposals: AtomicBool,
 }
 
 /// Who leads, as far as this replica knows.
@@ -143,7 +146,8 @@ impl Group {
         let read_index = ReadIndex::spawn(raft.clone());
         let &Identity { cluster_id, replica_id, directory, .. } = identity;
         let named = identity.members.clone();
-        Self { cluster_id, replica_id, directory, named, raft, applied, peers, proposer, read_index }
+        let takes_proposals = AtomicBool::new(true);
+        Self { cluster_id, replica_id, directory, named, raft, applied, peers, proposer, read_index, takes_proposals }
     }
 
     /// Who this replica is to others.
@@ -209,7 +213,7 @@ impl Group {
         author: Author,
         deadline: Instant,
     ) -> Result<(Revision, Vec<Outcome>), Unavailable> {
-        if self.leading_term().is_none() {
+        if self.leading_term().is_none() || !self.takes_proposals.load(Ordering::Acquire) {
             return Err(Unavailable::NoLeader);
         }
         let checked = self.check(encoded, author)?;
@@ -222,7 +226,15 @@ impl Group {
     /// Proposes encoded commands on this replica only, and waits until it is known what became of them, or until this replica leads
     /// no more.
     pub async fn propose_to_its_end(&self, checked: Checked) -> Proposed {
+        if !self.takes_proposals.load(Ordering::Acquire) {
+            return Err(ProposeError::QueueFull);
+        }
         self.proposer.propose(checked).await
+    }
+
+    /// Whether this leader proposes: not while it hands leadership over.
+    pub(super) fn take_proposals(&self, take: bool) {
+        self.takes_proposals.store(take, Ordering::Release);
     }
 
     /// Checks what is to be logged.

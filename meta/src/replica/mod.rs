@@ -9,6 +9,7 @@ pub mod duties;
 pub(crate) mod forming;
 pub mod group;
 pub mod halt;
+pub(crate) mod handover;
 pub(crate) mod introduce;
 pub mod leases;
 pub(crate) mod level;

@@ -134,7 +134,7 @@ impl Newcomer {
 }
 
 /// How far a member's log matches this leader's. The outer None: this replica does not lead.
-fn matched(group: &Group, replica_id: u64) -> Option<Option<u64>> {
+pub(super) fn matched(group: &Group, replica_id: u64) -> Option<Option<u64>> {
     let metrics = group.raft.metrics();
     let metrics = metrics.borrow();
     let replication = metrics.replication.as_ref()?;

@@ -18,6 +18,8 @@ use crate::replica::newcomer::Newcomer;
 
 /// On a call that another replica has passed on: it is not passed on again.
 const FORWARDED_METADATA: &str = "foreword-forwarded";
+/// Elections after which a voter that others were faster than is given up.
+const MOVES_MAX: usize = 3;
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(300);
 
 /// The service of one replica.
@@ -101,6 +103,28 @@ impl Admin for AdminService {
                 }
             })?;
         self.changes.replace(request.old_replica_id, newcomer).await.map(voting)
+    }
+
+    async fn move_leader(
+        &self,
+        request: Request<wire::MoveLeaderRequest>,
+    ) -> Result<Response<wire::MoveLeaderResponse>, Status> {
+        let to = request.get_ref().to;
+        let tries = if request.metadata().contains_key(FORWARDED_METADATA) { 1 } else { MOVES_MAX };
+        for _ in 0..tries {
+            // Whoever won the last time is asked the next.
+            let leader = match self.leader_elsewhere(&request)? {
+                Some(mut leader) => {
+                    let request = forwarded(Request::new(wire::MoveLeaderRequest { to }));
+                    leader.move_leader(request).await?.into_inner().leader
+                }
+                None => self.changes.hand_over(to).await?,
+            };
+            if leader == to || tries == 1 {
+                return Ok(Response::new(wire::MoveLeaderResponse { leader }));
+            }
+        }
+        Err(Status::deadline_exceeded(format!("to: replica {to} did not win one of {MOVES_MAX} elections")))
     }
 
     async fn feature_level(

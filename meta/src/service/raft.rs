@@ -16,6 +16,7 @@ use crate::network::messages::{append_from_wire, from_body, to_body};
 use crate::replica::checked::Author;
 use crate::replica::group::{Group, PROPOSE_DEADLINE, not_leader};
 use crate::replica::halt::Halt;
+use crate::replica::handover::stand;
 use crate::replica::introduce::hello_of;
 use crate::replica::rejoin::{Standing, promise_of};
 use crate::storage::{SnapshotError, SnapshotReceiver};
@@ -74,6 +75,13 @@ impl RaftApi for RaftService {
         let hello = hello_of(&self.group, &self.standing).await;
         let hello = hello.ok_or_else(|| Status::unavailable("raft has stopped"))?;
         Ok(Response::new(hello.to_wire()))
+    }
+
+    async fn stand(&self, request: Request<wire::StandRequest>) -> Result<Response<wire::StandResponse>, Status> {
+        let from = self.group.peers.identity().check(request.metadata())?;
+        self.group.check_caller(from)?;
+        stand(&self.group, from.replica_id, request.into_inner().term).await?;
+        Ok(Response::new(wire::StandResponse {}))
     }
 
     async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {

@@ -9,6 +9,7 @@ mod feature_level;
 mod hf3fs;
 mod hf3fs_http;
 mod membership;
+mod newcomers;
 mod proxy;
 mod publishing;
 mod unloggable;

@@ -10,11 +10,11 @@ use tonic::Code;
 use crate::cluster::{Agent, Cluster, PATIENCE, free_endpoint, present};
 use crate::proxy::Proxy;
 
-fn add(replica_id: u64, endpoint: &str) -> wire::AddReplicaRequest {
+pub(crate) fn add(replica_id: u64, endpoint: &str) -> wire::AddReplicaRequest {
     wire::AddReplicaRequest { replica_id, endpoint: endpoint.into(), client_endpoint: String::new() }
 }
 
-fn replace(old_replica_id: u64, new_replica_id: u64, endpoint: &str) -> wire::ReplaceReplicaRequest {
+pub(crate) fn replace(old_replica_id: u64, new_replica_id: u64, endpoint: &str) -> wire::ReplaceReplicaRequest {
     let client_endpoint = String::new();
     wire::ReplaceReplicaRequest { old_replica_id, new_replica_id, endpoint: endpoint.into(), client_endpoint }
 }

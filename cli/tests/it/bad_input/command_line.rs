@@ -98,4 +98,15 @@ async fn ids_belong_to_one_directory(live: &mut Live) {
     let join = format!("--join={}", live.meta_endpoint(1));
     run(&["meta", "init", &data_dir, "--replica-id=1", &join]).await.refused(2, "replica_id", &["replica 1"]);
     assert!(!dir.join("anew").exists(), "a refused init leaves no directory");
+
+    // Nobody votes under another's endpoint, however it is spelled.
+    let (meta, own) = (format!("--meta={}", live.meta_endpoint(1)), live.meta_endpoint(1).to_string());
+    let add = async |endpoint: &str| {
+        let endpoint = format!("--endpoint={endpoint}");
+        run(&["meta", "add", &meta, "--replica-id=2", &endpoint]).await
+    };
+    add(&own).await.refused(1, "endpoint", &["replica 1's"]);
+    add(&own.replace("127.0.0.1", "localhost")).await.refused(1, "endpoint", &["replica 1 answers there"]);
+    run(&["meta", "leader", &meta, "--to=2"]).await.refused(1, "to", &["got 2"]);
+    run(&["meta", "leader", &meta, "--to=1"]).await.succeeded();
 }
