@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use foreword_proto::bad_input::status_for;
-use foreword_proto::limits::WIRE_VERSIONS;
 use foreword_proto::wire::meta as wire;
-use foreword_proto::wire::meta::meta_client::MetaClient;
 use futures::future::join_all;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::consensus::types::Member;
+use crate::network::Address;
 use crate::replica::checked::Author;
 use crate::replica::group::{Group, PROPOSE_DEADLINE, encode_commands};
 use crate::state::State;
@@ -70,19 +69,12 @@ async fn ask_members(group: &Group) -> Vec<wire::MemberLevel> {
     let members: Vec<(u64, Member)> = group.applied.read_with_position(|_, position| {
         position.membership.nodes().map(|(id, member)| (*id, member.clone())).collect()
     });
-    join_all(members.into_iter().map(|(id, member)| ask(group, id, member.peer))).await
+    join_all(members.into_iter().map(|(id, member)| ask(group, id, member))).await
 }
 
-async fn ask(group: &Group, replica_id: u64, endpoint: String) -> wire::MemberLevel {
-    let request = wire::HelloRequest {
-        wire_version: WIRE_VERSIONS.max,
-        wire_version_min: WIRE_VERSIONS.min,
-        cluster_id: group.cluster_id.0.to_vec().into(),
-    };
-    let mut client = MetaClient::new(group.peers.channel(&endpoint));
-    let answer = timeout(HELLO_TIMEOUT, client.hello(request)).await;
-    let answer = answer.ok().and_then(Result::ok).map(tonic::Response::into_inner);
+async fn ask(group: &Group, replica_id: u64, member: Member) -> wire::MemberLevel {
+    let hello = group.peers.hello(&member.peer, HELLO_TIMEOUT).await.ok();
     // Another replica at this endpoint does not speak for the member.
-    let known = answer.filter(|hello| hello.replica_id == replica_id).map_or(0, |hello| hello.feature_level_max);
-    wire::MemberLevel { replica_id, endpoint, known }
+    let hello = hello.filter(|hello| hello.address == Address::of(replica_id, member.directory));
+    wire::MemberLevel { replica_id, endpoint: member.peer, known: hello.map_or(0, |hello| hello.feature_level) }
 }
