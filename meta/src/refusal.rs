@@ -15,6 +15,7 @@ pub(crate) fn refused(refusal: Refusal) -> Status {
         Refusal::OtherGeometry { registered, .. } => status_for(Code::FailedPrecondition, registered.field(), message),
         Refusal::Invalid(invalid) => status_for(Code::InvalidArgument, invalid.field(), message),
         Refusal::TooMany(limit) => status_for(Code::ResourceExhausted, limit.field(), message),
+        Refusal::NameTaken { .. } => status_for(Code::FailedPrecondition, "node", message),
     }
 }
 

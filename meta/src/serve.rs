@@ -15,14 +15,13 @@ use foreword_seams::{Endpoint, Entropy, Files, Incoming, Marker, Net, Telemetry,
 use openraft::{Raft, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::MetaConfig;
 use crate::consensus::types::{TypeConfig, seed_thread};
 use crate::eviction::{Evictor, LeaderPolicy, Watermarks};
 use crate::hf3fs::{self, Calls, ForwardedCalls};
-use crate::network::{NetworkFactory, PeerIdentity, Peers};
+use crate::network::{Heard, NetworkFactory, PeerIdentity, Peers};
 use crate::replica::applied::{Applied, Position};
 use crate::replica::changes::Changes;
 use crate::replica::clock::LeaderClock;
@@ -31,10 +30,11 @@ use crate::replica::duties::{Duties, Duty};
 use crate::replica::forming::form;
 use crate::replica::group::Group;
 use crate::replica::halt::Halt;
-use crate::replica::leases::Leases;
+use crate::replica::leases::{LeaseTimes, Leases};
 use crate::replica::level::Level;
 use crate::replica::pace::Pace;
 use crate::replica::proposer::Proposer;
+use crate::replica::readiness::keep_readiness;
 use crate::replica::reclaim::Reclaim;
 use crate::replica::rejoin::{Standing, rejoin};
 use crate::replica::removed::watch_removal;
@@ -135,7 +135,7 @@ impl Handle {
         &self.group
     }
 
-    /// True once everything committed at the start is applied; then for good.
+    /// Whether the replica is ready, as of a moment ago.
     pub fn ready(&self) -> bool {
         self.standing.ready()
     }
@@ -205,10 +205,11 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         deps.net.clone(),
         PeerIdentity::new(identity.cluster_id, identity.replica_id, identity.directory),
     ));
+    let heard = Arc::new(Heard::default());
     let raft = Raft::new(
         identity.replica_id,
         Arc::new(raft_config(&config)),
-        NetworkFactory::new(peers.clone()),
+        NetworkFactory::new(peers.clone(), heard.clone()),
         log,
         StateMachine::new(applied.clone(), snapshots, halt.clone(), level),
     )
@@ -221,7 +222,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     }
     let clock = Arc::new(LeaderClock::default());
     let proposer = Proposer::spawn(raft.clone(), clock.clone());
-    let group = Arc::new(Group::new(&identity, raft.clone(), applied.clone(), peers.clone(), proposer));
+    let group = Arc::new(Group::new(&identity, raft.clone(), applied.clone(), peers.clone(), heard, proposer));
     let watermarks =
         Watermarks { high_percent: config.high_watermark_percent, low_percent: config.low_watermark_percent };
     let lease = Duration::from_millis(identity.settings.lease_ms);
@@ -229,13 +230,15 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         protection: Duration::from_millis(config.hf3fs_protection_ms),
         reservation: Duration::from_millis(config.hf3fs_reservation_ms),
     };
-    let leases = Arc::new(Leases::new(applied.clone(), clock.clone(), lease, &deps.telemetry));
+    let election = Duration::from_millis(config.election_ms_max);
+    let leases = Arc::new(Leases::new(group.clone(), clock.clone(), LeaseTimes { lease, election }, &deps.telemetry));
     let evictor = Arc::new(Evictor::new(applied.clone(), clock.clone(), watermarks, policy, &deps.telemetry));
     let page_files = Arc::new(hf3fs::Leader::new(group.clone(), clock.clone(), times));
     let duties: Vec<Arc<dyn Duty>> =
         vec![leases.clone(), Arc::new(Reclaim::new(applied)), evictor.clone(), page_files.clone()];
     let source = StatusSource {
         group: group.clone(),
+        election,
         log: log_reader.clone(),
         standing: standing.clone(),
         page_files: page_files.clone(),
@@ -258,8 +261,9 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     };
     tasks.spawn(pace.keep());
     tasks.spawn(snapshot_by_bytes(source.clone(), config.log_bytes_per_snapshot));
-    tasks.spawn(become_ready(group.clone(), standing.clone()));
-    let changes = Changes::new(group.clone(), Duration::from_millis(config.election_ms_max));
+    tasks.spawn(keep_readiness(group.clone(), standing.clone(), election));
+    tasks.spawn(leases.beat().run());
+    let changes = Changes::new(group.clone(), election);
     tasks.spawn(changes.clone().tend());
     tasks.spawn(watch_removal(group.clone(), standing.clone()));
     tasks.spawn(note_members(group.clone(), identity.members.clone(), deps.identity_file.clone()));
@@ -394,21 +398,6 @@ async fn snapshot_by_bytes(source: StatusSource, bytes_max: u64) {
         let built = source.group.raft.wait(Some(Duration::from_secs(300)));
         if let Err(error) = built.metrics(|m| m.snapshot.is_some_and(|id| id.index >= wanted), "snapshot").await {
             tracing::warn!(%error, "no snapshot was built");
-        }
-    }
-}
-
-/// Ready once what was committed at the start is applied here.
-async fn become_ready(group: Arc<Group>, standing: Arc<Standing>) {
-    const TRY: Duration = Duration::from_secs(5);
-    loop {
-        let deadline = Instant::now() + TRY;
-        if let Ok(revision) = group.read_index(deadline).await
-            && group.wait_applied(revision, Instant::now() + TRY).await.is_ok()
-        {
-            standing.become_ready();
-            tracing::info!(revision, "ready");
-            return;
         }
     }
 }

@@ -20,7 +20,7 @@ const MS_MAX: u64 = 3_600_000;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeConfig {
-    /// The machine's name in the cluster: a second agent of one name ends the first one's session.
+    /// The machine's name in the cluster: a second agent of one name is refused until the first one's session ends.
     pub node: String,
     /// The cluster to belong to; none: the one the replicas name.
     #[serde(default)]
@@ -71,6 +71,9 @@ pub struct NodeConfig {
     /// Calls served at once; more are refused as overload.
     #[serde(default = "default_calls_max")]
     pub calls_max: usize,
+    /// Where the agent keeps who it is: with it, a restart takes its name over at once; without it, when the old session's lease ends.
+    #[serde(default)]
+    pub state_dir: Option<PathBuf>,
     /// Where mirrors are saved; none: they are not. The caller of [`crate::serve`] makes `Deps::files` of it.
     #[serde(default)]
     pub mirror_dir: Option<PathBuf>,
@@ -138,6 +141,7 @@ impl NodeConfig {
             heat_report_ms: default_heat_report_ms(),
             meta_wait_ms: default_meta_wait_ms(),
             calls_max: default_calls_max(),
+            state_dir: None,
             mirror_dir: None,
             mirror_save_ms: default_mirror_save_ms(),
         }

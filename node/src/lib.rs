@@ -8,6 +8,7 @@ pub mod api;
 pub mod arena;
 pub mod config;
 pub mod counters;
+pub mod kept_id;
 pub mod l3;
 pub mod machine;
 pub mod meta_client;

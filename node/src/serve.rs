@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreword_proto::{BadInput, ClusterId};
+use foreword_proto::{AgentId, BadInput, ClusterId};
 use foreword_seams::connection::Protocol;
 use foreword_seams::{Endpoint, Entropy, Files, Incoming, Net, Telemetry, listener};
 use tokio::time::Instant;
@@ -15,6 +15,7 @@ use crate::agent::{Agent, Parts};
 use crate::arena::{Arena, ArenaError, ArenaSettings, RegionProvider};
 use crate::config::{L3Location, NodeConfig};
 use crate::counters::Counters;
+use crate::kept_id::KeptId;
 use crate::l3::L3;
 use crate::meta_client::{Cluster, HelloError, MetaClient};
 use crate::service::{GrpcServer, http};
@@ -39,6 +40,8 @@ pub struct Deps {
     pub store: StoreFactory,
     /// Where mirrors are saved; none: they are not.
     pub files: Option<Arc<dyn Files>>,
+    /// The id in the agent's state directory, which stays locked; none: this process draws one of its own.
+    pub kept: Option<Arc<KeptId>>,
     pub regions: Arc<dyn RegionProvider>,
     pub telemetry: Telemetry,
 }
@@ -99,6 +102,8 @@ pub struct Handle {
     grants: Arc<Grants>,
     stop: CancellationToken,
     servers: TaskTracker,
+    /// Locked while the agent runs.
+    _kept: Option<Arc<KeptId>>,
 }
 
 impl Handle {
@@ -153,7 +158,12 @@ pub async fn serve(config: NodeConfig, deps: Deps) -> Result<Handle, ServeError>
     let sessions = Arc::new(Sessions::new(meta.clone()));
     let grants = Arc::new(Grants::new(sessions.clone()));
     let stop = CancellationToken::new();
-    let identity = Identity { node: config.node.clone(), endpoint: listeners.tcp.1.to_string() };
+    let identity = Identity {
+        node: config.node.clone(),
+        agent: deps.kept.as_ref().map_or_else(|| AgentId(deps.entropy.bytes16()), |kept| kept.id()),
+        incarnation: deps.entropy.u64(),
+        endpoint: listeners.tcp.1.to_string(),
+    };
     let calls_max = config.calls_max;
     let files = deps.files.clone();
     let parts = Parts {
@@ -182,7 +192,7 @@ pub async fn serve(config: NodeConfig, deps: Deps) -> Result<Handle, ServeError>
     let grpc = GrpcServer::new(Arc::new(agent.clone()), calls_max, deps.telemetry.clone());
     let (endpoint, http_endpoint) = listeners.serve(grpc, &agent, &deps.telemetry, &servers, &stop);
     tracing::info!(%endpoint, "the agent serves");
-    Ok(Handle { agent, endpoint, http_endpoint, sessions, grants, stop, servers })
+    Ok(Handle { agent, endpoint, http_endpoint, sessions, grants, stop, servers, _kept: deps.kept })
 }
 
 fn arena_settings(config: &NodeConfig) -> ArenaSettings {

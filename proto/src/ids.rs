@@ -86,6 +86,12 @@ id_of_16_bytes! {
 }
 
 id_of_16_bytes! {
+    /// 128 random bits drawn once for each agent and kept in its state directory; without one, for each of its processes. A node's
+    /// name is its agent's until the session ends.
+    AgentId, "agent_id"
+}
+
+id_of_16_bytes! {
     /// 128 random bits drawn for each data directory of a replica: a replica id belongs to one directory for ever.
     DirectoryId, "directory"
 }

@@ -21,7 +21,9 @@ pub mod wire;
 pub mod workload;
 
 pub use bad_input::BadInput;
-pub use ids::{ClusterId, DirectoryId, Epoch, Generation, NamespaceId, Revision, Sequence, SessionId, SlabId, Slot};
+pub use ids::{
+    AgentId, ClusterId, DirectoryId, Epoch, Generation, NamespaceId, Revision, Sequence, SessionId, SlabId, Slot,
+};
 pub use key::{EntryKey, PageKey};
 pub use location::{Location, SlotRef};
 pub use namespace::{Fingerprint, Namespace};

@@ -46,6 +46,8 @@ pub struct ReplicaStatus {
 #[serde(rename_all = "lowercase")]
 pub enum ReplicaRole {
     Leader,
+    /// It led and lately heard no majority: another may lead by now.
+    Isolated,
     Follower,
     Candidate,
     /// It gets the log and has no vote.
@@ -60,6 +62,7 @@ impl fmt::Display for ReplicaRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Leader => "leader",
+            Self::Isolated => "isolated",
             Self::Follower => "follower",
             Self::Candidate => "candidate",
             Self::Learner => "learner",

@@ -91,7 +91,13 @@ markers! {
     // Sessions, as the group sees them.
     /// The leader found that a session's lease ran out.
     SessionExpired = "session-expired",
-    /// A session ended because its node opened another.
+    /// An isolated leader was asked to renew a session.
+    RenewalFoundNoQuorum = "renewal-found-no-quorum",
+    /// Sessions were credited with time in which the leader did not run.
+    LeasesCredited = "leases-credited",
+    /// An agent asked for the name of another one that runs.
+    NodeNameTaken = "node-name-taken",
+    /// A session ended because its agent opened another.
     SessionSuperseded = "session-superseded",
     /// A session ended while it still held slots, to which a late write may go.
     SessionEndedHoldingSlots = "session-ended-holding-slots",

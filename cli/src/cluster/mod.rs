@@ -234,6 +234,7 @@ impl Cluster {
             format!("--socket={}", socket.display()),
             format!("--arena-bytes={}", Size(self.spec.arena_bytes)),
             format!("--l3={}", self.l3()),
+            format!("--state-dir={}", self.dir.path().join(format!("agent-{number}-state")).display()),
         ];
         let log = self.log(&format!("agent-{number}"));
         let child = Child::start(&self.spec.binary, &format!("agent {number}"), &args, &log).await?;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
+use foreword_node::kept_id::KeptId;
 use foreword_node::machine::{Machine, machine};
 use foreword_node::{Deps, NodeConfig, serve};
 use foreword_proto::BadInput;
@@ -26,6 +27,13 @@ pub async fn run(args: NodeArgs) -> Done {
             section.place(BadInput::new("mirror_dir", format!("a directory, {}: {error}", dir.display())))
         })?) as Arc<dyn Files>),
     };
+    let kept = match &config.state_dir {
+        None => None,
+        Some(dir) => Some(Arc::new(
+            KeptId::open(dir, &OsEntropy)
+                .map_err(|error| section.place(BadInput::new("state_dir", format!("{error} ({})", dir.display()))))?,
+        )),
+    };
     let telemetry = Telemetry::new();
     report_descriptors(&telemetry);
     let Machine { store, regions } = {
@@ -33,7 +41,7 @@ pub async fn run(args: NodeArgs) -> Done {
         let made = tokio::task::spawn_blocking(move || machine(&config, &telemetry)).await?;
         made.map_err(|error| section.place(error))?
     };
-    let deps = Deps { net: Arc::new(TokioNet), entropy: Arc::new(OsEntropy), store, files, regions, telemetry };
+    let deps = Deps { net: Arc::new(TokioNet), entropy: Arc::new(OsEntropy), store, files, kept, regions, telemetry };
     let (name, socket) = (config.node.clone(), config.socket.clone());
     let handle = serve(config, deps).await.context("node")?;
     Announcement {

@@ -29,6 +29,9 @@ pub struct NodeFlags {
     /// Where /metrics, /healthz, /readyz and /status are served [default: nowhere]
     #[arg(long, env = "FOREWORD_NODE_HTTP", value_name = "HOST:PORT")]
     pub http: Option<Endpoint>,
+    /// Where the agent keeps who it is, so that a restart is ready without waiting for its old session's lease [default: nowhere]
+    #[arg(long, env = "FOREWORD_NODE_STATE_DIR", value_name = "PATH")]
+    pub state_dir: Option<PathBuf>,
     /// Size of the L1 arena in memory [default: 1GiB]
     #[arg(long, env = "FOREWORD_NODE_ARENA_BYTES", value_name = "SIZE")]
     pub arena_bytes: Option<Size>,
@@ -49,6 +52,7 @@ impl NodeFlags {
             .with_text("listen", self.listen.as_ref())
             .with_text("socket", self.socket.map(|path| path.display().to_string()).as_ref())
             .with_text("http", self.http.as_ref())
+            .with_text("state_dir", self.state_dir.map(|path| path.display().to_string()).as_ref())
             .with("arena_bytes", arena_bytes)
             .with("l3", self.l3))
     }

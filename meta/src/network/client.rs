@@ -20,6 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use super::address::Peer;
+use super::heard::Heard;
 use super::messages::{append_to_wire, to_body};
 use super::peers::{PeerClient, Peers};
 use crate::consensus::types::{CALL_TIMEOUT_MIN, Member, SnapshotMeta, TypeConfig};
@@ -40,12 +41,13 @@ const BACKOFF: Duration = Duration::from_millis(100);
 /// Makes a [`PeerNetwork`] for each other replica.
 pub struct NetworkFactory {
     peers: Arc<Peers>,
+    heard: Arc<Heard>,
 }
 
 impl NetworkFactory {
-    /// A factory over cached channels.
-    pub fn new(peers: Arc<Peers>) -> Self {
-        Self { peers }
+    /// A factory over cached channels; what peers acknowledge goes to `heard`.
+    pub fn new(peers: Arc<Peers>, heard: Arc<Heard>) -> Self {
+        Self { peers, heard }
     }
 }
 
@@ -53,7 +55,7 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     type Network = PeerNetwork;
 
     async fn new_client(&mut self, target: u64, member: &Member) -> PeerNetwork {
-        PeerNetwork { peers: self.peers.clone(), peer: Peer::member(target, member) }
+        PeerNetwork { peers: self.peers.clone(), peer: Peer::member(target, member), heard: self.heard.clone() }
     }
 }
 
@@ -61,6 +63,7 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
 pub struct PeerNetwork {
     peers: Arc<Peers>,
     peer: Peer,
+    heard: Arc<Heard>,
 }
 
 impl PeerNetwork {
@@ -139,6 +142,7 @@ impl RaftNetwork<TypeConfig> for PeerNetwork {
         // openraft gives both one heartbeat's time, in which no slow disk is done.
         let flushes = !request.entries.is_empty();
         let deadline = if flushes { APPEND_DEADLINE } else { option.hard_ttl() * HEARTBEATS_PER_ANSWER };
+        let term = request.vote.leader_id.term;
         let request = append_to_wire(request).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
         let mut client = self.client();
         let sent = Instant::now();
@@ -146,7 +150,12 @@ impl RaftNetwork<TypeConfig> for PeerNetwork {
         if flushes {
             self.peers.pulse().acknowledged(self.peer.address.replica_id, sent.elapsed());
         }
-        parse(&response.body)
+        let response = parse(&response.body)?;
+        // Whoever lacks the entries before these still takes this replica as its leader.
+        if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+            self.heard.acknowledged(self.peer.address.replica_id, term, sent);
+        }
+        Ok(response)
     }
 
     async fn vote(&mut self, request: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, CallError> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod address;
 mod client;
+mod heard;
 pub(crate) mod hello;
 pub(crate) mod messages;
 mod peers;
@@ -11,4 +12,5 @@ mod reach;
 pub use address::{Address, Peer, PeerIdentity};
 pub use client::NetworkFactory;
 pub(crate) use client::SnapshotOffer;
+pub use heard::Heard;
 pub use peers::Peers;

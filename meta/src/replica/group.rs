@@ -17,11 +17,13 @@ use tonic::{Code, Status};
 
 use super::applied::Applied;
 use super::checked::{Author, Checked, Unloggable};
+use super::names_taken::NamesTaken;
 use super::proposer::{ProposeError, Proposed, Proposer};
 use super::read_index::ReadIndex;
+use super::readiness::Followed;
 use crate::consensus::types::TypeConfig;
 use crate::network::address::other_directory;
-use crate::network::{Address, Peer, Peers};
+use crate::network::{Address, Heard, Peer, Peers};
 use crate::state::codec::{decode_outcome, encode_command, encode_outcome};
 use crate::state::command::{Command, Outcome};
 use crate::storage::Identity;
@@ -87,10 +89,14 @@ pub struct Group {
     pub raft: Raft<TypeConfig>,
     pub applied: Arc<Applied>,
     pub peers: Arc<Peers>,
+    /// What this replica hears as a leader, and as a follower.
+    pub heard: Arc<Heard>,
+    pub followed: Followed,
     proposer: Proposer,
     read_index: ReadIndex,
     /// False while leadership moves elsewhere.
     takes_proposals: AtomicBool,
+    names_taken: NamesTaken,
 }
 
 /// Who leads, as far as this replica knows.
@@ -141,13 +147,27 @@ impl Group {
         raft: Raft<TypeConfig>,
         applied: Arc<Applied>,
         peers: Arc<Peers>,
+        heard: Arc<Heard>,
         proposer: Proposer,
     ) -> Self {
         let read_index = ReadIndex::spawn(raft.clone());
         let &Identity { cluster_id, replica_id, directory, .. } = identity;
         let named = identity.members.clone();
-        let takes_proposals = AtomicBool::new(true);
-        Self { cluster_id, replica_id, directory, named, raft, applied, peers, proposer, read_index, takes_proposals }
+        Self {
+            cluster_id,
+            replica_id,
+            directory,
+            named,
+            raft,
+            applied,
+            peers,
+            heard,
+            followed: Followed::default(),
+            proposer,
+            read_index,
+            takes_proposals: AtomicBool::new(true),
+            names_taken: NamesTaken::default(),
+        }
     }
 
     /// Who this replica is to others.
@@ -218,7 +238,11 @@ impl Group {
         }
         let checked = self.check(encoded, author)?;
         match timeout_at(deadline, self.proposer.propose(checked)).await {
-            Ok(proposed) => Ok(proposed?),
+            Ok(proposed) => {
+                let (revision, outcomes) = proposed?;
+                self.names_taken.note(&outcomes);
+                Ok((revision, outcomes))
+            }
             Err(_) => Err(Unavailable::NoLeader),
         }
     }
@@ -308,6 +332,14 @@ impl Group {
         let metrics = metrics.borrow();
         let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(self.replica_id);
         leads.then_some(metrics.current_term)
+    }
+
+    /// Whether this replica leads, and a quorum took what it sent within this time: no other leader was elected before that.
+    pub fn quorum_heard_within(&self, within: Duration) -> bool {
+        let Some(term) = self.leading_term() else { return false };
+        let metrics = self.raft.metrics();
+        let membership = metrics.borrow().membership_config.clone();
+        self.heard.quorum_within(self.replica_id, term, membership.membership().get_joint_config(), within)
     }
 
     /// Makes sure that this replica still leads in `term`, by asking the others after this call began.

@@ -10,34 +10,67 @@ use metrics::Counter;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::applied::Applied;
+use super::beat::Beat;
 use super::clock::LeaderClock;
 use super::duties::Duty;
+use super::group::Group;
 use crate::state::command::Command;
+
+/// The part of a lease that this process may miss before all sessions are credited with what it missed: 1/4.
+const LATE_PART: u32 = 4;
+
+/// Times that leases go by.
+#[derive(Debug, Clone, Copy)]
+pub struct LeaseTimes {
+    pub lease: Duration,
+    /// The longest election timeout.
+    pub election: Duration,
+}
+
+/// What became of a renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    Renewed,
+    /// This replica does not lead, or knows no such session.
+    Unknown,
+    /// Another may lead by now, and give the session's slots to others: the agent must not rely on this replica.
+    NoQuorum,
+}
 
 /// Ends sessions whose lease ran out. Nothing here is replicated: a new leader gives every session a whole lease.
 pub struct Leases {
-    applied: Arc<Applied>,
+    group: Arc<Group>,
     clock: Arc<LeaderClock>,
-    lease: Duration,
+    times: LeaseTimes,
+    beat: Arc<Beat>,
     renewed: Mutex<BTreeMap<SessionId, Instant>>,
     expired: Counter,
 }
 
 impl Leases {
-    /// Leases of `lease` each; they rest while another leads.
-    pub fn new(applied: Arc<Applied>, clock: Arc<LeaderClock>, lease: Duration, telemetry: &Telemetry) -> Self {
+    /// Leases of one replica's group; they rest while another leads.
+    pub fn new(group: Arc<Group>, clock: Arc<LeaderClock>, times: LeaseTimes, telemetry: &Telemetry) -> Self {
         let expired = telemetry.counter("foreword_meta_sessions_expired_total", "Sessions whose lease ran out");
-        Self { applied, clock, lease, renewed: Mutex::default(), expired }
+        let beat = Arc::new(Beat::new(times.lease / LATE_PART));
+        Self { group, clock, times, beat, renewed: Mutex::default(), expired }
     }
 
-    /// Notes a renewal. False: this replica does not lead, or there is no such session.
-    pub fn renew(&self, session: SessionId) -> bool {
-        if self.clock.term().is_none() || self.applied.read(|state| state.session(session).is_none()) {
-            return false;
+    /// What tells these leases of time that the process missed; somebody must run it.
+    pub fn beat(&self) -> Arc<Beat> {
+        self.beat.clone()
+    }
+
+    /// Notes a renewal.
+    pub fn renew(&self, session: SessionId) -> Renewal {
+        if self.clock.term().is_none() || self.group.applied.read(|state| state.session(session).is_none()) {
+            return Renewal::Unknown;
+        }
+        if !self.group.quorum_heard_within(self.times.election) {
+            sometimes(Marker::RenewalFoundNoQuorum);
+            return Renewal::NoQuorum;
         }
         self.renewed.lock().insert(session, Instant::now());
-        true
+        Renewal::Renewed
     }
 }
 
@@ -50,14 +83,24 @@ impl Duty for Leases {
 
     fn commands(&self, _now_ms: u64) -> Vec<Command> {
         let now = Instant::now();
-        let open: Vec<SessionId> = self.applied.read(|state| state.sessions().map(|s| s.id).collect());
+        let missed = self.beat.missed();
+        let open: Vec<SessionId> = self.group.applied.read(|state| state.sessions().map(|s| s.id).collect());
         let mut renewed = self.renewed.lock();
         renewed.retain(|session, _| open.binary_search(session).is_ok());
+        if !missed.is_zero() {
+            // Whoever renewed meanwhile was not heard.
+            sometimes(Marker::LeasesCredited);
+            tracing::warn!(
+                missed_ms = missed.as_millis() as u64,
+                "this process did not run: sessions are credited with that"
+            );
+            renewed.values_mut().for_each(|renewed| *renewed = (*renewed + missed).min(now));
+        }
         let mut expired = Vec::new();
         for session in open {
             // A session this leader has not heard of yet has a whole lease from now.
             let renewed = *renewed.entry(session).or_insert(now);
-            if now.duration_since(renewed) > self.lease {
+            if now.duration_since(renewed) > self.times.lease {
                 sometimes(Marker::SessionExpired);
                 expired.push(Command::EndSession { session });
             }

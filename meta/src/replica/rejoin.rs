@@ -16,10 +16,12 @@ use std::time::Duration;
 use foreword_proto::wire::raft as wire;
 use foreword_seams::{Marker, sometimes};
 use openraft::raft::VoteRequest;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::group::Group;
+use super::readiness::NotReady;
 use crate::consensus::types::{LogId, Member, Vote};
 use crate::network::{Address, Peer};
 use crate::storage::IdentityFile;
@@ -34,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Standing {
     promised: AtomicBool,
     votes: AtomicBool,
-    ready: AtomicBool,
+    not_ready: Mutex<Option<NotReady>>,
     removed: AtomicBool,
 }
 
@@ -44,7 +46,7 @@ impl Standing {
         Self {
             promised: AtomicBool::new(!rejoining || promised),
             votes: AtomicBool::new(!rejoining),
-            ready: AtomicBool::new(false),
+            not_ready: Mutex::new(Some(NotReady::CatchingUp)),
             removed: AtomicBool::new(false),
         }
     }
@@ -59,9 +61,14 @@ impl Standing {
         self.votes.load(Ordering::Acquire)
     }
 
-    /// True once everything committed at the start is applied; then for good.
+    /// Whether this replica answers as a member of its group should: see [`NotReady`].
     pub fn ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
+        self.not_ready().is_none()
+    }
+
+    /// Why it is not ready, as of a moment ago.
+    pub fn not_ready(&self) -> Option<NotReady> {
+        *self.not_ready.lock()
     }
 
     /// This replica's state is not that of the others: its vote could elect a leader that is wrong.
@@ -78,8 +85,13 @@ impl Standing {
         self.removed.store(removed, Ordering::Release);
     }
 
-    pub(crate) fn become_ready(&self) {
-        self.ready.store(true, Ordering::Release);
+    pub(crate) fn readiness_is(&self, now: Option<NotReady>) {
+        let before = std::mem::replace(&mut *self.not_ready.lock(), now);
+        match (before.is_none(), now) {
+            (false, None) => tracing::info!("ready"),
+            (true, Some(why)) => tracing::warn!(%why, "not ready"),
+            _ => {}
+        }
     }
 }
 

@@ -27,13 +27,10 @@ pub fn router(source: StatusSource, telemetry: Telemetry) -> Router {
         .with_state(source)
 }
 
-async fn readyz(State(source): State<StatusSource>) -> (StatusCode, &'static str) {
-    if source.standing.removed() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "removed from the group\n");
-    }
-    match source.standing.ready() {
-        true => (StatusCode::OK, "ready\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "catching up with the commit index seen at start\n"),
+async fn readyz(State(source): State<StatusSource>) -> (StatusCode, String) {
+    match source.standing.not_ready() {
+        None => (StatusCode::OK, "ready\n".into()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }
 
@@ -55,7 +52,7 @@ struct Gauges {
 impl Gauges {
     fn new(telemetry: &Telemetry) -> Self {
         Self {
-            leader: telemetry.gauge("foreword_meta_leader", "1 while this replica leads"),
+            leader: telemetry.gauge("foreword_meta_leader", "1 while this replica leads and lately heard a quorum"),
             revision: telemetry.gauge("foreword_meta_revision", "Log index applied here"),
             pages: telemetry.gauge("foreword_meta_pages", "Published pages"),
             sessions: telemetry.gauge("foreword_meta_sessions", "Open sessions"),

@@ -14,7 +14,7 @@ use foreword_proto::wire::meta as wire;
 use foreword_proto::wire::meta::meta_client::MetaClient;
 use foreword_proto::wire::meta::meta_server::{Meta, MetaServer};
 use foreword_proto::wire::namespace_from_wire;
-use foreword_proto::{BadInput, ClusterId, EntryKey, NamespaceId, Revision, SlotRef, Versions};
+use foreword_proto::{AgentId, BadInput, ClusterId, EntryKey, NamespaceId, Revision, SlotRef, Versions};
 use foreword_seams::deadline::deadline_of;
 use futures::stream::BoxStream;
 use tokio::time::Instant;
@@ -24,7 +24,7 @@ use super::lookup;
 use crate::eviction::Evictor;
 use crate::refusal::{refused, unexpected};
 use crate::replica::group::{Group, Leader, PROPOSE_DEADLINE};
-use crate::replica::leases::Leases;
+use crate::replica::leases::{Leases, Renewal};
 use crate::state::command::{Command, Outcome, Refusal, SessionOperation};
 use crate::watch;
 use crate::watch::hub::WatchHub;
@@ -160,11 +160,12 @@ impl Meta for MetaService {
         &self,
         request: Request<wire::OpenSessionRequest>,
     ) -> Result<Response<wire::OpenSessionResponse>, Status> {
-        let wire::OpenSessionRequest { node, incarnation, endpoint } = request.into_inner();
+        let wire::OpenSessionRequest { node, incarnation, endpoint, agent_id } = request.into_inner();
         if node.is_empty() || node.len() > 256 {
             return Err(BadInput::new("node", format!("a name of 1 to 256 bytes, got {}", node.len())).into());
         }
-        match self.propose(Command::OpenSession { node, incarnation, endpoint }).await? {
+        let agent = AgentId::from_wire(&agent_id)?;
+        match self.propose(Command::OpenSession { node, agent, incarnation, endpoint }).await? {
             (revision, Outcome::SessionOpened { session }) => Ok(Response::new(wire::OpenSessionResponse {
                 session,
                 lease_ms: self.group.applied.read(|state| state.settings().lease_ms) as u32,
@@ -183,9 +184,14 @@ impl Meta for MetaService {
             return self.leader_client()?.renew_session(request.into_inner()).await;
         }
         let session = request.into_inner().session;
-        if self.leases.renew(session) {
-            let (lease_ms, revision) = self.group.applied.read(|state| (state.settings().lease_ms, state.revision()));
-            return Ok(Response::new(wire::RenewSessionResponse { lease_ms: lease_ms as u32, revision }));
+        match self.leases.renew(session) {
+            Renewal::Renewed => {
+                let (lease_ms, revision) =
+                    self.group.applied.read(|state| (state.settings().lease_ms, state.revision()));
+                return Ok(Response::new(wire::RenewSessionResponse { lease_ms: lease_ms as u32, revision }));
+            }
+            Renewal::NoQuorum => return Err(Status::unavailable("this leader has not heard a quorum lately")),
+            Renewal::Unknown => {}
         }
         // A leader that has not applied everything yet, or was deposed, must not say that a session is gone.
         let deadline = Instant::now() + PROPOSE_DEADLINE;

@@ -7,6 +7,7 @@ use foreword_proto::wire::raft as wire;
 use foreword_proto::wire::raft::raft_server::{Raft as RaftApi, RaftServer};
 use foreword_seams::{Marker, sometimes};
 use openraft::Snapshot;
+use openraft::raft::AppendEntriesResponse;
 use serde::Serialize;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
@@ -65,8 +66,12 @@ impl RaftApi for RaftService {
         self.check(&request)?;
         self.may_follow()?;
         let append = append_from_wire(request.into_inner())?;
+        let committed = append.leader_commit.map_or(0, |id| id.index);
         let response =
             self.group.raft.append_entries(append).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+            self.group.followed.heard(committed);
+        }
         Ok(Response::new(wire::AppendResponse { body: body(&response)? }))
     }
 

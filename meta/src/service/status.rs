@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use foreword_proto::status::{Hf3fsStatus, NamespaceStatus, PageFileStatus, ReplicaRole, ReplicaStatus, SessionStatus};
 use openraft::ServerState;
@@ -17,6 +18,8 @@ use crate::storage::LogReader;
 #[derive(Clone)]
 pub struct StatusSource {
     pub group: Arc<Group>,
+    /// The longest election timeout.
+    pub election: Duration,
     pub log: LogReader,
     pub standing: Arc<Standing>,
     pub page_files: Arc<hf3fs::Leader>,
@@ -29,8 +32,11 @@ impl StatusSource {
     pub fn status(&self) -> ReplicaStatus {
         let metrics = self.group.raft.metrics().borrow().clone();
         let membership = metrics.membership_config.membership();
+        // Another may lead by now.
+        let alone = metrics.state == ServerState::Leader && !self.group.quorum_heard_within(self.election);
         let role = match metrics.state {
             _ if !self.standing.may_vote() => ReplicaRole::Rejoining,
+            ServerState::Leader if alone => ReplicaRole::Isolated,
             ServerState::Leader => ReplicaRole::Leader,
             ServerState::Follower => ReplicaRole::Follower,
             ServerState::Candidate => ReplicaRole::Candidate,
@@ -46,7 +52,7 @@ impl StatusSource {
             replica_id: self.group.replica_id,
             version: env!("CARGO_PKG_VERSION").into(),
             role,
-            leader_id: metrics.current_leader,
+            leader_id: metrics.current_leader.filter(|_| !alone),
             term: metrics.current_term,
             voters: membership.voter_ids().collect(),
             learners: membership.learner_ids().collect(),

@@ -3,7 +3,7 @@
 use foreword_proto::{Namespace, Revision};
 
 use super::State;
-use super::agents::{SessionHandler, SuspicionHandler};
+use super::agents::{Opening, SessionHandler, SuspicionHandler};
 use super::command::{Command, Event, Outcome, Refusal};
 use super::moment::Moment;
 use super::pages::RemovalHandler;
@@ -41,8 +41,9 @@ impl State {
                 Ok(Outcome::Done)
             }
             Command::RegisterNamespace { namespace } => self.register(namespace),
-            Command::OpenSession { node, incarnation, endpoint } => {
-                agents.open(node, *incarnation, endpoint, room, at, events)
+            Command::OpenSession { node, agent, incarnation, endpoint } => {
+                let opening = Opening { node, agent: *agent, incarnation: *incarnation, endpoint };
+                agents.open(opening, room, at, events)
             }
             Command::EndSession { session } => agents.end(*session, room, at, events),
             Command::Session { session, sequence, operation } => {

@@ -7,8 +7,8 @@
 use bytes::Bytes;
 use foreword_proto::records::SuspectRecord;
 use foreword_proto::{
-    DirectoryId, EntryKey, Epoch, Generation, Namespace, NamespaceId, PublishOutcome, RetireReason, Revision, Sequence,
-    SessionId, SlabId, Slot, SlotRef,
+    AgentId, DirectoryId, EntryKey, Epoch, Generation, Namespace, NamespaceId, PublishOutcome, RetireReason, Revision,
+    Sequence, SessionId, SlabId, Slot, SlotRef,
 };
 
 use super::codec::{kinds, record};
@@ -24,8 +24,8 @@ pub enum Command {
     Tick { now_ms: u64 },
     /// Registers a namespace, or finds it.
     RegisterNamespace { namespace: Box<Namespace> },
-    /// Opens a session for an agent's incarnation; an older session of the same node expires.
-    OpenSession { node: String, incarnation: u64, endpoint: String },
+    /// Opens a session for an agent's process. An older session of the same agent under that name ends; another agent's stands.
+    OpenSession { node: String, agent: AgentId, incarnation: u64, endpoint: String },
     /// Ends a session, by its own wish or because its lease ran out: what it was granted and not published rests
     /// `write_rest`.
     EndSession { session: SessionId },
@@ -214,7 +214,7 @@ pub fn next_generation(generation: Generation) -> Generation {
 kinds!(Command, "command" {
     1 => Tick { now_ms },
     2 => RegisterNamespace { namespace },
-    3 => OpenSession { node, incarnation, endpoint },
+    3 => OpenSession { node, agent, incarnation, endpoint },
     4 => EndSession { session },
     5 => Session { session, sequence, operation },
     8 => Suspect { session, namespace, suspects },

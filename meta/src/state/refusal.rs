@@ -27,6 +27,12 @@ pub enum Refusal {
     Invalid(Invalid),
     #[error("{}: expected at most {}", _0.field(), _0.most())]
     TooMany(Limit),
+    /// Another agent's session stands under that name; `running` and `refused` are the two endpoints.
+    #[error(
+        "node: expected a name of its own, {node} is the agent's at {running}; the one at {refused} is another and is refused \
+         until that session ends"
+    )]
+    NameTaken { node: String, running: String, refused: String },
 }
 
 kinds!(Refusal, "refusal" {
@@ -36,6 +42,7 @@ kinds!(Refusal, "refusal" {
     4 => OtherGeometry { namespace, registered },
     5 => Invalid(invalid),
     6 => TooMany(limit),
+    7 => NameTaken { node, running, refused },
 });
 
 /// The geometry of a namespace that is registered under the same name.

@@ -23,7 +23,7 @@ use foreword_proto::wire::meta::meta_client::MetaClient;
 use foreword_proto::wire::meta::{
     self as wire, GrantRequest, OpenSessionRequest, PublishRequest, RegisterNamespaceRequest,
 };
-use foreword_proto::{ClusterId, DirectoryId, EntryKey, Location, Namespace, PageKey, SlotRef};
+use foreword_proto::{AgentId, ClusterId, DirectoryId, EntryKey, Location, Namespace, PageKey, SlotRef};
 use foreword_seams::{Endpoint, Entropy, LocalFiles, OsEntropy, Telemetry, TokioNet, rpc};
 use tonic::transport::Channel;
 
@@ -303,6 +303,16 @@ pub(crate) fn key(number: u64) -> PageKey {
 
 impl Agent {
     pub(crate) async fn open(cluster: &Cluster, replica: u64, node: &str) -> Self {
+        Self::open_as(cluster, replica, node, AgentId([1; 16])).await.unwrap()
+    }
+
+    /// The session of an agent under a node's name.
+    pub(crate) async fn open_as(
+        cluster: &Cluster,
+        replica: u64,
+        node: &str,
+        agent: AgentId,
+    ) -> Result<Self, tonic::Status> {
         let mut client = cluster.meta(replica);
         client
             .hello(wire::HelloRequest {
@@ -318,18 +328,22 @@ impl Agent {
             .unwrap()
             .into_inner();
         let opened = client
-            .open_session(OpenSessionRequest { node: node.into(), incarnation: 1, endpoint: String::new() })
-            .await
-            .unwrap()
+            .open_session(OpenSessionRequest {
+                node: node.into(),
+                incarnation: 1,
+                endpoint: format!("agent-{}:1", agent.0[0]),
+                agent_id: agent.0.to_vec().into(),
+            })
+            .await?
             .into_inner();
-        Self {
+        Ok(Self {
             client,
             session: opened.session,
             sequence: 0,
             namespace: registered.namespace_id,
             epoch: registered.epoch,
             slots: Vec::new(),
-        }
+        })
     }
 
     pub(crate) fn next(&mut self) -> u64 {
@@ -362,6 +376,10 @@ impl Agent {
     /// Publishes these pages in one batch, granting what it needs; answers with the revision.
     pub(crate) async fn publish(&mut self, numbers: std::ops::Range<u64>) -> u64 {
         let needed = (numbers.end - numbers.start) as usize;
+        if self.sequence.is_multiple_of(64) {
+            // On a busy machine many publishes take longer than a lease. A leader that cannot renew now does so later.
+            let _ = self.client.renew_session(wire::RenewSessionRequest { session: self.session }).await;
+        }
         while self.slots.len() < needed {
             self.grant(needed as u32).await;
         }

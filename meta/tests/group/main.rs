@@ -8,6 +8,7 @@ mod failover;
 mod feature_level;
 mod hf3fs;
 mod hf3fs_http;
+mod leases;
 mod membership;
 mod newcomers;
 mod proxy;

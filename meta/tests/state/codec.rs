@@ -8,7 +8,7 @@ use foreword_meta::state::command::{
 };
 use foreword_proto::limits::FORMAT_VERSION;
 use foreword_proto::records::SuspectRecord;
-use foreword_proto::{DirectoryId, EntryKey, Namespace, PublishOutcome, RetireReason, SlotRef};
+use foreword_proto::{AgentId, DirectoryId, EntryKey, Namespace, PublishOutcome, RetireReason, SlotRef};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -108,10 +108,8 @@ fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         any::<u64>().prop_map(|now_ms| Command::Tick { now_ms }),
         namespace().prop_map(|namespace| Command::RegisterNamespace { namespace: Box::new(namespace) }),
-        any::<(String, u64, String)>().prop_map(|(node, incarnation, endpoint)| Command::OpenSession {
-            node,
-            incarnation,
-            endpoint
+        any::<(String, [u8; 16], u64, String)>().prop_map(|(node, agent, incarnation, endpoint)| {
+            Command::OpenSession { node, agent: AgentId(agent), incarnation, endpoint }
         }),
         any::<u64>().prop_map(|session| Command::EndSession { session }),
         (any::<u64>(), any::<u64>(), operation()).prop_map(|(session, sequence, operation)| Command::Session {
@@ -187,6 +185,11 @@ fn refusal() -> impl Strategy<Value = Refusal> {
             .prop_map(|(namespace, registered)| Refusal::OtherGeometry { namespace, registered }),
         invalid().prop_map(Refusal::Invalid),
         limit().prop_map(Refusal::TooMany),
+        any::<(String, String, String)>().prop_map(|(node, running, refused)| Refusal::NameTaken {
+            node,
+            running,
+            refused
+        }),
     ]
 }
 

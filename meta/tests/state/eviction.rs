@@ -9,7 +9,7 @@ use foreword_proto::key::ParentHint;
 use foreword_proto::location::{Checksums, Location};
 use foreword_proto::records::{self, PageRecord};
 use foreword_proto::workload::{self, Trace};
-use foreword_proto::{EntryKey, Namespace, NamespaceId, RetireReason, SlotRef};
+use foreword_proto::{AgentId, EntryKey, Namespace, NamespaceId, RetireReason, SlotRef};
 use proptest::prelude::*;
 
 /// A state with two namespaces of two classes, whose events a policy is fed.
@@ -33,7 +33,12 @@ impl Leader {
             lease_ms: 1000,
         };
         let mut leader = Self { state: State::new(settings), policy: LeafLru::new(), sequence: 0, untold: Vec::new() };
-        leader.apply(Command::OpenSession { node: "a".into(), incarnation: 1, endpoint: String::new() });
+        leader.apply(Command::OpenSession {
+            node: "a".into(),
+            agent: AgentId([1; 16]),
+            incarnation: 1,
+            endpoint: String::new(),
+        });
         for bytes in [4096, 8192] {
             let namespace = Box::new(Namespace::simple(&format!("of {bytes}"), 16, vec![bytes]));
             leader.apply(Command::RegisterNamespace { namespace });

@@ -9,7 +9,9 @@ use foreword_meta::state::{SUSPICION_ALONE_MS, SUSPICION_KEPT_MS, SUSPICIONS_PER
 use foreword_proto::limits::SESSION_WINDOW;
 use foreword_proto::location::{Checksums, Location};
 use foreword_proto::records::{self, PageRecord, SuspectRecord};
-use foreword_proto::{EntryKey, Namespace, PageKey, PublishOutcome, RetireReason, Sequence, SessionId, SlotRef};
+use foreword_proto::{
+    AgentId, EntryKey, Namespace, PageKey, PublishOutcome, RetireReason, Sequence, SessionId, SlotRef,
+};
 
 use crate::random::restored;
 
@@ -66,7 +68,12 @@ impl Cluster {
     }
 
     pub(crate) fn open(&mut self, node: &str) -> SessionId {
-        let opened = self.apply(Command::OpenSession { node: node.into(), incarnation: 1, endpoint: String::new() });
+        let opened = self.apply(Command::OpenSession {
+            node: node.into(),
+            agent: AgentId([1; 16]),
+            incarnation: 1,
+            endpoint: String::new(),
+        });
         let Outcome::SessionOpened { session } = opened else { panic!("{opened:?}") };
         session
     }

@@ -4,7 +4,7 @@ use foreword_meta::state::State;
 use foreword_meta::state::command::{ClusterSettings, Command, Outcome, Retirement, SessionOperation};
 use foreword_proto::location::{Checksums, Location};
 use foreword_proto::records::{self, PageRecord, SuspectRecord};
-use foreword_proto::{EntryKey, Namespace, RetireReason, SessionId, SlotRef};
+use foreword_proto::{AgentId, EntryKey, Namespace, RetireReason, SessionId, SlotRef};
 use foreword_seams::Marker;
 use foreword_seams::sometimes::{counts, reset};
 
@@ -49,7 +49,15 @@ impl Replica {
     }
 
     fn session(&mut self, node: &str) -> SessionId {
-        match self.apply(Command::OpenSession { node: node.into(), incarnation: 1, endpoint: String::new() }).0 {
+        match self
+            .apply(Command::OpenSession {
+                node: node.into(),
+                agent: AgentId([1; 16]),
+                incarnation: 1,
+                endpoint: String::new(),
+            })
+            .0
+        {
             Outcome::SessionOpened { session } => session,
             other => panic!("{other:?}"),
         }
@@ -119,7 +127,8 @@ fn sessions_end_and_their_commands_come_too_late() {
     let mut replica = Replica::new();
     let a = replica.session("a");
     let slot = replica.grant(a, 1).0.unwrap();
-    let again = Command::OpenSession { node: "a".into(), incarnation: 2, endpoint: String::new() };
+    let again =
+        Command::OpenSession { node: "a".into(), agent: AgentId([1; 16]), incarnation: 2, endpoint: String::new() };
     assert_eq!(replica.marks(again), [Marker::SessionSuperseded, Marker::SessionEndedHoldingSlots]);
     assert_eq!(replica.marks(publish(a, 2, slot)), [Marker::EndedSessionRefused]);
     let b = replica.session("b");

@@ -15,8 +15,8 @@ use foreword_meta::state::{SUSPICION_ALONE_MS, SUSPICION_KEPT_MS, SUSPICIONS_PER
 use foreword_proto::limits::SESSION_WINDOW;
 use foreword_proto::records::{self, PageRecord, Record, SuspectRecord};
 use foreword_proto::{
-    DirectoryId, EntryKey, Epoch, Namespace, NamespaceId, PublishOutcome, RetireReason, Revision, Sequence, SessionId,
-    SlabId, Slot, SlotRef,
+    AgentId, DirectoryId, EntryKey, Epoch, Namespace, NamespaceId, PublishOutcome, RetireReason, Revision, Sequence,
+    SessionId, SlabId, Slot, SlotRef,
 };
 
 pub(crate) type PageName = (NamespaceId, EntryKey);
@@ -31,6 +31,7 @@ pub(crate) struct ModelNamespace {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ModelSession {
     pub(crate) node: String,
+    pub(crate) agent: Option<AgentId>,
     pub(crate) incarnation: u64,
     pub(crate) endpoint: String,
     pub(crate) outcomes: BTreeMap<Sequence, Outcome>,
@@ -106,8 +107,8 @@ impl Model {
         let outcome = match command {
             Command::Tick { now_ms } => self.tick(*now_ms, &mut events),
             Command::RegisterNamespace { namespace } => self.register(namespace),
-            Command::OpenSession { node, incarnation, endpoint } => {
-                self.open_session(node, *incarnation, endpoint, &mut events)
+            Command::OpenSession { node, agent, incarnation, endpoint } => {
+                self.open_session(node, *agent, (*incarnation, endpoint), &mut events)
             }
             Command::EndSession { session } => self.end_session(*session, &mut events),
             Command::Session { session, sequence, operation } => {
@@ -190,9 +191,19 @@ impl Model {
         Outcome::NamespaceRegistered { namespace: id, epoch: self.namespaces[id as usize - 1].epoch, slot_bytes }
     }
 
-    fn open_session(&mut self, node: &str, incarnation: u64, endpoint: &str, events: &mut Vec<Event>) -> Outcome {
+    fn open_session(
+        &mut self,
+        node: &str,
+        agent: AgentId,
+        (incarnation, endpoint): (u64, &str),
+        events: &mut Vec<Event>,
+    ) -> Outcome {
         if node.is_empty() {
             return Outcome::Refused(Refusal::Invalid(Invalid::Node { bytes: 0 }));
+        }
+        if let Some(running) = self.sessions.values().find(|open| open.node == node && open.agent != Some(agent)) {
+            let (running, refused) = (running.endpoint.clone(), endpoint.to_owned());
+            return Outcome::Refused(Refusal::NameTaken { node: node.to_owned(), running, refused });
         }
         let older: Vec<SessionId> =
             self.sessions.iter().filter(|(_, open)| open.node == node).map(|(id, _)| *id).collect();
@@ -201,8 +212,10 @@ impl Model {
         }
         self.sessions_ever += 1;
         let (node, endpoint) = (node.to_owned(), endpoint.to_owned());
-        self.sessions
-            .insert(self.sessions_ever, ModelSession { node, incarnation, endpoint, ..ModelSession::default() });
+        self.sessions.insert(
+            self.sessions_ever,
+            ModelSession { node, agent: Some(agent), incarnation, endpoint, ..ModelSession::default() },
+        );
         Outcome::SessionOpened { session: self.sessions_ever }
     }
 

@@ -9,7 +9,9 @@ use foreword_meta::state::command::{ClusterSettings, Command, Retirement, Sessio
 use foreword_proto::limits::FEATURE_LEVEL_MAX;
 use foreword_proto::location::{Checksums, Location};
 use foreword_proto::records::{self, PageRecord, SuspectRecord};
-use foreword_proto::{DirectoryId, EntryKey, Namespace, NamespaceId, RetireReason, Sequence, SessionId, SlotRef};
+use foreword_proto::{
+    AgentId, DirectoryId, EntryKey, Namespace, NamespaceId, RetireReason, Sequence, SessionId, SlotRef,
+};
 use proptest::prelude::*;
 
 use crate::model::Model;
@@ -238,7 +240,9 @@ pub(crate) fn command(operation: &Operation, model: &Model, before: &[Command]) 
         Operation::Register { which } => Command::RegisterNamespace { namespace: Box::new(namespace(*which)) },
         Operation::Open { node } => {
             let node = if *node == 3 { String::new() } else { format!("node-{node}") };
-            Command::OpenSession { node, incarnation: model.sessions_ever, endpoint: "here".into() }
+            // Mostly the agent that has the name.
+            let agent = AgentId([u8::from(model.tick_ms.is_multiple_of(5)); 16]);
+            Command::OpenSession { node, agent, incarnation: model.sessions_ever, endpoint: "here".into() }
         }
         Operation::End { session: number } => Command::EndSession { session: session(model, *number) },
         Operation::Grant { session: number, class, slots, sequence } => {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use foreword_proto::AgentId;
 use foreword_proto::wire::meta as wire;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -10,17 +12,26 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{Session, Sessions, says_session_lost};
-use crate::meta_client::Backoff;
+use crate::meta_client::{Backoff, worth_another_replica};
 
 /// A lease shorter than this could not be renewed in time by any means.
 const LEASE_MIN: Duration = Duration::from_millis(50);
 /// Renewals in one lease.
 const RENEWALS_PER_LEASE: u32 = 5;
 
+/// A refusal is asked about again after this: the name may come free with the other session's end.
+const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+/// One refusal is said again after this.
+const REFUSED_SAID_EVERY: Duration = Duration::from_secs(60);
+
 /// Who opens the sessions.
 #[derive(Debug, Clone)]
 pub struct Identity {
     pub node: String,
+    /// Kept in the agent's state directory, or this process's own.
+    pub agent: AgentId,
+    /// Of this process.
+    pub incarnation: u64,
     /// Where this agent's own API listens, for status only.
     pub endpoint: String,
 }
@@ -33,14 +44,16 @@ pub async fn keep(
     stop: CancellationToken,
 ) {
     let mut backoff = Backoff::default();
+    let mut said = Said::default();
     while !stop.is_cancelled() {
         let open = tokio::select! {
             open = open(&sessions, &identity) => open,
             () = stop.cancelled() => return,
         };
+        let mut refused = false;
         match open {
             Ok(session) => {
-                backoff = Backoff::default();
+                (backoff, said) = (Backoff::default(), Said::default());
                 opened(&session);
                 sessions.current.send_replace(Some(session.clone()));
                 tokio::select! {
@@ -51,9 +64,10 @@ pub async fn keep(
                 session.lost.cancel();
                 sessions.current.send_replace(None);
             }
-            Err(status) => tracing::warn!(%status, "no session could be opened"),
+            Err(status) => refused = said.refusal(&status),
         }
         let pause = backoff.next(sessions.meta.entropy());
+        let pause = if refused { pause + REFUSED_PAUSE } else { pause };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return,
@@ -61,11 +75,31 @@ pub async fn keep(
     }
 }
 
+/// What was said of sessions that could not be opened.
+#[derive(Default)]
+struct Said {
+    last: Option<(String, Instant)>,
+}
+
+impl Said {
+    /// Says it, but the same thing not too often. True: the group refused, and so would every replica.
+    fn refusal(&mut self, status: &Status) -> bool {
+        let said =
+            self.last.as_ref().filter(|(message, at)| message == status.message() && at.elapsed() < REFUSED_SAID_EVERY);
+        if said.is_none() {
+            tracing::warn!(%status, "no session could be opened; trying again");
+            self.last = Some((status.message().to_owned(), Instant::now()));
+        }
+        !worth_another_replica(status)
+    }
+}
+
 async fn open(sessions: &Sessions, identity: &Identity) -> Result<Arc<Session>, Status> {
     const OPEN: Duration = Duration::from_secs(10);
     let request = wire::OpenSessionRequest {
         node: identity.node.clone(),
-        incarnation: sessions.meta.entropy().u64(),
+        agent_id: Bytes::copy_from_slice(&identity.agent.0),
+        incarnation: identity.incarnation,
         endpoint: identity.endpoint.clone(),
     };
     let sent = Mutex::new(Instant::now());

@@ -10,7 +10,7 @@ use foreword_proto::records::{self, NamespaceEvent, PageRecord, SuspectRecord};
 use foreword_proto::wire::meta as wire;
 use foreword_proto::wire::namespace_from_wire;
 use foreword_proto::{
-    ClusterId, EntryKey, Fingerprint, Location, PublishOutcome, RetireReason, Revision, SessionId, SlotRef,
+    AgentId, ClusterId, EntryKey, Fingerprint, Location, PublishOutcome, RetireReason, Revision, SessionId, SlotRef,
 };
 use foreword_seams::{Endpoint, Net, TokioNet, rpc};
 use parking_lot::Mutex;
@@ -37,6 +37,8 @@ pub struct Settings {
     pub unavailable: bool,
     /// This many session commands are applied, and their answer is lost.
     pub lose_answers: u32,
+    /// Every node's name is another agent's.
+    pub name_taken: bool,
 }
 
 impl Default for Settings {
@@ -49,6 +51,7 @@ impl Default for Settings {
             hold_watches: false,
             unavailable: false,
             lose_answers: 0,
+            name_taken: false,
         }
     }
 }
@@ -95,6 +98,8 @@ pub struct State {
     pub aborted_unknown: Vec<SlotRef>,
     pub publishes: u64,
     pub snapshots_sent: u64,
+    /// Who asked for sessions, one for each time.
+    pub asked: Vec<(AgentId, u64)>,
 }
 
 #[derive(Clone)]
@@ -311,8 +316,12 @@ impl Meta for FakeMeta {
         &self,
         request: Request<wire::OpenSessionRequest>,
     ) -> Result<Response<wire::OpenSessionResponse>, Status> {
-        let node = request.into_inner().node;
+        let wire::OpenSessionRequest { node, incarnation, agent_id, .. } = request.into_inner();
         let mut state = self.state.lock();
+        state.asked.push((AgentId::from_wire(&agent_id)?, incarnation));
+        if self.settings.lock().name_taken {
+            return Err(status_for(Code::FailedPrecondition, "node", "node: it is the agent's at elsewhere:1"));
+        }
         state.sessions.retain(|_, session| session.node != node);
         state.last_session += 1;
         let session = state.last_session;

@@ -56,6 +56,7 @@ impl Cluster {
                 Ok(Arc::new(MemoryStore::with_faults(l3.clone(), cluster, chunk_bytes, faults.clone())))
             }),
             files: None,
+            kept: None,
             regions: Arc::new(HeapRegions),
             telemetry: Telemetry::new(),
         }

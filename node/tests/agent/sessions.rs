@@ -148,3 +148,15 @@ async fn the_arena_is_smaller_than_what_is_put_and_got() {
     let missed: Vec<_> = got.iter().filter(|page| !page.hit).map(|page| &page.reason).collect();
     assert_eq!(missed, [""; 0]);
 }
+
+#[tokio::test]
+async fn an_agent_whose_name_is_taken_is_not_ready_and_keeps_trying() {
+    let cluster = Cluster::with(Settings { name_taken: true, ..Settings::default() }).await;
+    let a = cluster.agent("a").await;
+    let asked = || cluster.meta.state.lock().asked.clone();
+    eventually("it asks again", || asked().len() >= 3).await;
+    assert!(!a.handle.ready());
+    assert!(asked().iter().all(|one| *one == asked()[0]), "one agent, one process: {:?}", asked());
+    cluster.meta.set(|settings| settings.name_taken = false);
+    eventually("it is ready", || a.handle.ready()).await;
+}

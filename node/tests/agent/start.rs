@@ -29,6 +29,7 @@ fn machine(telemetry: Telemetry) -> Deps {
         entropy: Arc::new(OsEntropy),
         store: machine_stores(),
         files: None,
+        kept: None,
         regions: Arc::new(HeapRegions),
         telemetry,
     }

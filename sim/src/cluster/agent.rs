@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use foreword_node::agent::Agent;
 use foreword_node::arena::RegionProvider;
+use foreword_node::kept_id::KeptId;
 use foreword_node::{Deps, NodeConfig, StoreFactory, serve};
+use foreword_proto::AgentId;
 use foreword_seams::{Files, Net, Telemetry};
 use parking_lot::Mutex;
 
@@ -41,6 +43,7 @@ impl AgentParts {
             entropy: Arc::new(HostEntropy::new(self.host)),
             store: self.store.clone(),
             files: Some(Arc::new(self.files.open_dir()) as Arc<dyn Files>),
+            kept: Some(Arc::new(KeptId::of(agent_id(&self.config.node)))),
             regions: self.regions.clone(),
             telemetry: Telemetry::new(),
         };
@@ -54,4 +57,11 @@ impl AgentParts {
             Err(error) => format!("did not serve: {error}"),
         }
     }
+}
+
+/// What stands in the state directory of the machine of this name: it survives its processes.
+fn agent_id(node: &str) -> AgentId {
+    let mut id = [0; 16];
+    id.iter_mut().zip(node.bytes()).for_each(|(byte, letter)| *byte = letter);
+    AgentId(id)
 }

@@ -247,7 +247,12 @@ mod tests {
         for _ in 0..10 {
             log.entry(&[Command::Reclaim { entries_max: 100 }]);
         }
-        log.entry(&[Command::OpenSession { node: "a".into(), incarnation: 2, endpoint: String::new() }]);
+        log.entry(&[Command::OpenSession {
+            node: "a".into(),
+            agent: foreword_proto::AgentId([1; 16]),
+            incarnation: 2,
+            endpoint: String::new(),
+        }]);
         log.session = 2;
         log.tick(1000 + 2 * WRITE_REST_MS);
         assert_eq!(log.grant(4).len(), 4);

@@ -7,7 +7,7 @@ use foreword_meta::state::command::{Command, Event, Outcome, Retirement, Session
 use foreword_meta::watch::hub::{Tail, WatchHub};
 use foreword_node::mirror::View as Mirror;
 use foreword_proto::records::{EntryEvents, NamespaceEvent, SuspectRecord};
-use foreword_proto::{EntryKey, Location, RetireReason, Revision, SessionId, SlotRef};
+use foreword_proto::{AgentId, EntryKey, Location, RetireReason, Revision, SessionId, SlotRef};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -119,7 +119,12 @@ impl Run {
             95 => Command::EndSession { session },
             96..98 => {
                 let node = if self.random.gen_bool(0.5) { "a" } else { "b" };
-                Command::OpenSession { node: node.into(), incarnation: self.now_ms, endpoint: String::new() }
+                Command::OpenSession {
+                    node: node.into(),
+                    agent: AgentId([1; 16]),
+                    incarnation: self.now_ms,
+                    endpoint: String::new(),
+                }
             }
             _ => Command::DropSlabs { slabs: vec![self.random.gen_range(1..4)] },
         }

@@ -101,7 +101,12 @@ fn planted_faults_are_found_by_their_names() {
     assert_eq!(broken(&stale, &all, 5), BTreeSet::from(["linearizable-reads-are"]));
     let orphan = |log: &mut Log, _: &mut Vec<Record>| {
         let (node, endpoint) = ("b".to_owned(), String::new());
-        log.entry(&[foreword_meta::state::command::Command::OpenSession { node, incarnation: 7, endpoint }]);
+        log.entry(&[foreword_meta::state::command::Command::OpenSession {
+            node,
+            agent: foreword_proto::AgentId([1; 16]),
+            incarnation: 7,
+            endpoint,
+        }]);
     };
     assert_eq!(broken(&orphan, &all, 5), BTreeSet::from(["grants-end"]));
 }

@@ -202,8 +202,9 @@ impl Oracle {
     fn held_by_ending(&self, command: &Command) -> Vec<(SessionId, Vec<SlotRef>)> {
         let ending: Option<SessionId> = match command {
             Command::EndSession { session } => Some(*session),
-            Command::OpenSession { node, .. } => {
-                self.state.sessions().find(|open| open.node == node).map(|open| open.id)
+            Command::OpenSession { node, agent, .. } => {
+                let displaced = self.state.sessions().find(|open| open.node == node && open.agent == *agent);
+                displaced.map(|open| open.id)
             }
             _ => None,
         };

@@ -9,7 +9,7 @@ use foreword_meta::state::command::{ClusterSettings, Command, Outcome, Retiremen
 use foreword_proto::limits::FORMAT_VERSION;
 use foreword_proto::location::{Checksums, Location};
 use foreword_proto::records::{self, PageRecord};
-use foreword_proto::{EntryKey, Namespace, NamespaceId, PageKey, RetireReason, Revision, SlotRef};
+use foreword_proto::{AgentId, EntryKey, Namespace, NamespaceId, PageKey, RetireReason, Revision, SlotRef};
 use openraft::{CommittedLeaderId, EntryPayload, LogId};
 
 use super::*;
@@ -64,7 +64,12 @@ impl Log {
         log.entry(&[]);
         let namespace = Box::new(Namespace::simple("m", 16, shard_bytes));
         log.entry(&[Command::RegisterNamespace { namespace }]);
-        log.entry(&[Command::OpenSession { node: "a".into(), incarnation: 1, endpoint: String::new() }]);
+        log.entry(&[Command::OpenSession {
+            node: "a".into(),
+            agent: AgentId([1; 16]),
+            incarnation: 1,
+            endpoint: String::new(),
+        }]);
         log.free = log.grant(slots as u32);
         log
     }

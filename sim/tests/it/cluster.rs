@@ -219,6 +219,7 @@ async fn node(load: &Load, net: &PipeNet, replica: &Endpoint, l3: &MemoryL3, num
         entropy: Arc::new(SeededEntropy::new(100 + number)),
         store: Arc::new(move |_, id, chunk_bytes| Ok(Arc::new(MemoryStore::new(l3.clone(), id, chunk_bytes)))),
         files: None,
+        kept: None,
         regions: Arc::new(HeapRegions),
         telemetry: Telemetry::new(),
     };

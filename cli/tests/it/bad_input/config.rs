@@ -50,7 +50,7 @@ const META_CASES: [Case; 15] = [
 ];
 
 /// Below a section that is right but for one field.
-const NODE_CASES: [Case; 16] = [
+const NODE_CASES: [Case; 17] = [
     ("arena_bytes = \"12 bananas\"", "node.arena_bytes", "12 bananas"),
     ("arena_bytes = 4096", "node.arena_bytes", "4096"),
     ("arena_bytes = -1", "node.arena_bytes", "foreword.toml:5"),
@@ -67,6 +67,7 @@ const NODE_CASES: [Case; 16] = [
     ("meta_wait_ms = 0", "node.meta_wait_ms", "got 0"),
     ("calls_max = 1.5", "node.calls_max", "foreword.toml:5"),
     ("mirror_dir = \"/dev/null/x\"", "node.mirror_dir", "/dev/null/x"),
+    ("state_dir = \"/dev/null/x\"", "node.state_dir", "/dev/null/x"),
 ];
 
 const NODE_BASE: &str = "[node]\nnode = \"n\"\nmeta = [\"127.0.0.1:1\"]\nl3 = \"memory\"\n";

@@ -62,7 +62,8 @@ async fn keys_and_records(live: &mut Live) {
     live.refuses("keys and tokens", (Code::InvalidArgument, "tokens"), meta.clone().lookup(both)).await;
     let torn = m::PublishRequest { session: 1, sequence: 1, namespace_id, epoch: 0, pages: vec![1; 45].into() };
     live.refuses("torn records", (Code::InvalidArgument, "pages"), meta.clone().publish(torn)).await;
-    let session = m::OpenSessionRequest { node: "stranger".into(), incarnation: 1, endpoint: String::new() };
+    let agent_id = vec![7; 16].into();
+    let session = m::OpenSessionRequest { node: "stranger".into(), incarnation: 1, endpoint: String::new(), agent_id };
     let session = meta.clone().open_session(session).await.unwrap().into_inner().session;
     let grant = |session, sequence, slot_bytes, slots| {
         let mut meta = meta.clone();

@@ -20,6 +20,7 @@ use suspicions::{Suspected, Suspicions};
 
 pub(super) use checks::{Summary, check, check_step};
 pub(super) use commands::SessionHandler;
+pub(super) use sessions::Opening;
 pub use sessions::SessionInfo;
 pub(super) use suspecting::SuspicionHandler;
 pub use suspicions::{SUSPICION_ALONE_MS, SUSPICION_KEPT_MS, SUSPICIONS_PER_SESSION_MAX};
@@ -52,16 +53,15 @@ impl Agents {
         self.sessions.get(id).into_iter().flat_map(|session| session.granted.iter().copied())
     }
 
-    /// Opens a session for a node; an older one of it ends.
+    /// Opens a session under a node's name; an older one of the same agent ends.
     pub(super) fn open(
         &mut self,
-        node: &str,
-        incarnation: u64,
-        endpoint: &str,
+        opening: Opening<'_>,
         room: &mut Room,
         at: Moment<'_>,
         events: &mut Vec<Event>,
     ) -> Result<Outcome, Refusal> {
+        let Opening { node, agent, endpoint, .. } = opening;
         if node.is_empty() || node.len() > NAMESPACE_TEXT_BYTES_MAX {
             return Err(Refusal::Invalid(Invalid::Node { bytes: node.len() as u32 }));
         }
@@ -73,10 +73,15 @@ impl Agents {
             return Err(Refusal::TooMany(Limit::Sessions));
         }
         if let Some(older) = older {
+            if let Some(running) = self.sessions.get(older).filter(|running| running.agent != agent) {
+                sometimes(Marker::NodeNameTaken);
+                let (running, refused) = (running.endpoint.clone(), endpoint.into());
+                return Err(Refusal::NameTaken { node: node.into(), running, refused });
+            }
             sometimes(Marker::SessionSuperseded);
             self.end(older, room, at, events)?;
         }
-        let session = Session::new(node.into(), incarnation, endpoint.into(), at.tick_ms);
+        let session = Session::new(opening, at.tick_ms);
         Ok(Outcome::SessionOpened { session: self.sessions.open(session) })
     }
 

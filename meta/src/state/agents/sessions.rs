@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use foreword_proto::limits::SESSION_WINDOW;
-use foreword_proto::{Sequence, SessionId, SlabId, Slot};
+use foreword_proto::{AgentId, Sequence, SessionId, SlabId, Slot};
 
 use crate::state::codec::{Decode, Encode, Sink, record};
 use crate::state::digest::Fields;
@@ -16,6 +16,7 @@ use crate::state::input::{DecodeError, Input};
 pub struct SessionInfo<'a> {
     pub id: SessionId,
     pub node: &'a str,
+    pub agent: AgentId,
     pub incarnation: u64,
     pub endpoint: &'a str,
     /// The tick at which it was opened.
@@ -28,10 +29,20 @@ pub struct SessionInfo<'a> {
     pub suspect_limited: bool,
 }
 
+/// Who asks for a session.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::state) struct Opening<'a> {
+    pub(in crate::state) node: &'a str,
+    pub(in crate::state) agent: AgentId,
+    pub(in crate::state) incarnation: u64,
+    pub(in crate::state) endpoint: &'a str,
+}
+
 /// An open session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Session {
     pub(super) node: String,
+    pub(super) agent: AgentId,
     pub(super) incarnation: u64,
     pub(super) endpoint: String,
     pub(super) opened_ms: u64,
@@ -42,12 +53,21 @@ pub(super) struct Session {
     pub(super) suspect_limited: bool,
 }
 
-record!(Session { node, incarnation, endpoint, opened_ms, suspicions, suspect_limited, window } rebuilt { granted });
+record!(Session { node, agent, incarnation, endpoint, opened_ms, suspicions, suspect_limited, window } rebuilt { granted });
 
 impl Session {
-    pub(super) fn new(node: String, incarnation: u64, endpoint: String, opened_ms: u64) -> Self {
-        let (granted, window) = (BTreeSet::new(), Window::default());
-        Self { node, incarnation, endpoint, opened_ms, granted, window, suspicions: 0, suspect_limited: false }
+    pub(super) fn new(opening: Opening<'_>, opened_ms: u64) -> Self {
+        Self {
+            node: opening.node.into(),
+            agent: opening.agent,
+            incarnation: opening.incarnation,
+            endpoint: opening.endpoint.into(),
+            opened_ms,
+            granted: BTreeSet::new(),
+            window: Window::default(),
+            suspicions: 0,
+            suspect_limited: false,
+        }
     }
 
     /// What status shows of it.
@@ -55,6 +75,7 @@ impl Session {
         SessionInfo {
             id,
             node: &self.node,
+            agent: self.agent,
             incarnation: self.incarnation,
             endpoint: &self.endpoint,
             opened_ms: self.opened_ms,

@@ -6,7 +6,7 @@
 //! ```
 
 use bytes::{Bytes, BytesMut};
-use foreword_proto::{DirectoryId, EntryKey, Fingerprint, PublishOutcome, RetireReason};
+use foreword_proto::{AgentId, DirectoryId, EntryKey, Fingerprint, PublishOutcome, RetireReason};
 
 use crate::state::input::{DecodeError, Input};
 
@@ -319,6 +319,20 @@ macro_rules! numbered {
 numbered! {
     PublishOutcome, "publish outcome";
     RetireReason, "retire reason";
+}
+
+impl Encode for AgentId {
+    fn encode(&self, out: &mut impl Sink) {
+        out.put(&self.0);
+    }
+}
+
+impl Decode for AgentId {
+    const BYTES_MIN: usize = size_of::<Self>();
+
+    fn decode(input: &mut Input<'_>) -> Result<Self, DecodeError> {
+        Ok(Self(input.array()?))
+    }
 }
 
 impl Encode for Fingerprint {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use foreword_proto::location::{Checksums, Location};
 use foreword_proto::records::{self, PageRecord};
-use foreword_proto::{EntryKey, Namespace, SlotRef};
+use foreword_proto::{AgentId, EntryKey, Namespace, SlotRef};
 
 use super::{Summary, check, check_step};
 use crate::state::State;
@@ -31,7 +31,7 @@ pub(in crate::state) fn sound() -> (State, Vec<SlotRef>) {
         outcome
     };
     apply(Command::RegisterNamespace { namespace: Box::new(Namespace::simple("m", 16, vec![4096])) });
-    apply(Command::OpenSession { node: "a".into(), incarnation: 1, endpoint: String::new() });
+    apply(Command::OpenSession { node: "a".into(), agent: AgentId([1; 16]), incarnation: 1, endpoint: String::new() });
     let session = |sequence, operation| Command::Session { session: 1, sequence, operation };
     let granted = apply(session(1, SessionOperation::Grant { slot_bytes: 4096, slots: 3 }));
     let Outcome::Granted { slots, .. } = granted else { panic!("{granted:?}") };
