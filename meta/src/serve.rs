@@ -25,7 +25,7 @@ use crate::network::{Heard, NetworkFactory, PeerIdentity, Peers};
 use crate::replica::applied::{Applied, Position};
 use crate::replica::changes::Changes;
 use crate::replica::clock::LeaderClock;
-use crate::replica::compare::{Diverged, compare_digests};
+use crate::replica::compare::compare_digests;
 use crate::replica::duties::{Duties, Duty};
 use crate::replica::forming::form;
 use crate::replica::group::Group;
@@ -39,6 +39,8 @@ use crate::replica::reclaim::Reclaim;
 use crate::replica::rejoin::{Standing, rejoin};
 use crate::replica::removed::watch_removal;
 use crate::replica::state_machine::{Newest, Snapshots, StateMachine};
+use crate::replica::supervise::Failing;
+pub use crate::replica::supervise::Failure;
 use crate::service::status::StatusSource;
 use crate::service::{AdminService, MetaService, RaftService, router};
 use crate::state::State;
@@ -82,21 +84,6 @@ pub enum ServeError {
 
 fn ends_at(index: &Option<u64>) -> String {
     index.map_or_else(|| "none".to_owned(), |index| format!("one that covers {index}"))
-}
-
-/// Why a running replica cannot go on.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// Its disk failed, or its log cannot be read.
-    #[error("{0}")]
-    Stopped(String),
-    /// It met what another version wrote, or a feature level that this binary does not know. That is noted in its data directory: each
-    /// start ends at once, until a binary that knows it starts there.
-    #[error("data_dir.{0}")]
-    OtherVersion(OtherVersion),
-    /// Its state is to be set aside ([`crate::open::set_log_aside`]); started again, it rejoins empty.
-    #[error(transparent)]
-    Diverged(#[from] Diverged),
 }
 
 /// A running replica.
@@ -221,7 +208,15 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         raft.runtime_config().elect(false);
     }
     let clock = Arc::new(LeaderClock::default());
-    let proposer = Proposer::spawn(raft.clone(), clock.clone());
+    let (failing, failed) = Failing::new();
+    let (proposer, proposing) = Proposer::new(
+        raft.clone(),
+        log_reader.clone(),
+        config.election_ms_max,
+        clock.clone(),
+        &deps.telemetry,
+        failing.clone(),
+    );
     let group = Arc::new(Group::new(&identity, raft.clone(), applied.clone(), peers.clone(), heard, proposer));
     let watermarks =
         Watermarks { high_percent: config.high_watermark_percent, low_percent: config.low_watermark_percent };
@@ -247,10 +242,12 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
 
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    let (failing, failed) = watch::channel(None);
-    tasks.spawn(watch_raft(raft.clone(), halt.clone(), failing.clone()));
-    tasks.spawn(Duties::new(group.clone(), clock, duties).run());
-    tasks.spawn(stop_when_diverged(group.clone(), standing.clone(), deps.telemetry.clone(), failing));
+    let watching = watch_raft(raft.clone(), halt.clone(), failing.clone());
+    let comparing = stop_when_diverged(group.clone(), standing.clone(), deps.telemetry.clone(), failing.clone());
+    let noting = note_members(group.clone(), identity.members.clone(), deps.identity_file.clone());
+    let joining = form_or_rejoin(group.clone(), identity, deps.identity_file.clone(), standing.clone());
+    let snapshots = snapshot_by_bytes(source.clone(), config.log_bytes_per_snapshot);
+    let readiness = keep_readiness(group.clone(), standing.clone(), election);
     let pace = Pace {
         group: group.clone(),
         peers: peers.clone(),
@@ -259,15 +256,19 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         heartbeat: Duration::from_millis(config.heartbeat_ms),
         settle: Duration::from_millis(config.election_ms_min),
     };
-    tasks.spawn(pace.keep());
-    tasks.spawn(snapshot_by_bytes(source.clone(), config.log_bytes_per_snapshot));
-    tasks.spawn(keep_readiness(group.clone(), standing.clone(), election));
-    tasks.spawn(leases.beat().run());
     let changes = Changes::new(group.clone(), election);
-    tasks.spawn(changes.clone().tend());
-    tasks.spawn(watch_removal(group.clone(), standing.clone()));
-    tasks.spawn(note_members(group.clone(), identity.members.clone(), deps.identity_file.clone()));
-    tasks.spawn(form_or_rejoin(group.clone(), identity, deps.identity_file.clone(), standing.clone()));
+    tasks.spawn(failing.clone().supervise("the watch over raft", watching));
+    tasks.spawn(failing.clone().supervise("the proposer", proposing));
+    tasks.spawn(failing.clone().supervise("the duties", Duties::new(group.clone(), clock, duties).run()));
+    tasks.spawn(failing.clone().supervise("the comparison of digests", comparing));
+    tasks.spawn(failing.clone().supervise("the pace", pace.keep()));
+    tasks.spawn(failing.clone().supervise("the beat of leases", leases.beat().run()));
+    tasks.spawn(failing.clone().supervise("the snapshots", snapshots));
+    tasks.spawn(failing.clone().supervise("the watch over readiness", readiness));
+    tasks.spawn(failing.clone().supervise("the changes of members", changes.clone().tend()));
+    tasks.spawn(failing.clone().supervise("the watch for removal", watch_removal(group.clone(), standing.clone())));
+    tasks.spawn(failing.clone().supervise("the note of members", noting));
+    tasks.spawn(failing.supervise("forming or joining the group", joining));
     let services = rpc::server()
         .layer(RpcMetricsLayer::new(deps.telemetry.clone()))
         .layer(NameMessageLayer)
@@ -351,7 +352,7 @@ fn raft_config(config: &MetaConfig) -> openraft::Config {
 }
 
 /// Tells the handle when the replica stops by itself: a disk fault, an entry that cannot be read, another version.
-async fn watch_raft(raft: Raft<TypeConfig>, halt: Arc<Halt>, failing: watch::Sender<Option<Failure>>) {
+async fn watch_raft(raft: Raft<TypeConfig>, halt: Arc<Halt>, failing: Failing) {
     let mut metrics = raft.metrics();
     let raft_ended = async {
         let ended = metrics.wait_for(|m| m.running_state.is_err()).await;
@@ -362,22 +363,17 @@ async fn watch_raft(raft: Raft<TypeConfig>, halt: Arc<Halt>, failing: watch::Sen
         other = halt.stopped() => Failure::OtherVersion(other),
         reason = raft_ended => halt.why().map_or(Failure::Stopped(reason), Failure::OtherVersion),
     };
-    failing.send_replace(Some(failure));
+    failing.fail(failure);
 }
 
 /// A replica that most others disagree with takes part in nothing from then on, and fails.
-async fn stop_when_diverged(
-    group: Arc<Group>,
-    standing: Arc<Standing>,
-    telemetry: Telemetry,
-    failing: watch::Sender<Option<Failure>>,
-) {
+async fn stop_when_diverged(group: Arc<Group>, standing: Arc<Standing>, telemetry: Telemetry, failing: Failing) {
     let diverged = compare_digests(group.clone(), telemetry).await;
     tracing::error!(%diverged, "this replica stops");
     standing.stop_voting();
     group.raft.runtime_config().elect(false);
     group.raft.runtime_config().heartbeat(false);
-    failing.send_replace(Some(diverged.into()));
+    failing.fail(diverged.into());
 }
 
 /// Snapshots and purges by log bytes: entries differ in size by four orders of magnitude.

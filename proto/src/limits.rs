@@ -92,8 +92,12 @@ pub const RAFT_PAYLOAD_BYTES_SOFT_MAX: usize = 8 << 20;
 pub const SNAPSHOT_FRAME_BYTES: usize = 1 << 20;
 /// Commands of one log entry: what is read of one before it is applied stays within some tens of MB, and so does applying it.
 pub const COMMANDS_PER_ENTRY_MAX: usize = 16_384;
-/// Commands waiting for the proposer.
-pub const PROPOSER_QUEUE_MAX: usize = 4096;
+/// Proposals of callers that wait at the leader, and the bytes they take in entries: some seconds of a slow disk. More are refused.
+pub const PROPOSALS_WAITING_MAX: usize = 4096;
+pub const PROPOSALS_WAITING_BYTES_MAX: usize = 32 << 20;
+/// The same of the leader's own decisions, which no caller can crowd out.
+pub const PROPOSALS_OWN_MAX: usize = 16;
+pub const PROPOSALS_OWN_BYTES_MAX: usize = 2 * ENTRY_BYTES_MAX;
 /// Entries between two revisions at which replicas note their state's digest, and notes kept.
 pub const DIGEST_EVERY_ENTRIES: u64 = 256;
 pub const DIGESTS_KEPT: usize = 64;
@@ -103,6 +107,7 @@ pub const LOG_BYTES_PER_SNAPSHOT: u64 = 64 << 20;
 const _: () = {
     assert!(RAFT_PAYLOAD_BYTES_SOFT_MAX + ENTRY_BYTES_MAX + (1 << 20) <= RAFT_MESSAGE_BYTES_MAX);
     assert!(ENTRY_BYTES_SOFT_MAX <= ENTRY_BYTES_MAX);
+    assert!(ENTRY_BYTES_MAX <= PROPOSALS_WAITING_BYTES_MAX && ENTRY_BYTES_MAX <= PROPOSALS_OWN_BYTES_MAX);
     // What the leader decides in one round fits one entry: ends of sessions, and for each page file what expired and what was read.
     assert!(SESSIONS_MAX + 2 * HF3FS_FILES_MAX + 16 <= COMMANDS_PER_ENTRY_MAX);
     assert!(PIECES_BYTES_MAX + (64 << 10) <= NODE_MESSAGE_BYTES_MAX);

@@ -13,7 +13,8 @@ use super::measures::Measures;
 use super::outcome::{answer_of, other_size};
 use super::{Answer, Call, Leader, Operation};
 use crate::network::Peer;
-use crate::replica::group::{FORWARD_TIMEOUT, Group, Leader as Leading, Unavailable};
+use crate::replica::group::{Group, Leader as Leading};
+use crate::replica::unavailable::Unavailable;
 use crate::state::command::Command;
 use crate::state::hf3fs::{FileName, Hf3fsCommand, Presence};
 
@@ -31,7 +32,7 @@ pub struct Calls {
 impl Calls {
     /// The calls of one replica.
     pub fn new(group: Arc<Group>, leader: Arc<Leader>, telemetry: Telemetry) -> Self {
-        let forwards = Forwards::new(group.peers.clone());
+        let forwards = Forwards::new(group.clone());
         Self { group, leader, forwards, measures: Measures::new(telemetry) }
     }
 
@@ -96,11 +97,11 @@ impl Calls {
     async fn decided(&self, call: &Call, deadline: Instant) -> Result<Answer, Unavailable> {
         loop {
             let answered = match self.group.leader() {
-                Leading::Here => self.leader.answer(call, deadline.min(Instant::now() + FORWARD_TIMEOUT)).await,
+                Leading::Here => self.leader.answer(call, deadline).await,
                 Leading::There(peer) => self.forward(&peer, call, deadline).await,
                 Leading::Unknown => Err(Unavailable::NoLeader),
             };
-            if !matches!(answered, Err(Unavailable::NoLeader)) {
+            if !matches!(answered, Err(Unavailable::NoLeader | Unavailable::Unknown)) {
                 return answered;
             }
             self.group.leader_may_change(deadline).await?;

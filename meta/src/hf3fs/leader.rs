@@ -17,8 +17,9 @@ use super::{Answer, Call, Operation};
 use crate::replica::checked::Author;
 use crate::replica::clock::LeaderClock;
 use crate::replica::duties::Duty;
-use crate::replica::group::{Group, Unavailable, encode_commands};
+use crate::replica::group::{Group, encode_commands};
 use crate::replica::proposer::ProposeError;
+use crate::replica::unavailable::Unavailable;
 use crate::state::State;
 use crate::state::command::{Command, Outcome};
 use crate::state::hf3fs::{File, FileId, FileName, Hf3fsCommand, Hf3fsOperation, Hf3fsOutcome, PageIndex, Reserved};
@@ -249,11 +250,13 @@ impl Leader {
         };
         let leader = self.clone();
         let deciding = tokio::spawn(async move {
-            let decided = leader.group.propose_to_its_end(checked).await;
-            // After any other error the command may be applied yet, under a leader of a later term: this office is over then.
+            let decided = leader.group.propose_to_its_end(checked, deadline).await;
+            // Where nobody knows, the command may be applied yet: what it picked stays picked as long as this office.
             match (&decided, pick) {
                 (Ok((_, outcomes)), Some(pick)) => leader.end(&pick, reserved_pages(outcomes)),
-                (Err(ProposeError::QueueFull), Some(pick)) => leader.end(&pick, &[]),
+                (Err(ProposeError::QueueFull | ProposeError::Late | ProposeError::NotLeader), Some(pick)) => {
+                    leader.end(&pick, &[]);
+                }
                 _ => {}
             }
             decided
@@ -261,7 +264,7 @@ impl Leader {
         let (revision, outcomes) = match timeout_at(deadline, deciding).await {
             Ok(Ok(decided)) => decided?,
             Ok(Err(error)) => return Err(Unavailable::Stopped(error.to_string())),
-            Err(_) => return Err(Unavailable::NoLeader),
+            Err(_) => return Err(Unavailable::Unknown),
         };
         let outcome =
             outcomes.into_iter().next().ok_or_else(|| Unavailable::Stopped("an outcome is missing".into()))?;

@@ -4,7 +4,7 @@ use foreword_proto::Revision;
 
 use super::Answer;
 use super::answer::reserved_body;
-use crate::replica::group::Unavailable;
+use crate::replica::unavailable::Unavailable;
 use crate::state::command::{Outcome, Refusal};
 use crate::state::hf3fs::{FileName, Hf3fsOutcome};
 

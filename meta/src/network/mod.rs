@@ -2,6 +2,7 @@
 
 pub(crate) mod address;
 mod client;
+mod forwarded;
 mod heard;
 pub(crate) mod hello;
 pub(crate) mod messages;
@@ -12,5 +13,6 @@ mod reach;
 pub use address::{Address, Peer, PeerIdentity};
 pub use client::NetworkFactory;
 pub(crate) use client::SnapshotOffer;
+pub(crate) use forwarded::{forwarded, passed_on, was_forwarded};
 pub use heard::Heard;
 pub use peers::Peers;

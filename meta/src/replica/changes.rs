@@ -17,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::checked::Author;
-use super::group::{Group, encode_commands, not_leader};
+use super::group::{Group, encode_commands};
 use super::handover::hand_over;
 use super::newcomer::Newcomer;
+use super::unavailable::not_leader;
 use crate::consensus::types::Member;
 use crate::refusal::refused;
 use crate::state::command::{Command, Outcome};

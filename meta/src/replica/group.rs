@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use foreword_proto::bad_input::{field_of, status_for};
 use foreword_proto::wire::raft as wire;
 use foreword_proto::{ClusterId, DirectoryId, Revision};
 use foreword_seams::{Marker, sometimes};
 use openraft::{Raft, ServerState};
 use tokio::time::{Instant, timeout_at};
+use tonic::Status;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
 
 use super::applied::Applied;
 use super::checked::{Author, Checked, Unloggable};
@@ -21,9 +21,10 @@ use super::names_taken::NamesTaken;
 use super::proposer::{ProposeError, Proposed, Proposer};
 use super::read_index::ReadIndex;
 use super::readiness::Followed;
+use super::unavailable::{Unavailable, not_leader};
 use crate::consensus::types::TypeConfig;
 use crate::network::address::other_directory;
-use crate::network::{Address, Heard, Peer, Peers};
+use crate::network::{Address, Heard, Peer, Peers, forwarded, was_forwarded};
 use crate::state::codec::{decode_outcome, encode_command, encode_outcome};
 use crate::state::command::{Command, Outcome};
 use crate::storage::Identity;
@@ -32,51 +33,6 @@ use crate::storage::Identity;
 pub const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause before the leader is looked for again, when nothing has told that it changed.
 const LEADER_RETRY: Duration = Duration::from_millis(25);
-/// One hop to the leader; a leader that died without closing its connections is given up after this.
-pub(crate) const FORWARD_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Why the group could not answer in time. The caller may try again, here or elsewhere.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unavailable {
-    #[error("no leader within the deadline")]
-    NoLeader,
-    #[error("the proposal queue is full")]
-    Overloaded,
-    #[error("revision {wanted} is not applied here within the deadline, only {applied}")]
-    Behind { wanted: Revision, applied: Revision },
-    /// Not for want of a leader: it will not log this, today or later. The caller's own mistake, or a newer version's command.
-    #[error("{message}")]
-    Refused { code: Code, field: String, message: String },
-    #[error("the replica is stopping: {0}")]
-    Stopped(String),
-}
-
-impl From<Unloggable> for Unavailable {
-    fn from(error: Unloggable) -> Self {
-        Self::Refused { code: error.code(), field: error.field(), message: error.to_string() }
-    }
-}
-
-impl From<ProposeError> for Unavailable {
-    fn from(error: ProposeError) -> Self {
-        match error {
-            ProposeError::QueueFull => Self::Overloaded,
-            ProposeError::Stopped(why) => Self::Stopped(why),
-            ProposeError::NotLeader { .. } => Self::NoLeader,
-        }
-    }
-}
-
-impl From<Unavailable> for Status {
-    fn from(error: Unavailable) -> Self {
-        match error {
-            Unavailable::Overloaded => Status::resource_exhausted(error.to_string()),
-            Unavailable::Refused { code, field, message } => status_for(code, &field, message),
-            Unavailable::Behind { .. } => status_for(Code::FailedPrecondition, "behind", error.to_string()),
-            other => Status::unavailable(other.to_string()),
-        }
-    }
-}
 
 /// Handles of one replica, shared by its services and duties.
 pub struct Group {
@@ -115,29 +71,6 @@ pub fn encode_commands(commands: &[Command]) -> Vec<Bytes> {
         bytes.freeze()
     };
     commands.iter().map(encode).collect()
-}
-
-/// The field of a status that says that its replica does not lead.
-const LEADER_FIELD: &str = "leader";
-
-/// The answer of a replica that does not lead to what only the leader may decide.
-pub(crate) fn not_leader() -> Status {
-    status_for(
-        Code::Unavailable,
-        LEADER_FIELD,
-        "leader: expected to be asked what a leader decides, this replica is not it",
-    )
-}
-
-/// What the leader's status says of a proposal that was passed on to it.
-fn forward_failed(status: &Status) -> Unavailable {
-    match field_of(status) {
-        Some(field) if field.starts_with("commands") => {
-            Unavailable::Refused { code: status.code(), field: field.into(), message: status.message().into() }
-        }
-        _ if status.code() == Code::ResourceExhausted => Unavailable::Overloaded,
-        _ => Unavailable::NoLeader,
-    }
 }
 
 impl Group {
@@ -190,29 +123,31 @@ impl Group {
 
     /// Proposes commands through whoever leads, until `deadline`.
     ///
-    /// A retry may apply a command twice; session commands are idempotent, and the others harmless to repeat.
+    /// When it is not known what became of them, they are proposed again if that is harmless ([`Command::may_repeat`]); else the
+    /// caller is told that nobody knows.
     pub async fn propose(
         &self,
         commands: &[Command],
         deadline: Instant,
     ) -> Result<(Revision, Vec<Outcome>), Unavailable> {
         let encoded = encode_commands(commands);
+        let may_repeat = commands.iter().all(Command::may_repeat);
+        // Whether an earlier try may be applied yet: a refusal of a later one does not say that nothing was done.
+        let mut unknown = false;
         loop {
-            let error = match self.leader() {
-                Leader::Here => match self.propose_here(encoded.clone(), Author::Caller, deadline).await {
-                    Ok(done) => return Ok(done),
-                    Err(error) => error,
-                },
-                Leader::There(peer) => match self.forward(&peer, &encoded, deadline).await {
-                    Ok(done) => return Ok(done),
-                    Err(error) => error,
-                },
-                Leader::Unknown => Unavailable::NoLeader,
+            let proposed = match self.leader() {
+                Leader::Here => self.propose_here(encoded.clone(), Author::Caller, deadline).await,
+                Leader::There(peer) => self.forward(&peer, &encoded, deadline).await,
+                Leader::Unknown => Err(Unavailable::NoLeader),
             };
-            if !matches!(error, Unavailable::NoLeader) {
-                return Err(error);
+            match proposed {
+                Err(Unavailable::NoLeader) => {}
+                Err(Unavailable::Unknown) if may_repeat => unknown = true,
+                Err(_) if unknown => return Err(Unavailable::Unknown),
+                answered => return answered,
             }
-            self.leader_may_change(deadline).await?;
+            let waited = self.leader_may_change(deadline).await;
+            waited.map_err(|error| if unknown { Unavailable::Unknown } else { error })?;
             sometimes(Marker::ProposalRetried);
         }
     }
@@ -237,23 +172,23 @@ impl Group {
             return Err(Unavailable::NoLeader);
         }
         let checked = self.check(encoded, author)?;
-        match timeout_at(deadline, self.proposer.propose(checked)).await {
+        match timeout_at(deadline, self.proposer.propose(checked, author, deadline)).await {
             Ok(proposed) => {
                 let (revision, outcomes) = proposed?;
                 self.names_taken.note(&outcomes);
                 Ok((revision, outcomes))
             }
-            Err(_) => Err(Unavailable::NoLeader),
+            Err(_) => Err(Unavailable::Unknown),
         }
     }
 
-    /// Proposes encoded commands on this replica only, and waits until it is known what became of them, or until this replica leads
-    /// no more.
-    pub async fn propose_to_its_end(&self, checked: Checked) -> Proposed {
+    /// Proposes a caller's commands on this replica only, and waits until it is known what became of them, or until this replica
+    /// leads no more. Once `deadline` has passed they are not proposed any more.
+    pub async fn propose_to_its_end(&self, checked: Checked, deadline: Instant) -> Proposed {
         if !self.takes_proposals.load(Ordering::Acquire) {
             return Err(ProposeError::QueueFull);
         }
-        self.proposer.propose(checked).await
+        self.proposer.propose(checked, Author::Caller, deadline).await
     }
 
     /// Whether this leader proposes: not while it hands leadership over.
@@ -274,16 +209,34 @@ impl Group {
         deadline: Instant,
     ) -> Result<(Revision, Vec<Outcome>), Unavailable> {
         let mut client = self.peers.raft_client(leader);
-        let request = wire::ProposeRequest { commands: encoded.to_vec() };
-        let until = deadline.min(Instant::now() + FORWARD_TIMEOUT);
-        let response = match timeout_at(until, client.propose(request)).await {
-            Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) => return Err(forward_failed(&status)),
-            Err(_) => return Err(Unavailable::NoLeader),
+        let request = forwarded(wire::ProposeRequest { commands: encoded.to_vec() }, deadline);
+        let response = match self.while_leads(leader.address.replica_id, deadline, client.propose(request)).await {
+            Some(Ok(response)) => response.into_inner(),
+            Some(Err(status)) => return Err(Unavailable::of_forward(&status)),
+            None => return Err(Unavailable::Unknown),
         };
         let outcomes =
             response.outcomes.into_iter().map(|mut bytes| decode_outcome(&mut bytes)).collect::<Result<_, _>>();
         Ok((response.revision, outcomes.map_err(|error| Unavailable::Stopped(error.to_string()))?))
+    }
+
+    /// Waits for an answer of the leader, as long as it leads and `deadline` has not passed; then none. A leader that died without
+    /// closing its connections leads no more as soon as this replica has missed it.
+    pub(crate) async fn while_leads<T>(
+        &self,
+        leader: u64,
+        deadline: Instant,
+        answer: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut metrics = self.raft.server_metrics();
+        let vote = metrics.borrow().vote;
+        let another = metrics.wait_for(|metrics| metrics.current_leader != Some(leader) || metrics.vote != vote);
+        tokio::select! {
+            biased;
+            answer = answer => Some(answer),
+            _ = another => None,
+            () = tokio::time::sleep_until(deadline) => None,
+        }
     }
 
     /// What a forwarded proposal is answered with.
@@ -308,9 +261,10 @@ impl Group {
                     }
                 }
                 Leader::There(peer) => {
+                    let leader = peer.address.replica_id;
                     let mut client = self.peers.raft_client(&peer);
-                    let until = deadline.min(Instant::now() + FORWARD_TIMEOUT);
-                    if let Ok(Ok(response)) = timeout_at(until, client.read_index(wire::ReadIndexRequest {})).await {
+                    let request = forwarded(wire::ReadIndexRequest {}, deadline);
+                    if let Some(Ok(response)) = self.while_leads(leader, deadline, client.read_index(request)).await {
                         sometimes(Marker::ReadIndexForwarded);
                         return Ok(response.into_inner().revision);
                     }
@@ -385,11 +339,15 @@ impl Group {
         self.applied.read_with_position(|_, position| position.membership.voter_ids().collect())
     }
 
-    /// A channel to the leader, none when it is this replica or unknown.
-    pub fn leader_channel(&self) -> Option<Channel> {
+    /// A channel to the leader, for a call that only the leader may answer; none when it is this replica.
+    ///
+    /// Errors: no leader is known; or it is another, and the call with this metadata was passed on already.
+    pub(crate) fn leader_channel(&self, metadata: &MetadataMap) -> Result<Option<Channel>, Status> {
         match self.leader() {
-            Leader::There(peer) => Some(self.peers.channel(&peer.endpoint)),
-            _ => None,
+            Leader::Here => Ok(None),
+            _ if was_forwarded(metadata) => Err(not_leader()),
+            Leader::There(peer) => Ok(Some(self.peers.channel(&peer.endpoint))),
+            Leader::Unknown => Err(Status::unavailable(Unavailable::NoLeader.to_string())),
         }
     }
 

@@ -8,8 +8,9 @@ use foreword_proto::wire::raft as wire;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{Code, Status};
 
-use super::group::{Group, not_leader};
+use super::group::Group;
 use super::newcomer::matched;
+use super::unavailable::not_leader;
 use crate::network::Peer;
 
 /// The voter lacks no more than it gets in this time, or leadership stays.

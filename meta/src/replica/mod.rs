@@ -25,3 +25,5 @@ pub mod reclaim;
 pub mod rejoin;
 pub(crate) mod removed;
 pub mod state_machine;
+pub mod supervise;
+pub mod unavailable;

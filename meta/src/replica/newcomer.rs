@@ -9,7 +9,8 @@ use foreword_seams::Endpoint;
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
 
-use super::group::{Group, not_leader};
+use super::group::Group;
+use super::unavailable::not_leader;
 use crate::consensus::types::Member;
 use crate::network::hello::Hello;
 

@@ -7,17 +7,17 @@ use foreword_proto::BadInput;
 use foreword_proto::wire::meta as wire;
 use foreword_proto::wire::meta::admin_client::AdminClient;
 use foreword_proto::wire::meta::admin_server::{Admin, AdminServer};
-use tonic::metadata::MetadataValue;
+use foreword_seams::deadline::deadline_of;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::status::StatusSource;
+use crate::network::{passed_on, was_forwarded};
 use crate::replica::changes::{Changes, Voters};
-use crate::replica::group::{Group, Leader, not_leader};
+use crate::replica::group::{Group, PROPOSE_DEADLINE};
 use crate::replica::newcomer::Newcomer;
 
-/// On a call that another replica has passed on: it is not passed on again.
-const FORWARDED_METADATA: &str = "foreword-forwarded";
 /// Elections after which a voter that others were faster than is given up.
 const MOVES_MAX: usize = 3;
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(300);
@@ -38,20 +38,10 @@ impl AdminService {
         &self.source.group
     }
 
-    /// A client of the leader, none when it is this replica. A name that leads back here must not make a call go round and round.
-    fn leader_elsewhere<T>(&self, request: &Request<T>) -> Result<Option<AdminClient<Channel>>, Status> {
-        match self.group().leader() {
-            Leader::Here => Ok(None),
-            _ if request.metadata().contains_key(FORWARDED_METADATA) => Err(not_leader()),
-            Leader::There(peer) => Ok(Some(AdminClient::new(self.group().peers.channel(&peer.endpoint)))),
-            Leader::Unknown => Err(Status::unavailable("no leader")),
-        }
+    /// A client of the leader, none when it is this replica. A call that was passed on goes no further.
+    fn leader_elsewhere(&self, metadata: &MetadataMap) -> Result<Option<AdminClient<Channel>>, Status> {
+        Ok(self.group().leader_channel(metadata)?.map(AdminClient::new))
     }
-}
-
-fn forwarded<T>(mut request: Request<T>) -> Request<T> {
-    request.metadata_mut().insert(FORWARDED_METADATA, MetadataValue::from(1));
-    request
 }
 
 fn voting(voters: Voters) -> Response<wire::MembershipResponse> {
@@ -69,8 +59,8 @@ impl Admin for AdminService {
         &self,
         request: Request<wire::AddReplicaRequest>,
     ) -> Result<Response<wire::MembershipResponse>, Status> {
-        if let Some(mut leader) = self.leader_elsewhere(&request)? {
-            return leader.add_replica(forwarded(request)).await;
+        if let Some(mut leader) = self.leader_elsewhere(request.metadata())? {
+            return leader.add_replica(passed_on(request)).await;
         }
         let request = request.into_inner();
         let newcomer = Newcomer::new(request.replica_id, &request.endpoint, &request.client_endpoint)?;
@@ -81,8 +71,8 @@ impl Admin for AdminService {
         &self,
         request: Request<wire::RemoveReplicaRequest>,
     ) -> Result<Response<wire::MembershipResponse>, Status> {
-        if let Some(mut leader) = self.leader_elsewhere(&request)? {
-            return leader.remove_replica(forwarded(request)).await;
+        if let Some(mut leader) = self.leader_elsewhere(request.metadata())? {
+            return leader.remove_replica(passed_on(request)).await;
         }
         self.changes.remove(request.into_inner().replica_id).await.map(voting)
     }
@@ -91,8 +81,8 @@ impl Admin for AdminService {
         &self,
         request: Request<wire::ReplaceReplicaRequest>,
     ) -> Result<Response<wire::MembershipResponse>, Status> {
-        if let Some(mut leader) = self.leader_elsewhere(&request)? {
-            return leader.replace_replica(forwarded(request)).await;
+        if let Some(mut leader) = self.leader_elsewhere(request.metadata())? {
+            return leader.replace_replica(passed_on(request)).await;
         }
         let request = request.into_inner();
         let newcomer =
@@ -110,12 +100,12 @@ impl Admin for AdminService {
         request: Request<wire::MoveLeaderRequest>,
     ) -> Result<Response<wire::MoveLeaderResponse>, Status> {
         let to = request.get_ref().to;
-        let tries = if request.metadata().contains_key(FORWARDED_METADATA) { 1 } else { MOVES_MAX };
+        let tries = if was_forwarded(request.metadata()) { 1 } else { MOVES_MAX };
         for _ in 0..tries {
             // Whoever won the last time is asked the next.
-            let leader = match self.leader_elsewhere(&request)? {
+            let leader = match self.leader_elsewhere(request.metadata())? {
                 Some(mut leader) => {
-                    let request = forwarded(Request::new(wire::MoveLeaderRequest { to }));
+                    let request = passed_on(Request::new(wire::MoveLeaderRequest { to }));
                     leader.move_leader(request).await?.into_inner().leader
                 }
                 None => self.changes.hand_over(to).await?,
@@ -131,8 +121,8 @@ impl Admin for AdminService {
         &self,
         request: Request<wire::FeatureLevelRequest>,
     ) -> Result<Response<wire::FeatureLevelResponse>, Status> {
-        if let Some(mut leader) = self.leader_elsewhere(&request)? {
-            return leader.feature_level(forwarded(request)).await;
+        if let Some(mut leader) = self.leader_elsewhere(request.metadata())? {
+            return leader.feature_level(passed_on(request)).await;
         }
         super::feature_level::feature_level(self.group(), request.into_inner()).await.map(Response::new)
     }
@@ -157,6 +147,7 @@ impl Admin for AdminService {
         &self,
         request: Request<wire::ImportHf3fsRequest>,
     ) -> Result<Response<wire::ImportHf3fsResponse>, Status> {
-        super::import::import(self.group(), request.into_inner()).await.map(Response::new)
+        let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
+        super::import::import(self.group(), request.into_inner(), deadline).await.map(Response::new)
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::refusal::{refused, unexpected};
-use crate::replica::group::{Group, PROPOSE_DEADLINE};
+use crate::replica::group::Group;
 use crate::state::command::{Command, Outcome};
 use crate::state::hf3fs::{FileName, Hf3fsCommand, Hf3fsOperation, Hf3fsOutcome, PageIndex};
 
@@ -19,11 +19,12 @@ const RECORD_BYTES: usize = ENTRY_KEY_BYTES + 4;
 pub(super) async fn import(
     group: &Group,
     request: wire::ImportHf3fsRequest,
+    deadline: Instant,
 ) -> Result<wire::ImportHf3fsResponse, Status> {
     let entries = entries_of(&request.entries)?;
     let name = FileName { deployment: request.deployment, rank: request.rank, pool: request.pool };
     let initialize = Hf3fsCommand::Initialize { name, pages: request.pages };
-    let file = match propose(group, initialize).await? {
+    let file = match propose(group, initialize, deadline).await? {
         Hf3fsOutcome::Initialized { file } => file,
         Hf3fsOutcome::OtherSize { pages } => {
             let message = format!("num_pages: expected {pages}, which the page file has, got {}", request.pages);
@@ -32,14 +33,14 @@ pub(super) async fn import(
         other => return Err(unexpected(&Outcome::Hf3fs(other))),
     };
     let operation = Hf3fsOperation::Import { entries, rest_ms: 0 };
-    match propose(group, Hf3fsCommand::On { file, touched: Vec::new(), operation }).await? {
+    match propose(group, Hf3fsCommand::On { file, touched: Vec::new(), operation }, deadline).await? {
         Hf3fsOutcome::Imported { conflicts } => Ok(wire::ImportHf3fsResponse { conflicts }),
         other => Err(unexpected(&Outcome::Hf3fs(other))),
     }
 }
 
-async fn propose(group: &Group, command: Hf3fsCommand) -> Result<Hf3fsOutcome, Status> {
-    match group.propose_one(Command::Hf3fs(command), Instant::now() + PROPOSE_DEADLINE).await?.1 {
+async fn propose(group: &Group, command: Hf3fsCommand, deadline: Instant) -> Result<Hf3fsOutcome, Status> {
+    match group.propose_one(Command::Hf3fs(command), deadline).await?.1 {
         Outcome::Hf3fs(outcome) => Ok(outcome),
         Outcome::Refused(refusal) => Err(refused(refusal)),
         other => Err(unexpected(&other)),

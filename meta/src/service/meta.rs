@@ -18,10 +18,13 @@ use foreword_proto::{AgentId, BadInput, ClusterId, EntryKey, NamespaceId, Revisi
 use foreword_seams::deadline::deadline_of;
 use futures::stream::BoxStream;
 use tokio::time::Instant;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 use super::lookup;
 use crate::eviction::Evictor;
+use crate::network::forwarded;
 use crate::refusal::{refused, unexpected};
 use crate::replica::group::{Group, Leader, PROPOSE_DEADLINE};
 use crate::replica::leases::{Leases, Renewal};
@@ -50,8 +53,8 @@ impl MetaService {
             .max_encoding_message_size(META_MESSAGE_BYTES_MAX)
     }
 
-    async fn propose(&self, command: Command) -> Result<(Revision, Outcome), Status> {
-        let (revision, outcome) = self.group.propose_one(command, Instant::now() + PROPOSE_DEADLINE).await?;
+    async fn propose(&self, command: Command, deadline: Instant) -> Result<(Revision, Outcome), Status> {
+        let (revision, outcome) = self.group.propose_one(command, deadline).await?;
         match outcome {
             Outcome::Refused(refusal) => Err(refused(refusal)),
             outcome => Ok((revision, outcome)),
@@ -63,11 +66,12 @@ impl MetaService {
         session: u64,
         sequence: u64,
         operation: SessionOperation,
+        deadline: Instant,
     ) -> Result<(Revision, Outcome), Status> {
         if sequence == 0 {
             return Err(BadInput::new("sequence", "a positive number, got 0").into());
         }
-        self.propose(Command::Session { session, sequence, operation }).await
+        self.propose(Command::Session { session, sequence, operation }, deadline).await
     }
 
     /// Shards of a registered namespace: the record size of its batches.
@@ -77,19 +81,18 @@ impl MetaService {
     }
 
     /// Like [`Self::shards`], for callers that may come from a replica that is ahead of this one.
-    async fn shards_soon(&self, namespace: NamespaceId) -> Result<usize, Status> {
+    async fn shards_soon(&self, namespace: NamespaceId, deadline: Instant) -> Result<usize, Status> {
         if let Ok(shards) = self.shards(namespace) {
             return Ok(shards);
         }
-        let deadline = Instant::now() + PROPOSE_DEADLINE;
         let revision = self.group.read_index(deadline).await?;
         self.group.wait_applied(revision, deadline).await?;
         self.shards(namespace)
     }
 
-    fn leader_client(&self) -> Result<MetaClient<tonic::transport::Channel>, Status> {
-        let channel = self.group.leader_channel().ok_or_else(|| Status::unavailable("no leader"))?;
-        Ok(MetaClient::new(channel))
+    /// The leader, for a call that is only the leader's. None: it is this replica. A call that was passed on goes no further.
+    fn leader_elsewhere(&self, metadata: &MetadataMap) -> Result<Option<MetaClient<Channel>>, Status> {
+        Ok(self.group.leader_channel(metadata)?.map(MetaClient::new))
     }
 }
 
@@ -142,8 +145,9 @@ impl Meta for MetaService {
         &self,
         request: Request<wire::RegisterNamespaceRequest>,
     ) -> Result<Response<wire::RegisterNamespaceResponse>, Status> {
+        let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
         let namespace = Box::new(namespace_from_wire(request.into_inner().namespace)?);
-        match self.propose(Command::RegisterNamespace { namespace }).await? {
+        match self.propose(Command::RegisterNamespace { namespace }, deadline).await? {
             (revision, Outcome::NamespaceRegistered { namespace, epoch, slot_bytes }) => {
                 Ok(Response::new(wire::RegisterNamespaceResponse {
                     namespace_id: namespace,
@@ -160,12 +164,13 @@ impl Meta for MetaService {
         &self,
         request: Request<wire::OpenSessionRequest>,
     ) -> Result<Response<wire::OpenSessionResponse>, Status> {
+        let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
         let wire::OpenSessionRequest { node, incarnation, endpoint, agent_id } = request.into_inner();
         if node.is_empty() || node.len() > 256 {
             return Err(BadInput::new("node", format!("a name of 1 to 256 bytes, got {}", node.len())).into());
         }
         let agent = AgentId::from_wire(&agent_id)?;
-        match self.propose(Command::OpenSession { node, agent, incarnation, endpoint }).await? {
+        match self.propose(Command::OpenSession { node, agent, incarnation, endpoint }, deadline).await? {
             (revision, Outcome::SessionOpened { session }) => Ok(Response::new(wire::OpenSessionResponse {
                 session,
                 lease_ms: self.group.applied.read(|state| state.settings().lease_ms) as u32,
@@ -180,8 +185,9 @@ impl Meta for MetaService {
         &self,
         request: Request<wire::RenewSessionRequest>,
     ) -> Result<Response<wire::RenewSessionResponse>, Status> {
-        if self.group.leader() != Leader::Here {
-            return self.leader_client()?.renew_session(request.into_inner()).await;
+        let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
+        if let Some(mut leader) = self.leader_elsewhere(request.metadata())? {
+            return leader.renew_session(forwarded(request.into_inner(), deadline)).await;
         }
         let session = request.into_inner().session;
         match self.leases.renew(session) {
@@ -194,7 +200,6 @@ impl Meta for MetaService {
             Renewal::Unknown => {}
         }
         // A leader that has not applied everything yet, or was deposed, must not say that a session is gone.
-        let deadline = Instant::now() + PROPOSE_DEADLINE;
         let revision = self.group.read_index(deadline).await?;
         self.group.wait_applied(revision, deadline).await?;
         if self.group.applied.read(|state| state.session(session).is_some()) {
@@ -207,18 +212,20 @@ impl Meta for MetaService {
         &self,
         request: Request<wire::CloseSessionRequest>,
     ) -> Result<Response<wire::CloseSessionResponse>, Status> {
-        self.propose(Command::EndSession { session: request.into_inner().session }).await?;
+        let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
+        self.propose(Command::EndSession { session: request.into_inner().session }, deadline).await?;
         Ok(Response::new(wire::CloseSessionResponse {}))
     }
 
     async fn grant(&self, request: Request<wire::GrantRequest>) -> Result<Response<wire::GrantResponse>, Status> {
+        let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
         let request = request.into_inner();
         if request.slots == 0 || request.slots > SLOTS_PER_GRANT_MAX {
             let expected = format!("1 to {SLOTS_PER_GRANT_MAX} slots, got {}", request.slots);
             return Err(BadInput::new("slots", expected).into());
         }
         let operation = SessionOperation::Grant { slot_bytes: u64::from(request.slot_bytes), slots: request.slots };
-        match self.session_command(request.session, request.sequence, operation).await? {
+        match self.session_command(request.session, request.sequence, operation, deadline).await? {
             (revision, Outcome::Granted { slots }) => {
                 Ok(Response::new(wire::GrantResponse { slots: records::encode(&slots, 0), revision }))
             }
@@ -227,8 +234,9 @@ impl Meta for MetaService {
     }
 
     async fn publish(&self, request: Request<wire::PublishRequest>) -> Result<Response<wire::PublishResponse>, Status> {
+        let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
         let request = request.into_inner();
-        let shards = self.shards_soon(request.namespace_id).await?;
+        let shards = self.shards_soon(request.namespace_id, deadline).await?;
         let record_bytes = records::PageRecord::bytes(shards);
         if !request.pages.len().is_multiple_of(record_bytes) {
             let expected = format!("records of {record_bytes} bytes, got {} bytes", request.pages.len());
@@ -240,7 +248,7 @@ impl Meta for MetaService {
         }
         let operation =
             SessionOperation::Publish { namespace: request.namespace_id, epoch: request.epoch, pages: request.pages };
-        match self.session_command(request.session, request.sequence, operation).await? {
+        match self.session_command(request.session, request.sequence, operation, deadline).await? {
             (_, Outcome::Published { revision, outcomes, existing }) => Ok(Response::new(wire::PublishResponse {
                 revision,
                 outcomes: outcomes.iter().map(|outcome| *outcome as u8).collect::<Vec<_>>().into(),
@@ -251,21 +259,23 @@ impl Meta for MetaService {
     }
 
     async fn abort(&self, request: Request<wire::AbortRequest>) -> Result<Response<wire::AbortResponse>, Status> {
+        let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
         let request = request.into_inner();
         let operation = SessionOperation::Abort {
             unwritten: records::decode::<SlotRef>("unwritten", &request.unwritten, 0, SLOTS_PER_ABORT_MAX)?,
             unknown: records::decode::<SlotRef>("unknown", &request.unknown, 0, SLOTS_PER_ABORT_MAX)?,
         };
-        let (revision, _) = self.session_command(request.session, request.sequence, operation).await?;
+        let (revision, _) = self.session_command(request.session, request.sequence, operation, deadline).await?;
         Ok(Response::new(wire::AbortResponse { revision }))
     }
 
     async fn suspect(&self, request: Request<wire::SuspectRequest>) -> Result<Response<wire::SuspectResponse>, Status> {
+        let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
         let request = request.into_inner();
-        let shards = self.shards_soon(request.namespace_id).await?;
+        let shards = self.shards_soon(request.namespace_id, deadline).await?;
         let suspects = records::decode("suspects", &request.suspects, shards, SUSPECTS_PER_REPORT_MAX)?;
         let command = Command::Suspect { session: request.session, namespace: request.namespace_id, suspects };
-        match self.propose(command).await? {
+        match self.propose(command, deadline).await? {
             (revision, Outcome::Suspected { outcomes }) => Ok(Response::new(wire::SuspectResponse {
                 outcomes: outcomes.iter().map(|outcome| *outcome as u8).collect::<Vec<_>>().into(),
                 revision,
@@ -278,8 +288,9 @@ impl Meta for MetaService {
         &self,
         request: Request<wire::ReportHeatRequest>,
     ) -> Result<Response<wire::ReportHeatResponse>, Status> {
-        if self.group.leader() != Leader::Here {
-            return self.leader_client()?.report_heat(request.into_inner()).await;
+        if let Some(mut leader) = self.leader_elsewhere(request.metadata())? {
+            let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
+            return leader.report_heat(forwarded(request.into_inner(), deadline)).await;
         }
         let request = request.into_inner();
         let keys: Vec<EntryKey> = records::decode("keys", &request.keys, 0, HEAT_KEYS_PER_REPORT_MAX)?;
@@ -300,18 +311,20 @@ impl Meta for MetaService {
     }
 
     async fn clear(&self, request: Request<wire::ClearRequest>) -> Result<Response<wire::ClearResponse>, Status> {
+        let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
         let namespace = request.into_inner().namespace_id;
-        match self.propose(Command::Clear { namespace }).await? {
+        match self.propose(Command::Clear { namespace }, deadline).await? {
             (revision, Outcome::Cleared { epoch }) => Ok(Response::new(wire::ClearResponse { epoch, revision })),
             (_, other) => Err(unexpected(&other)),
         }
     }
 
     async fn delete(&self, request: Request<wire::DeleteRequest>) -> Result<Response<wire::DeleteResponse>, Status> {
+        let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
         let request = request.into_inner();
         let keys = page_keys_from_wire("keys", &request.keys, KEYS_MAX)?;
         let keys = keys.iter().map(|key| key.entry()).collect();
-        match self.propose(Command::Delete { namespace: request.namespace_id, keys }).await? {
+        match self.propose(Command::Delete { namespace: request.namespace_id, keys }, deadline).await? {
             (revision, Outcome::Retired { entries }) => {
                 Ok(Response::new(wire::DeleteResponse { deleted: entries, revision }))
             }

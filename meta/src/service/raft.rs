@@ -5,21 +5,22 @@ use std::sync::Arc;
 use foreword_proto::limits::RAFT_MESSAGE_BYTES_MAX;
 use foreword_proto::wire::raft as wire;
 use foreword_proto::wire::raft::raft_server::{Raft as RaftApi, RaftServer};
+use foreword_seams::deadline::deadline_of;
 use foreword_seams::{Marker, sometimes};
 use openraft::Snapshot;
 use openraft::raft::AppendEntriesResponse;
 use serde::Serialize;
-use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::network::SnapshotOffer;
 use crate::network::messages::{append_from_wire, from_body, to_body};
 use crate::replica::checked::Author;
-use crate::replica::group::{Group, PROPOSE_DEADLINE, not_leader};
+use crate::replica::group::{Group, PROPOSE_DEADLINE};
 use crate::replica::halt::Halt;
 use crate::replica::handover::stand;
 use crate::replica::introduce::hello_of;
 use crate::replica::rejoin::{Standing, promise_of};
+use crate::replica::unavailable::not_leader;
 use crate::storage::{SnapshotError, SnapshotReceiver};
 
 /// The service.
@@ -142,7 +143,7 @@ impl RaftApi for RaftService {
         if self.group.leading_term().is_none() {
             return Err(not_leader());
         }
-        let deadline = Instant::now() + PROPOSE_DEADLINE;
+        let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
         let commands = request.into_inner().commands;
         let (revision, outcomes) = self.group.propose_here(commands, Author::Caller, deadline).await?;
         Ok(Response::new(wire::ProposeResponse { revision, outcomes: Group::encode_outcomes(&outcomes) }))

@@ -71,6 +71,26 @@ impl Command {
             Self::Hf3fs(command) => command.level(),
         }
     }
+
+    /// Whether applying it twice does no more than applying it once. A clear or a delete that is applied again takes what was
+    /// published in between.
+    pub fn may_repeat(&self) -> bool {
+        match self {
+            Self::Tick { .. }
+            | Self::RegisterNamespace { .. }
+            | Self::OpenSession { .. }
+            | Self::EndSession { .. }
+            | Self::Session { .. }
+            | Self::Suspect { .. }
+            | Self::Retire { .. }
+            | Self::Reclaim { .. }
+            | Self::DropSlabs { .. }
+            | Self::RecordMember { .. }
+            | Self::RaiseFeatureLevel { .. } => true,
+            Self::Clear { .. } | Self::Delete { .. } => false,
+            Self::Hf3fs(command) => command.may_repeat(),
+        }
+    }
 }
 
 /// What a session asks for.

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use foreword_proto::limits::RAFT_PAYLOAD_BYTES_SOFT_MAX;
 use foreword_seams::{Marker, sometimes};
@@ -119,6 +120,8 @@ pub struct LogStore {
     ops: mpsc::Sender<Op>,
     end: WriterEnd,
     version: WriteVersion,
+    /// Changes that were submitted and are not acknowledged yet.
+    unsynced: Arc<AtomicUsize>,
     /// What the start found is durable.
     settled: bool,
 }
@@ -128,6 +131,7 @@ pub struct LogStore {
 pub struct LogReader {
     memory: Arc<RwLock<Memory>>,
     flushes: Arc<Flushes>,
+    unsynced: Arc<AtomicUsize>,
 }
 
 impl LogReader {
@@ -144,6 +148,11 @@ impl LogReader {
     /// How long the log's flushes take.
     pub fn flushes(&self) -> &Flushes {
         &self.flushes
+    }
+
+    /// Whether a change is on its way to the disk.
+    pub fn flushing(&self) -> bool {
+        self.unsynced.load(Ordering::Relaxed) > 0
     }
 
     /// The vote, if one was ever given.
@@ -187,12 +196,13 @@ impl LogStore {
             log_bytes: memory.bytes,
         };
         memory.vote = memory.vote.map(stand_again);
-        Ok((Self { memory: Arc::new(RwLock::new(memory)), flushes, ops, end, version, settled: false }, recovered))
+        let (memory, unsynced) = (Arc::new(RwLock::new(memory)), Arc::default());
+        Ok((Self { memory, flushes, ops, end, version, unsynced, settled: false }, recovered))
     }
 
     /// A handle that reads: for openraft's replication, and for whoever decides when to purge.
     pub fn reader(&self) -> LogReader {
-        LogReader { memory: self.memory.clone(), flushes: self.flushes.clone() }
+        LogReader { memory: self.memory.clone(), flushes: self.flushes.clone(), unsynced: self.unsynced.clone() }
     }
 
     /// Bytes of the entries since the purge, as stored.
@@ -216,6 +226,12 @@ impl LogStore {
     }
 
     async fn submit(&self, change: Change, ack: Ack) -> io::Result<()> {
+        let unsynced = self.unsynced.clone();
+        unsynced.fetch_add(1, Ordering::Relaxed);
+        let ack: Ack = Box::new(move |result| {
+            unsynced.fetch_sub(1, Ordering::Relaxed);
+            ack(result);
+        });
         self.ops.send(Op { change, ack }).await.map_err(|_| writer_gone())
     }
 

@@ -27,6 +27,8 @@ use foreword_proto::{AgentId, ClusterId, DirectoryId, EntryKey, Location, Namesp
 use foreword_seams::{Endpoint, Entropy, LocalFiles, OsEntropy, Telemetry, TokioNet, rpc};
 use tonic::transport::Channel;
 
+use crate::links::Links;
+
 /// Nothing here should take this long; a test that waits longer has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -78,6 +80,10 @@ pub(crate) struct Cluster {
     pub(crate) hf3fs_reservation_ms: u64,
     /// The cluster's, set once.
     pub(crate) write_rest_ms: u64,
+    /// When a follower stands for election, at least and at most; none: as by default.
+    pub(crate) election_ms: Option<(u64, u64)>,
+    /// Between the replicas.
+    pub(crate) links: Links,
 }
 
 pub(crate) fn settings() -> ClusterSettings {
@@ -105,6 +111,8 @@ impl Cluster {
             hf3fs_protection_ms: 100,
             hf3fs_reservation_ms: 60_000,
             write_rest_ms: settings().write_rest_ms,
+            election_ms: None,
+            links: Links::default(),
         };
         let members: BTreeMap<u64, Endpoint> = (1..=replicas).map(|id| (id, free_endpoint())).collect();
         for (id, endpoint) in &members {
@@ -179,7 +187,7 @@ impl Cluster {
         let snapshots = Arc::new(LocalFiles::new(site.dir.path()).unwrap());
         let newest = Snapshots::new(snapshots.clone(), self.id).load_newest().await.unwrap();
         let deps = Deps {
-            net: Arc::new(TokioNet),
+            net: self.links.of(id),
             entropy: Arc::new(OsEntropy),
             telemetry: self.telemetry.entry(id).insert_entry(Telemetry::new()).get().clone(),
             identity,
@@ -192,6 +200,9 @@ impl Cluster {
         let mut config = MetaConfig::new(site.dir.path(), site.endpoint.clone());
         config.log_bytes_per_snapshot = self.log_bytes_per_snapshot;
         config.watch_bytes_max = self.watch_bytes_max;
+        if let Some((least, most)) = self.election_ms {
+            (config.election_ms_min, config.election_ms_max) = (least, most);
+        }
         config.hf3fs = Some("127.0.0.1:0".parse().unwrap());
         config.hf3fs_protection_ms = self.hf3fs_protection_ms;
         config.hf3fs_reservation_ms = self.hf3fs_reservation_ms;
@@ -203,6 +214,21 @@ impl Cluster {
     pub(crate) async fn crash(&mut self, id: u64) {
         self.running.remove(&id).unwrap().shutdown().await;
         self.sites[&id].disk.crash(|_| 0);
+    }
+
+    /// Nothing that this replica sends to another arrives.
+    pub(crate) fn mute(&self, id: u64) {
+        self.others(id).for_each(|(_, other)| self.links.cut(id, &other.endpoint));
+    }
+
+    /// This replica and the others do not reach each other; clients reach all.
+    pub(crate) fn cut_off(&self, id: u64) {
+        self.mute(id);
+        self.others(id).for_each(|(other, _)| self.links.cut(*other, &self.sites[&id].endpoint));
+    }
+
+    fn others(&self, id: u64) -> impl Iterator<Item = (&u64, &Site)> {
+        self.sites.iter().filter(move |(other, _)| **other != id)
     }
 
     /// A counter of a replica, as its /metrics would show it.

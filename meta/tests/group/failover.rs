@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use foreword_meta::replica::group::Unavailable;
+use foreword_meta::replica::unavailable::Unavailable;
 use foreword_meta::state::command::Command;
 use foreword_proto::status::ReplicaRole;
 use foreword_seams::{Marker, sometimes};
@@ -22,7 +22,8 @@ async fn a_proposal_without_a_leader_rests_between_its_tries() {
     let before = sometimes::counts().get(Marker::ProposalRetried);
     let group = cluster.running[&left].group().clone();
     let answer = group.propose_one(Command::Reclaim { entries_max: 1 }, Instant::now() + Duration::from_secs(1)).await;
-    assert_eq!(answer, Err(Unavailable::NoLeader));
+    // The first try may have gone out on a connection that the leader was closing.
+    assert!(matches!(answer, Err(Unavailable::NoLeader | Unavailable::Unknown)), "{answer:?}");
     let tries = sometimes::counts().get(Marker::ProposalRetried) - before;
     // One every 25 ms, and some more for elections that were tried meanwhile.
     assert!((1..100).contains(&tries), "{tries} tries in a second");

@@ -32,6 +32,18 @@ pub enum Hf3fsCommand {
     On { file: FileId, touched: Vec<PageIndex>, operation: Hf3fsOperation },
 }
 
+impl Hf3fsCommand {
+    /// As of [`super::super::command::Command::may_repeat`].
+    pub fn may_repeat(&self) -> bool {
+        match self {
+            Self::Initialize { .. } => true,
+            Self::On { operation, .. } => {
+                !matches!(operation, Hf3fsOperation::Delete { .. } | Hf3fsOperation::Clear { .. })
+            }
+        }
+    }
+}
+
 /// What is done to a page file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hf3fsOperation {
