@@ -68,6 +68,10 @@ pub enum Call {
     OpenNamespace {
         fingerprint: Fingerprint,
     },
+    /// A lease is renewed at a replica.
+    Renew {
+        at: Target,
+    },
 }
 
 /// Who was asked.
@@ -112,6 +116,8 @@ pub enum Outcome {
         epoch: Epoch,
         revision: Revision,
     },
+    /// The lease goes on.
+    Renewed,
 }
 
 /// What became of one page of a publish.
@@ -266,6 +272,11 @@ impl History {
             record.result = result;
             self.records.push(record);
         }
+    }
+
+    /// Calls that have no known result, in the order in which they began.
+    pub fn unanswered(&self) -> impl Iterator<Item = &Record> {
+        self.under_way.values()
     }
 
     /// The clients have ended: calls without a known result are appended, in the order in which they began.

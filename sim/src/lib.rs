@@ -20,5 +20,6 @@ pub mod oracle;
 pub mod profiles;
 pub mod run;
 pub mod shrink;
+pub mod sightings;
 pub mod workload;
 pub mod world;

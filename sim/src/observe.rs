@@ -8,17 +8,19 @@ use foreword_meta::state::command::ClusterSettings;
 use foreword_meta::state::hf3fs::FileCounts;
 
 use crate::cluster::Cluster;
+use crate::cluster::replica::{ReplicaParts, RunningReplica};
 use crate::history::History;
 use crate::invariants::{AgentView, Checks, DiskView, Found, ReplicaView, Settings, View};
 use crate::oracle::Oracle;
+use crate::sightings::Sightings;
 use crate::workload;
 use crate::workload::page_files::{PROTECTION_MS, RESERVATION_MS};
 use crate::world::context::SimTime;
 
 /// How long after the faults stop everything must work again.
 pub const LIVENESS_BOUND: Duration = Duration::from_secs(9);
-/// How long after the last call nothing may be left that nobody owns: more than a lease and a rest together.
-pub const QUIET_BOUND: Duration = Duration::from_millis(6_500);
+/// How much longer than a lease and a rest together after the last call nothing may be left that nobody owns.
+const QUIET_MORE: Duration = Duration::from_secs(1);
 /// How long after its lease a session may be open while there is a leader: a new leader waits one lease, and ticks take a while.
 const EXPIRY_BOUND: Duration = Duration::from_secs(5);
 
@@ -26,6 +28,7 @@ const EXPIRY_BOUND: Duration = Duration::from_secs(5);
 pub struct Observer {
     oracle: Oracle,
     checks: Checks,
+    sightings: Sightings,
     settings: Settings,
     /// The entry of each replica that was held against the reference last.
     read: BTreeMap<u64, u64>,
@@ -45,13 +48,14 @@ impl Observer {
             expiry_bound: EXPIRY_BOUND,
             lookup_deadline: workload::CALL_DEADLINE,
             liveness_bound: LIVENESS_BOUND,
-            quiet_bound: QUIET_BOUND,
+            quiet_bound: Duration::from_millis(settings.lease_ms + settings.write_rest_ms) + QUIET_MORE,
             protection: Duration::from_millis(PROTECTION_MS),
             reservation: Duration::from_millis(RESERVATION_MS),
         };
         Self {
             oracle: Oracle::new(believed.clone()),
             checks: Checks::new(),
+            sightings: Sightings::default(),
             settings: checked,
             read: BTreeMap::new(),
             healed_since: None,
@@ -62,8 +66,10 @@ impl Observer {
     /// Looks once. True if something was found broken that was not before.
     pub fn look(&mut self, cluster: &Cluster, history: &History, now: SimTime) -> bool {
         self.follow(cluster);
-        let Self { oracle, checks, settings, healed_since, quiet_since, .. } = self;
-        checks.observe(&view(oracle, settings, cluster, history, (now, *healed_since, *quiet_since)))
+        let Self { oracle, checks, sightings, settings, healed_since, quiet_since, .. } = self;
+        let view = view(oracle, settings, cluster, history, (now, *healed_since, *quiet_since));
+        sightings.look(&view.replicas);
+        checks.observe(&view)
     }
 
     /// Looks for the last time.
@@ -96,6 +102,11 @@ impl Observer {
             add("pages-release-ignored", counts.ignored_releases);
         }
         effects
+    }
+
+    /// What became of leaders that were cut off, by name.
+    pub fn sightings(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.sightings.effects().into_iter()
     }
 
     /// Gives the reference every entry that some replica has applied since.
@@ -138,6 +149,18 @@ impl Observer {
     }
 }
 
+fn replica_view((parts, running): (&ReplicaParts, Option<RunningReplica>)) -> Option<ReplicaView> {
+    let running = running?;
+    Some(ReplicaView {
+        id: parts.disk.identity().replica_id,
+        group: running.group,
+        incarnation: running.incarnation,
+        ready: running.standing.ready(),
+        may_vote: running.standing.may_vote(),
+        directory: parts.disk.directory(),
+    })
+}
+
 fn view<'a>(
     oracle: &'a Oracle,
     settings: &'a Settings,
@@ -145,30 +168,30 @@ fn view<'a>(
     history: &'a History,
     (now, healed_since, quiet_since): (SimTime, Option<SimTime>, Option<SimTime>),
 ) -> View<'a> {
-    let replicas = cluster.replicas().filter_map(|(parts, running)| {
-        let running = running?;
-        Some(ReplicaView {
-            id: parts.disk.identity().replica_id,
-            group: running.group,
-            incarnation: running.incarnation,
-            ready: running.standing.ready(),
-            may_vote: running.standing.may_vote(),
-        })
-    });
+    let replicas = cluster.replicas().filter_map(replica_view);
+    let strays = cluster.strays().filter_map(replica_view);
     let agents = cluster.agents().filter_map(|(number, running)| {
         let running = running?;
         let (number, name) = (number as u32, format!("node-{}", number + 1));
         Some(AgentView { number, name, incarnation: running.incarnation, api: running.agent })
     });
-    let disks = cluster
-        .replicas()
-        .map(|(parts, _)| DiskView { replica: parts.disk.identity().replica_id, durable_last: parts.durable_last() });
+    let disks = cluster.replicas().map(|(parts, _)| DiskView {
+        replica: parts.disk.identity().replica_id,
+        directory: parts.disk.directory(),
+        durable_last: parts.durable_last(),
+        covered: parts.covered(),
+        log: Some(parts.disk.clone()),
+    });
     View {
         now,
         oracle,
         replicas: replicas.collect(),
         agents: agents.collect(),
+        strays: strays.collect(),
         disks: disks.collect(),
+        earshot: cluster.within_earshot(),
+        orders: cluster.orders(),
+        trial: cluster.trial(),
         history,
         healed_since,
         quiet_since,

@@ -1,5 +1,6 @@
 //! One seed, from its first process to its verdict.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -15,7 +16,7 @@ use crate::faults::{Fault, Shape, generate};
 use crate::history::{History, SharedHistory, Totals};
 use crate::observe::{LIVENESS_BOUND, Observer};
 use crate::profiles::Profile;
-use crate::workload::{self, ClientParts};
+use crate::workload::{self, ClientParts, Load};
 use crate::world::context::{self, Kind, SimTime};
 use crate::world::logs;
 
@@ -207,7 +208,7 @@ fn run(options: Options, progress: &AtomicU64) -> Report {
             observer.healed_since = Some(now);
         }
         if now.millis() == phases.load_ends {
-            clients.finish(&options, &cluster);
+            clients.finish(&cluster);
         }
         if observer.quiet_since.is_none() && clients.quiet.load(Ordering::Relaxed) {
             observer.quiet_since = Some(now);
@@ -229,8 +230,11 @@ fn run(options: Options, progress: &AtomicU64) -> Report {
 
 /// The clients' side of a run.
 struct Clients {
+    load: Load,
     parts: ClientParts,
     history: SharedHistory,
+    /// Agents that came under the name of another, and have an engine.
+    twins: Cell<usize>,
     incarnations: Arc<Mutex<Vec<u64>>>,
     stop: watch::Sender<bool>,
     /// The load has ended.
@@ -257,12 +261,14 @@ impl Clients {
         };
         let (stop, stopped) = watch::channel(false);
         let ended = Arc::new(Notify::new());
-        let (load, run, end) = ((options.profile.load)(), parts.clone(), ended.clone());
+        let load = (options.profile.load)();
+        let (played, run, end) = (load.clone(), parts.clone(), ended.clone());
         cluster.spawn_client(async move {
-            workload::run(load, run, stopped).await;
+            workload::run(played, run, stopped).await;
             end.notify_one();
         });
-        Self { parts, history, incarnations, stop, ended, quiet: Arc::default(), unanswered: Arc::default() }
+        let (twins, quiet, unanswered) = (Cell::new(0), Arc::default(), Arc::default());
+        Self { load, parts, history, twins, incarnations, stop, ended, quiet, unanswered }
     }
 
     fn note(&self, cluster: &Cluster) {
@@ -271,12 +277,20 @@ impl Clients {
         if *known != now {
             *known = now;
         }
+        drop(known);
+        let twins = cluster.twin_endpoints();
+        for number in self.twins.replace(twins.len())..twins.len() {
+            let agents = [&self.parts.agents[..], &twins[..=number]].concat();
+            let parts = ClientParts { agents, ..self.parts.clone() };
+            let client = workload::FIRST_VISITOR + number as u32;
+            cluster.spawn_client(workload::visit(self.load.clone(), parts, client, self.stop.subscribe()));
+        }
     }
 
     /// Stops the load; then every agent is probed and everything acknowledged is read again.
-    fn finish(&self, options: &Options, cluster: &Cluster) {
+    fn finish(&self, cluster: &Cluster) {
         self.stop.send_replace(true);
-        let load = (options.profile.load)();
+        let load = self.load.clone();
         // The members of now: one may have been replaced.
         let parts = ClientParts {
             replicas: cluster.replica_endpoints(),
@@ -324,6 +338,7 @@ fn report(
         sometimes::counts().iter().map(|(marker, count)| (marker.name(), count)).collect();
     markers.extend(cluster.effects());
     markers.extend(observer.page_effects());
+    markers.extend(observer.sightings());
     markers.insert("pages-reserve-retried", history.page_files.reserves_retried);
     markers.insert("pages-reservation-shared", history.page_files.reservations_shared);
     Report {

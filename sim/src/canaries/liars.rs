@@ -11,8 +11,10 @@ use foreword_proto::records::{PageRecord, Record};
 use foreword_proto::wire::meta as m;
 use foreword_proto::wire::meta::meta_client::MetaClient;
 use foreword_proto::wire::node as n;
+use foreword_proto::wire::raft as r;
 use foreword_proto::workload::page;
 use foreword_proto::{PageKey, PublishOutcome};
+use openraft::raft::AppendEntriesResponse;
 use parking_lot::Mutex;
 use prost::Message;
 use tonic::transport::Channel;
@@ -20,6 +22,7 @@ use tonic::transport::Channel;
 use super::tap::{Meddler, Meddling};
 
 const META: &str = "/foreword.meta.v1.Meta/";
+const RAFT: &str = "/foreword.raft.v1.Raft/";
 const NODE: &str = "/foreword.node.v1.Node/";
 /// A page's shards are found this many in the load's namespaces with one.
 const ONE_SHARD: usize = 1;
@@ -94,6 +97,18 @@ pub(super) fn acknowledge_early() -> Meddler {
             }
             _ => None,
         }
+    })
+}
+
+/// Other replicas have appended whatever they are sent.
+pub(super) fn append_for_others() -> Meddler {
+    Arc::new(|path, _| {
+        (path == format!("{RAFT}AppendEntries")).then_some(())?;
+        let early = Box::new(|_: &Bytes| {
+            let body = serde_json::to_vec(&AppendEntriesResponse::<u64>::Success).ok()?.into();
+            Some(r::AppendResponse { body }.encode_to_vec().into())
+        });
+        Some(Meddling { early: Some(early), ..Meddling::default() })
     })
 }
 

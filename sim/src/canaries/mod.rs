@@ -137,6 +137,17 @@ pub const CANARIES: &[Canary] = &[
         plant: |options| options.seams.meta = |config| config.hf3fs_reservation_ms = HOUR_MS,
     },
     Canary {
+        name: "answers-for-others",
+        invariant: "one-leader-acknowledges",
+        what: "a proxy beside each replica says that others have appended before they were asked",
+        profile: Some("shared-prefixes"),
+        seed_hint: 0,
+        plant: |options| {
+            at_hosts(options, "meta", liars::append_for_others);
+            options.to_the_end = true;
+        },
+    },
+    Canary {
         name: "pages-need-no-rest",
         invariant: "one-page-one-key",
         what: "replicas apply commands as if pages of page files need not rest",

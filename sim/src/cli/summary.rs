@@ -20,6 +20,30 @@ pub const MARKERS_NOT_EXPECTED: [(&str, &str); 3] = [
     ("watcher-fell-behind", "a stream's 8 MiB window takes more than a simulated minute's events"),
 ];
 
+/// Faults and effects that only profiles of [`crate::profiles::AWAITED`] have.
+const AWAITED: [&str; 20] = [
+    "stale-name",
+    "replace-in-place",
+    "inherit-address",
+    "add-nobody",
+    "replace-by-nobody",
+    "replace-by-member",
+    "replace-by-leader",
+    "add-used-id",
+    "empty-directory",
+    "remove-leader",
+    "split-off-leader",
+    "isolate-leader",
+    "twin",
+    "flood",
+    "slow-disks",
+    "net-misled",
+    "operator-change-made",
+    "operator-slip-refused",
+    "leader-back-by-snapshot",
+    "leader-back-leads-again",
+];
+
 /// A profile that hits less says nothing about hits.
 pub const HIT_PERCENT_MIN: f64 = 5.0;
 
@@ -202,7 +226,7 @@ impl Summary {
 }
 
 fn expected(name: &str) -> bool {
-    MARKERS_NOT_EXPECTED.iter().all(|(other, _)| *other != name)
+    MARKERS_NOT_EXPECTED.iter().map(|(other, _)| other).chain(&AWAITED).all(|other| *other != name)
 }
 
 fn never(what: &str, counts: &BTreeMap<&'static str, u64>) -> Option<String> {
@@ -272,7 +296,7 @@ mod tests {
             simulated_s: 20,
             wall_ms: 500,
             violations: Vec::new(),
-            trace_digest: "ab".to_owned(),
+            trace_digest: format!("{profile} {keys_hit}"),
             events: 9,
             committed: 30,
             totals: Totals { attempted: 7, keys_asked: 100, keys_hit, ..Totals::default() },

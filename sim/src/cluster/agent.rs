@@ -43,7 +43,7 @@ impl AgentParts {
             entropy: Arc::new(HostEntropy::new(self.host)),
             store: self.store.clone(),
             files: Some(Arc::new(self.files.open_dir()) as Arc<dyn Files>),
-            kept: Some(Arc::new(KeptId::of(agent_id(&self.config.node)))),
+            kept: Some(Arc::new(KeptId::of(agent_id(self.host)))),
             regions: self.regions.clone(),
             telemetry: Telemetry::new(),
         };
@@ -59,9 +59,7 @@ impl AgentParts {
     }
 }
 
-/// What stands in the state directory of the machine of this name: it survives its processes.
-fn agent_id(node: &str) -> AgentId {
-    let mut id = [0; 16];
-    id.iter_mut().zip(node.bytes()).for_each(|(byte, letter)| *byte = letter);
-    AgentId(id)
+/// What stands in the state directory of this machine: it survives its processes, and another machine of the same name has another.
+fn agent_id(host: HostId) -> AgentId {
+    AgentId(u128::from(host).to_le_bytes())
 }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{Machines, Seat};
+use super::Seat;
+use super::machines::Machines;
+use super::troubles::Active;
+use crate::faults::FaultKind;
 use crate::faults::kind::{Place, Replica};
-use crate::faults::{Fault, FaultKind};
 use crate::world::disk::{DiskFault, DiskWeather};
 use crate::world::l3::L3Weather;
-use crate::world::net::{HostId, Link};
+use crate::world::net::{HostId, Link, StaleNames};
 
 /// So many of a million writes or reads that a fault of L3 is about go wrong.
 const L3_PER_MILLION: u32 = 300_000;
@@ -23,6 +25,7 @@ pub(super) struct Conditions {
     pub(super) drift_ppm: BTreeMap<Seat, i64>,
     pub(super) disks: BTreeMap<Replica, DiskWeather>,
     pub(super) l3: L3Weather,
+    pub(super) stale_names: StaleNames,
     cuts: Vec<Cut>,
     slow_ms: BTreeMap<HostId, u64>,
 }
@@ -36,15 +39,15 @@ enum Cut {
 
 impl Conditions {
     /// What these faults amount to, on these machines.
-    pub(super) fn of<'a>(active: impl Iterator<Item = &'a Fault>, machines: &Machines) -> Self {
+    pub(super) fn of(active: &[Active], machines: &Machines) -> Self {
         let mut conditions = Self { l3: fair_l3(), ..Self::default() };
-        for fault in active {
-            conditions.add(&fault.kind, machines);
+        for Active { fault, leader } in active {
+            conditions.add(&fault.kind, *leader, machines);
         }
         conditions
     }
 
-    fn add(&mut self, kind: &FaultKind, machines: &Machines) {
+    fn add(&mut self, kind: &FaultKind, leader: Replica, machines: &Machines) {
         let host = |place: &Place| machines.host_of(machines.seat(*place));
         match kind {
             FaultKind::Crash(place) | FaultKind::PowerCut(place) => {
@@ -69,6 +72,23 @@ impl Conditions {
                     (0..machines.replicas.len()).map(|replica| host(&Place::Replica(replica))).collect();
                 let (left, right) = hosts.split_at((*first).min(hosts.len()));
                 self.cuts.push(Cut::Between(left.to_vec(), right.to_vec()));
+            }
+            FaultKind::IsolateLeader => self.cuts.push(Cut::Around(host(&Place::Replica(leader)))),
+            FaultKind::SplitOffLeader => {
+                let others = (0..machines.replicas.len()).filter(|replica| *replica != leader);
+                let others = others.map(|replica| host(&Place::Replica(replica))).collect();
+                self.cuts.push(Cut::Between(vec![host(&Place::Replica(leader))], others));
+            }
+            FaultKind::StaleName(at, name, to) => {
+                let name = machines.member(*name).listens_at();
+                self.stale_names.insert((host(&Place::Replica(*at)), name), host(&Place::Replica(*to)));
+            }
+            FaultKind::SlowDisks(ms) | FaultKind::Flood(ms) => {
+                for replica in 0..machines.replicas.len() {
+                    let weather = self.disks.entry(replica).or_default();
+                    weather.sync_us_min = weather.sync_us_min.max(ms * 1000);
+                    weather.sync_us_max = weather.sync_us_max.max(ms * 1000);
+                }
             }
             FaultKind::SlowLinks(place, ms) => *self.slow_ms.entry(host(place)).or_default() += ms,
             FaultKind::Drift(place, ppm) => *self.drift_ppm.entry(machines.seat(*place)).or_default() += ppm,

@@ -1,11 +1,15 @@
 //! A whole cluster on simulated machines: its processes, what they stand on, and the faults they meet.
 
 pub mod agent;
+mod changes;
 mod conditions;
+mod lives;
+mod machines;
 mod operator;
 pub mod replica;
+mod troubles;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,32 +21,26 @@ use foreword_node::arena::RegionProvider;
 use foreword_node::{L3Location, NodeConfig};
 use foreword_proto::{ClusterId, DirectoryId};
 use foreword_seams::{Endpoint, Entropy, Net};
-use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
-use crate::faults::kind::{Place, Replica};
-use crate::faults::{Fault, FaultKind};
-use crate::world::context::{self, Kind, SimTime};
+use crate::faults::Fault;
+use crate::world::context::{self, SimTime};
 use crate::world::disk::Disk;
 use crate::world::entropy::HostEntropy;
-use crate::world::files::{FilesWeather, SimFiles};
+use crate::world::files::SimFiles;
 use crate::world::host::Host;
 use crate::world::l3::SimL3;
 use crate::world::net::{HostId, Network};
 use agent::{AgentParts, RunningAgent};
-use conditions::Conditions;
+use machines::{Machine, Machines, Role};
+pub use operator::Orders;
 use replica::{ReplicaParts, RunningReplica};
+use troubles::Active;
 
 /// How often the world moves on. Nothing crosses the network faster.
 pub const QUANTUM: Duration = Duration::from_millis(1);
 /// A process that ended by itself is started again after this: what a service manager does.
 const RESTART: Duration = Duration::from_millis(400);
-/// Resets between two hosts come this often while that fault lasts.
-const RESETS_EVERY_MS: u64 = 300;
-/// Entries that a lost tail has, at most.
-const LOST_ITEMS_MAX: u64 = 8;
-/// A sync of a fair disk takes up to so long, in microseconds.
-const SYNC_US_MAX: u64 = 3_000;
 /// Ports of the simulated processes; replicas serve the clients of page files on the last one.
 const META_PORT: u16 = 7400;
 const NODE_PORT: u16 = 7500;
@@ -80,6 +78,8 @@ pub struct Seams {
     pub meta: fn(&mut MetaConfig),
     /// When syncs of logs make nothing durable.
     pub lies: Lies,
+    /// An empty directory that is made for an id that was used says that it is the one before.
+    pub copied_directories: bool,
 }
 
 /// Puts something between a host's process and its network, by the host's name.
@@ -107,50 +107,8 @@ impl Default for Seams {
             settings: None,
             meta: |_| {},
             lies: Lies::Never,
+            copied_directories: false,
         }
-    }
-}
-
-enum Role {
-    Replica(Box<ReplicaParts>),
-    Agent(Box<AgentParts>),
-    Clients,
-}
-
-struct Machine {
-    host: Host,
-    role: Role,
-    /// Why the process ended by itself.
-    ended: Arc<Mutex<Option<String>>>,
-    restart_at: Option<SimTime>,
-    /// It will never be started again.
-    lost: bool,
-}
-
-/// The machines of a cluster, by seat.
-struct Machines {
-    all: Vec<Machine>,
-    /// Seats of the group's members, in the order of the first ones; a replaced one's seat is its successor's.
-    replicas: Vec<Seat>,
-    agents: Vec<Seat>,
-    clients: Seat,
-}
-
-impl Machines {
-    fn seat(&self, place: Place) -> Seat {
-        match place {
-            Place::Replica(number) => self.replicas[number],
-            Place::Agent(number) => self.agents[number],
-            Place::Clients => self.clients,
-        }
-    }
-
-    fn host_of(&self, seat: Seat) -> HostId {
-        self.all[seat].host.id()
-    }
-
-    fn cluster_seats(&self) -> impl Iterator<Item = Seat> {
-        self.replicas.iter().chain(&self.agents).copied()
     }
 }
 
@@ -162,13 +120,47 @@ pub struct Cluster {
     plan: Plan,
     cluster_id: ClusterId,
     schedule: Vec<Fault>,
-    /// Positions in the schedule of what is under way.
-    active: Vec<usize>,
+    active: Vec<Active>,
     next_fault: usize,
     next_reset: SimTime,
     next_replica_id: u64,
+    /// What operators asked for.
+    orders: Arc<Mutex<Orders>>,
+    trial: Option<Trial>,
+    /// When the last flood came that nothing else went wrong after.
+    flooded_at: Option<SimTime>,
     /// How often each kind of fault took effect.
     pub faults_seen: BTreeMap<&'static str, u64>,
+}
+
+/// Two agents of one name run, or more was asked of the group than it takes; and nothing else is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trial {
+    /// Number of the agent whose name another has too.
+    pub twin_of: Option<u32>,
+    /// Puts that begin from then on should succeed.
+    pub since: SimTime,
+}
+
+/// Where a replica runs.
+struct ReplicaSite {
+    /// The machine's name.
+    host: String,
+    /// The name under which others reach it.
+    listen: String,
+    id: u64,
+    /// Whom it knows.
+    members: BTreeMap<u64, String>,
+    /// It joins a group, and forms none.
+    joins: bool,
+}
+
+/// Where an agent runs.
+struct AgentSite {
+    host: String,
+    /// Its own, in its sessions.
+    name: String,
+    listen: Endpoint,
 }
 
 fn endpoint(host: &str, port: u16) -> Endpoint {
@@ -182,7 +174,7 @@ impl Cluster {
         let network = Network::default();
         let l3 = SimL3::new();
         l3.init(cluster_id, plan.settings.chunk_bytes);
-        let machines = Machines { all: Vec::new(), replicas: Vec::new(), agents: Vec::new(), clients: 0 };
+        let machines = Machines::default();
         let next_replica_id = plan.replicas as u64 + 1;
         let mut cluster = Self {
             network,
@@ -195,6 +187,9 @@ impl Cluster {
             next_fault: 0,
             next_reset: SimTime::default(),
             next_replica_id,
+            orders: Arc::default(),
+            trial: None,
+            flooded_at: None,
             faults_seen: BTreeMap::new(),
         };
         cluster.add_machines();
@@ -206,15 +201,15 @@ impl Cluster {
     }
 
     fn add_machines(&mut self) {
-        let members: BTreeMap<u64, String> = (1..=self.plan.replicas as u64)
-            .map(|id| (id, endpoint(&format!("meta-{id}"), META_PORT).to_string()))
-            .collect();
         for id in 1..=self.plan.replicas as u64 {
-            let seat = self.add_replica(id, members.clone());
+            let host = format!("meta-{id}");
+            let members = self.first_members();
+            let seat = self.add_replica(ReplicaSite { listen: host.clone(), host, id, members, joins: false });
             self.machines.replicas.push(seat);
         }
         for number in 1..=self.plan.agents {
-            let seat = self.add_agent(number);
+            let name = format!("node-{number}");
+            let seat = self.add_agent(AgentSite { host: name.clone(), listen: endpoint(&name, NODE_PORT), name });
             self.machines.agents.push(seat);
         }
         let host = Host::new(self.network.add("clients"), "clients");
@@ -227,16 +222,19 @@ impl Cluster {
         self.machines.all.len() - 1
     }
 
-    fn add_replica(&mut self, id: u64, members: BTreeMap<u64, String>) -> Seat {
-        let name = format!("meta-{id}");
-        let host = Host::new(self.network.add(&name), &name);
+    /// What `meta init` writes on a host.
+    fn init(&self, host: HostId, id: u64, members: BTreeMap<u64, String>, joins: bool) -> Identity {
         let settings = self.plan.seams.settings.clone().unwrap_or_else(|| self.plan.settings.clone());
-        let joins = id > self.plan.replicas as u64;
-        let directory = HostEntropy::new(host.id()).bytes16();
+        let directory = DirectoryId(HostEntropy::new(host).bytes16());
         let make = if joins { Identity::joining } else { Identity::new };
-        let identity = make(self.cluster_id, id, DirectoryId(directory), settings, members);
-        let mut config = MetaConfig::new("/simulated", endpoint(&name, META_PORT));
-        config.hf3fs = self.plan.page_files.then(|| endpoint(&name, PAGES_PORT));
+        make(self.cluster_id, id, directory, settings, members)
+    }
+
+    fn add_replica(&mut self, site: ReplicaSite) -> Seat {
+        let host = Host::new(self.network.add(&site.host), &site.host);
+        let identity = self.init(host.id(), site.id, site.members, site.joins);
+        let mut config = MetaConfig::new("/simulated", endpoint(&site.listen, META_PORT));
+        config.hf3fs = self.plan.page_files.then(|| endpoint(&site.listen, PAGES_PORT));
         (self.plan.meta)(&mut config);
         (self.plan.seams.meta)(&mut config);
         let parts = ReplicaParts {
@@ -253,17 +251,16 @@ impl Cluster {
         self.add(host, Role::Replica(Box::new(parts)))
     }
 
-    fn add_agent(&mut self, number: usize) -> Seat {
-        let name = format!("node-{number}");
-        let host = Host::new(self.network.add(&name), &name);
+    fn add_agent(&mut self, site: AgentSite) -> Seat {
+        let host = Host::new(self.network.add(&site.host), &site.host);
         let replicas = (1..=self.plan.replicas).map(|id| endpoint(&format!("meta-{id}"), META_PORT)).collect();
-        let mut config = NodeConfig::new(&name, replicas, L3Location::Memory);
-        config.listen = endpoint(&name, NODE_PORT);
+        let mut config = NodeConfig::new(&site.name, replicas, L3Location::Memory);
+        config.listen = site.listen;
         (self.plan.node)(&mut config);
         let parts = AgentParts {
             host: host.id(),
             config,
-            store: self.l3.store_factory(u32::from(host.id()), &name),
+            store: self.l3.store_factory(u32::from(host.id()), &site.host),
             regions: self.plan.seams.regions.clone(),
             files: SimFiles::new(u32::from(host.id())),
             net: self.net_of(&host),
@@ -351,6 +348,10 @@ impl Cluster {
         let net = self.network.counts();
         add("net-held", net.held);
         add("net-reset", net.resets);
+        add("net-misled", net.misled);
+        let orders = self.orders.lock();
+        add("operator-change-made", orders.made);
+        add("operator-slip-refused", orders.slips_refused);
         effects
     }
 
@@ -362,13 +363,61 @@ impl Cluster {
         })
     }
 
-    /// The number of an agent's process now, 0 while there is none.
+    /// The number of an agent's process now, 0 while there is none; those of twins come after the others.
     pub fn agent_incarnations(&self) -> Vec<u64> {
         let of = |seat: &Seat| {
             let host = &self.machines.all[*seat].host;
             if host.runs() { host.incarnation() } else { 0 }
         };
-        self.machines.agents.iter().map(of).collect()
+        self.machines.agents.iter().chain(&self.machines.twins).map(of).collect()
+    }
+
+    /// Where agents listen that run under the name of another.
+    pub fn twin_endpoints(&self) -> Vec<Endpoint> {
+        let listen = |seat: &Seat| match &self.machines.all[*seat].role {
+            Role::Agent(parts) => Some(parts.config.listen.clone()),
+            _ => None,
+        };
+        self.machines.twins.iter().filter_map(listen).collect()
+    }
+
+    /// What agents must bear now.
+    pub fn trial(&self) -> Option<Trial> {
+        self.trial
+    }
+
+    /// What operators asked for so far.
+    pub fn orders(&self) -> Orders {
+        self.orders.lock().clone()
+    }
+
+    /// The replicas that run under the id of a member beside it.
+    pub fn strays(&self) -> impl Iterator<Item = (&ReplicaParts, Option<RunningReplica>)> {
+        let strays = self.machines.strays.iter().filter_map(|seat| self.machines.all[*seat].replica());
+        strays.map(|parts| (parts, parts.running.lock().clone()))
+    }
+
+    /// Of each member, those from which it could hear now: both run, and what either sends arrives.
+    pub fn within_earshot(&self) -> BTreeMap<u64, BTreeSet<u64>> {
+        let awake = |seat: &&Seat| {
+            let host = &self.machines.all[**seat].host;
+            host.runs() && !host.paused()
+        };
+        let members: Vec<(u64, u16)> = self
+            .machines
+            .replicas
+            .iter()
+            .filter(awake)
+            .filter_map(|seat| {
+                let machine = &self.machines.all[*seat];
+                Some((machine.replica()?.disk.identity().replica_id, machine.host.id()))
+            })
+            .collect();
+        let open = |a: u16, b: u16| !self.network.link(a, b).cut && !self.network.link(b, a).cut;
+        let hears = |(id, host): &(u64, u16)| {
+            (*id, members.iter().filter(|(_, other)| open(*host, *other)).map(|(id, _)| *id).collect())
+        };
+        members.iter().map(hears).collect()
     }
 
     /// True while any fault of the schedule is under way or to come.
@@ -380,216 +429,5 @@ impl Cluster {
     pub fn fault_is_next(&self) -> bool {
         let next_ms = (context::now() + QUANTUM).millis();
         self.schedule.get(self.next_fault).is_some_and(|fault| fault.at_ms <= next_ms)
-    }
-
-    /// Moves the world on by one quantum.
-    pub fn step(&mut self) {
-        context::set_now(context::now() + QUANTUM);
-        self.change_faults();
-        self.restart_ended();
-        self.network.deliver();
-        self.l3.advance();
-        for machine in &mut self.machines.all {
-            machine.host.step(QUANTUM);
-        }
-    }
-
-    fn boot(&mut self, seat: Seat) {
-        let machine = &mut self.machines.all[seat];
-        if machine.lost || machine.host.runs() {
-            return;
-        }
-        machine.restart_at = None;
-        self.network.power_on(machine.host.id());
-        let incarnation = machine.host.incarnation() + 1;
-        let ended = machine.ended.clone();
-        let life: BoxFuture<'static, String> = match &machine.role {
-            Role::Replica(parts) => Box::pin((**parts).clone().run(incarnation)),
-            Role::Agent(parts) => Box::pin((**parts).clone().run(incarnation)),
-            Role::Clients => Box::pin(std::future::pending()),
-        };
-        machine.host.boot(async move {
-            let reason = life.await;
-            *ended.lock() = Some(reason);
-        });
-    }
-
-    /// The process is gone; `power`: and the machine's power with it.
-    fn kill(&mut self, seat: Seat, power: bool) {
-        let machine = &mut self.machines.all[seat];
-        self.network.process_gone(machine.host.id(), !power);
-        match &machine.role {
-            Role::Replica(parts) => {
-                *parts.running.lock() = None;
-                if power {
-                    parts.disk.crash();
-                }
-                parts.snapshots.crash();
-            }
-            Role::Agent(parts) => {
-                *parts.running.lock() = None;
-                parts.files.crash();
-            }
-            Role::Clients => {}
-        }
-        machine.host.kill();
-        *machine.ended.lock() = None;
-        machine.restart_at = None;
-    }
-
-    fn restart_ended(&mut self) {
-        let now = context::now();
-        for seat in 0..self.machines.all.len() {
-            let machine = &mut self.machines.all[seat];
-            let reason = machine.ended.lock().take();
-            if let Some(reason) = reason {
-                context::event(Kind::Host, || format!("{} ended: {reason}", machine.host.name()));
-                self.kill(seat, false);
-                self.machines.all[seat].restart_at = Some(now + RESTART);
-            } else if machine.restart_at.is_some_and(|at| at <= now) {
-                self.boot(seat);
-            }
-        }
-    }
-
-    fn change_faults(&mut self) {
-        let now_ms = context::now().millis();
-        let ended: Vec<usize> =
-            self.active.iter().copied().filter(|at| self.schedule[*at].ends_ms() <= now_ms).collect();
-        let mut changed = !ended.is_empty();
-        self.active.retain(|at| !ended.contains(at));
-        for at in &ended {
-            context::event(Kind::Fault, || format!("ends: {}", self.schedule[*at]));
-        }
-        while self.schedule.get(self.next_fault).is_some_and(|fault| fault.at_ms <= now_ms) {
-            let at = self.next_fault;
-            self.next_fault += 1;
-            self.active.push(at);
-            let fault = self.schedule[at].clone();
-            context::event(Kind::Fault, || format!("begins: {fault}"));
-            *self.faults_seen.entry(fault.kind.name()).or_default() += 1;
-            self.begin(&fault);
-            changed = true;
-        }
-        if changed {
-            self.apply_conditions();
-        }
-        self.reset_connections();
-    }
-
-    /// What a fault does once, when it begins.
-    fn begin(&mut self, fault: &Fault) {
-        match &fault.kind {
-            FaultKind::Crash(place) => self.kill(self.machines.seat(*place), false),
-            FaultKind::PowerCut(place) => self.kill(self.machines.seat(*place), true),
-            FaultKind::PowerCutAll => {
-                let seats: Vec<Seat> = self.machines.cluster_seats().collect();
-                seats.into_iter().for_each(|seat| self.kill(seat, true));
-            }
-            FaultKind::DiskRot(replica) => {
-                self.damage(*replica, |parts| _ = parts.disk.rot_item());
-            }
-            FaultKind::MarkRot(replica) => {
-                let both = context::random_below(2) == 0;
-                self.damage(*replica, |parts| parts.disk.rot_mark(both));
-            }
-            FaultKind::LostTail(replica) => {
-                let items = 1 + context::random_below(LOST_ITEMS_MAX) as usize;
-                self.damage(*replica, |parts| parts.disk.lose_tail(items));
-            }
-            FaultKind::SnapshotRot(replica) => self.damage(*replica, |parts| _ = parts.snapshots.rot()),
-            FaultKind::Replace(replica) => self.replace(*replica),
-            _ => {}
-        }
-    }
-
-    /// Rot is found at the next start only: the process dies with it.
-    fn damage(&mut self, replica: Replica, damage: impl FnOnce(&ReplicaParts)) {
-        let seat = self.machines.replicas[replica];
-        self.kill(seat, false);
-        if let Role::Replica(parts) = &self.machines.all[seat].role {
-            damage(parts);
-        }
-    }
-
-    /// The machine is lost with its disk; a new one joins in its place.
-    fn replace(&mut self, replica: Replica) {
-        let seat = self.machines.replicas[replica];
-        self.kill(seat, true);
-        self.machines.all[seat].lost = true;
-        let old = match &self.machines.all[seat].role {
-            Role::Replica(parts) => parts.disk.identity().replica_id,
-            _ => return,
-        };
-        let new = self.next_replica_id;
-        self.next_replica_id += 1;
-        let known = self.replica_endpoints();
-        let members = known.iter().map(|(_, endpoint)| endpoint.clone()).collect();
-        let known = known.into_iter().map(|(id, endpoint)| (id, endpoint.to_string())).collect();
-        let successor = self.add_replica(new, known);
-        self.machines.replicas[replica] = successor;
-        self.boot(successor);
-        let change = operator::Replace { old, new, endpoint: endpoint(&format!("meta-{new}"), META_PORT) };
-        self.spawn_client(operator::replace(self.clients_net(), members, change));
-    }
-
-    fn reset_connections(&mut self) {
-        let now = context::now();
-        if now < self.next_reset {
-            return;
-        }
-        self.next_reset = now + Duration::from_millis(RESETS_EVERY_MS);
-        for at in &self.active {
-            if let FaultKind::Resets(a, b) = self.schedule[*at].kind {
-                let hosts = [a, b].map(|place| self.machines.host_of(self.machines.seat(place)));
-                let reset = self.network.reset_between(hosts[0], hosts[1]);
-                context::event(Kind::Net, || format!("{reset} connections reset between {a} and {b}"));
-            }
-        }
-    }
-
-    /// Makes the world as the faults under way have it.
-    fn apply_conditions(&mut self) {
-        let active = self.active.iter().map(|at| &self.schedule[*at]);
-        let conditions = Conditions::of(active, &self.machines);
-        let hosts: Vec<HostId> = self.machines.all.iter().map(|machine| machine.host.id()).collect();
-        for from in &hosts {
-            for to in hosts.iter().filter(|to| *to != from) {
-                let link = conditions.link(*from, *to);
-                if self.network.link(*from, *to) != link {
-                    self.network.set_link(*from, *to, link);
-                }
-            }
-        }
-        self.l3.set_weather(None, conditions.l3);
-        for (replica, seat) in self.machines.replicas.iter().enumerate() {
-            if let Role::Replica(parts) = &self.machines.all[*seat].role {
-                let mut weather = conditions.disks.get(&replica).cloned().unwrap_or_default();
-                let slow = weather.sync_us_max > 0;
-                weather.sync_us_max = weather.sync_us_max.max(SYNC_US_MAX);
-                weather.lies = match self.plan.seams.lies {
-                    Lies::Never => false,
-                    Lies::Always => true,
-                    Lies::AfterSlow => slow || parts.disk.weather().lies,
-                };
-                weather.believed = self.plan.seams.lies == Lies::AfterSlow;
-                parts.disk.set_weather(weather);
-                parts.snapshots.set_weather(FilesWeather { fault: weather.fault, ..FilesWeather::default() });
-            }
-        }
-        for seat in 0..self.machines.all.len() {
-            let machine = &mut self.machines.all[seat];
-            machine.host.set_drift_ppm(conditions.drift_ppm.get(&seat).copied().unwrap_or(0));
-            machine.host.set_paused(conditions.paused.contains_key(&seat));
-            let down = conditions.down.contains_key(&seat);
-            if down {
-                machine.restart_at = None;
-                if machine.host.runs() {
-                    self.kill(seat, false);
-                }
-            } else if machine.restart_at.is_none() {
-                self.boot(seat);
-            }
-        }
     }
 }

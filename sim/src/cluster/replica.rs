@@ -53,8 +53,17 @@ fn index_of_snapshot(name: &str) -> Option<u64> {
 impl ReplicaParts {
     /// The last entry that a power cut now would leave, in the log or in a snapshot.
     pub fn durable_last(&self) -> Option<u64> {
-        let snapshots = self.snapshots.names().into_iter().filter_map(|name| index_of_snapshot(&name));
-        self.disk.durable_last().max(snapshots.max())
+        self.disk.durable_last().max(self.covered())
+    }
+
+    /// The last entry that a durable snapshot covers.
+    pub fn covered(&self) -> Option<u64> {
+        self.snapshots.names().into_iter().filter_map(|name| index_of_snapshot(&name)).max()
+    }
+
+    /// The name under which others reach it.
+    pub fn listens_at(&self) -> String {
+        self.config.listen.to_string().split(':').next().unwrap_or_default().to_owned()
     }
 
     /// How often it served again after its disk was full.

@@ -30,16 +30,48 @@ pub struct Mix {
     /// Damage that makes one replica forget: it hits the same replica all run long, since the group promises nothing when a majority forgets.
     pub amnesia: u32,
     pub l3: u32,
+    /// Changes of the membership, and slips of the operator's pen.
+    pub members: u32,
+    /// Resolvers with old addresses.
+    pub names: u32,
+    /// Whoever leads is cut off.
+    pub leaders: u32,
+    /// Two agents of one name.
+    pub twins: u32,
+    /// More load than the group takes.
+    pub overload: u32,
 }
 
 impl Mix {
     /// No faults.
-    pub const NONE: Self =
-        Self { count: (0, 0), processes: 0, power: 0, network: 0, clocks: 0, disks: 0, amnesia: 0, l3: 0 };
+    pub const NONE: Self = Self {
+        count: (0, 0),
+        processes: 0,
+        power: 0,
+        network: 0,
+        clocks: 0,
+        disks: 0,
+        amnesia: 0,
+        l3: 0,
+        members: 0,
+        names: 0,
+        leaders: 0,
+        twins: 0,
+        overload: 0,
+    };
 
-    /// A bit of everything.
-    pub const ALL: Self =
-        Self { count: (6, 24), processes: 6, power: 2, network: 6, clocks: 1, disks: 4, amnesia: 2, l3: 6 };
+    /// A bit of what machines and networks do; what operators and crowds do is left to profiles of their own.
+    pub const ALL: Self = Self {
+        count: (6, 24),
+        processes: 6,
+        power: 2,
+        network: 6,
+        clocks: 1,
+        disks: 4,
+        amnesia: 2,
+        l3: 6,
+        ..Self::NONE
+    };
 }
 
 struct Drawing {
@@ -48,13 +80,16 @@ struct Drawing {
     /// The replica that may forget.
     victim: usize,
     replaced: bool,
+    /// The leader may be removed, and no disk is lost: a group that is smaller for a while has none to spare.
+    removes: bool,
+    twin: bool,
 }
 
 /// The schedule of a seed, by the time at which faults begin.
 pub fn generate(seed: u64, mix: &Mix, shape: Shape) -> Vec<Fault> {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x0066_6175_6c74_7321);
     let victim = rng.gen_range(0..shape.replicas);
-    let mut drawing = Drawing { rng, shape, victim, replaced: false };
+    let mut drawing = Drawing { rng, shape, victim, replaced: false, removes: seed.is_multiple_of(2), twin: false };
     let count = drawing.rng.gen_range(mix.count.0..=mix.count.1);
     let mut faults: Vec<Fault> = (0..count).map(|_| drawing.fault(mix)).collect();
     faults.sort_by_key(|fault| fault.at_ms);
@@ -63,7 +98,9 @@ pub fn generate(seed: u64, mix: &Mix, shape: Shape) -> Vec<Fault> {
 
 impl Drawing {
     fn fault(&mut self, mix: &Mix) -> Fault {
-        let weights = [mix.processes, mix.power, mix.network, mix.clocks, mix.disks, mix.amnesia, mix.l3];
+        let machines = [mix.processes, mix.power, mix.network, mix.clocks, mix.disks, mix.amnesia, mix.l3];
+        let people = [mix.members, mix.names, mix.leaders, mix.twins, mix.overload];
+        let weights: Vec<u32> = machines.into_iter().chain(people).collect();
         let mut drawn = self.rng.gen_range(0..weights.iter().sum::<u32>().max(1));
         let family = weights.iter().position(|weight| {
             let here = drawn < *weight;
@@ -77,9 +114,17 @@ impl Drawing {
             3 => FaultKind::Drift(self.place(), self.rng.gen_range(-20_000..=20_000)),
             4 => self.disk(),
             5 => self.amnesia(),
-            _ => self.l3(),
+            6 => self.l3(),
+            7 => self.member(),
+            8 => self.stale_name(),
+            9 => self.leader(),
+            10 => self.twin(),
+            _ => self.overload(),
         };
         let longest = match &kind {
+            FaultKind::AddNobody | FaultKind::RemoveLeader => 200,
+            FaultKind::SplitOffLeader | FaultKind::IsolateLeader | FaultKind::Flood(_) => 14_000,
+            FaultKind::Twin(_) => 24_000,
             FaultKind::Crash(_) | FaultKind::PowerCut(_) | FaultKind::PowerCutAll => 6_000,
             FaultKind::DiskRot(_) | FaultKind::MarkRot(_) | FaultKind::LostTail(_) | FaultKind::SnapshotRot(_) => 3_000,
             FaultKind::Drift(..) => 20_000,
@@ -164,6 +209,68 @@ impl Drawing {
         }
     }
 
+    /// A replica, and another one.
+    fn two_replicas(&mut self) -> (usize, usize) {
+        let first = self.replica();
+        let other = (first + self.rng.gen_range(1..self.shape.replicas.max(2))) % self.shape.replicas;
+        (first, other)
+    }
+
+    fn member(&mut self) -> FaultKind {
+        let victim = self.victim;
+        match self.rng.gen_range(0..9) {
+            drawn @ 0..=3 if !self.removes && !self.replaced => {
+                self.replaced = true;
+                match drawn {
+                    0 => FaultKind::Replace(victim),
+                    1 => FaultKind::ReplaceInPlace(victim),
+                    2 => FaultKind::InheritAddress(victim),
+                    _ => FaultKind::EmptyDirectory(victim),
+                }
+            }
+            0 | 1 if self.removes && !self.replaced => {
+                self.replaced = true;
+                FaultKind::RemoveLeader
+            }
+            2 | 3 => FaultKind::ReplaceByLeader(self.replica()),
+            4 => FaultKind::AddNobody,
+            5 => FaultKind::ReplaceByNobody(self.replica()),
+            6 => {
+                let (old, at) = self.two_replicas();
+                FaultKind::ReplaceByMember(old, at)
+            }
+            7 => FaultKind::AddUsedId(self.replica()),
+            _ => FaultKind::ReplaceByLeader(self.replica()),
+        }
+    }
+
+    fn stale_name(&mut self) -> FaultKind {
+        let (at, name) = self.two_replicas();
+        let to = (name + self.rng.gen_range(1..self.shape.replicas.max(2))) % self.shape.replicas;
+        FaultKind::StaleName(at, name, to)
+    }
+
+    fn leader(&mut self) -> FaultKind {
+        if self.rng.gen_ratio(1, 2) { FaultKind::SplitOffLeader } else { FaultKind::IsolateLeader }
+    }
+
+    /// One a run: the number of clients that it needs is fixed.
+    fn twin(&mut self) -> FaultKind {
+        if std::mem::replace(&mut self.twin, true) {
+            return self.process();
+        }
+        FaultKind::Twin(self.rng.gen_range(0..self.shape.agents))
+    }
+
+    fn overload(&mut self) -> FaultKind {
+        match self.rng.gen_range(0..4) {
+            0 => FaultKind::Flood(self.rng.gen_range(20..=60)),
+            1 => FaultKind::SlowDisk(self.replica(), self.rng.gen_range(20..=400)),
+            2 => FaultKind::SlowDisks(self.rng.gen_range(10..=60)),
+            _ => FaultKind::SlowDisks(self.rng.gen_range(60..=250)),
+        }
+    }
+
     fn l3(&mut self) -> FaultKind {
         match self.rng.gen_range(0..8) {
             0 => FaultKind::TornWrites,
@@ -193,14 +300,19 @@ mod tests {
 
     #[test]
     fn faults_are_over_in_time_all_kinds_come_and_one_replica_forgets() {
+        let everything = Mix { members: 6, names: 3, leaders: 3, twins: 3, overload: 3, ..Mix::ALL };
         let mut seen = [false; FaultKind::NAMES.len()];
         for seed in 0..300 {
             let mut forgetful = std::collections::BTreeSet::new();
-            for fault in generate(seed, &Mix::ALL, SHAPE) {
+            for fault in generate(seed, &everything, SHAPE) {
                 assert!(fault.at_ms >= SHAPE.from_ms && fault.ends_ms() <= SHAPE.until_ms, "{fault}");
                 seen[fault.kind.number()] = true;
-                if let FaultKind::DiskRot(replica) | FaultKind::MarkRot(replica) | FaultKind::Replace(replica) =
-                    fault.kind
+                if let FaultKind::DiskRot(replica)
+                | FaultKind::MarkRot(replica)
+                | FaultKind::Replace(replica)
+                | FaultKind::ReplaceInPlace(replica)
+                | FaultKind::InheritAddress(replica)
+                | FaultKind::EmptyDirectory(replica) = fault.kind
                 {
                     forgetful.insert(replica);
                 }

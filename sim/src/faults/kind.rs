@@ -83,11 +83,42 @@ pub enum FaultKind {
     L3Stall,
     /// L3 answers with errors.
     L3Outage,
+    /// The first's resolver has the third's address for the second's name; the third may be the first itself.
+    StaleName(Replica, Replica, Replica),
+    /// The machine is lost with its disk; another takes its place under a new id and under its name.
+    ReplaceInPlace(Replica),
+    /// The machine is lost with its disk; another takes its place under a new id, and has the address that the old name leads to.
+    InheritAddress(Replica),
+    /// The operator adds a replica where nobody is, and removes it again.
+    AddNobody,
+    /// The operator replaces a member by one where nobody is.
+    ReplaceByNobody(Replica),
+    /// The operator replaces the first by a new id at the second's endpoint.
+    ReplaceByMember(Replica, Replica),
+    /// The operator replaces a member by a new id at the leader's endpoint.
+    ReplaceByLeader(Replica),
+    /// A machine with an empty directory of a member's id is started, and the operator adds it.
+    AddUsedId(Replica),
+    /// A member's disk is lost, and an empty directory of its id made; at the end the operator replaces it.
+    EmptyDirectory(Replica),
+    /// The operator removes the leader, and adds it again with what it has.
+    RemoveLeader,
+    /// The leader is cut off from the other replicas, and from nobody else.
+    SplitOffLeader,
+    /// The leader is cut off from all others.
+    IsolateLeader,
+    /// Another agent runs under the same name.
+    Twin(Agent),
+    /// More is proposed at once than the leader's queue takes, and most callers leave; each sync of each log takes so many milliseconds
+    /// meanwhile, and after.
+    Flood(u64),
+    /// Each sync of each log takes so many milliseconds.
+    SlowDisks(u64),
 }
 
 impl FaultKind {
     /// Names of all kinds, in order.
-    pub const NAMES: [&'static str; 26] = [
+    pub const NAMES: [&'static str; 41] = [
         "crash",
         "power-cut",
         "power-cut-all",
@@ -114,6 +145,21 @@ impl FaultKind {
         "lost-completions",
         "l3-stall",
         "l3-outage",
+        "stale-name",
+        "replace-in-place",
+        "inherit-address",
+        "add-nobody",
+        "replace-by-nobody",
+        "replace-by-member",
+        "replace-by-leader",
+        "add-used-id",
+        "empty-directory",
+        "remove-leader",
+        "split-off-leader",
+        "isolate-leader",
+        "twin",
+        "flood",
+        "slow-disks",
     ];
 
     /// The kind's position in [`Self::NAMES`].
@@ -145,6 +191,21 @@ impl FaultKind {
             Self::LostCompletions => 23,
             Self::L3Stall => 24,
             Self::L3Outage => 25,
+            Self::StaleName(..) => 26,
+            Self::ReplaceInPlace(_) => 27,
+            Self::InheritAddress(_) => 28,
+            Self::AddNobody => 29,
+            Self::ReplaceByNobody(_) => 30,
+            Self::ReplaceByMember(..) => 31,
+            Self::ReplaceByLeader(_) => 32,
+            Self::AddUsedId(_) => 33,
+            Self::EmptyDirectory(_) => 34,
+            Self::RemoveLeader => 35,
+            Self::SplitOffLeader => 36,
+            Self::IsolateLeader => 37,
+            Self::Twin(_) => 38,
+            Self::Flood(_) => 39,
+            Self::SlowDisks(_) => 40,
         }
     }
 
@@ -171,7 +232,20 @@ impl fmt::Display for FaultKind {
             | Self::MarkRot(replica)
             | Self::LostTail(replica)
             | Self::SnapshotRot(replica)
-            | Self::Replace(replica) => write!(f, " of replica {}", replica + 1),
+            | Self::Replace(replica)
+            | Self::ReplaceInPlace(replica)
+            | Self::InheritAddress(replica)
+            | Self::ReplaceByNobody(replica)
+            | Self::ReplaceByLeader(replica)
+            | Self::AddUsedId(replica)
+            | Self::EmptyDirectory(replica) => write!(f, " of replica {}", replica + 1),
+            Self::ReplaceByMember(old, at) => write!(f, " of replica {} at replica {}", old + 1, at + 1),
+            Self::StaleName(at, name, to) => {
+                write!(f, " at replica {}: that of replica {} leads to replica {}", at + 1, name + 1, to + 1)
+            }
+            Self::Twin(agent) => write!(f, " of agent {}", agent + 1),
+            Self::Flood(ms) => write!(f, " on disks that sync in {ms} ms"),
+            Self::SlowDisks(ms) => write!(f, " by {ms} ms"),
             _ => Ok(()),
         }
     }

@@ -47,6 +47,7 @@ impl fmt::Display for Call {
             Self::Clear { namespace } => write!(f, "clear ns {namespace}"),
             Self::Delete { namespace, keys } => write!(f, "delete ns {namespace} {}", Keys(keys)),
             Self::OpenNamespace { fingerprint } => write!(f, "open {:.6}", fingerprint.to_string()),
+            Self::Renew { at } => write!(f, "renew at {at:?}"),
         }
     }
 }
@@ -74,6 +75,7 @@ impl fmt::Display for Outcome {
             Self::Cleared { revision, epoch } => write!(f, "cleared, epoch {epoch} @{revision}"),
             Self::Deleted { revision } => write!(f, "deleted @{revision}"),
             Self::Opened { namespace, epoch, revision } => write!(f, "ns {namespace} epoch {epoch} @{revision}"),
+            Self::Renewed => f.write_str("renewed"),
         }
     }
 }

@@ -52,7 +52,7 @@ fn revision_seen(record: &Record) -> Option<Revision> {
         }
         Outcome::Got { pages } => pages.iter().map(|page| page.revision).max(),
         Outcome::Opened { revision, .. } => Some(*revision),
-        Outcome::Unknown | Outcome::Failed(_) => None,
+        Outcome::Renewed | Outcome::Unknown | Outcome::Failed(_) => None,
     }
 }
 

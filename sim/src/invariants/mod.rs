@@ -14,6 +14,7 @@ pub mod mirror_equals_state;
 pub mod never_wrong_bytes;
 pub mod nothing_goes_back;
 pub mod nothing_leaks;
+pub mod one_leader_acknowledges;
 pub mod one_page_one_key;
 pub mod one_slot_one_page;
 pub mod page_ledger;
@@ -24,19 +25,23 @@ pub mod retires_are_told;
 pub mod revisions_never_go_back;
 pub mod whole_pages;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreword_meta::consensus::entry_codec::decode_entry;
+use foreword_meta::consensus::types::LogId;
 use foreword_meta::replica::group::Group;
 use foreword_meta::state::command::ClusterSettings;
 use foreword_node::agent::Agent;
 
 pub use foreword_meta::state::invariants::Violation;
 
+use crate::cluster::{Orders, Trial};
 use crate::history::History;
 use crate::oracle::Oracle;
 use crate::world::context::SimTime;
+use crate::world::disk::Disk;
 
 /// A replica that runs, or is paused.
 pub struct ReplicaView {
@@ -47,7 +52,11 @@ pub struct ReplicaView {
     pub ready: bool,
     /// False while it must not vote: it lost acknowledged entries and has not caught up.
     pub may_vote: bool,
+    pub directory: Directory,
 }
+
+/// Names a data directory, whatever it says of itself: its machine, and which of those that were made there.
+pub type Directory = (u32, u32);
 
 /// An agent that runs, or is paused.
 pub struct AgentView {
@@ -61,12 +70,27 @@ pub struct AgentView {
 }
 
 /// The disk of a replica, whether the replica runs or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct DiskView {
     pub replica: u64,
+    /// Which directory is on it.
+    pub directory: Directory,
     /// The last entry that a power cut now would leave: of the log as far as it was synced, or of a durable snapshot, whichever
     /// is later.
     pub durable_last: Option<u64>,
+    /// The last entry that a durable snapshot covers.
+    pub covered: Option<u64>,
+    /// Its log; none in the checks' own tests.
+    pub log: Option<Disk>,
+}
+
+impl DiskView {
+    /// True if a power cut now would leave this entry, or a snapshot that covers it.
+    pub fn holds(&self, entry: LogId) -> bool {
+        let is_it = |item| decode_entry(entry.index, &item).is_ok_and(|there| there.log_id == entry);
+        let logged = |log: &Disk| log.durable_last() >= Some(entry.index) && log.item(entry.index).is_some_and(is_it);
+        self.covered >= Some(entry.index) || self.log.as_ref().is_some_and(logged)
+    }
 }
 
 /// What the checks must know of the run.
@@ -104,8 +128,16 @@ pub struct View<'a> {
     pub replicas: Vec<ReplicaView>,
     /// Those that are down are not in the list.
     pub agents: Vec<AgentView>,
+    /// Those that run under the id of a member, beside it.
+    pub strays: Vec<ReplicaView>,
     /// One a member.
     pub disks: Vec<DiskView>,
+    /// Of each member that runs and is not paused, those that it could hear and be heard by now, itself among them.
+    pub earshot: BTreeMap<u64, BTreeSet<u64>>,
+    /// What operators asked for so far.
+    pub orders: Orders,
+    /// What agents must bear now.
+    pub trial: Option<Trial>,
     pub history: &'a History,
     /// Since when nothing fails; None while faults go on.
     pub healed_since: Option<SimTime>,
@@ -177,6 +209,7 @@ impl Checks {
             Box::<never_wrong_bytes::NeverWrongBytes>::default(),
             Box::<nothing_goes_back::NothingGoesBack>::default(),
             Box::<nothing_leaks::NothingLeaks>::default(),
+            Box::<one_leader_acknowledges::OneLeaderAcknowledges>::default(),
             Box::<one_page_one_key::OnePageOneKey>::default(),
             Box::<one_slot_one_page::OneSlotOnePage>::default(),
             Box::<promises_before_votes::PromisesBeforeVotes>::default(),

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use foreword_proto::Revision;
 use openraft::ServerState;
 
-use super::{DiskView, Invariant, View, Violation, ensure};
+use super::{Directory, DiskView, Invariant, View, Violation, ensure};
 
 const NAME: &str = "promises-before-votes";
 
@@ -14,8 +14,8 @@ const NAME: &str = "promises-before-votes";
 #[derive(Debug, Default)]
 pub struct PromisesBeforeVotes {
     durable: BTreeMap<u64, u64>,
-    /// Of each replica, the last committed entry that some leader counted as matched on it.
-    promised: BTreeMap<u64, u64>,
+    /// Of each replica's directory, the last committed entry that some leader counted as matched on it.
+    promised: BTreeMap<(u64, Directory), u64>,
     committed: Revision,
 }
 
@@ -53,8 +53,13 @@ impl PromisesBeforeVotes {
     }
 
     /// A committed entry is never taken back: a replica that acknowledged it has it, or knows that it lost it and does not vote.
-    fn keeps_its_promise(&self, replica: u64, may_vote: bool, durable_last: Option<u64>) -> Result<(), Violation> {
-        let promised = self.promised.get(&replica).copied().unwrap_or(0);
+    fn keeps_its_promise(
+        &self,
+        (replica, directory): (u64, Directory),
+        may_vote: bool,
+        durable_last: Option<u64>,
+    ) -> Result<(), Violation> {
+        let promised = self.promised.get(&(replica, directory)).copied().unwrap_or(0);
         ensure(NAME, !may_vote || durable_last.unwrap_or(0) >= promised, || {
             format!("replica {replica} votes and acknowledged entry {promised}, its disk ends at {durable_last:?}")
         })
@@ -100,14 +105,16 @@ impl Invariant for PromisesBeforeVotes {
                 if let Some(matched) = matched.filter(|_| *member != replica.id) {
                     self.is_matched(replica.id, *member, matched.index)?;
                     // A leader that others have replaced matches entries that were never committed.
-                    if view.oracle.log_id_at(matched.index) == Some(matched) {
-                        let promised = self.promised.entry(*member).or_default();
+                    let disk = view.disks.iter().find(|disk| disk.replica == *member);
+                    if let Some(disk) = disk.filter(|_| view.oracle.log_id_at(matched.index) == Some(matched)) {
+                        let promised = self.promised.entry((*member, disk.directory)).or_default();
                         *promised = matched.index.max(*promised);
                     }
                 }
             }
             let disk = view.disks.iter().find(|disk| disk.replica == replica.id);
-            self.keeps_its_promise(replica.id, replica.may_vote, disk.and_then(|disk| disk.durable_last))?;
+            let whose = (replica.id, replica.directory);
+            self.keeps_its_promise(whose, replica.may_vote, disk.and_then(|disk| disk.durable_last))?;
         }
         Ok(())
     }
@@ -120,11 +127,11 @@ impl Invariant for PromisesBeforeVotes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::invariants::testing::disk;
 
     #[test]
     fn what_is_committed_was_on_a_majority_of_disks() {
         let mut check = PromisesBeforeVotes::default();
-        let disk = |replica, durable_last| DiskView { replica, durable_last };
         check.disks(&[disk(1, Some(5)), disk(2, Some(3)), disk(3, None)]);
         assert_eq!(check.is_durable(3, &[BTreeSet::from([1, 2, 3])]), Ok(()));
         assert_eq!(check.is_durable(4, &[BTreeSet::from([1, 2, 3])]).unwrap_err().name, NAME);
@@ -138,11 +145,12 @@ mod tests {
 
     #[test]
     fn who_lost_what_it_acknowledged_does_not_vote() {
-        let check = PromisesBeforeVotes { promised: BTreeMap::from([(1, 5)]), ..Default::default() };
-        assert_eq!(check.keeps_its_promise(1, true, Some(5)), Ok(()));
-        assert_eq!(check.keeps_its_promise(1, true, Some(4)).unwrap_err().name, NAME);
-        assert!(check.keeps_its_promise(1, true, None).is_err());
-        assert_eq!(check.keeps_its_promise(1, false, None), Ok(()));
-        assert_eq!(check.keeps_its_promise(2, true, None), Ok(()), "it promised nothing");
+        let check = PromisesBeforeVotes { promised: BTreeMap::from([((1, (1, 1)), 5)]), ..Default::default() };
+        assert_eq!(check.keeps_its_promise((1, (1, 1)), true, Some(5)), Ok(()));
+        assert_eq!(check.keeps_its_promise((1, (1, 1)), true, Some(4)).unwrap_err().name, NAME);
+        assert!(check.keeps_its_promise((1, (1, 1)), true, None).is_err());
+        assert_eq!(check.keeps_its_promise((1, (1, 1)), false, None), Ok(()));
+        assert_eq!(check.keeps_its_promise((1, (1, 2)), true, None), Ok(()), "another directory promised nothing");
+        assert_eq!(check.keeps_its_promise((2, (2, 1)), true, None), Ok(()), "it promised nothing");
     }
 }

@@ -18,7 +18,7 @@ use super::mirror_equals_state::compare;
 use super::nothing_goes_back::NothingGoesBack;
 use super::one_slot_one_page::OneSlotOnePage;
 use super::retires_are_told::RetiresAreTold;
-use super::testing::looked_up;
+use super::testing::{looked_up, view};
 use super::tests::settings;
 use super::*;
 use crate::history::{WatchFrame, Watched};
@@ -261,17 +261,9 @@ fn run(seed: u64, counts: &mut BTreeMap<&'static str, u64>) {
         } else {
             run.log.oracle.check_now();
         }
-        let view = View {
-            now: SimTime::from_millis(run.log.revision() * 10 + 1),
-            oracle: &run.log.oracle,
-            replicas: Vec::new(),
-            agents: Vec::new(),
-            disks: Vec::new(),
-            history: &run.history,
-            healed_since: None,
-            quiet_since: None,
-            settings: &settings,
-        };
+        let now_ms = run.log.revision() * 10 + 1;
+        let view =
+            View { healed_since: None, quiet_since: None, ..view(&run.log.oracle, &run.history, &settings, now_ms) };
         let new = if entry < ENTRIES { checks.observe(&view) } else { checks.finish(&view) };
         assert!(!new, "seed {seed}, entry {entry}: {:?}", checks.found());
     }

@@ -1,8 +1,11 @@
 //! Records made by hand.
 
+use std::collections::BTreeMap;
+
 use foreword_proto::{PageKey, Revision};
 
-use super::{Settings, View};
+use super::{DiskView, Settings, View};
+use crate::cluster::Orders;
 use crate::history::{Call, GotPage, History, Outcome, PagePut, PutResult, Record, Target};
 use crate::oracle::Oracle;
 use crate::oracle::tests::key;
@@ -56,6 +59,11 @@ pub(crate) fn looked_up(
     record
 }
 
+/// A disk without a log to look at.
+pub(crate) fn disk(replica: u64, durable_last: Option<u64>) -> DiskView {
+    DiskView { replica, directory: (replica as u32, 1), durable_last, covered: None, log: None }
+}
+
 /// What there is to see of a world in which nothing runs.
 pub(crate) fn view<'a>(oracle: &'a Oracle, history: &'a History, settings: &'a Settings, now_ms: u64) -> View<'a> {
     View {
@@ -63,7 +71,11 @@ pub(crate) fn view<'a>(oracle: &'a Oracle, history: &'a History, settings: &'a S
         oracle,
         replicas: Vec::new(),
         agents: Vec::new(),
+        strays: Vec::new(),
         disks: Vec::new(),
+        earshot: BTreeMap::new(),
+        orders: Orders::default(),
+        trial: None,
         history,
         healed_since: Some(SimTime::default()),
         quiet_since: Some(SimTime::default()),

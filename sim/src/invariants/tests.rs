@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::testing::{got, history, looked_up, published};
+use super::testing::{disk, got, history, looked_up, published, view};
 use super::*;
 use crate::history::{PutResult, Record};
 use crate::oracle::tests::{Log, item};
@@ -29,19 +29,8 @@ fn names(log: &mut Log, records: Vec<Record>, disks: &[Option<u64>], seconds: u6
     let mut checks = Checks::new();
     for (end, now) in [(false, 0), (false, seconds * 500), (true, seconds * 1000)] {
         log.oracle.check_now();
-        let now = SimTime::from_millis(now);
-        let disks = (1..).zip(disks).map(|(replica, durable_last)| DiskView { replica, durable_last: *durable_last });
-        let view = View {
-            now,
-            oracle: &log.oracle,
-            replicas: Vec::new(),
-            agents: Vec::new(),
-            disks: disks.collect(),
-            history: &history,
-            healed_since: Some(SimTime::default()),
-            quiet_since: Some(SimTime::default()),
-            settings: &settings,
-        };
+        let disks = (1..).zip(disks).map(|(replica, durable_last)| disk(replica, *durable_last));
+        let view = View { disks: disks.collect(), ..view(&log.oracle, &history, &settings, now) };
         let new = if end { checks.finish(&view) } else { checks.observe(&view) };
         assert!(!new || !checks.found().is_empty());
     }

@@ -114,7 +114,7 @@ impl Client {
         self.replicas.entry(replica).or_insert_with(connect).clone()
     }
 
-    fn begin(&self, agent: Option<u32>, call: Call, how: &str) -> RecordId {
+    pub(super) fn begin(&self, agent: Option<u32>, call: Call, how: &str) -> RecordId {
         let agent = agent.map(|agent| (agent, (self.parts.incarnation)(agent)));
         self.parts.history.lock().begin(self.number, agent, call, how)
     }
@@ -393,7 +393,7 @@ impl Client {
         self.at_replica(id, deleted, |deleted| (Outcome::Deleted { revision: deleted.revision }, ()));
     }
 
-    fn at_replica<A, T>(
+    pub(super) fn at_replica<A, T>(
         &self,
         id: RecordId,
         answered: Result<A, Broken>,

@@ -29,7 +29,19 @@ pub(super) struct Engine {
 impl Engine {
     pub(super) fn new(number: u32, load: Arc<Load>, spaces: Arc<[Space]>, parts: ClientParts, start: Instant) -> Self {
         let agents = (parts.agents.len() as u32).max(1);
-        let (home, group) = ((number - 1) % agents, (number - 1) / agents);
+        Self { home: (number - 1) % agents, ..Self::visiting(number, load, spaces, parts, start) }
+    }
+
+    /// One whose agent is the last.
+    pub(super) fn visiting(
+        number: u32,
+        load: Arc<Load>,
+        spaces: Arc<[Space]>,
+        parts: ClientParts,
+        start: Instant,
+    ) -> Self {
+        let agents = (parts.agents.len() as u32).max(1);
+        let (home, group) = (agents - 1, (number - 1) / agents);
         let groups = load.engines.div_ceil(agents);
         let source = Source::new(load.prompts);
         Self { client: Client::new(number, parts), load, spaces, source, home, group, groups, start }

@@ -8,6 +8,8 @@ mod asks;
 mod client;
 mod engine;
 mod finish;
+mod flood;
+mod leaseholder;
 pub mod page_files;
 mod profiles;
 mod prompts;
@@ -27,6 +29,7 @@ pub use answers::CALL_DEADLINE;
 pub use asks::{Fresh, GetHow, PutHow, Space};
 pub use client::Client;
 pub use finish::{final_reads, probe};
+pub use flood::flood;
 pub use prompts::{PAGES_MAX, PAGES_MIN, Prompts};
 pub use transfer::Nonce;
 
@@ -37,9 +40,12 @@ use watcher::{Pace, Watcher};
 /// Tokens of a page, and bytes of a shard, of the profiles: small, because it is their number that finds faults.
 pub const PAGE_TOKENS: u32 = 16;
 pub const SHARD_BYTES: u64 = 4096;
-/// Engines are numbered from 1, watchers and engines of page files from here, and the clients after the healing are these.
+/// Engines are numbered from 1, watchers, engines of page files, leaseholders, and engines of agents that come later from here; the
+/// clients after the healing are these.
 pub const FIRST_WATCHER: u32 = 100;
 pub const FIRST_PAGE_ENGINE: u32 = 200;
+pub const FIRST_LEASEHOLDER: u32 = 300;
+pub const FIRST_VISITOR: u32 = 400;
 pub const FINAL_READER: u32 = 900;
 pub const PROBER: u32 = 901;
 
@@ -92,6 +98,8 @@ pub struct Load {
     pub diligent_watchers: bool,
     /// Engines that keep their pages in page files of SGLang's hf3fs backend.
     pub page_engines: u32,
+    /// Clients that hold a lease, renew it at every replica in turn, and do nothing else.
+    pub leaseholders: u32,
 }
 
 impl Load {
@@ -147,12 +155,21 @@ pub async fn run(load: Load, parts: ClientParts, stop: watch::Receiver<bool>) {
         let engine = page_files::PageEngine::new(FIRST_PAGE_ENGINE + number, parts.clone(), files, bytes.clone());
         clients.spawn(engine.run(stop.clone()));
     }
+    for number in 0..load.leaseholders {
+        clients.spawn(leaseholder::hold(FIRST_LEASEHOLDER + number, parts.clone(), stop.clone()));
+    }
     while let Some(ended) = clients.join_next().await {
         // A client that panics is a bug of the simulation, not of the cluster.
         if let Err(error) = ended {
             std::panic::resume_unwind(error.into_panic());
         }
     }
+}
+
+/// An engine of an agent that came later: the last of the parts'.
+pub async fn visit(load: Load, parts: ClientParts, number: u32, stop: watch::Receiver<bool>) {
+    let spaces: Arc<[Space]> = load.spaces().into();
+    Engine::visiting(number, Arc::new(load), spaces, parts, Instant::now()).run(stop).await;
 }
 
 /// Resolves once the load is to stop.

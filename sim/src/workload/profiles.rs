@@ -17,6 +17,8 @@ impl Load {
             Self::slow_watchers(),
             Self::clears(),
             Self::page_files(),
+            Self::members(),
+            Self::twins(),
         ]
     }
 
@@ -55,6 +57,7 @@ impl Load {
             slow_watchers: 0,
             diligent_watchers: false,
             page_engines: 0,
+            leaseholders: 0,
         }
     }
 
@@ -153,5 +156,22 @@ impl Load {
     /// Engines that keep their pages in page files, beside a few that do not.
     pub fn page_files() -> Self {
         Self { name: "page-files".into(), engines: 2, think_ms: (150, 500), page_engines: 8, ..Self::shared_prefixes() }
+    }
+    /// Beside engines, a client that does nothing but hold its lease.
+    pub fn members() -> Self {
+        Self { name: "members".into(), think_ms: (60, 240), leaseholders: 1, ..Self::shared_prefixes() }
+    }
+
+    /// Prompts that are new half of the time: an agent that gets no slots fails at once.
+    pub fn twins() -> Self {
+        Self {
+            name: "twins".into(),
+            // No room is missed for want of it, and none by a prompt that is there already.
+            l3_bytes: 16 * MIB,
+            prompts: Prompts::Churn { again_percent: 45 },
+            engines: 6,
+            think_ms: (30, 120),
+            ..Self::shared_prefixes()
+        }
     }
 }

@@ -102,6 +102,8 @@ struct State {
     weather: DiskWeather,
     counts: DiskCounts,
     identity: Identity,
+    /// Directories that were made here so far.
+    directories: u32,
     mark: MarkImage,
     /// The last item that a sync claimed to have made durable, where outsiders believe it.
     claimed: Option<u64>,
@@ -122,7 +124,8 @@ impl Disk {
         let log = MemoryDisk::default();
         log.remember_taken();
         let (weather, counts) = (DiskWeather::default(), DiskCounts::default());
-        let state = State { host, weather, counts, identity, mark: MarkImage::default(), claimed: None, process: 0 };
+        let mark = MarkImage::default();
+        let state = State { host, weather, counts, identity, directories: 1, mark, claimed: None, process: 0 };
         Self { log, state: Arc::new(Mutex::new(state)) }
     }
 
@@ -151,6 +154,12 @@ impl Disk {
         self.state.lock().identity.clone()
     }
 
+    /// Which directory is on it: (host, how many were made before). What the directory says of itself may be untrue.
+    pub fn directory(&self) -> (u32, u32) {
+        let state = self.state.lock();
+        (state.host, state.directories)
+    }
+
     /// Power is gone: of what was written and not synced a prefix stays, perhaps with a part of the write after it; a mark
     /// that was being stored holds the old bytes, the new ones, or both. What the process held fails.
     pub fn crash(&self) {
@@ -176,6 +185,7 @@ impl Disk {
         self.log.wipe();
         let mut state = self.state.lock();
         state.identity = identity;
+        state.directories += 1;
         state.mark = MarkImage::default();
         state.process += 1;
         let host = state.host;

@@ -2,7 +2,8 @@
 //!
 //! What a host sends in one quantum of time arrives in a later one, so the order in which hosts are stepped decides nothing
 //! that a real network would not. A cut link holds what is sent, as retransmission would; a machine without power answers
-//! nothing; a machine whose process died answers with a reset.
+//! nothing; a machine whose process died answers with a reset. A name leads to a machine as the connecting host's resolver has it,
+//! which may be another than the one that bears the name.
 
 mod stream;
 
@@ -57,6 +58,8 @@ pub struct NetCounts {
     pub refused: u64,
     /// Parcels that met a cut link.
     pub held: u64,
+    /// Connections that a stale resolver led to another machine than the name's.
+    pub misled: u64,
 }
 
 /// Index of one end of a connection: 0 opened it, 1 accepted it.
@@ -159,10 +162,16 @@ struct Inner {
     flights: BTreeMap<(SimTime, u64), Flight>,
     flights_ever: u64,
     links: BTreeMap<(HostId, HostId), Link>,
+    /// Names that lead to another machine than the one that was added under them.
+    names: BTreeMap<String, HostId>,
+    stale: StaleNames,
     counts: NetCounts,
     /// The data parcel whose first byte is changed on its way, counted from 1.
     damaged_parcel: Option<u64>,
 }
+
+/// Where a host's resolver leads a name, if not where it should.
+pub type StaleNames = BTreeMap<(HostId, String), HostId>;
 
 /// The network of a world; clones are the same one.
 #[derive(Clone, Default)]
@@ -189,6 +198,21 @@ impl Network {
     /// Changes the first byte of that data parcel (the first is 1), as a test of the trace's digest.
     pub fn damage_parcel(&self, number: u64) {
         self.0.lock().damaged_parcel = Some(number);
+    }
+
+    /// From now on the name leads to this machine, for everyone whose resolver is not stale.
+    pub fn give_name(&self, name: &str, host: HostId) {
+        self.0.lock().names.insert(name.to_owned(), host);
+    }
+
+    /// What the hosts' resolvers have wrong from now on. Connections that are open stay open.
+    pub fn set_stale_names(&self, stale: StaleNames) {
+        self.0.lock().stale = stale;
+    }
+
+    /// The machine that a name leads to, for everyone whose resolver is not stale.
+    pub fn host_of(&self, name: &str) -> Option<HostId> {
+        self.0.lock().bears(name)
     }
 
     /// One direction's state.
@@ -271,6 +295,19 @@ impl Network {
 }
 
 impl Inner {
+    /// The machine that a name leads to.
+    fn bears(&self, name: &str) -> Option<HostId> {
+        let added = || self.machines.iter().position(|machine| machine.name == name).map(|host| host as HostId);
+        self.names.get(name).copied().or_else(added)
+    }
+
+    /// The machine that a name leads to for this host.
+    fn resolve(&mut self, from: HostId, name: &str) -> Option<HostId> {
+        let misled = self.stale.get(&(from, name.to_owned())).copied();
+        self.counts.misled += u64::from(misled.is_some());
+        misled.or_else(|| self.bears(name))
+    }
+
     fn link(&self, from: HostId, to: HostId) -> Link {
         self.links.get(&(from, to)).copied().unwrap_or_default()
     }
@@ -426,13 +463,13 @@ impl Net for HostNet {
             let (name, port) = parse(&endpoint)?;
             let stream = {
                 let mut inner = network.0.lock();
-                let Some(to) = inner.machines.iter().position(|machine| machine.name == name) else {
+                let Some(to) = inner.resolve(host, &name) else {
                     return Err(io::Error::new(io::ErrorKind::NotFound, format!("no host is called {name}")));
                 };
                 inner.connections_ever += 1;
                 inner.counts.connections += 1;
                 let number = inner.connections_ever;
-                let ends = [End::new(host, EndState::Opening), End::new(to as HostId, EndState::Gone)];
+                let ends = [End::new(host, EndState::Opening), End::new(to, EndState::Gone)];
                 inner.connections.insert(number, ends);
                 inner.send(number, 0, Parcel::Syn(port));
                 SimStream::new(network.clone(), number, 0)

@@ -1,0 +1,61 @@
+//! A client with a lease and nothing else: what it hears says who gives leases.
+
+use std::time::Duration;
+
+use foreword_proto::AgentId;
+use foreword_proto::wire::meta as m;
+use foreword_seams::Entropy;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::answers::{Effects, answer, with_deadline};
+use super::{Client, ClientParts, stopped};
+use crate::history::{Call, Outcome, Target};
+
+/// Between two calls.
+const PAUSE: Duration = Duration::from_millis(120);
+
+/// Holds a lease until it is told to stop: at every replica in turn, and anew when it ended.
+pub(super) async fn hold(number: u32, parts: ClientParts, mut stop: watch::Receiver<bool>) {
+    let mut client = Client::new(number, parts);
+    let mut session = None;
+    loop {
+        tokio::select! {
+            biased;
+            () = stopped(&mut stop) => break,
+            () = sleep(PAUSE) => {}
+        }
+        let replica = client.any_replica();
+        session = match session {
+            None => client.open_session(replica).await,
+            Some(session) => client.renew(replica, session).await.then_some(session),
+        };
+    }
+    if let Some(session) = session {
+        let mut meta = client.replica(client.any_replica());
+        let _it_ends_anyway = answer(meta.close_session(m::CloseSessionRequest { session }), Effects::Some).await;
+    }
+}
+
+impl Client {
+    async fn open_session(&mut self, replica: u64) -> Option<u64> {
+        let mut meta = self.replica(replica);
+        let node = format!("leaseholder-{}", self.number());
+        let agent_id = AgentId(u128::from(self.number()).to_le_bytes()).0.to_vec().into();
+        let incarnation = self.random().u64();
+        let request = m::OpenSessionRequest { node, incarnation, endpoint: String::new(), agent_id };
+        answer(meta.open_session(with_deadline(request)), Effects::Some).await.ok().map(|opened| opened.session)
+    }
+
+    /// False: the session has ended.
+    async fn renew(&mut self, replica: u64, session: u64) -> bool {
+        let id = self.begin(None, Call::Renew { at: Target::Replica(replica) }, "");
+        let mut meta = self.replica(replica);
+        let renewed =
+            answer(meta.renew_session(with_deadline(m::RenewSessionRequest { session })), Effects::None).await;
+        let gone = matches!(&renewed, Err(super::answers::Broken::Refused(status))
+            if status.code() == tonic::Code::FailedPrecondition);
+        self.at_replica(id, renewed, |_| (Outcome::Renewed, ()));
+        !gone
+    }
+}
