@@ -20,6 +20,7 @@ use prost::Message;
 use tonic::transport::Channel;
 
 use super::tap::{Meddler, Meddling};
+use crate::profiles::LEASE_MS;
 
 const META: &str = "/foreword.meta.v1.Meta/";
 const RAFT: &str = "/foreword.raft.v1.Raft/";
@@ -107,6 +108,17 @@ pub(super) fn append_for_others() -> Meddler {
         let early = Box::new(|_: &Bytes| {
             let body = serde_json::to_vec(&AppendEntriesResponse::<u64>::Success).ok()?.into();
             Some(r::AppendResponse { body }.encode_to_vec().into())
+        });
+        Some(Meddling { early: Some(early), ..Meddling::default() })
+    })
+}
+
+/// Leases are renewed without a replica.
+pub(super) fn renew_alone() -> Meddler {
+    Arc::new(|path, _| {
+        (path == format!("{META}RenewSession")).then_some(())?;
+        let early = Box::new(|_: &Bytes| {
+            Some(m::RenewSessionResponse { lease_ms: LEASE_MS as u32, revision: 0 }.encode_to_vec().into())
         });
         Some(Meddling { early: Some(early), ..Meddling::default() })
     })

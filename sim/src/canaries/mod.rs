@@ -111,6 +111,14 @@ pub const CANARIES: &[Canary] = &[
         plant: |options| at_hosts(options, "clients", || liars::flip_a_bit(100)),
     },
     Canary {
+        name: "copies-directories",
+        invariant: "no-voter-unproven",
+        what: "an empty data directory that is made for a member's id says that it is the one that the id belongs to",
+        profile: Some("members"),
+        seed_hint: 0,
+        plant: |options| options.seams.copied_directories = true,
+    },
+    Canary {
         name: "commits-are-undone",
         invariant: "nothing-goes-back",
         what: "every disk's syncs make nothing durable: after a power cut of all, other entries are committed at old indexes",
@@ -146,6 +154,14 @@ pub const CANARIES: &[Canary] = &[
             at_hosts(options, "meta", liars::append_for_others);
             options.to_the_end = true;
         },
+    },
+    Canary {
+        name: "renews-alone",
+        invariant: "one-leader-acknowledges",
+        what: "a proxy beside the clients renews leases without asking anybody",
+        profile: Some("deposed"),
+        seed_hint: 0,
+        plant: |options| at_hosts(options, "clients", liars::renew_alone),
     },
     Canary {
         name: "pages-need-no-rest",

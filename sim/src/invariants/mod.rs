@@ -12,6 +12,7 @@ pub mod linearizable_reads_are;
 pub mod liveness;
 pub mod mirror_equals_state;
 pub mod never_wrong_bytes;
+pub mod no_voter_unproven;
 pub mod nothing_goes_back;
 pub mod nothing_leaks;
 pub mod one_leader_acknowledges;
@@ -207,6 +208,7 @@ impl Checks {
             Box::<liveness::Liveness>::default(),
             Box::<mirror_equals_state::MirrorEqualsState>::default(),
             Box::<never_wrong_bytes::NeverWrongBytes>::default(),
+            Box::<no_voter_unproven::NoVoterUnproven>::default(),
             Box::<nothing_goes_back::NothingGoesBack>::default(),
             Box::<nothing_leaks::NothingLeaks>::default(),
             Box::<one_leader_acknowledges::OneLeaderAcknowledges>::default(),
