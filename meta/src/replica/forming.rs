@@ -59,17 +59,15 @@ async fn begin(group: &Group, standing: &Standing) {
     let first = group.named.keys().next().copied();
     let mut told = Instant::now();
     loop {
-        let waiting = match first {
-            Some(first) if first != group.replica_id => format!("replica {first} to form the group"),
-            _ => match pristine_members(group, standing).await {
-                Ok(members) => {
-                    if let Err(error) = group.raft.initialize(members).await {
-                        tracing::debug!(%error, "the group was formed already");
-                    }
-                    return;
+        let waiting = match (pristine_members(group, standing).await, first) {
+            (Err(waiting), _) => waiting,
+            (Ok(_), Some(first)) if first != group.replica_id => format!("replica {first} to form the group"),
+            (Ok(members), _) => {
+                if let Err(error) = group.raft.initialize(members).await {
+                    tracing::debug!(%error, "the group was formed already");
                 }
-                Err(waiting) => waiting,
-            },
+                return;
+            }
         };
         if told.elapsed() >= TELL {
             told = Instant::now();

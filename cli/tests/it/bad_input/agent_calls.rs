@@ -136,15 +136,14 @@ async fn page_sizes(live: &mut Live) {
 
 async fn namespaces(live: &mut Live) {
     let agent = live.agent.clone();
-    let geometry = (Code::FailedPrecondition, "namespace.shard_bytes");
-    for other in [
-        Namespace { shard_bytes: vec![3000, 5001], ..live.namespace.clone() },
-        Namespace { shard_bytes: vec![8000], ..live.namespace.clone() },
-        Namespace { page_tokens: 32, ..live.namespace.clone() },
+    for (field, other) in [
+        ("namespace.shard_bytes", Namespace { shard_bytes: vec![3000, 5001], ..live.namespace.clone() }),
+        ("namespace.shard_bytes", Namespace { shard_bytes: vec![8000], ..live.namespace.clone() }),
+        ("namespace.page_tokens", Namespace { page_tokens: 32, ..live.namespace.clone() }),
     ] {
         let mut agent = agent.clone();
         let opening = async move { open(&mut agent, &other).await.map(tonic::Response::new) };
-        live.refuses("another geometry", geometry, opening).await;
+        live.refuses("another geometry", (Code::FailedPrecondition, field), opening).await;
     }
     type Spoil = fn(&mut common::Namespace);
     let cases: [(&str, Spoil); 10] = [
