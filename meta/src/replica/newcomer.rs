@@ -85,7 +85,10 @@ impl Newcomer {
                 let message = format!("directory: expected {expected}, {} has {directory}: use a new id", self.peer);
                 Err(status_for(Code::FailedPrecondition, "directory", message))
             }
-            None if !hello.pristine => Err(self.unproven("it has taken part in another group")),
+            // One that lost its log before it was taken in has no past either, though it is careful with its vote.
+            None if !hello.pristine && hello.membership.is_some() => {
+                Err(self.unproven("it has taken part in another group"))
+            }
             _ => Ok(directory),
         }
     }
@@ -146,8 +149,10 @@ pub(super) fn matched(group: &Group, replica_id: u64) -> Option<Option<u64>> {
 mod tests {
     use foreword_proto::bad_input::field_of;
     use foreword_proto::versions::Versions;
+    use openraft::CommittedLeaderId;
 
     use super::*;
+    use crate::consensus::types::LogId;
     use crate::network::Address;
 
     fn hello(id: u64, directory: u8, pristine: bool) -> Hello {
@@ -175,7 +180,10 @@ mod tests {
         let (field, message) = refused(&hello(2, 2, false), None);
         assert!(field == "endpoint" && message.contains("replica 2 answers there"), "{message}");
         assert_eq!(refused(&hello(4, 4, true), Some(other)).0, "directory");
-        assert_eq!(refused(&hello(4, 4, false), None).0, "endpoint");
+        let emptied = hello(4, 4, false);
+        assert_eq!(newcomer.check(&emptied, 1, None).unwrap(), own, "it lost its log before it was taken in");
+        let set_by = LogId { leader_id: CommittedLeaderId::new(1, 4), index: 0 };
+        assert_eq!(refused(&Hello { membership: Some(set_by), ..emptied }, None).0, "endpoint");
         assert_eq!(refused(&Hello { feature_level: 0, ..hello(4, 4, true) }, None).0, "endpoint");
         let ahead = Versions { min: WIRE_VERSIONS.max + 1, max: WIRE_VERSIONS.max + 2 };
         assert_eq!(refused(&Hello { wire: ahead, ..hello(4, 4, true) }, None).0, "endpoint");

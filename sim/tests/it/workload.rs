@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreword_seams::Telemetry;
 use foreword_sim::history::{Call, History, Outcome, Record, SharedHistory, WatchFrame};
 use foreword_sim::workload::{ClientParts, Load, final_reads, probe, run};
 use foreword_sim::world::context;
@@ -33,6 +34,8 @@ fn played(load: &Load, seed: u64, seconds: u64) -> History {
 
 /// What a load saw while `meanwhile` ran.
 fn played_with(load: &Load, seed: u64, meanwhile: impl AsyncFnOnce(&mut Cluster)) -> History {
+    // Metrics time a busy loop once a process, by a clock that a simulation would hold still.
+    let _warm = Telemetry::new();
     context::begin(seed, false);
     let mut builder = tokio::runtime::Builder::new_current_thread();
     // The order in which `select!` looks at its branches is drawn too.
