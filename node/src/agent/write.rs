@@ -105,7 +105,9 @@ impl Writer {
         let publish_wait = Duration::from_millis(self.core.config.publish_wait_ms);
         let Some(session) = self.core.sessions.writable(jobs[0].taken + publish_wait).await else {
             sometimes(Marker::PutRefusedFenced);
-            return self.refuse_older(jobs, Instant::now(), publish_wait, PutRefusal::Fenced);
+            // Nobody waits for a session that the group refuses.
+            let wait = if self.core.sessions.refused() { Duration::ZERO } else { publish_wait };
+            return self.refuse_older(jobs, Instant::now(), wait, PutRefusal::Fenced);
         };
         if session.id != self.session {
             (self.session, self.session_began) = (session.id, Instant::now());

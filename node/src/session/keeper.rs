@@ -1,6 +1,7 @@
 //! Opens a session, renews it, and opens another when it is over.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -54,6 +55,7 @@ pub async fn keep(
         match open {
             Ok(session) => {
                 (backoff, said) = (Backoff::default(), Said::default());
+                sessions.refused.store(false, Ordering::Relaxed);
                 opened(&session);
                 sessions.current.send_replace(Some(session.clone()));
                 tokio::select! {
@@ -64,7 +66,10 @@ pub async fn keep(
                 session.lost.cancel();
                 sessions.current.send_replace(None);
             }
-            Err(status) => refused = said.refusal(&status),
+            Err(status) => {
+                refused = said.refusal(&status);
+                sessions.refused.store(refused, Ordering::Relaxed);
+            }
         }
         let pause = backoff.next(sessions.meta.entropy());
         let pause = if refused { pause + REFUSED_PAUSE } else { pause };

@@ -7,6 +7,7 @@ pub mod window;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use foreword_proto::bad_input::field_of;
@@ -113,12 +114,14 @@ fn says_session_lost(status: &Status) -> bool {
 pub struct Sessions {
     meta: MetaClient,
     current: watch::Sender<Option<Arc<Session>>>,
+    /// The group's last answer was that this agent gets none: its name is another's.
+    refused: AtomicBool,
 }
 
 impl Sessions {
     /// None yet; [`keep`] opens one.
     pub fn new(meta: MetaClient) -> Self {
-        Self { meta, current: watch::Sender::new(None) }
+        Self { meta, current: watch::Sender::new(None), refused: AtomicBool::new(false) }
     }
 
     /// The session, if one is open.
@@ -131,7 +134,12 @@ impl Sessions {
         self.current().is_none_or(|session| !session.may_write())
     }
 
-    /// Waits for a session that may write. None: the deadline came first.
+    /// True while the group refuses this agent a session: waiting for one is in vain.
+    pub fn refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Waits for a session that may write. None: the deadline came first, or the group refuses one.
     pub async fn writable(&self, deadline: Instant) -> Option<Arc<Session>> {
         /// A fenced session may be renewed without anybody being told.
         const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -141,7 +149,7 @@ impl Sessions {
                 return Some(session);
             }
             let now = Instant::now();
-            if now >= deadline {
+            if now >= deadline || self.refused() {
                 return None;
             }
             let _ = tokio::time::timeout_at(deadline.min(now + LOOK_AGAIN), changes.changed()).await;

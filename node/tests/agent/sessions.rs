@@ -149,6 +149,22 @@ async fn the_arena_is_smaller_than_what_is_put_and_got() {
     assert_eq!(missed, [""; 0]);
 }
 
+/// The session was there once: engines have their namespaces open, and put.
+#[tokio::test]
+async fn a_put_waits_for_no_session_that_the_group_refuses() {
+    let cluster = Cluster::with(Settings { lease_ms: 300, ..Settings::default() }).await;
+    let mut config = cluster.config("a");
+    // Longer than a test may take: only a refusal ends the wait.
+    config.publish_wait_ms = 3_600_000;
+    let a = cluster.agent_with(config, Arc::new(NoFaults)).await;
+    let ns = a.open(&namespace()).await;
+    cluster.meta.set(|settings| settings.name_taken = true);
+    cluster.meta.expire_sessions();
+    eventually("the session is over", || a.handle.api().stats().fenced).await;
+    let put = a.put(ns, &keys(0..5), 1, BYTES).await;
+    assert_eq!(refusals(&put), ["fenced"; 5]);
+}
+
 #[tokio::test]
 async fn an_agent_whose_name_is_taken_is_not_ready_and_keeps_trying() {
     let cluster = Cluster::with(Settings { name_taken: true, ..Settings::default() }).await;
