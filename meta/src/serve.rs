@@ -274,7 +274,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         .layer(NameMessageLayer)
         .load_shed(true)
         .concurrency_limit_per_connection(config.requests_max)
-        .add_service(MetaService::server(group.clone(), leases, evictor, hub))
+        .add_service(MetaService::server(group.clone(), leases, evictor, hub, deps.entropy))
         .add_service(AdminService::server(source.clone(), changes))
         .add_service(RaftService::server(group.clone(), standing.clone(), halt))
         .add_service(ForwardedCalls::server(group.peers.identity(), page_files.clone()));

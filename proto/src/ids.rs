@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::BadInput;
@@ -19,17 +20,14 @@ pub type SlabId = u32;
 pub type Slot = u32;
 /// Counts the uses of a slot, starting at 1.
 pub type Generation = u32;
-/// An agent's lease, never reused.
-pub type SessionId = u64;
 /// Position of a command within its session, starting at 1.
 pub type Sequence = u64;
 
-/// A newtype of 16 bytes that is written as 32 hexadecimal digits; `$field` is what its errors name.
-macro_rules! id_of_16_bytes {
-    ($(#[$doc:meta])* $name:ident, $field:literal) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(into = "String", try_from = "String")]
+/// A newtype of 16 bytes; `$field` is what its errors name.
+macro_rules! of_16_bytes {
+    ($(#[$meta:meta])* $name:ident, $field:literal) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(pub [u8; 16]);
 
         impl $name {
@@ -39,17 +37,34 @@ macro_rules! id_of_16_bytes {
                     .map(Self)
                     .map_err(|_| BadInput::new($field, format!("16 bytes, got {}", bytes.len())))
             }
-        }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&hex::encode(self.0))
+            /// The 16 bytes of a wire field.
+            pub fn to_wire(self) -> Bytes {
+                Bytes::copy_from_slice(&self.0)
             }
         }
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "{}({self})", stringify!($name))
+            }
+        }
+    };
+}
+
+/// The same, written as 32 hexadecimal digits.
+macro_rules! id_of_16_bytes {
+    ($(#[$meta:meta])* $name:ident, $field:literal) => {
+        of_16_bytes! {
+            $(#[$meta])*
+            #[derive(Serialize, Deserialize)]
+            #[serde(into = "String", try_from = "String")]
+            $name, $field
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&hex::encode(self.0))
             }
         }
 
@@ -94,4 +109,17 @@ id_of_16_bytes! {
 id_of_16_bytes! {
     /// 128 random bits drawn for each data directory of a replica: a replica id belongs to one directory for ever.
     DirectoryId, "directory"
+}
+
+of_16_bytes! {
+    /// An agent's lease: 128 random bits drawn when it opens, so that no other group and no earlier life of this one knows it. Whoever
+    /// has it acts as the session; so it is never written whole.
+    SessionId, "session"
+}
+
+/// The first 8 of its hexadecimal digits: they tell sessions apart, and nobody can act as one with them.
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(&self.0[..4]))
+    }
 }

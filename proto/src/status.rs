@@ -120,7 +120,8 @@ pub struct NamespaceStatus {
 /// One open session of the group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SessionStatus {
-    pub id: u64,
+    /// The first 8 hexadecimal digits of its id.
+    pub id: String,
     pub node: String,
     pub incarnation: u64,
     pub endpoint: String,
@@ -149,7 +150,8 @@ pub struct AgentStatus {
     pub node: String,
     pub version: String,
     pub ready: bool,
-    pub session: Option<u64>,
+    /// As in the group's status.
+    pub session: Option<String>,
     /// True when the last renewal is older than half the lease: no L3 write is submitted.
     pub fenced: bool,
     /// `closed`, `half_open` or `open`.

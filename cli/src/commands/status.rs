@@ -123,7 +123,12 @@ fn print_agents(agents: &[anyhow::Result<AgentStatus>]) {
                     "not ready"
                 };
                 let c = &a.counters;
-                println!("agent {}: {state}, L3 breaker {}, session {:?}", a.node, a.l3_breaker, a.session);
+                println!(
+                    "agent {}: {state}, L3 breaker {}, session {}",
+                    a.node,
+                    a.l3_breaker,
+                    a.session.as_deref().unwrap_or("none")
+                );
                 println!(
                     "  L1 {} of {} in {} pages; hits L1 {} L3 {}, misses {}; published {}, refused {}",
                     megabytes(a.arena.frame_bytes_used),

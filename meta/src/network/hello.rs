@@ -97,7 +97,7 @@ impl Hello {
 }
 
 fn directory_to_wire(directory: Option<DirectoryId>) -> bytes::Bytes {
-    directory.map_or_else(bytes::Bytes::new, |directory| bytes::Bytes::copy_from_slice(&directory.0))
+    directory.map_or_else(bytes::Bytes::new, DirectoryId::to_wire)
 }
 
 fn directory_from_wire(bytes: &[u8]) -> Result<Option<DirectoryId>, BadInput> {

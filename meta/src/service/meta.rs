@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use foreword_proto::bad_input::status_for;
 use foreword_proto::key::page_keys_from_wire;
 use foreword_proto::limits::{
@@ -14,7 +13,10 @@ use foreword_proto::wire::meta as wire;
 use foreword_proto::wire::meta::meta_client::MetaClient;
 use foreword_proto::wire::meta::meta_server::{Meta, MetaServer};
 use foreword_proto::wire::namespace_from_wire;
-use foreword_proto::{AgentId, BadInput, ClusterId, EntryKey, NamespaceId, Revision, SlotRef, Versions};
+use foreword_proto::{
+    AgentId, BadInput, ClusterId, EntryKey, NamespaceId, Revision, Sequence, SessionId, SlotRef, Versions,
+};
+use foreword_seams::Entropy;
 use foreword_seams::deadline::deadline_of;
 use futures::stream::BoxStream;
 use tokio::time::Instant;
@@ -28,6 +30,7 @@ use crate::network::forwarded;
 use crate::refusal::{refused, unexpected};
 use crate::replica::group::{Group, Leader, PROPOSE_DEADLINE};
 use crate::replica::leases::{Leases, Renewal};
+use crate::replica::unavailable::Unavailable;
 use crate::state::command::{Command, Outcome, Refusal, SessionOperation};
 use crate::watch;
 use crate::watch::hub::WatchHub;
@@ -38,6 +41,8 @@ pub struct MetaService {
     leases: Arc<Leases>,
     evictor: Arc<Evictor>,
     hub: Arc<WatchHub>,
+    /// Draws ids of sessions.
+    entropy: Arc<dyn Entropy>,
 }
 
 impl MetaService {
@@ -47,8 +52,9 @@ impl MetaService {
         leases: Arc<Leases>,
         evictor: Arc<Evictor>,
         hub: Arc<WatchHub>,
+        entropy: Arc<dyn Entropy>,
     ) -> MetaServer<Self> {
-        MetaServer::new(Self { group, leases, evictor, hub })
+        MetaServer::new(Self { group, leases, evictor, hub, entropy })
             .max_decoding_message_size(META_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(META_MESSAGE_BYTES_MAX)
     }
@@ -61,13 +67,37 @@ impl MetaService {
         }
     }
 
+    /// Opens a session for an agent's process at `endpoint` under a node's name. Each try has an id of its own: one that was proposed
+    /// twice could open again after it ended.
+    async fn open(
+        &self,
+        (node, agent): (String, AgentId),
+        (incarnation, endpoint): (u64, String),
+        deadline: Instant,
+    ) -> Result<(Revision, Outcome), Status> {
+        loop {
+            let session = SessionId(self.entropy.bytes16());
+            let (node, endpoint) = (node.clone(), endpoint.clone());
+            let command = Command::OpenSession { session, node, agent, incarnation, endpoint };
+            match self.group.propose_one(command, deadline).await {
+                Err(Unavailable::Unknown) => {
+                    self.group.leader_may_change(deadline).await.map_err(|_| Unavailable::Unknown)?;
+                }
+                Err(unavailable) => return Err(unavailable.into()),
+                Ok((_, Outcome::Refused(refusal))) => return Err(refused(refusal)),
+                Ok(opened) => return Ok(opened),
+            }
+        }
+    }
+
     async fn session_command(
         &self,
-        session: u64,
-        sequence: u64,
+        session: &[u8],
+        sequence: Sequence,
         operation: SessionOperation,
         deadline: Instant,
     ) -> Result<(Revision, Outcome), Status> {
+        let session = SessionId::from_wire(session)?;
         if sequence == 0 {
             return Err(BadInput::new("sequence", "a positive number, got 0").into());
         }
@@ -122,7 +152,7 @@ impl Meta for MetaService {
             let settings = state.settings();
             wire::HelloResponse {
                 wire_version,
-                cluster_id: Bytes::copy_from_slice(&self.group.cluster_id.0),
+                cluster_id: self.group.cluster_id.to_wire(),
                 replica_id: self.group.replica_id,
                 leader_id,
                 chunk_bytes: settings.chunk_bytes,
@@ -170,9 +200,9 @@ impl Meta for MetaService {
             return Err(BadInput::new("node", format!("a name of 1 to 256 bytes, got {}", node.len())).into());
         }
         let agent = AgentId::from_wire(&agent_id)?;
-        match self.propose(Command::OpenSession { node, agent, incarnation, endpoint }, deadline).await? {
+        match self.open((node, agent), (incarnation, endpoint), deadline).await? {
             (revision, Outcome::SessionOpened { session }) => Ok(Response::new(wire::OpenSessionResponse {
-                session,
+                session: session.to_wire(),
                 lease_ms: self.group.applied.read(|state| state.settings().lease_ms) as u32,
                 window: SESSION_WINDOW as u32,
                 revision,
@@ -189,7 +219,7 @@ impl Meta for MetaService {
         if let Some(mut leader) = self.leader_elsewhere(request.metadata())? {
             return leader.renew_session(forwarded(request.into_inner(), deadline)).await;
         }
-        let session = request.into_inner().session;
+        let session = SessionId::from_wire(&request.into_inner().session)?;
         match self.leases.renew(session) {
             Renewal::Renewed => {
                 let (lease_ms, revision) =
@@ -213,7 +243,8 @@ impl Meta for MetaService {
         request: Request<wire::CloseSessionRequest>,
     ) -> Result<Response<wire::CloseSessionResponse>, Status> {
         let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
-        self.propose(Command::EndSession { session: request.into_inner().session }, deadline).await?;
+        let session = SessionId::from_wire(&request.into_inner().session)?;
+        self.propose(Command::EndSession { session }, deadline).await?;
         Ok(Response::new(wire::CloseSessionResponse {}))
     }
 
@@ -225,7 +256,7 @@ impl Meta for MetaService {
             return Err(BadInput::new("slots", expected).into());
         }
         let operation = SessionOperation::Grant { slot_bytes: u64::from(request.slot_bytes), slots: request.slots };
-        match self.session_command(request.session, request.sequence, operation, deadline).await? {
+        match self.session_command(&request.session, request.sequence, operation, deadline).await? {
             (revision, Outcome::Granted { slots }) => {
                 Ok(Response::new(wire::GrantResponse { slots: records::encode(&slots, 0), revision }))
             }
@@ -248,7 +279,7 @@ impl Meta for MetaService {
         }
         let operation =
             SessionOperation::Publish { namespace: request.namespace_id, epoch: request.epoch, pages: request.pages };
-        match self.session_command(request.session, request.sequence, operation, deadline).await? {
+        match self.session_command(&request.session, request.sequence, operation, deadline).await? {
             (_, Outcome::Published { revision, outcomes, existing }) => Ok(Response::new(wire::PublishResponse {
                 revision,
                 outcomes: outcomes.iter().map(|outcome| *outcome as u8).collect::<Vec<_>>().into(),
@@ -265,16 +296,17 @@ impl Meta for MetaService {
             unwritten: records::decode::<SlotRef>("unwritten", &request.unwritten, 0, SLOTS_PER_ABORT_MAX)?,
             unknown: records::decode::<SlotRef>("unknown", &request.unknown, 0, SLOTS_PER_ABORT_MAX)?,
         };
-        let (revision, _) = self.session_command(request.session, request.sequence, operation, deadline).await?;
+        let (revision, _) = self.session_command(&request.session, request.sequence, operation, deadline).await?;
         Ok(Response::new(wire::AbortResponse { revision }))
     }
 
     async fn suspect(&self, request: Request<wire::SuspectRequest>) -> Result<Response<wire::SuspectResponse>, Status> {
         let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
         let request = request.into_inner();
+        let session = SessionId::from_wire(&request.session)?;
         let shards = self.shards_soon(request.namespace_id, deadline).await?;
         let suspects = records::decode("suspects", &request.suspects, shards, SUSPECTS_PER_REPORT_MAX)?;
-        let command = Command::Suspect { session: request.session, namespace: request.namespace_id, suspects };
+        let command = Command::Suspect { session, namespace: request.namespace_id, suspects };
         match self.propose(command, deadline).await? {
             (revision, Outcome::Suspected { outcomes }) => Ok(Response::new(wire::SuspectResponse {
                 outcomes: outcomes.iter().map(|outcome| *outcome as u8).collect::<Vec<_>>().into(),
@@ -294,7 +326,11 @@ impl Meta for MetaService {
         }
         let request = request.into_inner();
         let keys: Vec<EntryKey> = records::decode("keys", &request.keys, 0, HEAT_KEYS_PER_REPORT_MAX)?;
-        self.evictor.heat(request.session, request.namespace_id, request.epoch, &keys);
+        let session = SessionId::from_wire(&request.session)?;
+        if self.group.applied.read(|state| state.session(session).is_none()) {
+            return Err(refused(Refusal::NoSession { session }));
+        }
+        self.evictor.heat(session, request.namespace_id, request.epoch, &keys);
         Ok(Response::new(wire::ReportHeatResponse {}))
     }
 

@@ -82,7 +82,7 @@ impl StatusSource {
             sessions: state
                 .sessions()
                 .map(|session| SessionStatus {
-                    id: session.id,
+                    id: session.id.to_string(),
                     node: session.node.to_owned(),
                     incarnation: session.incarnation,
                     endpoint: session.endpoint.to_owned(),

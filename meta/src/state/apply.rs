@@ -41,8 +41,8 @@ impl State {
                 Ok(Outcome::Done)
             }
             Command::RegisterNamespace { namespace } => self.register(namespace),
-            Command::OpenSession { node, agent, incarnation, endpoint } => {
-                let opening = Opening { node, agent: *agent, incarnation: *incarnation, endpoint };
+            Command::OpenSession { session, node, agent, incarnation, endpoint } => {
+                let opening = Opening { session: *session, node, agent: *agent, incarnation: *incarnation, endpoint };
                 agents.open(opening, room, at, events)
             }
             Command::EndSession { session } => agents.end(*session, room, at, events),

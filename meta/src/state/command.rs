@@ -24,8 +24,9 @@ pub enum Command {
     Tick { now_ms: u64 },
     /// Registers a namespace, or finds it.
     RegisterNamespace { namespace: Box<Namespace> },
-    /// Opens a session for an agent's process. An older session of the same agent under that name ends; another agent's stands.
-    OpenSession { node: String, agent: AgentId, incarnation: u64, endpoint: String },
+    /// Opens a session for an agent's process, under an id that was drawn for this command. An older session of the same agent under
+    /// that name ends; another agent's stands.
+    OpenSession { session: SessionId, node: String, agent: AgentId, incarnation: u64, endpoint: String },
     /// Ends a session, by its own wish or because its lease ran out: what it was granted and not published rests
     /// `write_rest`.
     EndSession { session: SessionId },
@@ -73,12 +74,11 @@ impl Command {
     }
 
     /// Whether applying it twice does no more than applying it once. A clear or a delete that is applied again takes what was
-    /// published in between.
+    /// published in between; a session that has ended would open again.
     pub fn may_repeat(&self) -> bool {
         match self {
             Self::Tick { .. }
             | Self::RegisterNamespace { .. }
-            | Self::OpenSession { .. }
             | Self::EndSession { .. }
             | Self::Session { .. }
             | Self::Suspect { .. }
@@ -87,7 +87,7 @@ impl Command {
             | Self::DropSlabs { .. }
             | Self::RecordMember { .. }
             | Self::RaiseFeatureLevel { .. } => true,
-            Self::Clear { .. } | Self::Delete { .. } => false,
+            Self::OpenSession { .. } | Self::Clear { .. } | Self::Delete { .. } => false,
             Self::Hf3fs(command) => command.may_repeat(),
         }
     }
@@ -234,7 +234,7 @@ pub fn next_generation(generation: Generation) -> Generation {
 kinds!(Command, "command" {
     1 => Tick { now_ms },
     2 => RegisterNamespace { namespace },
-    3 => OpenSession { node, agent, incarnation, endpoint },
+    3 => OpenSession { session, node, agent, incarnation, endpoint },
     4 => EndSession { session },
     5 => Session { session, sequence, operation },
     8 => Suspect { session, namespace, suspects },

@@ -36,7 +36,7 @@ use hf3fs::Hf3fs;
 use members::Members;
 use moment::{Moment, Term};
 use pages::Pages;
-use room::Room;
+use room::{Room, SlotUse};
 
 pub use agents::{SUSPICION_ALONE_MS, SUSPICION_KEPT_MS, SUSPICIONS_PER_SESSION_MAX, SessionInfo};
 pub use frozen::Frozen;
@@ -193,9 +193,16 @@ impl State {
         self.room.slabs()
     }
 
-    /// What a slot is used for, and its generation (0: never granted).
+    /// What a slot is used for, and its generation (0: never granted); None for a slot there is not.
     pub fn slot_state(&self, slab: SlabId, slot: Slot) -> Option<(Generation, SlotState)> {
-        self.room.slot_state(slab, slot)
+        let (generation, used) = self.room.get(slab, slot)?;
+        let state = match used {
+            SlotUse::Free => SlotState::Free,
+            SlotUse::Granted(holder) => SlotState::Granted { session: self.agents.holding(holder)? },
+            SlotUse::Published(_) => SlotState::Published,
+            SlotUse::Resting => SlotState::Resting,
+        };
+        Some((generation, state))
     }
 
     /// Pages present in all namespaces.

@@ -109,6 +109,10 @@ pub enum Invalid {
         known: DirectoryId,
         found: DirectoryId,
     },
+    /// A session that opens under the id of one that is open.
+    Session {
+        found: SessionId,
+    },
 }
 
 kinds!(Invalid, "invalid field" {
@@ -122,6 +126,7 @@ kinds!(Invalid, "invalid field" {
     8 => Pool { bytes },
     9 => FilePages { found },
     10 => Directory { replica_id, known, found },
+    11 => Session { found },
 });
 
 impl Invalid {
@@ -138,6 +143,7 @@ impl Invalid {
             Self::Deployment { .. } => "deployment",
             Self::FilePages { .. } => "num_pages",
             Self::Directory { .. } => "directory",
+            Self::Session { .. } => "session",
         }
     }
 }
@@ -162,6 +168,7 @@ impl fmt::Display for Invalid {
             Self::Directory { replica_id, known, found } => {
                 write!(f, "{known}, to which replica id {replica_id} belongs for ever, got {found}")
             }
+            Self::Session { found } => write!(f, "an id that no open session has, {found} is one's"),
         }
     }
 }

@@ -107,7 +107,7 @@ impl State {
             PieceKind::Slabs => self.room.take_slabs(input),
             PieceKind::Slots => {
                 let agents = &mut self.agents;
-                self.room.take_slots(input, |session, slab, slot| agents.hold(session, slab, slot))
+                self.room.take_slots(input, |holder, slab, slot| agents.hold(holder, slab, slot))
             }
             PieceKind::Rests => self.room.take_rests(input),
             PieceKind::Index => self.pages.take_index(input),

@@ -57,13 +57,20 @@ async fn sessions_and_namespaces_name_what_is_wrong() {
     let error = agent.client.register_namespace(request).await.unwrap_err();
     assert_eq!(named(&error), (Code::InvalidArgument, Some("namespace.page_tokens")));
 
-    let request = wire::GrantRequest { session: 999, sequence: 1, slot_bytes: 4096, slots: 1 };
+    let request = wire::GrantRequest { session: vec![9; 16].into(), sequence: 1, slot_bytes: 4096, slots: 1 };
     let error = agent.client.grant(request).await.unwrap_err();
     assert_eq!(named(&error), (Code::FailedPrecondition, Some("session")));
-    let request = wire::GrantRequest { session: agent.session, sequence: 0, slot_bytes: 4096, slots: 1 };
+    let request = wire::GrantRequest { session: vec![9; 8].into(), sequence: 1, slot_bytes: 4096, slots: 1 };
+    let error = agent.client.grant(request).await.unwrap_err();
+    assert_eq!(named(&error), (Code::InvalidArgument, Some("session")));
+    let request = wire::ReportHeatRequest { session: vec![9; 16].into(), ..Default::default() };
+    let error = agent.client.report_heat(request).await.unwrap_err();
+    assert_eq!(named(&error), (Code::FailedPrecondition, Some("session")));
+    let session = agent.session.to_wire();
+    let request = wire::GrantRequest { session: session.clone(), sequence: 0, slot_bytes: 4096, slots: 1 };
     let error = agent.client.grant(request).await.unwrap_err();
     assert_eq!(named(&error), (Code::InvalidArgument, Some("sequence")));
-    let request = wire::GrantRequest { session: agent.session, sequence: 1, slot_bytes: 5000, slots: 1 };
+    let request = wire::GrantRequest { session, sequence: 1, slot_bytes: 5000, slots: 1 };
     let error = agent.client.grant(request).await.unwrap_err();
     assert_eq!(named(&error), (Code::InvalidArgument, Some("slot_bytes")));
     let mut torn = agent.publish_request(&[]);

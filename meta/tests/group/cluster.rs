@@ -23,7 +23,7 @@ use foreword_proto::wire::meta::meta_client::MetaClient;
 use foreword_proto::wire::meta::{
     self as wire, GrantRequest, OpenSessionRequest, PublishRequest, RegisterNamespaceRequest,
 };
-use foreword_proto::{AgentId, ClusterId, DirectoryId, EntryKey, Location, Namespace, PageKey, SlotRef};
+use foreword_proto::{AgentId, ClusterId, DirectoryId, EntryKey, Location, Namespace, PageKey, SessionId, SlotRef};
 use foreword_seams::{Endpoint, Entropy, LocalFiles, OsEntropy, Telemetry, TokioNet, rpc};
 use tonic::transport::Channel;
 
@@ -312,7 +312,7 @@ pub(crate) fn free_endpoint() -> Endpoint {
 /// A session that grants and publishes through one replica.
 pub(crate) struct Agent {
     pub(crate) client: MetaClient<Channel>,
-    pub(crate) session: u64,
+    pub(crate) session: SessionId,
     pub(crate) sequence: u64,
     pub(crate) namespace: u32,
     pub(crate) epoch: u32,
@@ -364,7 +364,7 @@ impl Agent {
             .into_inner();
         Ok(Self {
             client,
-            session: opened.session,
+            session: SessionId::from_wire(&opened.session)?,
             sequence: 0,
             namespace: registered.namespace_id,
             epoch: registered.epoch,
@@ -378,7 +378,7 @@ impl Agent {
     }
 
     pub(crate) async fn grant(&mut self, slots: u32) {
-        let request = GrantRequest { session: self.session, sequence: self.next(), slot_bytes: 4096, slots };
+        let request = GrantRequest { session: self.session.to_wire(), sequence: self.next(), slot_bytes: 4096, slots };
         let granted = self.client.grant(request).await.unwrap().into_inner();
         self.slots.extend(records::decode::<SlotRef>("slots", &granted.slots, 0, 4096).unwrap());
     }
@@ -391,7 +391,7 @@ impl Agent {
 
     pub(crate) fn publish_request(&mut self, pages: &[PageRecord]) -> PublishRequest {
         PublishRequest {
-            session: self.session,
+            session: self.session.to_wire(),
             sequence: self.next(),
             namespace_id: self.namespace,
             epoch: self.epoch,
@@ -404,7 +404,7 @@ impl Agent {
         let needed = (numbers.end - numbers.start) as usize;
         if self.sequence.is_multiple_of(64) {
             // On a busy machine many publishes take longer than a lease. A leader that cannot renew now does so later.
-            let _ = self.client.renew_session(wire::RenewSessionRequest { session: self.session }).await;
+            let _ = self.client.renew_session(wire::RenewSessionRequest { session: self.session.to_wire() }).await;
         }
         while self.slots.len() < needed {
             self.grant(needed as u32).await;

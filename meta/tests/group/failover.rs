@@ -103,7 +103,7 @@ async fn a_session_expires_only_after_a_whole_lease_without_renewal() {
         .await;
     let error = agent
         .client
-        .renew_session(foreword_proto::wire::meta::RenewSessionRequest { session: agent.session })
+        .renew_session(foreword_proto::wire::meta::RenewSessionRequest { session: agent.session.to_wire() })
         .await
         .unwrap_err();
     assert_eq!(error.code(), tonic::Code::FailedPrecondition);

@@ -1,17 +1,17 @@
 //! Leases need a leader that was heard, and a replica says when it is alone.
 
 use foreword_meta::replica::readiness::NotReady;
-use foreword_proto::AgentId;
 use foreword_proto::bad_input::field_of;
 use foreword_proto::status::ReplicaRole;
 use foreword_proto::wire::meta::{AbortRequest, CloseSessionRequest, RenewSessionRequest};
+use foreword_proto::{AgentId, SessionId};
 use tonic::Code;
 
 use crate::cluster::{Agent, Cluster};
 
 /// What one renewal at one replica is answered.
-async fn renewed(cluster: &Cluster, replica: u64, session: u64) -> Result<(), Code> {
-    let answer = cluster.meta(replica).renew_session(RenewSessionRequest { session }).await;
+async fn renewed(cluster: &Cluster, replica: u64, session: SessionId) -> Result<(), Code> {
+    let answer = cluster.meta(replica).renew_session(RenewSessionRequest { session: session.to_wire() }).await;
     answer.map(drop).map_err(|status| status.code())
 }
 
@@ -83,10 +83,11 @@ async fn a_name_is_its_agents_until_the_session_ends() {
     assert_ne!(again.session, first.session);
     assert_eq!(renewed(&cluster, leader, first.session).await, Err(Code::FailedPrecondition));
     let unwritten = foreword_proto::records::encode(&first.slots, 0);
-    let abort = AbortRequest { session: first.session, sequence: first.next(), unwritten, unknown: Vec::new().into() };
+    let (session, sequence) = (first.session.to_wire(), first.next());
+    let abort = AbortRequest { session, sequence, unwritten, unknown: Vec::new().into() };
     let late = cluster.meta(leader).abort(abort).await.unwrap_err();
     assert_eq!(field_of(&late), Some("session"), "only a session itself, while it is open, says `unwritten`");
 
-    cluster.meta(leader).close_session(CloseSessionRequest { session: again.session }).await.unwrap();
+    cluster.meta(leader).close_session(CloseSessionRequest { session: again.session.to_wire() }).await.unwrap();
     Agent::open_as(&cluster, leader, "gpu", AgentId([2; 16])).await.unwrap();
 }

@@ -15,5 +15,6 @@ mod newcomers;
 mod proposals;
 mod proxy;
 mod publishing;
+mod sessions;
 mod unloggable;
 mod watching;

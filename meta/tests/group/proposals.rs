@@ -117,8 +117,8 @@ async fn a_call_is_passed_on_once() {
     let cluster = Cluster::started(3).await;
     let follower = cluster.follower().await;
     let mut agent = Agent::open(&cluster, follower, "a").await;
-    let renew = wire::RenewSessionRequest { session: agent.session };
-    agent.client.renew_session(renew).await.unwrap();
+    let renew = wire::RenewSessionRequest { session: agent.session.to_wire() };
+    agent.client.renew_session(renew.clone()).await.unwrap();
     fn passed_on<T>(message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("foreword-forwarded", MetadataValue::from_static("1"));

@@ -8,7 +8,7 @@ use foreword_meta::state::command::{
 };
 use foreword_proto::limits::FORMAT_VERSION;
 use foreword_proto::records::SuspectRecord;
-use foreword_proto::{AgentId, DirectoryId, EntryKey, Namespace, PublishOutcome, RetireReason, SlotRef};
+use foreword_proto::{AgentId, DirectoryId, EntryKey, Namespace, PublishOutcome, RetireReason, SessionId, SlotRef};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -16,6 +16,10 @@ use crate::hf3fs::codec as hf3fs;
 
 pub(crate) fn key() -> impl Strategy<Value = EntryKey> {
     any::<[u8; 16]>().prop_map(EntryKey)
+}
+
+fn session() -> impl Strategy<Value = SessionId> {
+    any::<[u8; 16]>().prop_map(SessionId)
 }
 
 fn slot() -> impl Strategy<Value = SlotRef> {
@@ -108,16 +112,22 @@ fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         any::<u64>().prop_map(|now_ms| Command::Tick { now_ms }),
         namespace().prop_map(|namespace| Command::RegisterNamespace { namespace: Box::new(namespace) }),
-        any::<(String, [u8; 16], u64, String)>().prop_map(|(node, agent, incarnation, endpoint)| {
-            Command::OpenSession { node, agent: AgentId(agent), incarnation, endpoint }
-        }),
-        any::<u64>().prop_map(|session| Command::EndSession { session }),
-        (any::<u64>(), any::<u64>(), operation()).prop_map(|(session, sequence, operation)| Command::Session {
+        (session(), any::<(String, [u8; 16], u64, String)>()).prop_map(
+            |(session, (node, agent, incarnation, endpoint))| Command::OpenSession {
+                session,
+                node,
+                agent: AgentId(agent),
+                incarnation,
+                endpoint
+            }
+        ),
+        session().prop_map(|session| Command::EndSession { session }),
+        (session(), any::<u64>(), operation()).prop_map(|(session, sequence, operation)| Command::Session {
             session,
             sequence,
             operation
         }),
-        (any::<u64>(), any::<u32>(), vec(suspect, 0..4)).prop_map(|(session, namespace, suspects)| Command::Suspect {
+        (session(), any::<u32>(), vec(suspect, 0..4)).prop_map(|(session, namespace, suspects)| Command::Suspect {
             session,
             namespace,
             suspects
@@ -158,6 +168,7 @@ fn invalid() -> impl Strategy<Value = Invalid> {
             known: DirectoryId(known),
             found: DirectoryId(found),
         }),
+        session().prop_map(|found| Invalid::Session { found }),
     ]
 }
 
@@ -178,7 +189,7 @@ fn limit() -> impl Strategy<Value = Limit> {
 
 fn refusal() -> impl Strategy<Value = Refusal> {
     prop_oneof![
-        any::<u64>().prop_map(|session| Refusal::NoSession { session }),
+        session().prop_map(|session| Refusal::NoSession { session }),
         any::<(u64, u32)>().prop_map(|(sequence, window)| Refusal::SequenceTooOld { sequence, window }),
         any::<u32>().prop_map(|namespace| Refusal::NoNamespace { namespace }),
         (any::<u32>(), registered())
@@ -203,7 +214,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
             epoch,
             slot_bytes
         }),
-        any::<u64>().prop_map(|session| Outcome::SessionOpened { session }),
+        session().prop_map(|session| Outcome::SessionOpened { session }),
         vec(slot(), 0..5).prop_map(|slots| Outcome::Granted { slots }),
         (any::<u64>(), vec(published, 0..9), bytes()).prop_map(|(revision, outcomes, existing)| Outcome::Published {
             revision,
@@ -296,7 +307,10 @@ fn an_unknown_kind_is_named() {
 fn pages_are_not_copied() {
     let pages = Bytes::from(vec![7; 4400]);
     let operation = SessionOperation::Publish { namespace: 1, epoch: 1, pages };
-    let entry = encode_batch(FORMAT_VERSION, &[encoded(&Command::Session { session: 1, sequence: 1, operation })]);
+    let entry = encode_batch(
+        FORMAT_VERSION,
+        &[encoded(&Command::Session { session: SessionId([1; 16]), sequence: 1, operation })],
+    );
     let commands = decode_batch(entry.clone()).unwrap();
     let Command::Session { operation: SessionOperation::Publish { pages, .. }, .. } = &commands[0] else {
         panic!("another command")

@@ -9,8 +9,10 @@ use foreword_proto::key::ParentHint;
 use foreword_proto::location::{Checksums, Location};
 use foreword_proto::records::{self, PageRecord};
 use foreword_proto::workload::{self, Trace};
-use foreword_proto::{AgentId, EntryKey, Namespace, NamespaceId, RetireReason, SlotRef};
+use foreword_proto::{AgentId, EntryKey, Namespace, NamespaceId, RetireReason, SessionId, SlotRef};
 use proptest::prelude::*;
+
+const SESSION: SessionId = SessionId([1; 16]);
 
 /// A state with two namespaces of two classes, whose events a policy is fed.
 struct Leader {
@@ -34,6 +36,7 @@ impl Leader {
         };
         let mut leader = Self { state: State::new(settings), policy: LeafLru::new(), sequence: 0, untold: Vec::new() };
         leader.apply(Command::OpenSession {
+            session: SESSION,
             node: "a".into(),
             agent: AgentId([1; 16]),
             incarnation: 1,
@@ -61,7 +64,7 @@ impl Leader {
 
     fn session(&mut self, operation: SessionOperation) -> Outcome {
         self.sequence += 1;
-        self.apply(Command::Session { session: 1, sequence: self.sequence, operation })
+        self.apply(Command::Session { session: SESSION, sequence: self.sequence, operation })
     }
 
     /// Publishes a page if there is room.

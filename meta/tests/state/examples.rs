@@ -18,10 +18,17 @@ use crate::random::restored;
 pub(crate) const READ_REST_MS: u64 = 100;
 pub(crate) const WRITE_REST_MS: u64 = 300;
 
-/// A state with namespace 1 (4 KiB pages of one shard) and session 1 of node `a`.
+/// The session of node `a`.
+pub(crate) const A: SessionId = SessionId([1; 16]);
+/// The session that is opened next.
+pub(crate) const SECOND: SessionId = SessionId([2; 16]);
+
+/// A state with namespace 1 (4 KiB pages of one shard) and session [`A`] of node `a`.
 pub(crate) struct Cluster {
     pub(crate) state: State,
     pub(crate) events: Vec<Event>,
+    /// Sessions opened; each has its number for an id.
+    opened: u8,
     sequence: Sequence,
     next_page: u64,
     oldest_page: u64,
@@ -52,10 +59,10 @@ impl Cluster {
             lease_ms: 1000,
         };
         let state = State::new(settings);
-        let mut cluster = Self { state, events: Vec::new(), sequence: 0, next_page: 0, oldest_page: 0 };
+        let mut cluster = Self { state, events: Vec::new(), opened: 0, sequence: 0, next_page: 0, oldest_page: 0 };
         let namespace = Box::new(Namespace::simple("m", 16, vec![4096]));
         cluster.apply(Command::RegisterNamespace { namespace });
-        assert_eq!(cluster.open("a"), 1);
+        assert_eq!(cluster.open("a"), A);
         cluster
     }
 
@@ -68,7 +75,9 @@ impl Cluster {
     }
 
     pub(crate) fn open(&mut self, node: &str) -> SessionId {
+        self.opened += 1;
         let opened = self.apply(Command::OpenSession {
+            session: SessionId([self.opened; 16]),
             node: node.into(),
             agent: AgentId([1; 16]),
             incarnation: 1,
@@ -106,12 +115,12 @@ impl Cluster {
     /// Publishes pages until there are this many.
     pub(crate) fn fill(&mut self, pages: u64) {
         while self.state.pages() < pages {
-            let slots = self.grant(1, (pages - self.state.pages()).min(1024) as u32);
+            let slots = self.grant(A, (pages - self.state.pages()).min(1024) as u32);
             assert!(!slots.is_empty(), "no room after {} pages", self.state.pages());
             let numbered = slots.iter().zip(self.next_page..);
             let batch: Vec<PageRecord> = numbered.map(|(slot, number)| page(number, *slot)).collect();
             self.next_page += batch.len() as u64;
-            self.publish(1, &batch);
+            self.publish(A, &batch);
         }
     }
 
@@ -139,7 +148,7 @@ impl Cluster {
 fn a_small_budget_is_used_to_the_last_slot() {
     let mut cluster = Cluster::with(23, 10);
     let mut slots = Vec::new();
-    while let [slot] = cluster.grant(1, 5)[..] {
+    while let [slot] = cluster.grant(A, 5)[..] {
         slots.push(slot);
     }
     assert_eq!(slots.len(), 23);
@@ -150,21 +159,21 @@ fn a_small_budget_is_used_to_the_last_slot() {
 #[test]
 fn a_grant_takes_a_64th_of_the_room_from_several_slabs() {
     let mut cluster = Cluster::with(6400, 40);
-    let slots = cluster.grant(1, 4096);
+    let slots = cluster.grant(A, 4096);
     assert_eq!(slots.len(), 100);
     let mut slabs: Vec<u32> = slots.iter().map(|slot| slot.slab).collect();
     slabs.dedup();
     assert!(slabs.len() >= 3, "{slabs:?}");
-    assert_eq!(cluster.grant(1, 7).len(), 7);
+    assert_eq!(cluster.grant(A, 7).len(), 7);
 }
 
 #[test]
 fn the_next_grant_starts_with_another_slab() {
     let mut cluster = Cluster::with(6400, 100);
     while cluster.state.slabs().count() < 4 {
-        cluster.grant(1, 100);
+        cluster.grant(A, 100);
     }
-    let (first, second) = (cluster.grant(1, 1)[0], cluster.grant(1, 1)[0]);
+    let (first, second) = (cluster.grant(A, 1)[0], cluster.grant(A, 1)[0]);
     assert_ne!(first.slab, second.slab);
 }
 
@@ -172,16 +181,16 @@ fn the_next_grant_starts_with_another_slab() {
 fn a_repeated_command_has_the_same_outcome_also_after_a_snapshot() {
     let mut cluster = Cluster::with_slots(6400);
     let grant =
-        Command::Session { session: 1, sequence: 9, operation: SessionOperation::Grant { slot_bytes: 4096, slots: 5 } };
+        Command::Session { session: A, sequence: 9, operation: SessionOperation::Grant { slot_bytes: 4096, slots: 5 } };
     let first = cluster.apply(grant.clone());
     assert_eq!(cluster.apply(grant.clone()), first);
     cluster.state = restored(&cluster.state);
     assert_eq!(cluster.apply(grant.clone()), first);
-    assert_eq!(cluster.state.granted_slots(1).count(), 5);
+    assert_eq!(cluster.state.granted_slots(A).count(), 5);
 
     // 64 sequences on, it is forgotten; one before, it is not.
     let nothing = |sequence| Command::Session {
-        session: 1,
+        session: A,
         sequence,
         operation: SessionOperation::Abort { unwritten: vec![], unknown: vec![] },
     };
@@ -195,30 +204,72 @@ fn a_repeated_command_has_the_same_outcome_also_after_a_snapshot() {
 #[test]
 fn a_new_session_of_a_node_ends_the_one_before() {
     let mut cluster = Cluster::with_slots(6400);
-    let slot = cluster.grant(1, 1)[0];
-    assert_eq!(cluster.open("a"), 2);
-    assert_eq!(cluster.events, [Event::SessionEnded { session: 1 }]);
+    let slot = cluster.grant(A, 1)[0];
+    assert_eq!(cluster.open("a"), SECOND);
+    assert_eq!(cluster.events, [Event::SessionEnded { session: A }]);
     assert_eq!(cluster.use_of(slot), SlotState::Resting);
-    let late = cluster.session(1, SessionOperation::Grant { slot_bytes: 4096, slots: 1 });
-    assert_eq!(late, Outcome::Refused(Refusal::NoSession { session: 1 }));
+    let late = cluster.session(A, SessionOperation::Grant { slot_bytes: 4096, slots: 1 });
+    assert_eq!(late, Outcome::Refused(Refusal::NoSession { session: A }));
     cluster.tick(WRITE_REST_MS - 1);
     assert_eq!(cluster.use_of(slot), SlotState::Resting);
     cluster.tick(1);
     assert_eq!(cluster.use_of(slot), SlotState::Free);
-    let again = cluster.grant(2, 1)[0];
+    let again = cluster.grant(SECOND, 1)[0];
     assert_eq!(again, SlotRef { generation: slot.generation + 1, ..slot });
+}
+
+#[test]
+fn only_the_session_itself_while_it_is_open_says_that_a_slot_is_unwritten() {
+    let mut cluster = Cluster::with_slots(6400);
+    let slot = cluster.grant(A, 1)[0];
+    let unwritten = || SessionOperation::Abort { unwritten: vec![slot], unknown: vec![] };
+    let other = cluster.open("b");
+    assert_eq!(cluster.session(other, unwritten()), Outcome::Done);
+    assert_eq!(cluster.use_of(slot), SlotState::Granted { session: A }, "it is not that session's");
+    let again = cluster.open("a");
+    assert_eq!(cluster.session(A, unwritten()), Outcome::Refused(Refusal::NoSession { session: A }));
+    assert_eq!(cluster.session(again, unwritten()), Outcome::Done);
+    assert_eq!(
+        cluster.use_of(slot),
+        SlotState::Resting,
+        "the agent's later life does not know what the earlier one wrote"
+    );
+    // The id of a session that ended makes no earlier one of it.
+    cluster.apply(Command::EndSession { session: again });
+    cluster.opened = 0;
+    assert_eq!(cluster.open("a"), A);
+    assert_eq!(cluster.session(A, unwritten()), Outcome::Done);
+    assert_eq!(cluster.use_of(slot), SlotState::Resting);
+    let own = cluster.grant(A, 1)[0];
+    cluster.session(A, SessionOperation::Abort { unwritten: vec![own], unknown: vec![] });
+    assert_eq!(cluster.use_of(own), SlotState::Free);
+}
+
+#[test]
+fn the_id_of_an_open_session_opens_no_other() {
+    let mut cluster = Cluster::with_slots(6400);
+    let slot = cluster.grant(A, 1)[0];
+    for node in ["a", "b"] {
+        let (session, endpoint) = (A, String::new());
+        let opening =
+            Command::OpenSession { session, node: node.into(), agent: AgentId([1; 16]), incarnation: 2, endpoint };
+        let Outcome::Refused(refusal) = cluster.apply(opening) else { panic!("node {node}") };
+        assert_eq!(refusal, Refusal::Invalid(Invalid::Session { found: A }));
+        assert_eq!(refusal.to_string(), "session: expected an id that no open session has, 01010101 is one's");
+    }
+    assert_eq!(cluster.use_of(slot), SlotState::Granted { session: A });
 }
 
 #[test]
 fn a_late_publish_into_a_reused_slot_is_refused() {
     let mut cluster = Cluster::with_slots(1);
-    let slot = cluster.grant(1, 1)[0];
+    let slot = cluster.grant(A, 1)[0];
     let second = cluster.open("b");
-    cluster.session(1, SessionOperation::Abort { unwritten: vec![slot], unknown: vec![] });
+    cluster.session(A, SessionOperation::Abort { unwritten: vec![slot], unknown: vec![] });
     let reused = cluster.grant(second, 1)[0];
     assert_eq!((reused.slab, reused.slot), (slot.slab, slot.slot));
-    assert_eq!(cluster.publish(1, &[page(1, slot)]), [PublishOutcome::NotGranted]);
-    assert_eq!(cluster.publish(1, &[page(1, reused)]), [PublishOutcome::NotGranted]);
+    assert_eq!(cluster.publish(A, &[page(1, slot)]), [PublishOutcome::NotGranted]);
+    assert_eq!(cluster.publish(A, &[page(1, reused)]), [PublishOutcome::NotGranted]);
     assert_eq!(cluster.publish(second, &[page(1, reused)]), [PublishOutcome::Published]);
     // The very same slot again: it is no longer the session's to publish or to keep.
     assert_eq!(cluster.publish(second, &[page(1, reused)]), [PublishOutcome::NotGranted]);
@@ -227,31 +278,31 @@ fn a_late_publish_into_a_reused_slot_is_refused() {
 #[test]
 fn a_key_that_exists_answers_with_its_location_and_leaves_the_slot() {
     let mut cluster = Cluster::with_slots(6400);
-    let slots = cluster.grant(1, 3);
-    assert_eq!(cluster.publish(1, &[page(1, slots[0])]), [PublishOutcome::Published]);
+    let slots = cluster.grant(A, 3);
+    assert_eq!(cluster.publish(A, &[page(1, slots[0])]), [PublishOutcome::Published]);
     let pages = records::encode(&[page(2, slots[1]), page(1, slots[2])], 1);
-    let published = cluster.session(1, SessionOperation::Publish { namespace: 1, epoch: 1, pages });
+    let published = cluster.session(A, SessionOperation::Publish { namespace: 1, epoch: 1, pages });
     let Outcome::Published { revision, outcomes, existing } = published else { panic!("{published:?}") };
     assert_eq!(revision, cluster.state.revision());
     assert_eq!(outcomes, [PublishOutcome::Published, PublishOutcome::Existing]);
     let there: Vec<Location> = records::decode("existing", &existing, 1, 9).unwrap();
     assert_eq!(there, [page(1, slots[0]).location]);
-    assert_eq!(cluster.state.granted_slots(1).collect::<Vec<_>>(), [slots[2]]);
+    assert_eq!(cluster.state.granted_slots(A).collect::<Vec<_>>(), [slots[2]]);
 }
 
 #[test]
 fn a_clear_hides_everything_at_once_and_is_reclaimed_later() {
     let mut cluster = Cluster::with_slots(64_000);
     cluster.fill(6000);
-    let slot = cluster.grant(1, 1)[0];
+    let slot = cluster.grant(A, 1)[0];
     assert_eq!(cluster.apply(Command::Clear { namespace: 1 }), Outcome::Cleared { epoch: 2 });
     assert_eq!(cluster.events, [Event::Cleared { namespace: 1, epoch: 2 }]);
     assert_eq!((cluster.state.pages(), cluster.state.reclaimable()), (0, 6000));
     let pages = records::encode(&[page(7, slot)], 1);
-    let late = cluster.session(1, SessionOperation::Publish { namespace: 1, epoch: 1, pages });
+    let late = cluster.session(A, SessionOperation::Publish { namespace: 1, epoch: 1, pages });
     let Outcome::Published { outcomes, .. } = late else { panic!("{late:?}") };
     assert_eq!(outcomes, [PublishOutcome::Cleared]);
-    assert_eq!(cluster.publish(1, &[page(7, slot)]), [PublishOutcome::Published]);
+    assert_eq!(cluster.publish(A, &[page(7, slot)]), [PublishOutcome::Published]);
 
     // Most calls end in the middle of a bucket.
     let mut calls = 0;
@@ -283,10 +334,10 @@ fn one_tick_releases_only_so_many_slots() {
 fn a_suspicion_needs_a_second_agent() {
     let mut cluster = Cluster::with_slots(6400);
     let second = cluster.open("b");
-    let slot = cluster.grant(1, 1)[0];
-    cluster.publish(1, &[page(1, slot)]);
-    assert_eq!(cluster.suspect(1, 1, slot), SuspectOutcome::Noted);
-    assert_eq!(cluster.suspect(1, 1, slot), SuspectOutcome::Noted);
+    let slot = cluster.grant(A, 1)[0];
+    cluster.publish(A, &[page(1, slot)]);
+    assert_eq!(cluster.suspect(A, 1, slot), SuspectOutcome::Noted);
+    assert_eq!(cluster.suspect(A, 1, slot), SuspectOutcome::Noted);
     cluster.tick(SUSPICION_ALONE_MS);
     assert_eq!(cluster.state.pages(), 1);
     assert_eq!(cluster.suspect(second, 1, SlotRef { generation: 9, ..slot }), SuspectOutcome::Void);
@@ -301,22 +352,22 @@ fn a_suspicion_needs_a_second_agent() {
 fn an_unconfirmed_suspicion_is_dropped_in_time() {
     let mut cluster = Cluster::with_slots(6400);
     cluster.open("b");
-    let slot = cluster.grant(1, 1)[0];
-    cluster.publish(1, &[page(1, slot)]);
-    assert_eq!(cluster.suspect(1, 1, slot), SuspectOutcome::Noted);
+    let slot = cluster.grant(A, 1)[0];
+    cluster.publish(A, &[page(1, slot)]);
+    assert_eq!(cluster.suspect(A, 1, slot), SuspectOutcome::Noted);
     cluster.tick(SUSPICION_KEPT_MS);
-    assert_eq!(cluster.state.session(1).unwrap().suspicions, 0);
+    assert_eq!(cluster.state.session(A).unwrap().suspicions, 0);
     assert_eq!(cluster.state.pages(), 1);
 }
 
 #[test]
 fn the_only_agent_is_believed_after_a_while() {
     let mut cluster = Cluster::with_slots(6400);
-    let slots = cluster.grant(1, 2);
-    cluster.publish(1, &[page(1, slots[0]), page(2, slots[1])]);
-    assert_eq!(cluster.suspect(1, 1, slots[0]), SuspectOutcome::Noted);
+    let slots = cluster.grant(A, 2);
+    cluster.publish(A, &[page(1, slots[0]), page(2, slots[1])]);
+    assert_eq!(cluster.suspect(A, 1, slots[0]), SuspectOutcome::Noted);
     cluster.tick(SUSPICION_ALONE_MS - 1);
-    assert_eq!(cluster.suspect(1, 1, slots[0]), SuspectOutcome::Noted);
+    assert_eq!(cluster.suspect(A, 1, slots[0]), SuspectOutcome::Noted);
     cluster.tick(1);
     let retired = Event::Retired { namespace: 1, key: page_key(1), slot: slots[0], reason: RetireReason::Suspect };
     assert_eq!(cluster.events, [retired]);
@@ -328,33 +379,33 @@ fn an_agent_that_suspects_too_much_is_marked_itself() {
     let mut cluster = Cluster::with_slots(12_800);
     let second = cluster.open("b");
     cluster.fill(SUSPICIONS_PER_SESSION_MAX.into());
-    let slot = cluster.grant(1, 1)[0];
-    cluster.publish(1, &[page(900, slot)]);
+    let slot = cluster.grant(A, 1)[0];
+    cluster.publish(A, &[page(900, slot)]);
     let slot_of = |cluster: &Cluster, number| cluster.state.location(1, &page_key(number)).unwrap().slot;
     for number in 0..SUSPICIONS_PER_SESSION_MAX.into() {
         let slot = slot_of(&cluster, number);
-        assert_eq!(cluster.suspect(1, number, slot), SuspectOutcome::Noted);
+        assert_eq!(cluster.suspect(A, number, slot), SuspectOutcome::Noted);
     }
-    assert!(!cluster.state.session(1).unwrap().suspect_limited);
-    assert_eq!(cluster.suspect(1, 900, slot), SuspectOutcome::Void);
-    assert!(cluster.state.session(1).unwrap().suspect_limited);
+    assert!(!cluster.state.session(A).unwrap().suspect_limited);
+    assert_eq!(cluster.suspect(A, 900, slot), SuspectOutcome::Void);
+    assert!(cluster.state.session(A).unwrap().suspect_limited);
     // Its word does not confirm another's suspicion either.
     assert_eq!(cluster.suspect(second, 900, slot), SuspectOutcome::Noted);
-    assert_eq!(cluster.suspect(1, 900, slot), SuspectOutcome::Void);
+    assert_eq!(cluster.suspect(A, 900, slot), SuspectOutcome::Void);
     cluster.tick(SUSPICION_KEPT_MS);
-    assert!(!cluster.state.session(1).unwrap().suspect_limited);
-    assert_eq!(cluster.suspect(1, 900, slot), SuspectOutcome::Noted);
+    assert!(!cluster.state.session(A).unwrap().suspect_limited);
+    assert_eq!(cluster.suspect(A, 900, slot), SuspectOutcome::Noted);
 }
 
 #[test]
 fn a_retire_spares_the_page_that_came_after() {
     let mut cluster = Cluster::with_slots(6400);
-    let slots = cluster.grant(1, 2);
-    cluster.publish(1, &[page(1, slots[0])]);
+    let slots = cluster.grant(A, 2);
+    cluster.publish(A, &[page(1, slots[0])]);
     let old = Retirement { namespace: 1, key: page_key(1), slot: slots[0] };
     let retire = |entries| Command::Retire { reason: RetireReason::Evicted, entries };
     assert_eq!(cluster.apply(retire(vec![old, old])), Outcome::Retired { entries: 1 });
-    cluster.publish(1, &[page(1, slots[1])]);
+    cluster.publish(A, &[page(1, slots[1])]);
     assert_eq!(cluster.apply(retire(vec![old])), Outcome::Retired { entries: 0 });
     assert_eq!(cluster.state.location(1, &page_key(1)).unwrap().slot, slots[1]);
     assert_eq!(cluster.state.parent_of(1, &page_key(1)), Some(page_key(0).parent_hint()));
@@ -363,15 +414,15 @@ fn a_retire_spares_the_page_that_came_after() {
 #[test]
 fn a_slab_is_dropped_only_when_all_of_it_is_free_and_its_room_is_used_again() {
     let mut cluster = Cluster::with(10, 5);
-    let slot = cluster.grant(1, 1)[0];
+    let slot = cluster.grant(A, 1)[0];
     let refused = cluster.apply(Command::DropSlabs { slabs: vec![slot.slab] });
     assert!(matches!(refused, Outcome::Refused(Refusal::Invalid(Invalid::Slab { .. }))));
-    cluster.session(1, SessionOperation::Abort { unwritten: vec![slot], unknown: vec![] });
+    cluster.session(A, SessionOperation::Abort { unwritten: vec![slot], unknown: vec![] });
     assert_eq!(cluster.apply(Command::DropSlabs { slabs: vec![slot.slab] }), Outcome::Done);
     assert_eq!(cluster.state.slab(slot.slab), None);
     let namespace = Box::new(Namespace::simple("large", 16, vec![40_960]));
     cluster.apply(Command::RegisterNamespace { namespace });
-    let granted = cluster.session(1, SessionOperation::Grant { slot_bytes: 40_960, slots: 1 });
+    let granted = cluster.session(A, SessionOperation::Grant { slot_bytes: 40_960, slots: 1 });
     let Outcome::Granted { slots } = granted else { panic!("{granted:?}") };
     let slab = cluster.state.slab(slots[0].slab).unwrap();
     assert_eq!((slab.slab, slab.slots), (slot.slab + 1, 1));
@@ -393,16 +444,16 @@ fn what_cannot_be_is_refused_by_its_field() {
     let none = Outcome::Refused(Refusal::NoNamespace { namespace: 2 });
     assert_eq!(cluster.apply(Command::Clear { namespace: 2 }), none);
     assert_eq!(cluster.apply(Command::Delete { namespace: 2, keys: vec![] }), none);
-    let odd = cluster.session(1, SessionOperation::Grant { slot_bytes: 4097, slots: 1 });
+    let odd = cluster.session(A, SessionOperation::Grant { slot_bytes: 4097, slots: 1 });
     let Outcome::Refused(refusal @ Refusal::Invalid(Invalid::SlotBytes { found: 4097 })) = odd else {
         panic!("{odd:?}")
     };
     assert_eq!(refusal.to_string(), "slot_bytes: expected the slot size of a registered namespace, got 4097");
-    let many = cluster.session(1, SessionOperation::Grant { slot_bytes: 4096, slots: 5000 });
+    let many = cluster.session(A, SessionOperation::Grant { slot_bytes: 4096, slots: 5000 });
     assert_eq!(many, Outcome::Refused(Refusal::TooMany(Limit::GrantedSlots)));
     assert_eq!(Refusal::TooMany(Limit::GrantedSlots).to_string(), "slots: expected at most 4096");
     let pages = Bytes::from(vec![0; 44 * 1025]);
-    let many = cluster.session(1, SessionOperation::Publish { namespace: 1, epoch: 1, pages });
+    let many = cluster.session(A, SessionOperation::Publish { namespace: 1, epoch: 1, pages });
     assert_eq!(many, Outcome::Refused(Refusal::TooMany(Limit::PublishedPages)));
 }
 
@@ -414,5 +465,5 @@ fn an_entry_may_be_empty() {
     cluster.state.finish_entry(90);
     assert_eq!(cluster.state.revision(), 90);
     assert_ne!(cluster.state.digest(), digest, "the digest is of a revision");
-    assert_eq!(cluster.grant(1, 1).len(), 1);
+    assert_eq!(cluster.grant(A, 1).len(), 1);
 }

@@ -15,6 +15,8 @@ const KEY: EntryKey = EntryKey([5; 16]);
 struct Replica {
     state: State,
     term: u64,
+    /// Sessions opened; each has its number for an id.
+    opened: u8,
 }
 
 impl Replica {
@@ -29,7 +31,7 @@ impl Replica {
             first_feature_level: 1,
             lease_ms: 1000,
         };
-        let mut replica = Self { state: State::new(settings), term: 1 };
+        let mut replica = Self { state: State::new(settings), term: 1, opened: 0 };
         replica.apply(Command::RegisterNamespace { namespace: Box::new(Namespace::simple("m", 16, vec![4096])) });
         replica
     }
@@ -48,16 +50,15 @@ impl Replica {
         self.apply(command).1
     }
 
+    fn opening(&mut self, node: &str) -> Command {
+        self.opened += 1;
+        let (session, node, endpoint) = (SessionId([self.opened; 16]), node.into(), String::new());
+        Command::OpenSession { session, node, agent: AgentId([1; 16]), incarnation: 1, endpoint }
+    }
+
     fn session(&mut self, node: &str) -> SessionId {
-        match self
-            .apply(Command::OpenSession {
-                node: node.into(),
-                agent: AgentId([1; 16]),
-                incarnation: 1,
-                endpoint: String::new(),
-            })
-            .0
-        {
+        let opening = self.opening(node);
+        match self.apply(opening).0 {
             Outcome::SessionOpened { session } => session,
             other => panic!("{other:?}"),
         }
@@ -127,8 +128,7 @@ fn sessions_end_and_their_commands_come_too_late() {
     let mut replica = Replica::new();
     let a = replica.session("a");
     let slot = replica.grant(a, 1).0.unwrap();
-    let again =
-        Command::OpenSession { node: "a".into(), agent: AgentId([1; 16]), incarnation: 2, endpoint: String::new() };
+    let again = replica.opening("a");
     assert_eq!(replica.marks(again), [Marker::SessionSuperseded, Marker::SessionEndedHoldingSlots]);
     assert_eq!(replica.marks(publish(a, 2, slot)), [Marker::EndedSessionRefused]);
     let b = replica.session("b");

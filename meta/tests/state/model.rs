@@ -53,7 +53,7 @@ pub(crate) struct Model {
     pub(crate) slots: BTreeMap<Place, (u32, SlotState)>,
     pub(crate) rests: BTreeMap<Place, u64>,
     pub(crate) sessions: BTreeMap<SessionId, ModelSession>,
-    pub(crate) sessions_ever: SessionId,
+    pub(crate) sessions_ever: u64,
     pub(crate) suspicions: BTreeMap<PageName, (SessionId, u64)>,
     pub(crate) slots_reused: u64,
     pub(crate) directories: BTreeMap<u64, DirectoryId>,
@@ -107,8 +107,8 @@ impl Model {
         let outcome = match command {
             Command::Tick { now_ms } => self.tick(*now_ms, &mut events),
             Command::RegisterNamespace { namespace } => self.register(namespace),
-            Command::OpenSession { node, agent, incarnation, endpoint } => {
-                self.open_session(node, *agent, (*incarnation, endpoint), &mut events)
+            Command::OpenSession { session, node, agent, incarnation, endpoint } => {
+                self.open_session(*session, (node, *agent), (*incarnation, endpoint), &mut events)
             }
             Command::EndSession { session } => self.end_session(*session, &mut events),
             Command::Session { session, sequence, operation } => {
@@ -193,13 +193,16 @@ impl Model {
 
     fn open_session(
         &mut self,
-        node: &str,
-        agent: AgentId,
+        session: SessionId,
+        (node, agent): (&str, AgentId),
         (incarnation, endpoint): (u64, &str),
         events: &mut Vec<Event>,
     ) -> Outcome {
         if node.is_empty() {
             return Outcome::Refused(Refusal::Invalid(Invalid::Node { bytes: 0 }));
+        }
+        if self.sessions.contains_key(&session) {
+            return Outcome::Refused(Refusal::Invalid(Invalid::Session { found: session }));
         }
         if let Some(running) = self.sessions.values().find(|open| open.node == node && open.agent != Some(agent)) {
             let (running, refused) = (running.endpoint.clone(), endpoint.to_owned());
@@ -213,10 +216,10 @@ impl Model {
         self.sessions_ever += 1;
         let (node, endpoint) = (node.to_owned(), endpoint.to_owned());
         self.sessions.insert(
-            self.sessions_ever,
+            session,
             ModelSession { node, agent: Some(agent), incarnation, endpoint, ..ModelSession::default() },
         );
-        Outcome::SessionOpened { session: self.sessions_ever }
+        Outcome::SessionOpened { session }
     }
 
     fn end_session(&mut self, session: SessionId, events: &mut Vec<Event>) -> Outcome {

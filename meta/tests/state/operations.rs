@@ -187,10 +187,15 @@ fn chosen<T: Copy>(from: &[T], number: u8) -> Option<T> {
     (!from.is_empty()).then(|| from[number as usize % from.len()])
 }
 
+/// The id of the so-many-th session: in another order than they open.
+fn numbered(number: u64) -> SessionId {
+    SessionId([(number as u8).reverse_bits(); 16])
+}
+
 /// A session: mostly an open one.
 fn session(model: &Model, number: u8) -> SessionId {
     let open: Vec<SessionId> = model.sessions.keys().copied().collect();
-    if number >= 250 { u64::from(number) - 248 } else { chosen(&open, number).unwrap_or(1) }
+    if number >= 250 { numbered(u64::from(number) - 248) } else { chosen(&open, number).unwrap_or(numbered(1)) }
 }
 
 fn namespace_id(model: &Model, number: u8) -> NamespaceId {
@@ -242,7 +247,10 @@ pub(crate) fn command(operation: &Operation, model: &Model, before: &[Command]) 
             let node = if *node == 3 { String::new() } else { format!("node-{node}") };
             // Mostly the agent that has the name.
             let agent = AgentId([u8::from(model.tick_ms.is_multiple_of(5)); 16]);
-            Command::OpenSession { node, agent, incarnation: model.sessions_ever, endpoint: "here".into() }
+            // Now and then the id of one that is open.
+            let taken = (model.tick_ms % 7 == 3).then(|| model.sessions.keys().next().copied()).flatten();
+            let session = taken.unwrap_or(numbered(model.sessions_ever + 1));
+            Command::OpenSession { session, node, agent, incarnation: model.sessions_ever, endpoint: "here".into() }
         }
         Operation::End { session: number } => Command::EndSession { session: session(model, *number) },
         Operation::Grant { session: number, class, slots, sequence } => {

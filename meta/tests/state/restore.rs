@@ -6,7 +6,7 @@ use foreword_meta::state::{DecodeError, RestoreError, Restorer, State};
 use foreword_proto::Namespace;
 use foreword_proto::limits::FORMAT_VERSION;
 
-use crate::examples::{Cluster, READ_REST_MS};
+use crate::examples::{A, Cluster, READ_REST_MS, SECOND};
 
 /// A state with something of everything.
 fn varied(pages: u64, slab_slots: u64) -> State {
@@ -20,8 +20,8 @@ fn varied(pages: u64, slab_slots: u64) -> State {
     cluster.fill(pages / 2);
     let namespace = Box::new(Namespace { tp_size: 3, ..Namespace::simple("wide", 16, vec![9, 9, 9]) });
     cluster.apply(Command::RegisterNamespace { namespace });
-    cluster.grant(2, 9);
-    cluster.session(1, SessionOperation::Grant { slot_bytes: 12_288, slots: 2 });
+    cluster.grant(SECOND, 9);
+    cluster.session(A, SessionOperation::Grant { slot_bytes: 12_288, slots: 2 });
     cluster.state
 }
 

@@ -63,7 +63,7 @@ pub(super) async fn report(core: Arc<Core>) {
         let mut requests: Vec<wire::ReportHeatRequest> = namespaces
             .iter()
             .map(|open| wire::ReportHeatRequest {
-                session: session.id,
+                session: session.id.to_wire(),
                 namespace_id: open.id,
                 epoch: open.mirror.read(|view| view.epoch()),
                 keys: records::encode(&open.heat.take(), 0),
@@ -71,7 +71,8 @@ pub(super) async fn report(core: Arc<Core>) {
             .filter(|request| !request.keys.is_empty())
             .collect();
         if requests.is_empty() {
-            requests.push(wire::ReportHeatRequest { session: session.id, ..wire::ReportHeatRequest::default() });
+            requests
+                .push(wire::ReportHeatRequest { session: session.id.to_wire(), ..wire::ReportHeatRequest::default() });
         }
         for request in requests {
             let reported = core.meta.retry(Instant::now() + every, |mut client| {

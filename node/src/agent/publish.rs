@@ -71,7 +71,8 @@ async fn publish_batch(
         .sessions
         .command(&session, |mut client, sequence| {
             let pages = pages.clone();
-            let request = wire::PublishRequest { session: session.id, sequence, namespace_id: open.id, epoch, pages };
+            let request =
+                wire::PublishRequest { session: session.id.to_wire(), sequence, namespace_id: open.id, epoch, pages };
             async move { client.publish(request).await }
         })
         .await;

@@ -23,7 +23,7 @@ impl Core {
             node: self.config.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready: self.is_ready(),
-            session: self.sessions.current().map(|session| session.id),
+            session: self.sessions.current().map(|session| session.id.to_string()),
             fenced: self.sessions.fenced(),
             l3_breaker: self.l3.breaker().word().to_owned(),
             namespaces: namespaces.collect(),

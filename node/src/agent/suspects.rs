@@ -58,7 +58,7 @@ pub(super) async fn report(core: Arc<Core>) {
 async fn send(core: &Core, namespace: NamespaceId, batch: &[SuspectRecord]) {
     let Some(session) = core.sessions.current() else { return };
     let suspects = records::encode(batch, 0);
-    let request = wire::SuspectRequest { session: session.id, namespace_id: namespace, suspects };
+    let request = wire::SuspectRequest { session: session.id.to_wire(), namespace_id: namespace, suspects };
     let reported = core.meta.retry(Instant::now() + REPORT, |mut client| {
         let request = request.clone();
         async move { client.suspect(request).await }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreword_proto::{Location, PutOutcome, PutRefusal, SlotRef};
+use foreword_proto::{Location, PutOutcome, PutRefusal, SessionId, SlotRef};
 use foreword_seams::{Marker, sometimes};
 use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -70,7 +70,7 @@ impl Core {
                 slot_bytes: shape.slot_bytes,
                 depth: Arc::new(Semaphore::new(self.config.l3_write_depth)),
                 session_began: Instant::now(),
-                session: 0,
+                session: None,
             };
             self.spawn(writer.run(jobs));
             sender
@@ -84,7 +84,7 @@ struct Writer {
     core: Arc<Core>,
     slot_bytes: u32,
     depth: Arc<Semaphore>,
-    session: u64,
+    session: Option<SessionId>,
     /// When this writer first saw the session: pages that waited for it get the full wait for room.
     session_began: Instant,
 }
@@ -109,8 +109,8 @@ impl Writer {
             let wait = if self.core.sessions.refused() { Duration::ZERO } else { publish_wait };
             return self.refuse_older(jobs, Instant::now(), wait, PutRefusal::Fenced);
         };
-        if session.id != self.session {
-            (self.session, self.session_began) = (session.id, Instant::now());
+        if Some(session.id) != self.session {
+            (self.session, self.session_began) = (Some(session.id), Instant::now());
         }
         let room_wait = Duration::from_millis(self.core.config.put_room_wait_ms);
         let until = jobs[0].taken.max(self.session_began) + room_wait;

@@ -31,7 +31,8 @@ pub struct Grants {
 
 #[derive(Default)]
 struct Books {
-    session: SessionId,
+    /// None before the first.
+    session: Option<SessionId>,
     pool: SlotPool,
     /// Grants under way: what each is expected to give.
     asking: BTreeMap<u32, Vec<u32>>,
@@ -50,7 +51,7 @@ impl Grants {
 
     /// A new session: slots of the one before are not ours any more.
     pub fn session_opened(&self, session: SessionId) {
-        *self.books.lock() = Books { session, ..Books::default() };
+        *self.books.lock() = Books { session: Some(session), ..Books::default() };
         self.changed.notify_waiters();
     }
 
@@ -93,7 +94,7 @@ impl Grants {
     ) -> Vec<SlotRef> {
         let now_ms = self.started.elapsed().as_millis() as u64;
         let mut books = self.books.lock();
-        if books.session != session.id {
+        if books.session != Some(session.id) {
             return Vec::new();
         }
         let slots = books.pool.take(slot_bytes, slots_max);
@@ -128,7 +129,7 @@ impl Grants {
         let answer = self
             .sessions
             .command(&session, |mut client, sequence| {
-                let request = wire::GrantRequest { session: session.id, sequence, slot_bytes, slots };
+                let request = wire::GrantRequest { session: session.id.to_wire(), sequence, slot_bytes, slots };
                 async move { client.grant(request).await }
             })
             .await;
@@ -141,7 +142,7 @@ impl Grants {
             )
         });
         let mut books = self.books.lock();
-        if books.session == session.id {
+        if books.session == Some(session.id) {
             books.asking.entry(slot_bytes).or_default().pop();
             match granted {
                 Ok(slots) if !slots.is_empty() => {
@@ -166,7 +167,7 @@ impl Grants {
     /// publish named them. Void if the session is not the present one.
     pub fn give_back(&self, session: SessionId, slot_bytes: u32, slots: &[SlotRef]) {
         let mut books = self.books.lock();
-        if books.session != session || slots.is_empty() {
+        if books.session != Some(session) || slots.is_empty() {
             return;
         }
         for slot in slots {
@@ -201,7 +202,7 @@ impl Grants {
             .sessions
             .command(session, |mut client, sequence| {
                 let (unwritten, unknown) = (unwritten.clone(), unknown.clone());
-                let request = wire::AbortRequest { session: session.id, sequence, unwritten, unknown };
+                let request = wire::AbortRequest { session: session.id.to_wire(), sequence, unwritten, unknown };
                 async move { client.abort(request).await }
             })
             .await;

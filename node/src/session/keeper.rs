@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-use foreword_proto::AgentId;
 use foreword_proto::wire::meta as wire;
+use foreword_proto::{AgentId, SessionId};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -103,7 +102,7 @@ async fn open(sessions: &Sessions, identity: &Identity) -> Result<Arc<Session>, 
     const OPEN: Duration = Duration::from_secs(10);
     let request = wire::OpenSessionRequest {
         node: identity.node.clone(),
-        agent_id: Bytes::copy_from_slice(&identity.agent.0),
+        agent_id: identity.agent.to_wire(),
         incarnation: identity.incarnation,
         endpoint: identity.endpoint.clone(),
     };
@@ -115,29 +114,31 @@ async fn open(sessions: &Sessions, identity: &Identity) -> Result<Arc<Session>, 
     };
     let answer = sessions.meta.retry(Instant::now() + OPEN, call).await?;
     let lease = Duration::from_millis(u64::from(answer.lease_ms)).max(LEASE_MIN);
-    tracing::info!(session = answer.session, lease_ms = answer.lease_ms, "session opened");
+    let session = SessionId::from_wire(&answer.session)?;
+    tracing::info!(%session, lease_ms = answer.lease_ms, "session opened");
     let opened = *sent.lock();
-    Ok(Arc::new(Session::new(answer.session, lease, answer.window, opened)))
+    Ok(Arc::new(Session::new(session, lease, answer.window, opened)))
 }
 
 /// Renews until the group says that the session is over.
 async fn renew(sessions: &Sessions, session: &Session) {
     let every = session.lease / RENEWALS_PER_LEASE;
-    let request = wire::RenewSessionRequest { session: session.id };
+    let request = wire::RenewSessionRequest { session: session.id.to_wire() };
     loop {
         tokio::time::sleep(every).await;
         let sent = Mutex::new(Instant::now());
         let call = |mut client: crate::meta_client::ReplicaClient| {
+            let request = request.clone();
             *sent.lock() = Instant::now();
             async move { client.renew_session(request).await }
         };
         match sessions.meta.retry(Instant::now() + session.lease, call).await {
             Ok(_) => *session.renewed.lock() = *sent.lock(),
             Err(status) if says_session_lost(&status) => {
-                tracing::warn!(session = session.id, %status, "the session is over");
+                tracing::warn!(session = %session.id, %status, "the session is over");
                 return;
             }
-            Err(status) => tracing::warn!(session = session.id, %status, "the session could not be renewed yet"),
+            Err(status) => tracing::warn!(session = %session.id, %status, "the session could not be renewed yet"),
         }
     }
 }

@@ -186,7 +186,7 @@ impl Sessions {
             match answer {
                 Ok(answer) => return Ok(answer),
                 Err(status) if says_session_lost(&status) => {
-                    tracing::warn!(session = session.id, %status, "the group does not know the session any more");
+                    tracing::warn!(session = %session.id, %status, "the group does not know the session any more");
                     session.lost.cancel();
                     return Err(CommandError::SessionLost);
                 }
@@ -201,10 +201,14 @@ impl Sessions {
     pub async fn close(&self, deadline: Instant) {
         let Some(session) = self.current.send_replace(None) else { return };
         session.lost.cancel();
-        let request = wire::CloseSessionRequest { session: session.id };
-        let closed = self.meta.retry(deadline, |mut client| async move { client.close_session(request).await }).await;
+        let request = wire::CloseSessionRequest { session: session.id.to_wire() };
+        let close = |mut client: ReplicaClient| {
+            let request = request.clone();
+            async move { client.close_session(request).await }
+        };
+        let closed = self.meta.retry(deadline, close).await;
         if let Err(status) = closed {
-            tracing::info!(session = session.id, %status, "the session was not closed and will expire");
+            tracing::info!(session = %session.id, %status, "the session was not closed and will expire");
         }
     }
 }

@@ -87,7 +87,7 @@ pub struct State {
     ids: BTreeMap<Fingerprint, u32>,
     spaces: BTreeMap<u32, Space>,
     sessions: BTreeMap<SessionId, Session>,
-    last_session: SessionId,
+    sessions_ever: u64,
     next_slot: BTreeMap<u32, u32>,
     slots_given: u32,
     free: VecDeque<(u32, SlotRef)>,
@@ -170,7 +170,7 @@ impl FakeMeta {
 
     async fn command<T>(
         &self,
-        session: SessionId,
+        session: &[u8],
         sequence: u64,
         apply: impl FnOnce(&mut State) -> Outcome,
         read: impl FnOnce(Outcome) -> T,
@@ -178,6 +178,7 @@ impl FakeMeta {
         if self.settings.lock().unavailable {
             return Err(Status::unavailable("no leader"));
         }
+        let session = SessionId::from_wire(session)?;
         let outcome = {
             let mut state = self.state.lock();
             let known = state.sessions.get(&session).map(|session| session.outcomes.get(&sequence).cloned());
@@ -204,6 +205,10 @@ impl FakeMeta {
 }
 
 impl State {
+    fn session(&mut self, id: &[u8]) -> &mut Session {
+        self.sessions.get_mut(&SessionId::from_wire(id).unwrap()).unwrap()
+    }
+
     fn retire(&mut self, namespace: u32, key: &EntryKey, reason: RetireReason) {
         let space = self.spaces.get_mut(&namespace).unwrap();
         let Some(page) = space.entries.remove(key) else { return };
@@ -233,7 +238,7 @@ impl State {
             }
         }
         self.revision += 1;
-        self.sessions.get_mut(&request.session).unwrap().granted.extend(slots.iter().copied());
+        self.session(&request.session).granted.extend(slots.iter().copied());
         let slots = records::encode(&slots, 0);
         Outcome::Grant(wire::GrantResponse { slots, revision: self.revision })
     }
@@ -242,7 +247,8 @@ impl State {
         let space = self.spaces.get_mut(&request.namespace_id).unwrap();
         let shards = space.shards;
         let pages = records::decode::<PageRecord>("pages", &request.pages, shards, 4096).unwrap();
-        let granted = &mut self.sessions.get_mut(&request.session).unwrap().granted;
+        let session = SessionId::from_wire(&request.session).unwrap();
+        let granted = &mut self.sessions.get_mut(&session).unwrap().granted;
         self.publishes += 1;
         self.revision += 1;
         let (mut outcomes, mut existing, mut events) = (BytesMut::new(), Vec::new(), Vec::new());
@@ -323,11 +329,16 @@ impl Meta for FakeMeta {
             return Err(status_for(Code::FailedPrecondition, "node", "node: it is the agent's at elsewhere:1"));
         }
         state.sessions.retain(|_, session| session.node != node);
-        state.last_session += 1;
-        let session = state.last_session;
+        state.sessions_ever += 1;
+        let session = SessionId(u128::from(state.sessions_ever).to_le_bytes());
         state.sessions.insert(session, Session { node, ..Session::default() });
         let lease_ms = self.settings.lock().lease_ms;
-        Ok(Response::new(wire::OpenSessionResponse { session, lease_ms, window: 64, revision: state.revision }))
+        Ok(Response::new(wire::OpenSessionResponse {
+            session: session.to_wire(),
+            lease_ms,
+            window: 64,
+            revision: state.revision,
+        }))
     }
 
     async fn renew_session(
@@ -339,7 +350,7 @@ impl Meta for FakeMeta {
             return Err(Status::unavailable("no leader"));
         }
         let state = self.state.lock();
-        if !state.sessions.contains_key(&request.into_inner().session) {
+        if !state.sessions.contains_key(&SessionId::from_wire(&request.into_inner().session)?) {
             return Err(status_for(Code::NotFound, "session", "session: not an open session"));
         }
         Ok(Response::new(wire::RenewSessionResponse { lease_ms: settings.lease_ms, revision: state.revision }))
@@ -349,7 +360,8 @@ impl Meta for FakeMeta {
         &self,
         request: Request<wire::CloseSessionRequest>,
     ) -> Result<Response<wire::CloseSessionResponse>, Status> {
-        self.state.lock().sessions.remove(&request.into_inner().session);
+        let session = SessionId::from_wire(&request.into_inner().session)?;
+        self.state.lock().sessions.remove(&session);
         Ok(Response::new(wire::CloseSessionResponse {}))
     }
 
@@ -357,7 +369,7 @@ impl Meta for FakeMeta {
         let request = request.into_inner();
         let settings = self.settings.lock().clone();
         let apply = |state: &mut State| state.grant(&request, &settings);
-        self.command(request.session, request.sequence, apply, |outcome| match outcome {
+        self.command(&request.session, request.sequence, apply, |outcome| match outcome {
             Outcome::Grant(answer) => answer,
             _ => panic!("sequence {} was used for another command", request.sequence),
         })
@@ -367,7 +379,7 @@ impl Meta for FakeMeta {
     async fn publish(&self, request: Request<wire::PublishRequest>) -> Result<Response<wire::PublishResponse>, Status> {
         let request = request.into_inner();
         let apply = |state: &mut State| state.publish(&request);
-        self.command(request.session, request.sequence, apply, |outcome| match outcome {
+        self.command(&request.session, request.sequence, apply, |outcome| match outcome {
             Outcome::Publish(answer) => answer,
             _ => panic!("sequence {} was used for another command", request.sequence),
         })
@@ -381,7 +393,7 @@ impl Meta for FakeMeta {
             state.aborted_unknown.extend(unknown);
             Outcome::Abort(wire::AbortResponse { revision: state.revision })
         };
-        self.command(request.session, request.sequence, apply, |outcome| match outcome {
+        self.command(&request.session, request.sequence, apply, |outcome| match outcome {
             Outcome::Abort(answer) => answer,
             _ => panic!("sequence {} was used for another command", request.sequence),
         })

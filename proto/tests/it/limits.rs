@@ -43,15 +43,18 @@ fn the_largest_batches_fit_their_messages() {
         META_MESSAGE_BYTES_MAX,
     );
     let suspects = bytes(SUSPECTS_PER_REPORT_MAX * SuspectRecord::bytes(SHARDS_MAX));
-    assert_fits(meta::SuspectRequest { session: u64::MAX, namespace_id: u32::MAX, suspects }, META_MESSAGE_BYTES_MAX);
+    assert_fits(
+        meta::SuspectRequest { session: vec![255; 16].into(), namespace_id: u32::MAX, suspects },
+        META_MESSAGE_BYTES_MAX,
+    );
     let keys = bytes(HEAT_KEYS_PER_REPORT_MAX * ENTRY_KEY_BYTES);
     assert_fits(
-        meta::ReportHeatRequest { session: u64::MAX, namespace_id: u32::MAX, epoch: u32::MAX, keys },
+        meta::ReportHeatRequest { session: vec![255; 16].into(), namespace_id: u32::MAX, epoch: u32::MAX, keys },
         META_MESSAGE_BYTES_MAX,
     );
     let unwritten = bytes(SLOTS_PER_ABORT_MAX * SlotRef::bytes(1));
     assert_fits(
-        meta::AbortRequest { session: u64::MAX, sequence: u64::MAX, unknown: unwritten.clone(), unwritten },
+        meta::AbortRequest { session: vec![255; 16].into(), sequence: u64::MAX, unknown: unwritten.clone(), unwritten },
         META_MESSAGE_BYTES_MAX,
     );
 }
@@ -62,8 +65,13 @@ fn a_publish_of_the_most_pages_and_shards_fits_its_message() {
     let location = Location { slot, checksums: Checksums::new(&[u64::MAX; SHARDS_MAX]) };
     let page = PageRecord { key: EntryKey([0xff; 16]), parent: u64::MAX, location };
     let pages = encode(&vec![page; PAGES_PER_PUBLISH_MAX], SHARDS_MAX);
-    let request =
-        meta::PublishRequest { session: u64::MAX, sequence: u64::MAX, namespace_id: u32::MAX, epoch: u32::MAX, pages };
+    let request = meta::PublishRequest {
+        session: vec![255; 16].into(),
+        sequence: u64::MAX,
+        namespace_id: u32::MAX,
+        epoch: u32::MAX,
+        pages,
+    };
     assert_fits(request, META_MESSAGE_BYTES_MAX);
 }
 

@@ -217,7 +217,7 @@ fn write_as_another(piece: &mut n::Piece, key: &PageKey, nonces: &mut BTreeMap<u
 
 /// Each process opens its session under a name of its own, and what earlier ones opened is renewed for ever.
 pub(super) fn renew_for_ever() -> Meddler {
-    let opened: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let opened: Arc<Mutex<Vec<Bytes>>> = Arc::default();
     Arc::new(move |path, onward| {
         (path == format!("{META}OpenSession")).then_some(())?;
         let up = Box::new(|message| {
@@ -230,7 +230,7 @@ pub(super) fn renew_for_ever() -> Meddler {
             if let Ok(answer) = m::OpenSessionResponse::decode(message.clone()) {
                 let mut opened = opened.lock();
                 for session in opened.iter() {
-                    tokio::spawn(renew(onward.clone(), *session));
+                    tokio::spawn(renew(onward.clone(), session.clone()));
                 }
                 opened.push(answer.session);
             }
@@ -240,10 +240,10 @@ pub(super) fn renew_for_ever() -> Meddler {
     })
 }
 
-async fn renew(onward: Channel, session: u64) {
+async fn renew(onward: Channel, session: Bytes) {
     let mut meta = MetaClient::new(onward);
     loop {
-        let _not_now = meta.renew_session(m::RenewSessionRequest { session }).await;
+        let _not_now = meta.renew_session(m::RenewSessionRequest { session: session.clone() }).await;
         tokio::time::sleep(RENEW_EVERY).await;
     }
 }

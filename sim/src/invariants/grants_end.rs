@@ -91,19 +91,19 @@ mod tests {
     use foreword_meta::state::command::Command;
 
     use super::*;
-    use crate::oracle::tests::Log;
+    use crate::oracle::tests::{Log, SESSION};
 
     #[test]
     fn slots_of_an_ended_session_rest() {
         let mut log = Log::new(4);
         log.put(1);
-        let held: Vec<SlotRef> = log.oracle.state().granted_slots(1).collect();
+        let held: Vec<SlotRef> = log.oracle.state().granted_slots(SESSION).collect();
         assert_eq!(held.len(), 3);
-        assert_eq!(rests_after(log.oracle.state(), 1, &held), Ok(()), "it is open");
-        log.entry(&[Command::EndSession { session: 1 }]);
-        assert_eq!(rests_after(log.oracle.state(), 1, &held), Ok(()));
+        assert_eq!(rests_after(log.oracle.state(), SESSION, &held), Ok(()), "it is open");
+        log.entry(&[Command::EndSession { session: SESSION }]);
+        assert_eq!(rests_after(log.oracle.state(), SESSION, &held), Ok(()));
         log.tick(10_000);
-        assert_eq!(rests_after(log.oracle.state(), 1, &held).unwrap_err().name, NAME, "free is not at rest");
+        assert_eq!(rests_after(log.oracle.state(), SESSION, &held).unwrap_err().name, NAME, "free is not at rest");
     }
 
     #[test]
@@ -111,11 +111,12 @@ mod tests {
         let mut check = GrantsEnd::default();
         let at = SimTime::from_millis;
         let bound = Duration::from_millis(100);
-        let open = BTreeSet::from([1, 2]);
-        assert_eq!(check.look(&open, &BTreeSet::from([1, 2]), at(0), bound), Ok(()));
-        assert_eq!(check.look(&open, &BTreeSet::from([2]), at(50), bound), Ok(()));
-        assert_eq!(check.look(&open, &BTreeSet::from([2]), at(149), bound), Ok(()));
-        assert!(check.look(&open, &BTreeSet::from([2]), at(150), bound).is_err());
-        assert_eq!(check.look(&BTreeSet::from([2]), &BTreeSet::from([2]), at(150), bound), Ok(()), "it ended");
+        let both = BTreeSet::from([SESSION, SessionId([2; 16])]);
+        let second = BTreeSet::from([SessionId([2; 16])]);
+        assert_eq!(check.look(&both, &both, at(0), bound), Ok(()));
+        assert_eq!(check.look(&both, &second, at(50), bound), Ok(()));
+        assert_eq!(check.look(&both, &second, at(149), bound), Ok(()));
+        assert!(check.look(&both, &second, at(150), bound).is_err());
+        assert_eq!(check.look(&second, &second, at(150), bound), Ok(()), "it ended");
     }
 }

@@ -1,7 +1,7 @@
-//! `nothing-goes-back`: revision, tick, epochs and ids only rise. The oracle reports under this name too, when a committed entry
+//! `nothing-goes-back`: revision, tick and epochs only rise, and no session opens twice. The oracle reports under this name too, when a committed entry
 //! changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use foreword_meta::state::command::{Event, Outcome};
 use foreword_proto::{Epoch, NamespaceId, Revision, SessionId};
@@ -16,7 +16,7 @@ const NAME: &str = "nothing-goes-back";
 pub struct NothingGoesBack {
     seen: Revision,
     tick_ms: u64,
-    session: SessionId,
+    sessions: BTreeSet<SessionId>,
     epochs: BTreeMap<NamespaceId, Epoch>,
     /// Of each replica: its incarnation and the highest revision in it.
     replicas: BTreeMap<u64, (u64, Revision)>,
@@ -31,10 +31,9 @@ impl NothingGoesBack {
             })?;
             self.tick_ms = step.tick_ms;
             if let Outcome::SessionOpened { session } = step.outcome {
-                ensure(NAME, session > self.session, || {
-                    format!("revision {revision}: session {session} after {}", self.session)
+                ensure(NAME, self.sessions.insert(session), || {
+                    format!("revision {revision}: session {session} opens again")
                 })?;
-                self.session = session;
             }
             for event in &step.events {
                 let Event::Cleared { namespace, epoch } = event else { continue };
@@ -87,7 +86,7 @@ mod tests {
 
     use super::*;
     use crate::oracle::Step;
-    use crate::oracle::tests::Log;
+    use crate::oracle::tests::{Log, SESSION};
 
     #[test]
     fn an_ordinary_log_goes_forward() {
@@ -99,7 +98,7 @@ mod tests {
         let mut check = NothingGoesBack::default();
         let mut entries = log.oracle.entries_after(0);
         assert_eq!(entries.try_for_each(|entry| check.follow(entry)), Ok(()));
-        assert_eq!((check.tick_ms, check.session, check.epochs[&1]), (50, 1, 3));
+        assert_eq!((check.tick_ms, check.sessions, check.epochs[&1]), (50, BTreeSet::from([SESSION]), 3));
     }
 
     #[test]
@@ -114,7 +113,7 @@ mod tests {
             check.follow(&then).unwrap_err().name
         };
         assert_eq!(twice(step(5, Outcome::Done, vec![]), step(4, Outcome::Done, vec![])), NAME);
-        let opened = || step(5, Outcome::SessionOpened { session: 3 }, vec![]);
+        let opened = || step(5, Outcome::SessionOpened { session: SESSION }, vec![]);
         assert_eq!(twice(opened(), opened()), NAME);
         let cleared = |epoch| step(5, Outcome::Done, vec![Event::Cleared { namespace: 1, epoch }]);
         assert_eq!(twice(cleared(3), cleared(2)), NAME);

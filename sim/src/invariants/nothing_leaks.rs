@@ -99,14 +99,14 @@ mod tests {
 
     use super::super::page_ledger::tests::{confirm, log as page_log, on, reserve};
     use super::*;
-    use crate::oracle::tests::Log;
+    use crate::oracle::tests::{Log, SESSION};
 
     #[test]
     fn what_nobody_owns_is_found() {
         let mut log = Log::new(4);
         let slot = log.put(1);
         log.put(2);
-        let held = BTreeSet::from([1]);
+        let held = BTreeSet::from([SESSION]);
         assert_eq!(no_slot_leaks(log.oracle.state(), &held), Ok(()));
         assert!(no_slot_leaks(log.oracle.state(), &BTreeSet::new()).unwrap_err().detail.contains("no agent"));
         log.retire(1, slot);

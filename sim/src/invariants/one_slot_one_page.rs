@@ -218,7 +218,7 @@ impl Invariant for OneSlotOnePage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oracle::tests::{Log, READ_REST_MS, WRITE_REST_MS};
+    use crate::oracle::tests::{Log, READ_REST_MS, SESSION, WRITE_REST_MS};
 
     fn follow_all(log: &Log, settings: &ClusterSettings) -> Result<SlotLedger, Violation> {
         let mut ledger = SlotLedger::default();
@@ -243,17 +243,18 @@ mod tests {
         assert_eq!(log.grant(1).len(), 1, "the aborted one");
         log.put(2);
         log.clear();
-        log.entry(&[Command::EndSession { session: 1 }]);
+        log.entry(&[Command::EndSession { session: SESSION }]);
         for _ in 0..10 {
             log.entry(&[Command::Reclaim { entries_max: 100 }]);
         }
+        log.session = SessionId([2; 16]);
         log.entry(&[Command::OpenSession {
+            session: log.session,
             node: "a".into(),
             agent: foreword_proto::AgentId([1; 16]),
             incarnation: 2,
             endpoint: String::new(),
         }]);
-        log.session = 2;
         log.tick(1000 + 2 * WRITE_REST_MS);
         assert_eq!(log.grant(4).len(), 4);
         log

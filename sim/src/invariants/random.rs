@@ -22,7 +22,7 @@ use super::testing::{looked_up, view};
 use super::tests::settings;
 use super::*;
 use crate::history::{WatchFrame, Watched};
-use crate::oracle::tests::{Log, key};
+use crate::oracle::tests::{Log, SESSION, key};
 
 const NAMESPACE: u32 = 1;
 const KEYS: u64 = 12;
@@ -50,7 +50,7 @@ impl Run {
         let mut run = Self {
             random: StdRng::seed_from_u64(seed),
             now_ms: 0,
-            sequences: BTreeMap::from([(1, 1000)]),
+            sequences: BTreeMap::from([(SESSION, 1000)]),
             sent: Vec::new(),
             hub,
             mirror: Mirror::new(1, 1),
@@ -87,7 +87,7 @@ impl Run {
 
     fn command(&mut self) -> Command {
         let open: Vec<SessionId> = self.log.oracle.state().sessions().map(|session| session.id).collect();
-        let session = self.pick(&open).unwrap_or(1);
+        let session = self.pick(&open).unwrap_or(SESSION);
         match self.random.gen_range(0..100) {
             0..15 => {
                 self.now_ms += self.random.gen_range(0..60);
@@ -120,6 +120,7 @@ impl Run {
             96..98 => {
                 let node = if self.random.gen_bool(0.5) { "a" } else { "b" };
                 Command::OpenSession {
+                    session: SessionId(self.random.r#gen()),
                     node: node.into(),
                     agent: AgentId([1; 16]),
                     incarnation: self.now_ms,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::testing::{disk, got, history, looked_up, published, view};
 use super::*;
 use crate::history::{PutResult, Record};
-use crate::oracle::tests::{Log, item};
+use crate::oracle::tests::{Log, SESSION, item};
 
 pub(super) fn settings() -> Settings {
     Settings {
@@ -48,7 +48,7 @@ fn quiet() -> (Log, Vec<Record>) {
     let mut log = Log::new(4);
     log.put(1);
     let revision = log.revision();
-    log.entry(&[foreword_meta::state::command::Command::EndSession { session: 1 }]);
+    log.entry(&[foreword_meta::state::command::Command::EndSession { session: SESSION }]);
     log.tick(10_000);
     let told = published(1, revision, PutResult::Published, (10, 20));
     let read = looked_up(&[1, 2], log.revision(), &[true, false], true, (30, 40));
@@ -91,6 +91,7 @@ fn planted_faults_are_found_by_their_names() {
     let orphan = |log: &mut Log, _: &mut Vec<Record>| {
         let (node, endpoint) = ("b".to_owned(), String::new());
         log.entry(&[foreword_meta::state::command::Command::OpenSession {
+            session: foreword_proto::SessionId([9; 16]),
             node,
             agent: foreword_proto::AgentId([1; 16]),
             incarnation: 7,

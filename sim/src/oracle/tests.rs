@@ -9,7 +9,7 @@ use foreword_meta::state::command::{ClusterSettings, Command, Outcome, Retiremen
 use foreword_proto::limits::FORMAT_VERSION;
 use foreword_proto::location::{Checksums, Location};
 use foreword_proto::records::{self, PageRecord};
-use foreword_proto::{AgentId, EntryKey, Namespace, NamespaceId, PageKey, RetireReason, Revision, SlotRef};
+use foreword_proto::{AgentId, EntryKey, Namespace, NamespaceId, PageKey, RetireReason, Revision, SessionId, SlotRef};
 use openraft::{CommittedLeaderId, EntryPayload, LogId};
 
 use super::*;
@@ -33,12 +33,15 @@ pub(crate) fn item(index: u64, term: u64, commands: &[Command]) -> Bytes {
     )
 }
 
-/// An oracle with what was given to it: namespace 1, and session 1 of node `a` that holds every slot.
+/// The session of node `a`.
+pub(crate) const SESSION: SessionId = SessionId([1; 16]);
+
+/// An oracle with what was given to it: namespace 1, and [`SESSION`] that holds every slot.
 pub(crate) struct Log {
     pub(crate) oracle: Oracle,
     pub(crate) items: Vec<Bytes>,
     pub(crate) free: Vec<SlotRef>,
-    pub(crate) session: u64,
+    pub(crate) session: SessionId,
     sequence: u64,
     shards: usize,
 }
@@ -60,11 +63,12 @@ impl Log {
             lease_ms: 1000,
         };
         let mut log =
-            Self { oracle: Oracle::new(settings), items: vec![], free: vec![], session: 1, sequence: 0, shards };
+            Self { oracle: Oracle::new(settings), items: vec![], free: vec![], session: SESSION, sequence: 0, shards };
         log.entry(&[]);
         let namespace = Box::new(Namespace::simple("m", 16, shard_bytes));
         log.entry(&[Command::RegisterNamespace { namespace }]);
         log.entry(&[Command::OpenSession {
+            session: SESSION,
             node: "a".into(),
             agent: AgentId([1; 16]),
             incarnation: 1,

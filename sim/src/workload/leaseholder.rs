@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use foreword_proto::AgentId;
 use foreword_proto::wire::meta as m;
+use foreword_proto::{AgentId, SessionId};
 use foreword_seams::Entropy;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -33,26 +33,30 @@ pub(super) async fn hold(number: u32, parts: ClientParts, mut stop: watch::Recei
     }
     if let Some(session) = session {
         let mut meta = client.replica(client.any_replica());
-        let _it_ends_anyway = answer(meta.close_session(m::CloseSessionRequest { session }), Effects::Some).await;
+        let _it_ends_anyway =
+            answer(meta.close_session(m::CloseSessionRequest { session: session.to_wire() }), Effects::Some).await;
     }
 }
 
 impl Client {
-    async fn open_session(&mut self, replica: u64) -> Option<u64> {
+    async fn open_session(&mut self, replica: u64) -> Option<SessionId> {
         let mut meta = self.replica(replica);
         let node = format!("leaseholder-{}", self.number());
         let agent_id = AgentId(u128::from(self.number()).to_le_bytes()).0.to_vec().into();
         let incarnation = self.random().u64();
         let request = m::OpenSessionRequest { node, incarnation, endpoint: String::new(), agent_id };
-        answer(meta.open_session(with_deadline(request)), Effects::Some).await.ok().map(|opened| opened.session)
+        answer(meta.open_session(with_deadline(request)), Effects::Some)
+            .await
+            .ok()
+            .and_then(|opened| SessionId::from_wire(&opened.session).ok())
     }
 
     /// False: the session has ended.
-    async fn renew(&mut self, replica: u64, session: u64) -> bool {
+    async fn renew(&mut self, replica: u64, session: SessionId) -> bool {
         let id = self.begin(None, Call::Renew { at: Target::Replica(replica) }, "");
         let mut meta = self.replica(replica);
-        let renewed =
-            answer(meta.renew_session(with_deadline(m::RenewSessionRequest { session })), Effects::None).await;
+        let request = m::RenewSessionRequest { session: session.to_wire() };
+        let renewed = answer(meta.renew_session(with_deadline(request)), Effects::None).await;
         let gone = matches!(&renewed, Err(super::answers::Broken::Refused(status))
             if status.code() == tonic::Code::FailedPrecondition);
         self.at_replica(id, renewed, |_| (Outcome::Renewed, ()));

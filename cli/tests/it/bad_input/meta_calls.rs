@@ -34,15 +34,20 @@ async fn a_replica_names_what_is_wrong() {
     live.cluster.check().unwrap();
 }
 
+/// The id of no session.
+fn id(byte: u8) -> Bytes {
+    vec![byte; 16].into()
+}
+
 async fn unknown_namespaces(live: &mut Live) {
     let namespace_id = live.namespace_id + 1000;
     let meta = live.meta(1);
     live.refuses("lookup", UNKNOWN, meta.clone().lookup(meta_lookup(namespace_id, keys(1)))).await;
     let request = m::WatchRequest { namespace_id, from_revision: 0, epoch: 0 };
     live.refuses("watch", UNKNOWN, meta.clone().watch(request)).await;
-    let request = m::PublishRequest { session: 1, sequence: 1, namespace_id, epoch: 0, pages: keys(1) };
+    let request = m::PublishRequest { session: id(1), sequence: 1, namespace_id, epoch: 0, pages: keys(1) };
     live.refuses("publish", UNKNOWN, meta.clone().publish(request)).await;
-    let request = m::SuspectRequest { session: 1, namespace_id, suspects: Bytes::new() };
+    let request = m::SuspectRequest { session: id(1), namespace_id, suspects: Bytes::new() };
     live.refuses("suspect", UNKNOWN, meta.clone().suspect(request)).await;
     live.refuses("clear", UNKNOWN, meta.clone().clear(m::ClearRequest { namespace_id })).await;
     let request = m::DeleteRequest { namespace_id, keys: keys(1) };
@@ -60,25 +65,26 @@ async fn keys_and_records(live: &mut Live) {
     let mut both = meta_lookup(namespace_id, keys(1));
     both.tokens = Some(common::Tokens::default());
     live.refuses("keys and tokens", (Code::InvalidArgument, "tokens"), meta.clone().lookup(both)).await;
-    let torn = m::PublishRequest { session: 1, sequence: 1, namespace_id, epoch: 0, pages: vec![1; 45].into() };
+    let torn = m::PublishRequest { session: id(1), sequence: 1, namespace_id, epoch: 0, pages: vec![1; 45].into() };
     live.refuses("torn records", (Code::InvalidArgument, "pages"), meta.clone().publish(torn)).await;
     let agent_id = vec![7; 16].into();
     let session = m::OpenSessionRequest { node: "stranger".into(), incarnation: 1, endpoint: String::new(), agent_id };
     let session = meta.clone().open_session(session).await.unwrap().into_inner().session;
-    let grant = |session, sequence, slot_bytes, slots| {
-        let mut meta = meta.clone();
+    let grant = |session: &Bytes, sequence, slot_bytes, slots| {
+        let (mut meta, session) = (meta.clone(), session.clone());
         async move { meta.grant(m::GrantRequest { session, sequence, slot_bytes, slots }).await }
     };
     let bad = Code::InvalidArgument;
-    live.refuses("grant of nothing", (bad, "slots"), grant(session, 1, 4096, 0)).await;
-    live.refuses("grant of another chunk", (bad, "slot_bytes"), grant(session, 1, 5000, 1)).await;
-    live.refuses("grant without a sequence", (bad, "sequence"), grant(session, 0, 4096, 1)).await;
+    live.refuses("grant of nothing", (bad, "slots"), grant(&session, 1, 4096, 0)).await;
+    live.refuses("grant of another chunk", (bad, "slot_bytes"), grant(&session, 1, 5000, 1)).await;
+    live.refuses("grant without a sequence", (bad, "sequence"), grant(&session, 0, 4096, 1)).await;
     let ended = (Code::FailedPrecondition, "session");
-    live.refuses("grant to no session", ended, grant(session + 1000, 1, 4096, 1)).await;
+    live.refuses("grant to no session", ended, grant(&id(1), 1, 4096, 1)).await;
+    live.refuses("grant to half an id", (bad, "session"), grant(&session.slice(..8), 1, 4096, 1)).await;
     let request = m::OpenSessionRequest::default();
     live.refuses("a session of nobody", (bad, "node"), meta.clone().open_session(request)).await;
     // The first sequence has its outcome: a retry would get the same refusal.
-    grant(session, 2, 3 * 4096, 1).await.unwrap();
+    grant(&session, 2, 3 * 4096, 1).await.unwrap();
 }
 
 async fn namespaces(live: &mut Live) {

@@ -11,7 +11,7 @@ use crate::state::codec;
 use crate::state::command::{Event, Limit, Outcome, Refusal, SessionOperation};
 use crate::state::moment::Moment;
 use crate::state::pages::{Pages, PublishHandler};
-use crate::state::room::{RestKind, Room};
+use crate::state::room::{Holder, RestKind, Room};
 
 /// What a command of a session may touch.
 pub(in crate::state) struct SessionHandler<'st> {
@@ -69,11 +69,16 @@ impl SessionHandler<'_> {
         }
     }
 
+    /// What a session's slots name it by.
+    fn holder(&self, session: SessionId) -> Result<Holder, Refusal> {
+        self.agents.sessions.get(session).map(|open| open.holder).ok_or(Refusal::NoSession { session })
+    }
+
     fn grant(&mut self, session: SessionId, slot_bytes: u64, slots: u32) -> Result<Outcome, Refusal> {
         if slots > SLOTS_PER_GRANT_MAX {
             return Err(Refusal::TooMany(Limit::GrantedSlots));
         }
-        let slots = self.room.grant(session, slot_bytes, slots, self.at.settings)?;
+        let slots = self.room.grant(self.holder(session)?, slot_bytes, slots, self.at.settings)?;
         if let Some(open) = self.agents.sessions.get_mut(session) {
             open.granted.extend(slots.iter().map(|slot| (slot.slab, slot.slot)));
         }
@@ -87,9 +92,9 @@ impl SessionHandler<'_> {
         epoch: Epoch,
         pages: &Bytes,
     ) -> Result<Outcome, Refusal> {
-        let from = self.events.len();
+        let (holder, from) = (self.holder(session)?, self.events.len());
         let mut publish = PublishHandler { pages: self.pages, room: self.room, at: self.at, events: self.events };
-        let outcome = publish.apply(session, namespace, epoch, pages)?;
+        let outcome = publish.apply(holder, namespace, epoch, pages)?;
         if let Some(open) = self.agents.sessions.get_mut(session) {
             for event in &self.events[from..] {
                 if let Event::Published { page, .. } = event {
@@ -100,7 +105,8 @@ impl SessionHandler<'_> {
         Ok(outcome)
     }
 
-    /// Slots that the session does not hold (any more) are passed over: an abort may be repeated.
+    /// Slots that the session does not hold (any more) are passed over: an abort may be repeated, and of a slot of another session,
+    /// or of this agent's earlier life, nobody but its own holder knows that it is unwritten.
     fn abort(&mut self, session: SessionId, unwritten: &[SlotRef], unknown: &[SlotRef]) -> Result<Outcome, Refusal> {
         if unwritten.len() + unknown.len() > SLOTS_PER_ABORT_MAX {
             return Err(Refusal::TooMany(Limit::AbortedSlots));
@@ -121,7 +127,7 @@ impl SessionHandler<'_> {
     }
 
     fn take_back(&mut self, session: SessionId, slot: SlotRef) -> bool {
-        self.room.is_granted(slot, session)
-            && self.agents.sessions.get_mut(session).is_some_and(|open| open.granted.remove(&(slot.slab, slot.slot)))
+        let Some(open) = self.agents.sessions.get_mut(session) else { return false };
+        self.room.is_granted(slot, open.holder) && open.granted.remove(&(slot.slab, slot.slot))
     }
 }

@@ -14,8 +14,8 @@ use foreword_seams::{Marker, sometimes};
 use super::command::{Event, Invalid, Limit, Outcome, Refusal};
 use super::digest::Fields;
 use super::moment::Moment;
-use super::room::{RestKind, Room};
-use sessions::{Session, Sessions};
+use super::room::{Holder, RestKind, Room};
+use sessions::Sessions;
 use suspicions::{Suspected, Suspicions};
 
 pub(super) use checks::{Summary, check, check_step};
@@ -48,12 +48,17 @@ impl Agents {
         self.sessions.iter().map(|(id, session)| session.info(id))
     }
 
+    /// The open session that slots name by this number.
+    pub(super) fn holding(&self, holder: Holder) -> Option<SessionId> {
+        self.sessions.holders.get(&holder).copied()
+    }
+
     /// Slots that a session holds, in order.
     pub(super) fn granted(&self, id: SessionId) -> impl Iterator<Item = (SlabId, Slot)> + '_ {
         self.sessions.get(id).into_iter().flat_map(|session| session.granted.iter().copied())
     }
 
-    /// Opens a session under a node's name; an older one of the same agent ends.
+    /// Opens a session under a node's name and an id that no session has; an older one of the same agent ends.
     pub(super) fn open(
         &mut self,
         opening: Opening<'_>,
@@ -61,12 +66,15 @@ impl Agents {
         at: Moment<'_>,
         events: &mut Vec<Event>,
     ) -> Result<Outcome, Refusal> {
-        let Opening { node, agent, endpoint, .. } = opening;
+        let Opening { session, node, agent, endpoint, .. } = opening;
         if node.is_empty() || node.len() > NAMESPACE_TEXT_BYTES_MAX {
             return Err(Refusal::Invalid(Invalid::Node { bytes: node.len() as u32 }));
         }
         if endpoint.len() > NAMESPACE_TEXT_BYTES_MAX {
             return Err(Refusal::Invalid(Invalid::Endpoint { bytes: endpoint.len() as u32 }));
+        }
+        if self.sessions.get(session).is_some() {
+            return Err(Refusal::Invalid(Invalid::Session { found: session }));
         }
         let older = self.sessions.of_node(node);
         if older.is_none() && self.sessions.len() >= SESSIONS_MAX {
@@ -81,8 +89,8 @@ impl Agents {
             sometimes(Marker::SessionSuperseded);
             self.end(older, room, at, events)?;
         }
-        let session = Session::new(opening, at.tick_ms);
-        Ok(Outcome::SessionOpened { session: self.sessions.open(session) })
+        self.sessions.open(opening, at.tick_ms);
+        Ok(Outcome::SessionOpened { session })
     }
 
     /// Ends a session: what it was granted and did not publish rests, what it suspected is forgotten.

@@ -10,6 +10,7 @@ use foreword_proto::{AgentId, Sequence, SessionId, SlabId, Slot};
 use crate::state::codec::{Decode, Encode, Sink, record};
 use crate::state::digest::Fields;
 use crate::state::input::{DecodeError, Input};
+use crate::state::room::Holder;
 
 /// An open session, for agents and status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,9 +30,10 @@ pub struct SessionInfo<'a> {
     pub suspect_limited: bool,
 }
 
-/// Who asks for a session.
+/// Who asks for a session, and under which id.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::state) struct Opening<'a> {
+    pub(in crate::state) session: SessionId,
     pub(in crate::state) node: &'a str,
     pub(in crate::state) agent: AgentId,
     pub(in crate::state) incarnation: u64,
@@ -46,6 +48,8 @@ pub(super) struct Session {
     pub(super) incarnation: u64,
     pub(super) endpoint: String,
     pub(super) opened_ms: u64,
+    /// What its slots name it by.
+    pub(super) holder: Holder,
     /// Slots granted and neither published nor given back.
     pub(super) granted: BTreeSet<(SlabId, Slot)>,
     pub(super) window: Window,
@@ -53,16 +57,17 @@ pub(super) struct Session {
     pub(super) suspect_limited: bool,
 }
 
-record!(Session { node, agent, incarnation, endpoint, opened_ms, suspicions, suspect_limited, window } rebuilt { granted });
+record!(Session { node, agent, incarnation, endpoint, opened_ms, holder, suspicions, suspect_limited, window } rebuilt { granted });
 
 impl Session {
-    pub(super) fn new(opening: Opening<'_>, opened_ms: u64) -> Self {
+    fn new(opening: Opening<'_>, opened_ms: u64, holder: Holder) -> Self {
         Self {
             node: opening.node.into(),
             agent: opening.agent,
             incarnation: opening.incarnation,
             endpoint: opening.endpoint.into(),
             opened_ms,
+            holder,
             granted: BTreeSet::new(),
             window: Window::default(),
             suspicions: 0,
@@ -145,16 +150,17 @@ impl Window {
     }
 }
 
-/// All open sessions. Ids increase and are never given out twice.
+/// All open sessions, by id and by holder.
 #[derive(Debug, Clone)]
 pub(super) struct Sessions {
     pub(super) open: BTreeMap<SessionId, Arc<Session>>,
-    pub(super) next: SessionId,
+    pub(super) holders: BTreeMap<Holder, SessionId>,
+    pub(super) next: Holder,
 }
 
 impl Sessions {
     pub(super) fn new() -> Self {
-        Self { open: BTreeMap::new(), next: 1 }
+        Self { open: BTreeMap::new(), holders: BTreeMap::new(), next: 1 }
     }
 
     pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
@@ -165,17 +171,24 @@ impl Sessions {
         self.open.get_mut(&id).map(Arc::make_mut)
     }
 
-    /// Opens a session; its id.
-    pub(super) fn open(&mut self, session: Session) -> SessionId {
-        let id = self.next;
+    /// Opens a session under an id that none has.
+    pub(super) fn open(&mut self, opening: Opening<'_>, opened_ms: u64) {
+        let holder = self.next;
         self.next += 1;
-        self.open.insert(id, Arc::new(session));
-        id
+        self.insert(opening.session, Session::new(opening, opened_ms, holder));
+    }
+
+    /// Puts a session in; false if its id or its holder is another's.
+    pub(super) fn insert(&mut self, id: SessionId, session: Session) -> bool {
+        let fresh = self.holders.insert(session.holder, id).is_none();
+        self.open.insert(id, Arc::new(session)).is_none() && fresh
     }
 
     /// Takes a session out.
     pub(super) fn close(&mut self, id: SessionId) -> Option<Arc<Session>> {
-        self.open.remove(&id)
+        let closed = self.open.remove(&id)?;
+        self.holders.remove(&closed.holder);
+        Some(closed)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (SessionId, &Session)> {
@@ -192,7 +205,7 @@ impl Sessions {
     }
 
     pub(super) fn hash_into(&self, fields: &mut Fields) {
-        let Self { open, next } = self;
+        let Self { open, holders: _, next } = self;
         fields.add(next).add_all(open.iter());
         fields.add_all(open.values().map(|session| session.granted.len() as u64));
     }

@@ -6,7 +6,7 @@
 //! ```
 
 use bytes::{Bytes, BytesMut};
-use foreword_proto::{AgentId, DirectoryId, EntryKey, Fingerprint, PublishOutcome, RetireReason};
+use foreword_proto::{AgentId, DirectoryId, EntryKey, Fingerprint, PublishOutcome, RetireReason, SessionId};
 
 use crate::state::input::{DecodeError, Input};
 
@@ -268,33 +268,26 @@ macro_rules! tuples {
 
 tuples! { (A B) (A B C) }
 
-impl Encode for DirectoryId {
-    fn encode(&self, out: &mut impl Sink) {
-        out.put(&self.0);
-    }
+/// Newtypes of bytes.
+macro_rules! bytes {
+    ($($name:ident)*) => {
+        $(impl Encode for $name {
+            fn encode(&self, out: &mut impl Sink) {
+                out.put(&self.0);
+            }
+        }
+
+        impl Decode for $name {
+            const BYTES_MIN: usize = size_of::<Self>();
+
+            fn decode(input: &mut Input<'_>) -> Result<Self, DecodeError> {
+                Ok(Self(input.array()?))
+            }
+        })*
+    };
 }
 
-impl Decode for DirectoryId {
-    const BYTES_MIN: usize = size_of::<Self>();
-
-    fn decode(input: &mut Input<'_>) -> Result<Self, DecodeError> {
-        Ok(Self(input.array()?))
-    }
-}
-
-impl Encode for EntryKey {
-    fn encode(&self, out: &mut impl Sink) {
-        out.put(&self.0);
-    }
-}
-
-impl Decode for EntryKey {
-    const BYTES_MIN: usize = size_of::<Self>();
-
-    fn decode(input: &mut Input<'_>) -> Result<Self, DecodeError> {
-        Ok(Self(input.array()?))
-    }
-}
+bytes! { AgentId DirectoryId EntryKey SessionId }
 
 /// Enums whose numbers are the wire's.
 macro_rules! numbered {
@@ -319,20 +312,6 @@ macro_rules! numbered {
 numbered! {
     PublishOutcome, "publish outcome";
     RetireReason, "retire reason";
-}
-
-impl Encode for AgentId {
-    fn encode(&self, out: &mut impl Sink) {
-        out.put(&self.0);
-    }
-}
-
-impl Decode for AgentId {
-    const BYTES_MIN: usize = size_of::<Self>();
-
-    fn decode(input: &mut Input<'_>) -> Result<Self, DecodeError> {
-        Ok(Self(input.array()?))
-    }
 }
 
 impl Encode for Fingerprint {

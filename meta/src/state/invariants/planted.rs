@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use foreword_proto::location::{Checksums, Location};
 use foreword_proto::records::{self, PageRecord};
-use foreword_proto::{AgentId, EntryKey, Namespace, SlotRef};
+use foreword_proto::{AgentId, EntryKey, Namespace, SessionId, SlotRef};
 
 use super::{Summary, check, check_step};
 use crate::state::State;
@@ -12,7 +12,10 @@ use crate::state::command::{ClusterSettings, Command, Outcome, SessionOperation}
 /// The key of the page that is published.
 pub(in crate::state) const KEY: EntryKey = EntryKey([5; 16]);
 
-/// Namespace 1 with one page. Session 1 with its slots: one published, one resting, one granted.
+/// The session that is open; to its slots it is holder 1.
+pub(in crate::state) const SESSION: SessionId = SessionId([6; 16]);
+
+/// Namespace 1 with one page. [`SESSION`] with its slots: one published, one resting, one granted.
 pub(in crate::state) fn sound() -> (State, Vec<SlotRef>) {
     let settings = ClusterSettings {
         chunk_bytes: 4096,
@@ -31,8 +34,9 @@ pub(in crate::state) fn sound() -> (State, Vec<SlotRef>) {
         outcome
     };
     apply(Command::RegisterNamespace { namespace: Box::new(Namespace::simple("m", 16, vec![4096])) });
-    apply(Command::OpenSession { node: "a".into(), agent: AgentId([1; 16]), incarnation: 1, endpoint: String::new() });
-    let session = |sequence, operation| Command::Session { session: 1, sequence, operation };
+    let (node, agent, endpoint) = ("a".into(), AgentId([1; 16]), String::new());
+    apply(Command::OpenSession { session: SESSION, node, agent, incarnation: 1, endpoint });
+    let session = |sequence, operation| Command::Session { session: SESSION, sequence, operation };
     let granted = apply(session(1, SessionOperation::Grant { slot_bytes: 4096, slots: 3 }));
     let Outcome::Granted { slots, .. } = granted else { panic!("{granted:?}") };
     let location = Location { slot: slots[0], checksums: Checksums::One([1]) };

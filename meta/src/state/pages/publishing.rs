@@ -3,14 +3,14 @@
 use bytes::{Bytes, BytesMut};
 use foreword_proto::limits::PAGES_PER_PUBLISH_MAX;
 use foreword_proto::records::{self, PageRecord, Record};
-use foreword_proto::{Epoch, NamespaceId, PublishOutcome, SessionId};
+use foreword_proto::{Epoch, NamespaceId, PublishOutcome};
 use foreword_seams::{Marker, sometimes};
 
 use super::Pages;
 use super::index::TableId;
 use crate::state::command::{Event, Invalid, Limit, Outcome, Refusal};
 use crate::state::moment::Moment;
-use crate::state::room::Room;
+use crate::state::room::{Holder, Room};
 
 /// What a publish may touch.
 pub(in crate::state) struct PublishHandler<'st> {
@@ -32,10 +32,10 @@ struct PublishInto {
 }
 
 impl PublishHandler<'_> {
-    /// Publishes pages that a session wrote into its slots.
+    /// Publishes pages that a session wrote into the slots it holds.
     pub(in crate::state) fn apply(
         &mut self,
-        session: SessionId,
+        holder: Holder,
         namespace: NamespaceId,
         epoch: Epoch,
         pages: &Bytes,
@@ -54,7 +54,7 @@ impl PublishHandler<'_> {
         let mut existing = BytesMut::new();
         let mut outcomes = Vec::with_capacity(pages.len());
         for page in pages {
-            let outcome = self.publish_page(session, into, &page, &mut existing);
+            let outcome = self.publish_page(holder, into, &page, &mut existing);
             if outcome == PublishOutcome::Published {
                 self.events.push(Event::Published { namespace, page });
             }
@@ -63,17 +63,17 @@ impl PublishHandler<'_> {
         Ok(Outcome::Published { revision: self.at.revision, outcomes, existing: existing.freeze() })
     }
 
-    /// Publishes one page. The slot is looked at first: only a slot the session holds may be said to stay with it.
+    /// Publishes one page. The slot is looked at first: only a slot that it holds may be said to stay with it.
     fn publish_page(
         &mut self,
-        session: SessionId,
+        holder: Holder,
         into: PublishInto,
         page: &PageRecord,
         existing: &mut BytesMut,
     ) -> PublishOutcome {
         let slot = page.location.slot;
         let of_class = self.room.slab(slot.slab).is_some_and(|slab| slab.slot_bytes == into.slot_bytes);
-        if !of_class || !self.room.is_granted(slot, session) {
+        if !of_class || !self.room.is_granted(slot, holder) {
             return PublishOutcome::NotGranted;
         }
         if into.cleared {

@@ -14,10 +14,10 @@ mod slots;
 use foreword_proto::key::ParentHint;
 use foreword_proto::limits::PAGE_BYTES_MAX;
 use foreword_proto::status::L3Status;
-use foreword_proto::{Generation, SessionId, SlabId, Slot, SlotRef};
+use foreword_proto::{Generation, SlabId, Slot, SlotRef};
 use foreword_seams::{Marker, sometimes};
 
-use super::command::{ClusterSettings, Invalid, Refusal, SlabInfo, SlotState};
+use super::command::{ClusterSettings, Invalid, Refusal, SlabInfo};
 use super::digest::{Fields, Sums};
 use super::moment::Moment;
 use rests::{RELEASES_PER_TICK_MAX, Rest, Rests};
@@ -26,7 +26,7 @@ use slots::Slots;
 pub(super) use checks::{Summary, check, check_step};
 pub(super) use rests::RestKind;
 pub use slab::SlotCounts;
-pub(super) use slab::SlotUse;
+pub(super) use slab::{Holder, SlotUse};
 pub use slots::ClassStatus;
 
 /// Slots and rests. A clone is cheap: both share slot tables until one changes them.
@@ -47,18 +47,6 @@ impl Room {
         self.slots.get(slab, slot)
     }
 
-    /// The same, for those outside of the state.
-    pub(super) fn slot_state(&self, slab: SlabId, slot: Slot) -> Option<(Generation, SlotState)> {
-        let (generation, used) = self.slots.get(slab, slot)?;
-        let state = match used {
-            SlotUse::Free => SlotState::Free,
-            SlotUse::Granted(session) => SlotState::Granted { session },
-            SlotUse::Published(_) => SlotState::Published,
-            SlotUse::Resting => SlotState::Resting,
-        };
-        Some((generation, state))
-    }
-
     /// A slot in its present life.
     pub(super) fn present(&self, slab: SlabId, slot: Slot) -> Option<SlotRef> {
         let (generation, _) = self.slots.get(slab, slot)?;
@@ -73,9 +61,9 @@ impl Room {
         }
     }
 
-    /// True if the session holds the slot in this generation.
-    pub(super) fn is_granted(&self, slot: SlotRef, session: SessionId) -> bool {
-        self.get(slot.slab, slot.slot) == Some((slot.generation, SlotUse::Granted(session)))
+    /// True if this holder has the slot in this generation.
+    pub(super) fn is_granted(&self, slot: SlotRef, holder: Holder) -> bool {
+        self.get(slot.slab, slot.slot) == Some((slot.generation, SlotUse::Granted(holder)))
     }
 
     /// A slab.
@@ -121,10 +109,10 @@ impl Room {
         self.slots.open_class(slot_bytes);
     }
 
-    /// Leases up to `asked` slots of a class to a session, creating slabs as the budget allows; possibly none.
+    /// Leases up to `asked` slots of a class to a holder, creating slabs as the budget allows; possibly none.
     pub(super) fn grant(
         &mut self,
-        session: SessionId,
+        holder: Holder,
         slot_bytes: u64,
         asked: u32,
         settings: &ClusterSettings,
@@ -133,7 +121,7 @@ impl Room {
         if slot_bytes > largest || !self.slots.has_class(slot_bytes) {
             return Err(Refusal::Invalid(Invalid::SlotBytes { found: slot_bytes }));
         }
-        let granted = self.slots.grant(settings, session, slot_bytes, asked);
+        let granted = self.slots.grant(settings, holder, slot_bytes, asked);
         if granted.is_empty() {
             sometimes(Marker::GrantFoundNoRoom);
         } else if granted.iter().any(|slot| slot.generation > 1) {

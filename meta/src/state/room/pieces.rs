@@ -8,10 +8,10 @@
 //! ```
 
 use bytes::BytesMut;
-use foreword_proto::{Generation, SessionId, SlabId, Slot, SlotRef};
+use foreword_proto::{Generation, SlabId, Slot, SlotRef};
 
 use super::rests::{Rest, RestKind};
-use super::slab::{Slab, SlotUse};
+use super::slab::{Holder, Slab, SlotUse};
 use super::slots::Counters;
 use super::{Room, Slots};
 use crate::state::codec::Decode;
@@ -60,21 +60,21 @@ impl Room {
         Ok(())
     }
 
-    /// Takes slots of one slab; `held` is told who holds a granted one, and says whether that is an open session.
+    /// Takes slots of one slab; `held` is told who holds a granted one, and says whether there is such a holder.
     pub(in crate::state) fn take_slots(
         &mut self,
         input: &mut Input<'_>,
-        mut held: impl FnMut(SessionId, SlabId, Slot) -> bool,
+        mut held: impl FnMut(Holder, SlabId, Slot) -> bool,
     ) -> Result<(), DecodeError> {
         let slab = input.u32()?;
         let slots = self.slots.slabs.get(&slab).map(|table| table.slots);
         let slots = slots.ok_or_else(|| input.invalid(format!("slots of slab {slab}, which is not there")))?;
         for (slot, generation, used) in Vec::<(Slot, Generation, SlotUse)>::decode(input)? {
-            let holder = match used {
-                SlotUse::Granted(session) => held(session, slab, slot),
+            let sound = match used {
+                SlotUse::Granted(holder) => held(holder, slab, slot),
                 SlotUse::Free | SlotUse::Published(_) | SlotUse::Resting => true,
             };
-            if slot >= slots || generation == 0 || !holder {
+            if slot >= slots || generation == 0 || !sound {
                 return Err(input.invalid(format!("slot {slot} of slab {slab}, generation {generation}: {used:?}")));
             }
             self.slots.set(SlotRef { slab, slot, generation }, used);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use foreword_proto::key::ParentHint;
-use foreword_proto::{Generation, SessionId, Slot, SlotRef};
+use foreword_proto::{Generation, Slot, SlotRef};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::state::codec::{Decode, Encode, Sink, unknown_kind};
@@ -13,11 +13,15 @@ use crate::state::input::{DecodeError, Input};
 /// Slots of one chunk; a chunk no slot of which was ever granted takes no memory.
 const SLOTS_PER_CHUNK: u32 = 4096;
 
+/// Who holds a granted slot: the number of its session among all there ever were, never given out twice. The session's id would
+/// not fit the slot's record.
+pub(in crate::state) type Holder = u64;
+
 /// What a slot is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::state) enum SlotUse {
     Free,
-    Granted(SessionId),
+    Granted(Holder),
     /// Holds a page; its parent's hint is kept here.
     Published(ParentHint),
     Resting,
@@ -34,7 +38,7 @@ impl SlotUse {
         }
     }
 
-    /// The session, or the parent's hint; else 0.
+    /// The holder, or the parent's hint; else 0.
     fn word(&self) -> u64 {
         match self {
             Self::Granted(word) | Self::Published(word) => *word,

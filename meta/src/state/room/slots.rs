@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use foreword_proto::status::L3Status;
-use foreword_proto::{Generation, SessionId, SlabId, SlotRef};
+use foreword_proto::{Generation, SlabId, SlotRef};
 
-use super::slab::{Slab, SlotCounts, SlotUse, hash_of_slot};
+use super::slab::{Holder, Slab, SlotCounts, SlotUse, hash_of_slot};
 use crate::state::codec::record;
 use crate::state::command::{ClusterSettings, SlabInfo, next_generation};
 use crate::state::digest::{Fields, Sums};
@@ -99,11 +99,11 @@ impl Slots {
         slab.set(slot.slot, slot.generation, new);
     }
 
-    /// Leases up to `asked` slots of a class to a session, creating slabs as the budget allows; possibly none.
+    /// Leases up to `asked` slots of a class to a holder, creating slabs as the budget allows; possibly none.
     pub(super) fn grant(
         &mut self,
         settings: &ClusterSettings,
-        session: SessionId,
+        holder: Holder,
         slot_bytes: u64,
         asked: u32,
     ) -> Vec<SlotRef> {
@@ -116,7 +116,7 @@ impl Slots {
             free += u64::from(slots);
         }
         self.spread(settings, slot_bytes);
-        self.take_free(session, slot_bytes, wanted)
+        self.take_free(holder, slot_bytes, wanted)
     }
 
     /// Opens further slabs while few of the class have free slots and the budget is far from used: writes then spread
@@ -134,7 +134,7 @@ impl Slots {
         }
     }
 
-    fn take_free(&mut self, session: SessionId, slot_bytes: u64, wanted: u32) -> Vec<SlotRef> {
+    fn take_free(&mut self, holder: Holder, slot_bytes: u64, wanted: u32) -> Vec<SlotRef> {
         let mut taken = Vec::new();
         let Some(class) = self.classes.get(&slot_bytes) else { return taken };
         let mut last = class.last_granted;
@@ -145,7 +145,7 @@ impl Slots {
             let before = taken.len();
             for slab in &order {
                 let count = share.min(wanted - taken.len() as u32);
-                if count > 0 && self.take_from_slab(session, *slab, count, &mut taken) {
+                if count > 0 && self.take_from_slab(holder, *slab, count, &mut taken) {
                     last = *slab;
                 }
             }
@@ -160,7 +160,7 @@ impl Slots {
     }
 
     /// Takes up to `count` slots of a slab, lowest first; false if it had none.
-    fn take_from_slab(&mut self, session: SessionId, slab: SlabId, count: u32, taken: &mut Vec<SlotRef>) -> bool {
+    fn take_from_slab(&mut self, holder: Holder, slab: SlabId, count: u32, taken: &mut Vec<SlotRef>) -> bool {
         let mut from = 0;
         for _ in 0..count {
             let Some(table) = self.slabs.get(&slab).filter(|table| table.counts.free > 0) else { break };
@@ -168,7 +168,7 @@ impl Slots {
             let generation = table.get(slot).map_or(0, |(generation, _)| generation);
             let granted = SlotRef { slab, slot, generation: next_generation(generation) };
             self.counters.slots_reused += u64::from(generation > 0);
-            self.set(granted, SlotUse::Granted(session));
+            self.set(granted, SlotUse::Granted(holder));
             taken.push(granted);
             from = slot + 1;
         }

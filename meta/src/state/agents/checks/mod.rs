@@ -6,7 +6,7 @@ use foreword_proto::SessionId;
 
 use super::Agents;
 use crate::state::pages::Pages;
-use crate::state::room::{Room, SlotUse};
+use crate::state::room::{Holder, Room, SlotUse};
 use crate::state::violation::{BACK, Violation, ensure};
 
 #[cfg(test)]
@@ -24,17 +24,22 @@ fn grants_end(agents: &Agents, room: &Room) -> Result<(), Violation> {
     let sessions = &agents.sessions;
     let mut held = 0;
     for (at, used) in room.all_slots() {
-        let SlotUse::Granted(session) = used else { continue };
-        let knows = sessions.get(session).is_some_and(|open| open.granted.contains(&(at.slab, at.slot)));
-        ensure(NAME, knows, || format!("{at:?} is granted to {session}, which does not hold it"))?;
+        let SlotUse::Granted(holder) = used else { continue };
+        let open = agents.holding(holder).and_then(|session| sessions.get(session));
+        let knows = open.is_some_and(|open| open.granted.contains(&(at.slab, at.slot)));
+        ensure(NAME, knows, || format!("{at:?} is granted to holder {holder}, which does not hold it"))?;
         held += 1;
     }
     let known: usize = sessions.iter().map(|(_, open)| open.granted.len()).sum();
     ensure(NAME, known == held, || format!("sessions hold {known} slots, {held} are granted"))?;
     let nodes: BTreeSet<&str> = sessions.iter().map(|(_, open)| open.node.as_str()).collect();
     ensure(NAME, nodes.len() == sessions.len(), || "two open sessions of one node".into())?;
-    let last = sessions.iter().last().map_or(0, |(id, _)| id);
-    ensure(NAME, last < sessions.next, || format!("session {last} is open, {} is next", sessions.next))
+    let holders = sessions.iter().map(|(id, open)| (open.holder, id)).collect::<BTreeMap<Holder, SessionId>>();
+    ensure(NAME, holders.len() == sessions.len() && holders == sessions.holders, || {
+        format!("open sessions are the holders {holders:?}, {:?} is kept", sessions.holders)
+    })?;
+    let last = holders.last_key_value().map_or(0, |(holder, _)| *holder);
+    ensure(NAME, last < sessions.next, || format!("holder {last} is open, {} is next", sessions.next))
 }
 
 /// `suspicions-stand`: a suspicion is of a present page, by an open session, which counts it.
@@ -58,24 +63,28 @@ fn suspicions_stand(agents: &Agents, pages: &Pages) -> Result<(), Violation> {
 /// What later sessions are held against.
 #[derive(Debug, Clone)]
 pub(in crate::state) struct Summary {
-    next: SessionId,
-    nodes: BTreeMap<SessionId, String>,
+    next: Holder,
+    /// Holder and node of each open one.
+    open: BTreeMap<SessionId, (Holder, String)>,
 }
 
 impl Summary {
     pub(in crate::state) fn of(agents: &Agents) -> Self {
-        let nodes = agents.sessions.iter().map(|(id, open)| (id, open.node.clone()));
-        Self { next: agents.sessions.next, nodes: nodes.collect() }
+        let open = agents.sessions.iter().map(|(id, open)| (id, (open.holder, open.node.clone())));
+        Self { next: agents.sessions.next, open: open.collect() }
     }
 }
 
 /// Checks one command's step.
 pub(in crate::state) fn check_step(before: &Summary, agents: &Agents) -> Result<(), Violation> {
     let next = agents.sessions.next;
-    ensure(BACK, before.next <= next, || format!("next session {next} after {}", before.next))?;
+    ensure(BACK, before.next <= next, || format!("next holder {next} after {}", before.next))?;
     for (id, open) in agents.sessions.iter() {
-        let same = before.nodes.get(&id).map_or(id >= before.next, |node| *node == open.node);
-        ensure(BACK, same, || format!("session {id} was given out twice"))?;
+        let same = match before.open.get(&id) {
+            Some((holder, node)) => *holder == open.holder && *node == open.node,
+            None => open.holder >= before.next,
+        };
+        ensure(BACK, same, || format!("session {id}, holder {}, was given out twice", open.holder))?;
     }
     Ok(())
 }
