@@ -209,10 +209,11 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     }
     let clock = Arc::new(LeaderClock::default());
     let (failing, failed) = Failing::new();
+    let election = Duration::from_millis(config.election_ms_max);
     let (proposer, proposing) = Proposer::new(
         raft.clone(),
         log_reader.clone(),
-        config.election_ms_max,
+        (heard.clone(), election),
         clock.clone(),
         &deps.telemetry,
         failing.clone(),
@@ -225,7 +226,6 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         protection: Duration::from_millis(config.hf3fs_protection_ms),
         reservation: Duration::from_millis(config.hf3fs_reservation_ms),
     };
-    let election = Duration::from_millis(config.election_ms_max);
     let leases = Arc::new(Leases::new(group.clone(), clock.clone(), LeaseTimes { lease, election }, &deps.telemetry));
     let evictor = Arc::new(Evictor::new(applied.clone(), clock.clone(), watermarks, policy, &deps.telemetry));
     let page_files = Arc::new(hf3fs::Leader::new(group.clone(), clock.clone(), times));

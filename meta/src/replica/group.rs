@@ -18,6 +18,7 @@ use tonic::transport::Channel;
 use super::applied::Applied;
 use super::checked::{Author, Checked, Unloggable};
 use super::names_taken::NamesTaken;
+use super::office;
 use super::proposer::{ProposeError, Proposed, Proposer};
 use super::read_index::ReadIndex;
 use super::readiness::Followed;
@@ -46,7 +47,7 @@ pub struct Group {
     pub applied: Arc<Applied>,
     pub peers: Arc<Peers>,
     /// What this replica hears as a leader, and as a follower.
-    pub heard: Arc<Heard>,
+    heard: Arc<Heard>,
     pub followed: Followed,
     proposer: Proposer,
     read_index: ReadIndex,
@@ -282,18 +283,12 @@ impl Group {
 
     /// The term in which this replica leads, as far as it knows.
     pub fn leading_term(&self) -> Option<u64> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(self.replica_id);
-        leads.then_some(metrics.current_term)
+        office::leading_term(&self.raft.metrics().borrow())
     }
 
     /// Whether this replica leads, and a quorum took what it sent within this time: no other leader was elected before that.
     pub fn quorum_heard_within(&self, within: Duration) -> bool {
-        let Some(term) = self.leading_term() else { return false };
-        let metrics = self.raft.metrics();
-        let membership = metrics.borrow().membership_config.clone();
-        self.heard.quorum_within(self.replica_id, term, membership.membership().get_joint_config(), within)
+        office::quorum_heard_within(&self.raft, &self.heard, within)
     }
 
     /// Makes sure that this replica still leads in `term`, by asking the others after this call began.

@@ -17,6 +17,7 @@ pub(crate) mod level;
 mod names_taken;
 pub(crate) mod newcomer;
 pub mod observer;
+mod office;
 pub(crate) mod pace;
 pub mod proposer;
 mod read_index;

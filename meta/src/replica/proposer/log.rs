@@ -1,5 +1,8 @@
 //! The log as the proposer needs it.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use foreword_proto::Revision;
 use futures::future::BoxFuture;
 use openraft::error::{ClientWriteError, RaftError};
@@ -7,6 +10,8 @@ use openraft::metrics::RaftServerMetrics;
 use openraft::{Raft, ServerState};
 
 use crate::consensus::types::{EntryBatch, Member, TypeConfig};
+use crate::network::Heard;
+use crate::replica::office::quorum_heard_within;
 use crate::state::command::Outcome;
 use crate::storage::LogReader;
 
@@ -55,7 +60,9 @@ pub(super) trait Log: Send + Sync + 'static {
 pub(super) struct RaftLog {
     pub(super) raft: Raft<TypeConfig>,
     pub(super) log: LogReader,
-    pub(super) election_ms_max: u64,
+    pub(super) heard: Arc<Heard>,
+    /// The longest election timeout.
+    pub(super) election: Duration,
 }
 
 fn office_of(metrics: &RaftServerMetrics<u64, Member>) -> Office {
@@ -85,11 +92,9 @@ impl Log for RaftLog {
     }
 
     fn progress(&self) -> Progress {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
         Progress {
-            applied: metrics.last_applied.map_or(0, |id| id.index),
-            quorum_heard: metrics.millis_since_quorum_ack.is_some_and(|ms| ms <= self.election_ms_max),
+            applied: self.raft.metrics().borrow().last_applied.map_or(0, |id| id.index),
+            quorum_heard: quorum_heard_within(&self.raft, &self.heard, self.election),
             flushing: self.log.flushing(),
         }
     }

@@ -14,6 +14,7 @@ mod run;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use foreword_proto::Revision;
 use foreword_seams::Telemetry;
@@ -29,6 +30,7 @@ use super::checked::{Author, Checked};
 use super::clock::LeaderClock;
 use super::supervise::Failing;
 use crate::consensus::types::TypeConfig;
+use crate::network::Heard;
 use crate::state::command::Outcome;
 use crate::storage::LogReader;
 
@@ -66,16 +68,16 @@ struct Parts {
 }
 
 impl Proposer {
-    /// A queue, and the task that empties it, to be run beside. The task ends with Raft; dropped, it answers everybody who waits.
+    /// A queue, and the task that empties it, to be run beside. `election`: the longest election timeout. The task ends with Raft; dropped, it answers everybody who waits.
     pub fn new(
         raft: Raft<TypeConfig>,
         log: LogReader,
-        election_ms_max: u64,
+        (heard, election): (Arc<Heard>, Duration),
         clock: Arc<LeaderClock>,
         telemetry: &Telemetry,
         failing: Failing,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let log = Arc::new(RaftLog { raft, log, election_ms_max });
+        let log = Arc::new(RaftLog { raft, log, heard, election });
         Self::over(log, clock, telemetry, failing)
     }
 

@@ -8,7 +8,7 @@ use foreword_proto::Revision;
 
 use super::command::Command;
 use super::violation::{BACK, ensure};
-use super::{State, agents, hf3fs, pages, room};
+use super::{State, agents, hf3fs, members, pages, room};
 
 pub use super::violation::Violation;
 
@@ -40,12 +40,13 @@ pub struct Summary {
     room: room::Summary,
     agents: agents::Summary,
     page_files: hf3fs::checks::Summary,
+    members: members::Summary,
 }
 
 impl Summary {
     /// What must not go back.
     pub fn of(state: &State) -> Self {
-        let State { settings: _, revision, tick_ms, feature_level, pages, room, agents, hf3fs, members: _, term: _ } =
+        let State { settings: _, revision, tick_ms, feature_level, pages, room, agents, hf3fs, members, term: _ } =
             state;
         Self {
             revision: *revision,
@@ -55,6 +56,7 @@ impl Summary {
             room: room::Summary::of(room),
             agents: agents::Summary::of(agents),
             page_files: hf3fs::checks::Summary::of(hf3fs),
+            members: members::Summary::of(members),
         }
     }
 }
@@ -68,6 +70,7 @@ pub fn check_step(before: &Summary, state: &State) -> Result<(), Violation> {
     agents::check_step(&before.agents, &state.agents)?;
     pages::check_step(&before.pages, &state.pages)?;
     room::check_step(&before.room, &state.room)?;
+    members::check_step(&before.members, &state.members)?;
     hf3fs::checks::check_step(&before.page_files, &state.hf3fs, state.moment())
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use foreword_proto::location::{Checksums, Location};
 use foreword_proto::records::{self, PageRecord};
-use foreword_proto::{AgentId, EntryKey, Namespace, SessionId, SlotRef};
+use foreword_proto::{AgentId, DirectoryId, EntryKey, Namespace, SessionId, SlotRef};
 
 use super::{Summary, check, check_step};
 use crate::state::State;
@@ -14,6 +14,9 @@ pub(in crate::state) const KEY: EntryKey = EntryKey([5; 16]);
 
 /// The session that is open; to its slots it is holder 1.
 pub(in crate::state) const SESSION: SessionId = SessionId([6; 16]);
+
+/// The replica id that has a directory.
+pub(in crate::state) const REPLICA: u64 = 3;
 
 /// Namespace 1 with one page. [`SESSION`] with its slots: one published, one resting, one granted.
 pub(in crate::state) fn sound() -> (State, Vec<SlotRef>) {
@@ -43,6 +46,7 @@ pub(in crate::state) fn sound() -> (State, Vec<SlotRef>) {
     let pages: Bytes = records::encode(&[PageRecord { key: KEY, parent: 0, location }], 1);
     apply(session(2, SessionOperation::Publish { namespace: 1, epoch: 1, pages }));
     apply(session(3, SessionOperation::Abort { unwritten: vec![], unknown: vec![slots[1]] }));
+    apply(Command::RecordMember { replica_id: REPLICA, directory: DirectoryId([3; 16]) });
     check(&state).expect("a sound state");
     (state, slots)
 }

@@ -5,6 +5,8 @@
 //! ```
 //! A name that another directory takes over would count as the voter it was, without its memory.
 
+mod checks;
+
 use std::collections::BTreeMap;
 
 use bytes::BytesMut;
@@ -16,6 +18,8 @@ use super::command::{Invalid, Limit, Outcome, Refusal};
 use super::digest::Fields;
 use super::input::{DecodeError, Input};
 use super::pieces::{PieceKind, pieces};
+
+pub(super) use checks::{Summary, check_step};
 
 /// Every replica id that was ever a member's.
 #[derive(Debug, Clone, Default)]
