@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use foreword_seams::{Endpoint, Net, TokioNet};
+use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -105,12 +106,15 @@ impl Child {
         let _ = self.process.wait();
     }
 
+    /// Sends the process a signal.
+    pub(super) fn signal(&self, signal: Signal) {
+        // An error means that it has ended already.
+        let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&self.process), signal);
+    }
+
     /// SIGTERM, and waits so long for the end; then SIGKILL.
     pub(super) fn terminate(mut self, patience: Duration) {
-        if let Some(pid) = rustix::process::Pid::from_raw(self.process.id() as i32) {
-            // An error means that it has ended already.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
+        self.signal(Signal::TERM);
         let (ended, waiting) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
             let process = rustix::process::Pid::from_child(&self.process);

@@ -16,6 +16,7 @@ use std::process::Stdio;
 use anyhow::{Context, bail, ensure};
 use foreword_seams::Endpoint;
 use futures::future::try_join_all;
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use self::child::Child;
@@ -297,6 +298,22 @@ impl Cluster {
     pub fn kill_replica(&mut self, id: u64) -> anyhow::Result<()> {
         let child = self.replica(id)?.child.take();
         drop(child.with_context(|| format!("replica {id}: expected it to run"))?);
+        Ok(())
+    }
+
+    /// SIGSTOP for a replica: it stands still, and its connections stay.
+    pub fn stop_replica(&mut self, id: u64) -> anyhow::Result<()> {
+        self.signal_replica(id, Signal::STOP)
+    }
+
+    /// SIGCONT for a replica that was stopped.
+    pub fn continue_replica(&mut self, id: u64) -> anyhow::Result<()> {
+        self.signal_replica(id, Signal::CONT)
+    }
+
+    fn signal_replica(&mut self, id: u64, signal: Signal) -> anyhow::Result<()> {
+        let child = self.replica(id)?.child.as_ref();
+        child.with_context(|| format!("replica {id}: expected it to run"))?.signal(signal);
         Ok(())
     }
 

@@ -84,6 +84,11 @@ impl Duty for Leases {
     fn commands(&self, _now_ms: u64) -> Vec<Command> {
         let now = Instant::now();
         let missed = self.beat.missed();
+        if !self.group.quorum_heard_within(self.times.election) {
+            // Nobody is renewed meanwhile, through no fault of theirs: each has a whole lease from when a quorum is heard again.
+            self.renewed.lock().clear();
+            return Vec::new();
+        }
         let open: Vec<SessionId> = self.group.applied.read(|state| state.sessions().map(|s| s.id).collect());
         let mut renewed = self.renewed.lock();
         renewed.retain(|session, _| open.binary_search(session).is_ok());

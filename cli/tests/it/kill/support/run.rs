@@ -32,7 +32,7 @@ const L3_BYTES: u64 = 128 << 20;
 const SLAB_BYTES: u64 = 8 << 20;
 /// Smaller than what a run writes: reads come from L1 and from L3.
 const ARENA_BYTES: u64 = 4 << 20;
-const LEASE: Span = Span(Duration::from_secs(3));
+pub(crate) const LEASE: Span = Span(Duration::from_secs(3));
 const REST: Span = Span(Duration::from_millis(100));
 /// Set to a directory: clusters live there and stay, with their logs.
 const KEEP_ENV: &str = "FOREWORD_KILL_TESTS_DIR";
