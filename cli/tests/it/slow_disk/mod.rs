@@ -1,15 +1,24 @@
 //! Replicas whose syncs take long: real processes under a preloaded library.
 
+mod publisher;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use foreword_cli::cluster::Spec;
 use foreword_proto::PageKey;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+use self::publisher::{PAGES, Publisher};
 use crate::bad_input::live::{Live, spec};
+
+/// Room for all that is published.
+const L3_BYTES: u64 = 1 << 30;
+/// A publish takes less than so many syncs.
+const SYNCS_A_PUBLISH: u32 = 8;
 
 /// Three replicas and an agent; each replica's syncs can be made slow.
 struct SlowCluster {
@@ -47,7 +56,7 @@ fn wrapper() -> Option<(TempDir, PathBuf)> {
 impl SlowCluster {
     async fn start() -> Option<Self> {
         let (dir, binary) = wrapper()?;
-        let live = Live::start(foreword_cli::cluster::Spec { binary, ..spec(3, 1) }).await;
+        let live = Live::start(Spec { binary, l3_bytes: L3_BYTES, ..spec(3, 1) }).await;
         Some(Self { live, dir, published: Vec::new() })
     }
 
@@ -102,7 +111,9 @@ async fn a_leader_with_syncs_of_300_ms_alone_is_replaced() {
     let slow = cluster.live.cluster.leader().await.unwrap();
     cluster.sync_takes(slow, 300);
     let replaced = async |live: &Live| live.cluster.leader().await.is_ok_and(|leader| leader != slow);
-    cluster.publish(Duration::from_secs(90), replaced).await;
+    let began = Instant::now();
+    let took = cluster.publish(Duration::from_secs(90), replaced).await;
+    println!("another leads after {:?} and {} publishes", began.elapsed(), took.len());
     assert_ne!(cluster.live.cluster.leader().await.unwrap(), slow, "still the leader");
     // Where the disk is fast, it stays.
     let after = term(&cluster.live).await;
@@ -110,4 +121,35 @@ async fn a_leader_with_syncs_of_300_ms_alone_is_replaced() {
     assert_eq!(term(&cluster.live).await, after, "another election");
     cluster.sync_takes(slow, 0);
     cluster.nothing_is_lost().await;
+}
+
+/// A measurement: on a machine that does other things, too, it says nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures for a minute: make test-slow-disk"]
+async fn a_minute_of_60_ms_syncs_has_no_election_and_publishes_of_few_syncs() {
+    const SYNC: Duration = Duration::from_millis(60);
+    let Some(cluster) = SlowCluster::start().await else { panic!("expected a C compiler, cc") };
+    let leader = cluster.live.cluster.leader().await.unwrap();
+    for (at, what) in [(leader, "at the leader"), (leader % 3 + 1, "at a follower")] {
+        let mut publisher = Publisher::open(&cluster.live.cluster.meta_endpoints()[at as usize - 1]).await;
+        let before = term(&cluster.live).await;
+        (1..=3).for_each(|replica| cluster.sync_takes(replica, SYNC.as_millis() as u64));
+        let (started, mut took) = (Instant::now(), Vec::new());
+        while started.elapsed() < Duration::from_secs(60) {
+            took.push(publisher.publish().await);
+        }
+        let elections = term(&cluster.live).await - before;
+        took.sort_unstable();
+        let (median, p99, longest) = (took[took.len() / 2], took[took.len() * 99 / 100], took[took.len() - 1]);
+        let syncs = median.as_secs_f64() / SYNC.as_secs_f64();
+        println!(
+            "{what}: {} publishes of {PAGES} pages, syncs of {SYNC:?}: p50 {median:?} ({syncs:.1} syncs), p99 {p99:?}, \
+             longest {longest:?}; elections {elections}",
+            took.len()
+        );
+        assert_eq!(elections, 0);
+        assert!(median < SYNC * SYNCS_A_PUBLISH, "{median:?}");
+        (1..=3).for_each(|replica| cluster.sync_takes(replica, 0));
+        publisher.nothing_is_lost().await;
+    }
 }
