@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use foreword_cli::clients;
 use foreword_cli::cluster::Spec;
 use foreword_proto::limits::FORMAT_VERSION;
 use foreword_proto::wire::meta::TriggerSnapshotRequest;
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::support::run::{AGENTS, Run, spec};
 
@@ -22,6 +24,8 @@ const NEXT_ENV: &str = "FOREWORD_NEXT_BINARY";
 const L3_BYTES: u64 = 1 << 30;
 /// Pages that each agent publishes between two restarts.
 const PAGES: usize = 40;
+/// How long the older binary may take until it meets what it does not know.
+const PATIENCE: Duration = Duration::from_secs(60);
 const NEXT_VERSION: u64 = FORMAT_VERSION as u64 + 1;
 /// Where the version stands in each half of a mark.
 const MARK_HALF_BYTES: usize = 2048;
@@ -149,6 +153,41 @@ impl Upgrade {
         self.run.cluster.replica_ready(id).await.unwrap();
     }
 
+    /// A replica's directory as it is now, beside it; the replica goes on.
+    async fn copy_of(&mut self, id: u64) -> PathBuf {
+        let cluster = &mut self.run.cluster;
+        cluster.kill_replica(id).unwrap();
+        let copy = cluster.dir().join(format!("copy-of-meta-{id}"));
+        copy_dir(&cluster.data_dir(id), &copy);
+        cluster.restart_replica(id).await.unwrap();
+        cluster.replica_ready(id).await.unwrap();
+        copy
+    }
+
+    /// The older binary with a directory from before the raise, as of a member that was rolled back between its hello and the commit:
+    /// it follows until it meets what it does not know, ends with exit 2, and from then on touches nothing.
+    async fn the_older_binary_stops_in(&mut self, copy: &Path, id: u64) {
+        self.run.cluster.kill_replica(id).unwrap();
+        let endpoint = self.run.cluster.meta_endpoints()[id as usize - 1].clone();
+        let args =
+            ["meta".into(), "run".into(), format!("--data-dir={}", copy.display()), format!("--listen={endpoint}")];
+        let mut noted = None;
+        for _ in 0..2 {
+            let mut older = tokio::process::Command::new(&self.this);
+            let ended = older.args(&args).stdin(Stdio::null()).kill_on_drop(true).output();
+            let ended = timeout(PATIENCE, ended).await.expect("the older binary ends").unwrap();
+            let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+            assert_eq!(ended.status.code(), Some(2), "{said}");
+            let last = said.lines().last().unwrap_or_default();
+            assert!(last.contains("expected") && last.contains(&format!("has {NEXT_VERSION}")), "{said}");
+            let now = tree(copy);
+            let before = noted.replace(now);
+            assert!(before.is_none_or(|before| Some(before) == noted), "the second start changed something");
+        }
+        self.run.cluster.restart_replica(id).await.unwrap();
+        self.run.cluster.replica_ready(id).await.unwrap();
+    }
+
     async fn snapshot(&self, id: u64) {
         let endpoint = &self.run.cluster.meta_endpoints()[id as usize - 1];
         clients::admin(endpoint).trigger_snapshot(TriggerSnapshotRequest {}).await.unwrap();
@@ -158,6 +197,17 @@ impl Upgrade {
 /// Runs a binary to its end.
 fn foreword(binary: &Path, args: &[&str]) -> Output {
     Command::new(binary).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_dir(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).unwrap()),
+        }
+    }
 }
 
 /// Every file below a directory, with its bytes.
@@ -188,6 +238,7 @@ async fn a_group_goes_to_the_next_version_and_back_until_its_level_is_raised() {
 
     it.roll_replicas(&next).await;
     it.roll_agents(&next).await;
+    let copy = it.copy_of(2).await;
     let raised = it.feature_level(&next, &[&format!("--raise={NEXT_VERSION}")]);
     assert!(raised.status.success(), "{raised:?}");
     assert_eq!(it.committed(), NEXT_VERSION);
@@ -197,6 +248,7 @@ async fn a_group_goes_to_the_next_version_and_back_until_its_level_is_raised() {
     it.snapshot(3).await;
     it.restart_replica(3, &next).await;
     it.the_older_binary_refuses(2).await;
+    it.the_older_binary_stops_in(&copy, 2).await;
     it.nobody_was_cut_off().await;
     it.run.judge().await;
 }
