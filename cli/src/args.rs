@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use foreword_seams::Endpoint;
 
-use crate::commands::{demo, feature_level, import_hf3fs, keyed, membership, meta_init, replay, status, usrbiod};
+use crate::commands::{
+    demo, feature_level, import_hf3fs, keyed, membership, meta_init, names, replay, status, usrbiod,
+};
 use crate::config::meta::MetaFlags;
 use crate::config::node::NodeFlags;
 
@@ -78,6 +80,10 @@ pub enum MetaCommand {
     FeatureLevel(feature_level::FeatureLevelArgs),
     /// Move leadership to another replica
     Leader(membership::LeaderArgs),
+    /// List the registered namespaces, or drop one
+    Namespaces(names::NamespacesArgs),
+    /// List the page files of SGLang's hf3fs backend, or drop one
+    PageFiles(names::PageFilesArgs),
 }
 
 const RUN_EXAMPLES: &str = "\

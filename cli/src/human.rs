@@ -67,6 +67,11 @@ impl FromStr for Span {
 }
 
 impl Span {
+    /// So many milliseconds.
+    pub fn from_ms(ms: u64) -> Self {
+        Self(Duration::from_millis(ms))
+    }
+
     /// Whole milliseconds.
     pub fn ms(self) -> u64 {
         self.0.as_millis() as u64

@@ -25,7 +25,8 @@ use foreword_proto::BadInput;
 use self::args::{Cli, Command, MetaCommand};
 use self::commands::membership::Change;
 use self::commands::{
-    Done, demo, feature_level, import_hf3fs, keyed, membership, meta_init, meta_run, node, replay, status, usrbiod,
+    Done, demo, feature_level, import_hf3fs, keyed, membership, meta_init, meta_run, names, node, replay, status,
+    usrbiod,
 };
 
 /// Runs the binary: parses the command line, runs the command, says what went wrong. Exit codes: `foreword --help`.
@@ -95,6 +96,8 @@ async fn dispatch(cli: Cli) -> Done {
         Command::Meta(MetaCommand::Add(args)) => membership::run(Change::Add(args), json).await,
         Command::Meta(MetaCommand::Remove(args)) => membership::run(Change::Remove(args), json).await,
         Command::Meta(MetaCommand::Leader(args)) => membership::leader(args, json).await,
+        Command::Meta(MetaCommand::Namespaces(args)) => names::namespaces(args, json).await,
+        Command::Meta(MetaCommand::PageFiles(args)) => names::page_files(args, json).await,
         Command::Meta(MetaCommand::FeatureLevel(args)) => feature_level::run(args, json).await,
         Command::Meta(MetaCommand::Replace(args)) => membership::run(Change::Replace(args), json).await,
         Command::Node(args) => node::run(*args).await,

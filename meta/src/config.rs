@@ -25,9 +25,6 @@ pub struct MetaConfig {
     /// Where SGLang's hf3fs metadata clients are served, if anywhere.
     #[serde(default)]
     pub hf3fs: Option<Endpoint>,
-    /// No page is given to another writer for so long after a reader was told of it. The same on all replicas.
-    #[serde(default = "defaults::hf3fs_protection_ms")]
-    pub hf3fs_protection_ms: u64,
     /// A reserved page of which nothing was heard for so long is taken back.
     #[serde(default = "defaults::hf3fs_reservation_ms")]
     pub hf3fs_reservation_ms: u64,
@@ -55,9 +52,6 @@ pub struct MetaConfig {
 }
 
 mod defaults {
-    pub(super) fn hf3fs_protection_ms() -> u64 {
-        30_000
-    }
     pub(super) fn hf3fs_reservation_ms() -> u64 {
         120_000
     }
@@ -99,7 +93,6 @@ impl MetaConfig {
             listen,
             http: None,
             hf3fs: None,
-            hf3fs_protection_ms: defaults::hf3fs_protection_ms(),
             hf3fs_reservation_ms: defaults::hf3fs_reservation_ms(),
             heartbeat_ms: defaults::heartbeat_ms(),
             election_ms_min: defaults::election_ms_min(),
@@ -130,12 +123,9 @@ impl MetaConfig {
             let expected = format!("1 to high_watermark_percent ({high}), got {low}");
             return Err(BadInput::new("low_watermark_percent", expected));
         }
-        for (field, value_ms) in
-            [("hf3fs_protection_ms", self.hf3fs_protection_ms), ("hf3fs_reservation_ms", self.hf3fs_reservation_ms)]
-        {
-            if value_ms == 0 || value_ms > HOUR_MS {
-                return Err(BadInput::new(field, format!("1 to {HOUR_MS}, got {value_ms}")));
-            }
+        let reservation_ms = self.hf3fs_reservation_ms;
+        if reservation_ms == 0 || reservation_ms > HOUR_MS {
+            return Err(BadInput::new("hf3fs_reservation_ms", format!("1 to {HOUR_MS}, got {reservation_ms}")));
         }
         if self.requests_max == 0 {
             return Err(BadInput::new("requests_max", "at least 1, got 0"));
@@ -157,8 +147,7 @@ mod tests {
         let good = MetaConfig::new("/x", "127.0.0.1:0".parse().unwrap());
         good.validate().unwrap();
         type Spoil = fn(&mut MetaConfig);
-        let cases: [(Spoil, &str); 8] = [
-            (|c| c.hf3fs_protection_ms = 0, "hf3fs_protection_ms"),
+        let cases: [(Spoil, &str); 7] = [
             (|c| c.hf3fs_reservation_ms = HOUR_MS + 1, "hf3fs_reservation_ms"),
             (|c| c.heartbeat_ms = 300, "heartbeat_ms"),
             (|c| c.election_ms_max = 300, "election_ms_max"),

@@ -222,13 +222,10 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let watermarks =
         Watermarks { high_percent: config.high_watermark_percent, low_percent: config.low_watermark_percent };
     let lease = Duration::from_millis(identity.settings.lease_ms);
-    let times = hf3fs::Times {
-        protection: Duration::from_millis(config.hf3fs_protection_ms),
-        reservation: Duration::from_millis(config.hf3fs_reservation_ms),
-    };
+    let reservation = Duration::from_millis(config.hf3fs_reservation_ms);
     let leases = Arc::new(Leases::new(group.clone(), clock.clone(), LeaseTimes { lease, election }, &deps.telemetry));
     let evictor = Arc::new(Evictor::new(applied.clone(), clock.clone(), watermarks, policy, &deps.telemetry));
-    let page_files = Arc::new(hf3fs::Leader::new(group.clone(), clock.clone(), times));
+    let page_files = Arc::new(hf3fs::Leader::new(group.clone(), clock.clone(), reservation));
     let duties: Vec<Arc<dyn Duty>> =
         vec![leases.clone(), Arc::new(Reclaim::new(applied)), evictor.clone(), page_files.clone()];
     let source = StatusSource {

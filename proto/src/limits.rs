@@ -38,6 +38,8 @@ pub const PAGE_TOKENS_MAX: u32 = 8192;
 pub const NAMESPACE_TEXT_BYTES_MAX: usize = 256;
 /// Registered namespaces of one cluster.
 pub const NAMESPACES_MAX: usize = 65_536;
+/// Namespaces in one answer to an operator: each at most 1 KiB.
+pub const NAMESPACES_PER_LIST_MAX: usize = 1024;
 /// Replica ids that the group remembers, those of replicas that have left included: 24 bytes each.
 pub const REPLICA_IDS_MAX: usize = 1024;
 /// Sessions open at once.
@@ -59,6 +61,8 @@ pub const SESSION_WINDOW: usize = 64;
 
 /// SGLang's page files: how many, pages of one, bytes of a key, keys of one request, bytes of one request's body.
 pub const HF3FS_FILES_MAX: usize = 4096;
+/// The longest protection of a page that a reader was told of.
+pub const HF3FS_PROTECTION_MS_MAX: u64 = 3_600_000;
 pub const HF3FS_PAGES_MAX: u32 = 1 << 28;
 pub const HF3FS_KEY_BYTES_MAX: usize = 1024;
 pub const HF3FS_KEYS_MAX: usize = 65_536;

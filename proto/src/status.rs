@@ -87,6 +87,9 @@ pub struct Hf3fsStatus {
 /// One page file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageFileStatus {
+    /// Never given out twice.
+    #[serde(default)]
+    pub id: u32,
     pub deployment: String,
     pub rank: i64,
     pub pool: String,
@@ -112,6 +115,9 @@ pub struct NamespaceStatus {
     pub epoch: u32,
     pub tenant: String,
     pub model: String,
+    /// The weights' revision.
+    #[serde(default)]
+    pub model_revision: String,
     pub pages: u64,
     pub shards: u32,
     pub slot_bytes: u64,

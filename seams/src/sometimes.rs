@@ -135,6 +135,8 @@ markers! {
     HeatReachedNewLeader = "heat-reached-new-leader",
     /// A namespace was cleared.
     NamespaceCleared = "namespace-cleared",
+    /// A namespace was dropped.
+    NamespaceDropped = "namespace-dropped",
     /// The last entry that clears had left was reclaimed.
     GarbageReclaimed = "garbage-reclaimed",
 
@@ -157,6 +159,10 @@ markers! {
     PageFileReserveFoundNoPage = "page-file-reserve-found-no-page",
     /// A reservation of which nothing was heard was found to end.
     PageFileReservationExpired = "page-file-reservation-expired",
+    /// A page file was dropped.
+    PageFileDropped = "page-file-dropped",
+    /// A page file was made anew while pages of its earlier life rested.
+    PageFileMadeAnewResting = "page-file-made-anew-resting",
 
     // Watch streams and mirrors.
     /// A watcher was behind the events that the replica keeps, and was told to resync.
@@ -173,6 +179,9 @@ markers! {
     MirrorRestored = "mirror-restored",
     /// A saved mirror was damaged or of another namespace, and was not used.
     SavedMirrorRefused = "saved-mirror-refused",
+
+    /// An agent closed a namespace because it was dropped.
+    OpenNamespaceDropped = "open-namespace-dropped",
 
     // Puts, writes and publishes of an agent.
     /// A put was refused because too many pages are on their way already.

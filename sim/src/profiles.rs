@@ -143,6 +143,7 @@ impl Profile {
             read_rest_ms: READ_REST_MS,
             write_rest_ms: self.write_rest_ms,
             first_feature_level: 1,
+            hf3fs_protection_ms: PROTECTION_MS,
             lease_ms: LEASE_MS,
         }
     }
@@ -162,7 +163,6 @@ impl Profile {
                 config.watch_bytes_max = watch_bytes_max;
                 config.high_watermark_percent = load.high_watermark_percent;
                 config.low_watermark_percent = load.low_watermark_percent;
-                config.hf3fs_protection_ms = PROTECTION_MS;
                 config.hf3fs_reservation_ms = RESERVATION_MS;
             }),
             node: Arc::new(move |config| {

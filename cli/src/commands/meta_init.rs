@@ -12,7 +12,9 @@ use foreword_meta::storage::{DataDir, Identity};
 use foreword_node::L3Location;
 use foreword_node::machine::chunk_bytes_on_3fs;
 use foreword_node::store::{ClusterMark, filesystem_type, init_l3_root, read_cluster_mark};
-use foreword_proto::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, FEATURE_LEVEL_MAX, WIRE_VERSIONS};
+use foreword_proto::limits::{
+    CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, FEATURE_LEVEL_MAX, HF3FS_PROTECTION_MS_MAX, WIRE_VERSIONS,
+};
 use foreword_proto::status::ReplicaStatus;
 use foreword_proto::wire::meta as m;
 use foreword_proto::{BadInput, ClusterId, DirectoryId};
@@ -82,6 +84,9 @@ pub struct InitArgs {
     /// How long a slot rests whose write has no known result
     #[arg(long, value_name = "TIME", default_value = "300s")]
     pub write_rest: Span,
+    /// How long a page of SGLang's hf3fs clients is nobody else's after a reader was told of it: longer than a read of it takes
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub hf3fs_protection: Span,
 }
 
 fn parse_peer(text: &str) -> Result<(u64, Endpoint), String> {
@@ -171,6 +176,7 @@ async fn join(args: &InitArgs, endpoint: &Endpoint) -> anyhow::Result<Made> {
         read_rest_ms: u64::from(hello.read_rest_ms),
         write_rest_ms: u64::from(hello.write_rest_ms),
         first_feature_level: hello.first_feature_level,
+        hf3fs_protection_ms: u64::from(hello.hf3fs_protection_ms),
         lease_ms: u64::from(hello.lease_ms),
     };
     let (Some(id), [dir]) = (args.replica_id, args.data_dir.as_slice()) else {
@@ -221,6 +227,11 @@ fn settings(args: &InitArgs, l3_chunk_bytes: Option<u32>) -> Result<ClusterSetti
             return Err(BadInput::new(field, format!("1ms to {}ms, got {span}", u32::MAX)));
         }
     }
+    let protection = args.hf3fs_protection;
+    if !(1..=HF3FS_PROTECTION_MS_MAX).contains(&protection.ms()) {
+        let expected = format!("1ms to {}, got {protection}", Span::from_ms(HF3FS_PROTECTION_MS_MAX));
+        return Err(BadInput::new("hf3fs_protection", expected));
+    }
     Ok(ClusterSettings {
         chunk_bytes,
         slab_bytes,
@@ -228,6 +239,7 @@ fn settings(args: &InitArgs, l3_chunk_bytes: Option<u32>) -> Result<ClusterSetti
         read_rest_ms: args.read_rest.ms(),
         write_rest_ms: args.write_rest.ms(),
         first_feature_level: FEATURE_LEVEL_MAX,
+        hf3fs_protection_ms: args.hf3fs_protection.ms(),
         lease_ms: args.lease.ms(),
     })
 }

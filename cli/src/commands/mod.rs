@@ -8,6 +8,7 @@ pub mod keyed;
 pub mod membership;
 pub mod meta_init;
 pub mod meta_run;
+pub mod names;
 pub mod node;
 pub mod playing;
 pub mod replay;

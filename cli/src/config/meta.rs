@@ -31,9 +31,6 @@ pub struct MetaFlags {
     /// Where the metadata clients of SGLang's hf3fs backend are served [default: nowhere]
     #[arg(long, env = "FOREWORD_META_HF3FS", value_name = "HOST:PORT")]
     pub hf3fs: Option<Endpoint>,
-    /// How long a page of theirs is nobody else's after a reader was told of it; the same on all replicas [default: 30s]
-    #[arg(long, env = "FOREWORD_META_HF3FS_PROTECTION", value_name = "DURATION")]
-    pub hf3fs_protection: Option<Span>,
     /// When a page is taken back whose writer is not heard of [default: 2m]
     #[arg(long, env = "FOREWORD_META_HF3FS_RESERVATION", value_name = "DURATION")]
     pub hf3fs_reservation: Option<Span>,
@@ -50,7 +47,6 @@ impl MetaFlags {
             .with_text("listen", self.listen.as_ref())
             .with_text("http", self.http.as_ref())
             .with_text("hf3fs", self.hf3fs.as_ref())
-            .with_text("hf3fs_protection_ms", self.hf3fs_protection.as_ref())
             .with_text("hf3fs_reservation_ms", self.hf3fs_reservation.as_ref())
     }
 }

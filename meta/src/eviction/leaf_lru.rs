@@ -25,6 +25,7 @@ struct Space {
     epoch: Epoch,
     /// Its slot size, 0 until a state was seen that has it.
     class: u64,
+    /// Cleared, or its namespace was dropped.
     cleared: bool,
 }
 
@@ -168,8 +169,19 @@ impl LeafLru {
             return;
         }
         let class = self.spaces[old as usize].class;
-        self.spaces[old as usize].cleared = true;
+        self.give_up(old);
         self.add_space(namespace, epoch, class);
+    }
+
+    fn dropped(&mut self, namespace: NamespaceId) {
+        if let Some(space) = self.current.remove(&namespace) {
+            self.give_up(space);
+        }
+    }
+
+    /// Nothing of this space is picked any more; its nodes are freed by and by.
+    fn give_up(&mut self, space: SpaceIndex) {
+        self.spaces[space as usize].cleared = true;
         self.sweep = 0..self.arena.len();
     }
 
@@ -252,6 +264,7 @@ impl EvictionPolicy for LeafLru {
                 }
             }
             Event::Cleared { namespace, epoch } => self.cleared(*namespace, *epoch),
+            Event::NamespaceDropped { namespace } => self.dropped(*namespace),
             Event::SessionEnded { .. } => {}
         }
         self.sweep_some();

@@ -22,23 +22,19 @@ use crate::replica::proposer::ProposeError;
 use crate::replica::unavailable::Unavailable;
 use crate::state::State;
 use crate::state::command::{Command, Outcome};
-use crate::state::hf3fs::{File, FileId, FileName, Hf3fsCommand, Hf3fsOperation, Hf3fsOutcome, PageIndex, Reserved};
+use crate::state::hf3fs::{
+    File, FileId, FileName, Hf3fs, Hf3fsCommand, Hf3fsOperation, Hf3fsOutcome, PageIndex, Reserved,
+};
 
 /// Reservations that one command ends; the next round ends more.
 const EXPIRE_PAGES_MAX: u32 = 4096;
-
-/// What an operator sets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Times {
-    pub protection: Duration,
-    pub reservation: Duration,
-}
 
 /// A replica as the one that decides. Without office it refuses.
 pub struct Leader {
     group: Arc<Group>,
     clock: Arc<LeaderClock>,
-    times: Times,
+    /// A reserved page of which nothing was heard for so long is taken back.
+    reservation: Duration,
     /// Locked before the applied state, never after it, and never across an await.
     office: Mutex<Option<Held>>,
 }
@@ -79,21 +75,19 @@ enum Change {
 
 /// A command on a page file and what it takes away meanwhile.
 struct Proposal {
-    file: FileId,
-    touched: Vec<PageIndex>,
-    operation: Hf3fsOperation,
+    command: Hf3fsCommand,
     pick: Option<Pick>,
 }
 
 impl Leader {
     /// A replica that is not in office.
-    pub fn new(group: Arc<Group>, clock: Arc<LeaderClock>, times: Times) -> Self {
-        Self { group, clock, times, office: Mutex::new(None) }
+    pub fn new(group: Arc<Group>, clock: Arc<LeaderClock>, reservation: Duration) -> Self {
+        Self { group, clock, reservation, office: Mutex::new(None) }
     }
 
-    /// What an operator set.
-    pub fn times(&self) -> Times {
-        self.times
+    /// How long a reservation is kept of which nothing is heard.
+    pub fn reservation(&self) -> Duration {
+        self.reservation
     }
 
     /// Pages that readers were told of; None without office.
@@ -101,8 +95,9 @@ impl Leader {
         self.office.lock().as_ref().map(|held| held.office.protected_pages())
     }
 
+    /// The cluster's, so that no leader gives away what another promised.
     fn protection_ms(&self) -> u64 {
-        self.times.protection.as_millis() as u64
+        self.group.applied.read(|state| state.settings().hf3fs_protection_ms)
     }
 
     /// Answers a call of any operation but initialize and exists.
@@ -193,8 +188,39 @@ impl Leader {
         }
     }
 
-    /// Looks at a file in office: the state has everything that was acknowledged by earlier leaders.
+    /// Drops a page file. Nobody is told of its pages any more; in one of its name that is made anew they rest first. False: there is no
+    /// such file.
+    ///
+    /// Errors: as [`Self::answer`].
+    pub async fn drop_file(self: &Arc<Self>, id: FileId, deadline: Instant) -> Result<bool, Unavailable> {
+        // As long as whoever was told of a page just now may use it.
+        let rest_ms = self.protection_ms() + 1;
+        let decided = self.decide_on(
+            |_| Some(id),
+            |at| Proposal { command: Hf3fsCommand::Drop { file: id, rest_ms }, pick: Some(at.office.pick_whole(id)) },
+        )?;
+        let Some(proposal) = decided.what else {
+            let leads = timeout_at(deadline, self.group.leads_in(decided.term)).await;
+            return if leads == Ok(true) { Ok(false) } else { Err(Unavailable::NoLeader) };
+        };
+        match self.decided(proposal, deadline).await?.1 {
+            Outcome::Hf3fs(Hf3fsOutcome::Dropped) => Ok(true),
+            Outcome::Hf3fs(Hf3fsOutcome::NoFile) => Ok(false),
+            other => Err(Unavailable::Stopped(format!("the group answered {other:?}"))),
+        }
+    }
+
+    /// Looks at the file of this name.
     fn decide<T>(&self, name: &FileName, decide: impl FnOnce(Moment<'_>) -> T) -> Result<Decided<T>, Unavailable> {
+        self.decide_on(|files| files.file_id(name), decide)
+    }
+
+    /// Looks at a file in office: the state has everything that was acknowledged by earlier leaders.
+    fn decide_on<T>(
+        &self,
+        find: impl FnOnce(&Hf3fs) -> Option<FileId>,
+        decide: impl FnOnce(Moment<'_>) -> T,
+    ) -> Result<Decided<T>, Unavailable> {
         let term = self.group.leading_term().ok_or(Unavailable::NoLeader)?;
         let mut held = self.office.lock();
         let held = held.as_mut().filter(|held| held.office.term() == term).ok_or(Unavailable::NoLeader)?;
@@ -204,7 +230,7 @@ impl Leader {
                 sometimes(Marker::PageFileOfficeNotOpen);
                 return Err(Unavailable::NoLeader);
             }
-            let file = state.hf3fs().file_id(name).and_then(|id| Some((id, state.hf3fs().file(id)?)));
+            let file = find(state.hf3fs()).and_then(|id| Some((id, state.hf3fs().file(id)?)));
             let what = file.map(|(id, file)| decide(Moment { office: &mut held.office, id, file, now_ms }));
             Ok(Decided { what, term, revision: state.revision() })
         })
@@ -230,15 +256,30 @@ impl Leader {
         }
     }
 
-    /// Proposes a command. A caller that leaves does not end it: what it picked stays picked until the group has decided.
+    /// What the group answers to a command, as the answer to a call.
     async fn propose(
         self: &Arc<Self>,
         name: &FileName,
         proposal: Proposal,
         deadline: Instant,
     ) -> Result<Answer, Unavailable> {
-        let Proposal { file, touched, operation, pick } = proposal;
-        let encoded = encode_commands(&[Command::Hf3fs(Hf3fsCommand::On { file, touched, operation })]);
+        let (revision, outcome) = self.decided(proposal, deadline).await?;
+        if let Outcome::Hf3fs(Hf3fsOutcome::Reserved { pages }) = &outcome
+            && pages.contains(&Reserved::NoPage)
+        {
+            sometimes(Marker::PageFileReserveFoundNoPage);
+        }
+        answer_of(name, 0, revision, outcome)
+    }
+
+    /// Proposes a command. A caller that leaves does not end it: what it picked stays picked until the group has decided.
+    async fn decided(
+        self: &Arc<Self>,
+        proposal: Proposal,
+        deadline: Instant,
+    ) -> Result<(Revision, Outcome), Unavailable> {
+        let Proposal { command, pick } = proposal;
+        let encoded = encode_commands(&[Command::Hf3fs(command)]);
         let checked = match self.group.check(encoded, Author::Caller) {
             Ok(checked) => checked,
             Err(error) => {
@@ -266,14 +307,8 @@ impl Leader {
             Ok(Err(error)) => return Err(Unavailable::Stopped(error.to_string())),
             Err(_) => return Err(Unavailable::Unknown),
         };
-        let outcome =
-            outcomes.into_iter().next().ok_or_else(|| Unavailable::Stopped("an outcome is missing".into()))?;
-        if let Outcome::Hf3fs(Hf3fsOutcome::Reserved { pages }) = &outcome
-            && pages.contains(&Reserved::NoPage)
-        {
-            sometimes(Marker::PageFileReserveFoundNoPage);
-        }
-        answer_of(name, 0, revision, outcome)
+        let outcome = outcomes.into_iter().next();
+        Ok((revision, outcome.ok_or_else(|| Unavailable::Stopped("an outcome is missing".into()))?))
     }
 
     fn end(&self, pick: &Pick, pages: &[Reserved]) {
@@ -285,7 +320,7 @@ impl Leader {
 
     fn expiries(&self, state: &State, tick_ms: u64) -> Vec<Command> {
         // How long, not since when: by the time it is applied another leader may have told the time.
-        let unheard_ms = self.times.reservation.as_millis() as u64;
+        let unheard_ms = self.reservation.as_millis() as u64;
         let due = |file: &File| file.oldest_reservation_ms().is_some_and(|heard_ms| heard_ms + unheard_ms < tick_ms);
         let expire = |file| {
             sometimes(Marker::PageFileReservationExpired);
@@ -314,7 +349,10 @@ impl Duty for Leader {
         let now_ms = held.now_ms();
         let office = &mut held.office;
         office.sweep(now_ms);
-        let mut commands = self.group.applied.read(|state| self.expiries(state, tick_ms));
+        let mut commands = self.group.applied.read(|state| {
+            office.keep_files(|id| state.hf3fs().file(id).is_some());
+            self.expiries(state, tick_ms)
+        });
         let mut touches = 0;
         for file in office.due_touches(now_ms) {
             let touched = office.drain_touched(file, now_ms);
@@ -341,6 +379,6 @@ impl Moment<'_> {
     /// A command on this file, with what was read of it since the last one.
     fn propose(self, operation: Hf3fsOperation, pick: Option<Pick>) -> Proposal {
         let touched = self.office.drain_touched(self.id, self.now_ms);
-        Proposal { file: self.id, touched, operation, pick }
+        Proposal { command: Hf3fsCommand::On { file: self.id, touched, operation }, pick }
     }
 }

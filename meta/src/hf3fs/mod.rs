@@ -20,7 +20,7 @@ mod touches;
 pub use answer::Answer;
 pub use calls::Calls;
 pub use forward::ForwardedCalls;
-pub use leader::{Leader, Times};
+pub use leader::Leader;
 pub use measures::PageFileGauges;
 
 use bytes::Bytes;

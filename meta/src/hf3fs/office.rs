@@ -246,6 +246,11 @@ impl Office {
         self.files.values_mut().for_each(|office| office.protections.sweep(now_ms));
     }
 
+    /// Forgets files that are gone.
+    pub fn keep_files(&mut self, is_there: impl Fn(FileId) -> bool) {
+        self.files.retain(|id, _| is_there(*id));
+    }
+
     /// Pages that are protected, over all files.
     pub fn protected_pages(&self) -> u64 {
         self.files.values().map(|office| office.protections.pages()).sum()
@@ -335,6 +340,7 @@ mod tests {
                 read_rest_ms: 100,
                 write_rest_ms: 100,
                 first_feature_level: 1,
+                hf3fs_protection_ms: 30_000,
                 lease_ms: 5000,
             };
             let mut scene = Self { state: State::new(settings), office: Office::new(TERM, PROTECTION_MS) };

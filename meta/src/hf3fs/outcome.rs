@@ -30,9 +30,10 @@ pub(super) fn answer_of(
         | Hf3fsOutcome::Cleared => Answer::done(revision),
         Hf3fsOutcome::OtherSize { pages: has } => other_size(name, has, pages, revision),
         Hf3fsOutcome::NoFile => Answer::no_file(&name.deployment, name.rank, &name.pool, revision),
-        other @ (Hf3fsOutcome::Touched | Hf3fsOutcome::Expired { .. } | Hf3fsOutcome::Imported { .. }) => {
-            return Err(unexpected(&other));
-        }
+        other @ (Hf3fsOutcome::Touched
+        | Hf3fsOutcome::Expired { .. }
+        | Hf3fsOutcome::Imported { .. }
+        | Hf3fsOutcome::Dropped) => return Err(unexpected(&other)),
     })
 }
 

@@ -12,6 +12,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
+use super::names;
 use super::status::StatusSource;
 use crate::network::{passed_on, was_forwarded};
 use crate::replica::changes::{Changes, Voters};
@@ -141,6 +142,41 @@ impl Admin for AdminService {
             .await
             .map_err(|error| Status::deadline_exceeded(error.to_string()))?;
         Ok(Response::new(wire::TriggerSnapshotResponse { revision: built.snapshot.map_or(0, |id| id.index) }))
+    }
+
+    async fn list_namespaces(
+        &self,
+        request: Request<wire::ListNamespacesRequest>,
+    ) -> Result<Response<wire::ListNamespacesResponse>, Status> {
+        let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
+        names::list_namespaces(self.group(), request.into_inner(), deadline).await.map(Response::new)
+    }
+
+    async fn drop_namespace(
+        &self,
+        request: Request<wire::DropNamespaceRequest>,
+    ) -> Result<Response<wire::DropNamespaceResponse>, Status> {
+        let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
+        names::drop_namespace(self.group(), request.into_inner(), deadline).await.map(Response::new)
+    }
+
+    async fn list_page_files(
+        &self,
+        request: Request<wire::ListPageFilesRequest>,
+    ) -> Result<Response<wire::ListPageFilesResponse>, Status> {
+        let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
+        names::list_page_files(self.group(), deadline).await.map(Response::new)
+    }
+
+    async fn drop_page_file(
+        &self,
+        request: Request<wire::DropPageFileRequest>,
+    ) -> Result<Response<wire::DropPageFileResponse>, Status> {
+        if let Some(mut leader) = self.leader_elsewhere(request.metadata())? {
+            return leader.drop_page_file(passed_on(request)).await;
+        }
+        let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
+        names::drop_page_file(&self.source.page_files, request.into_inner(), deadline).await.map(Response::new)
     }
 
     async fn import_hf3fs(

@@ -166,6 +166,7 @@ impl Meta for MetaService {
                 feature_level: state.feature_level(),
                 feature_level_max: FEATURE_LEVEL_MAX,
                 first_feature_level: settings.first_feature_level,
+                hf3fs_protection_ms: settings.hf3fs_protection_ms as u32,
             }
         });
         Ok(Response::new(response))

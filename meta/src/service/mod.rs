@@ -6,6 +6,7 @@ mod http;
 mod import;
 mod lookup;
 mod meta;
+mod names;
 mod raft;
 pub mod status;
 

@@ -10,8 +10,8 @@ use openraft::ServerState;
 use crate::hf3fs;
 use crate::replica::group::Group;
 use crate::replica::rejoin::Standing;
-use crate::state::State;
-use crate::state::hf3fs::File;
+use crate::state::hf3fs::{File, FileId};
+use crate::state::{NamespaceInfo, State};
 use crate::storage::LogReader;
 
 /// What the status is read from.
@@ -67,18 +67,7 @@ impl StatusSource {
             state_digest: format!("{:016x}", state.digest()),
             feature_level: state.feature_level(),
             pages: state.pages(),
-            namespaces: state
-                .namespaces()
-                .map(|info| NamespaceStatus {
-                    id: info.id,
-                    epoch: info.epoch,
-                    tenant: info.namespace.tenant.clone(),
-                    model: info.namespace.model.clone(),
-                    pages: info.pages,
-                    shards: info.shards() as u32,
-                    slot_bytes: info.slot_bytes,
-                })
-                .collect(),
+            namespaces: state.namespaces().map(namespace).collect(),
             sessions: state
                 .sessions()
                 .map(|session| SessionStatus {
@@ -95,20 +84,34 @@ impl StatusSource {
     }
 
     fn hf3fs(&self, state: &State, protected_pages: Option<u64>) -> Option<Hf3fsStatus> {
-        let files: Vec<_> = state.hf3fs().files().map(|(_, file)| page_file(file)).collect();
-        let times = self.page_files.times();
+        let files: Vec<_> = state.hf3fs().files().map(|(id, file)| page_file(id, file)).collect();
         (self.page_files_served || !files.is_empty()).then_some(Hf3fsStatus {
-            protection_ms: times.protection.as_millis() as u64,
-            reservation_ms: times.reservation.as_millis() as u64,
+            protection_ms: state.settings().hf3fs_protection_ms,
+            reservation_ms: self.page_files.reservation().as_millis() as u64,
             protected_pages,
             files,
         })
     }
 }
 
-fn page_file(file: &File) -> PageFileStatus {
+/// A namespace, as operators see it.
+pub(super) fn namespace(info: &NamespaceInfo) -> NamespaceStatus {
+    NamespaceStatus {
+        id: info.id,
+        epoch: info.epoch,
+        tenant: info.namespace.tenant.clone(),
+        model: info.namespace.model.clone(),
+        model_revision: info.namespace.revision.clone(),
+        pages: info.pages,
+        shards: info.shards() as u32,
+        slot_bytes: info.slot_bytes,
+    }
+}
+
+pub(super) fn page_file(id: FileId, file: &File) -> PageFileStatus {
     let (name, counts) = (file.name(), file.counts());
     PageFileStatus {
+        id,
         deployment: name.deployment.clone(),
         rank: name.rank,
         pool: name.pool.clone(),

@@ -37,6 +37,7 @@ impl State {
         match command {
             Command::Tick { .. } => {
                 room.release_due(at.tick_ms);
+                hf3fs.tick(at.tick_ms);
                 SuspicionHandler { agents, removal: RemovalHandler { pages, room, at, events } }.settle_old();
                 Ok(Outcome::Done)
             }
@@ -57,6 +58,9 @@ impl State {
                 Ok(RemovalHandler { pages, room, at, events }.retire(*reason, entries))
             }
             Command::Clear { namespace } => RemovalHandler { pages, room, at, events }.clear(*namespace),
+            Command::DropNamespace { namespace } => {
+                RemovalHandler { pages, room, at, events }.drop_namespace(*namespace)
+            }
             Command::Delete { namespace, keys } => RemovalHandler { pages, room, at, events }.delete(*namespace, keys),
             Command::Reclaim { entries_max } => Ok(RemovalHandler { pages, room, at, events }.reclaim(*entries_max)),
             Command::DropSlabs { slabs } => room.drop_slabs(slabs).map(|()| Outcome::Done),

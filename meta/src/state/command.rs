@@ -38,9 +38,11 @@ pub enum Command {
     Retire { reason: RetireReason, entries: Vec<Retirement> },
     /// All entries of the namespace become invisible at once.
     Clear { namespace: NamespaceId },
+    /// Forgets the namespace with all its entries. Its id is never given out again.
+    DropNamespace { namespace: NamespaceId },
     /// Retires these keys of a namespace.
     Delete { namespace: NamespaceId, keys: Vec<EntryKey> },
-    /// Reclaims up to `entries_max` entries that a clear made invisible; the leader repeats it until none is left.
+    /// Reclaims up to `entries_max` entries that a clear or a drop left; the leader repeats it until none is left.
     Reclaim { entries_max: u32 },
     /// Forgets slabs without a granted, published or resting slot, so that another class can have their room.
     DropSlabs { slabs: Vec<SlabId> },
@@ -64,6 +66,7 @@ impl Command {
             | Self::Suspect { .. }
             | Self::Retire { .. }
             | Self::Clear { .. }
+            | Self::DropNamespace { .. }
             | Self::Delete { .. }
             | Self::Reclaim { .. }
             | Self::DropSlabs { .. }
@@ -83,6 +86,7 @@ impl Command {
             | Self::Session { .. }
             | Self::Suspect { .. }
             | Self::Retire { .. }
+            | Self::DropNamespace { .. }
             | Self::Reclaim { .. }
             | Self::DropSlabs { .. }
             | Self::RecordMember { .. }
@@ -142,11 +146,15 @@ pub enum Outcome {
     Cleared {
         epoch: Epoch,
     },
+    /// Pages that are reclaimed by and by.
+    NamespaceDropped {
+        pages: u64,
+    },
     /// Entries retired.
     Retired {
         entries: u32,
     },
-    /// Cleared entries still to reclaim.
+    /// Entries of clears and drops still to reclaim.
     Reclaimed {
         left: u64,
     },
@@ -186,6 +194,10 @@ pub enum Event {
         namespace: NamespaceId,
         epoch: Epoch,
     },
+    /// The namespace is gone, with everything that was in it.
+    NamespaceDropped {
+        namespace: NamespaceId,
+    },
     SessionEnded {
         session: SessionId,
     },
@@ -212,6 +224,8 @@ pub struct ClusterSettings {
     /// How long a retired slot rests, and one whose write has no known result.
     pub read_rest_ms: u64,
     pub write_rest_ms: u64,
+    /// How long a page of SGLang's page files is nobody else's after a reader was told of it.
+    pub hf3fs_protection_ms: u64,
     /// A session's lease, for the leader; the state only hands it out.
     pub lease_ms: u64,
     /// The feature level before the first entry: that of the binary that initialised the cluster.
@@ -246,6 +260,7 @@ kinds!(Command, "command" {
     14 => RaiseFeatureLevel { level },
     15 => Hf3fs(command),
     16 => RecordMember { replica_id, directory },
+    17 => DropNamespace { namespace },
 });
 
 kinds!(SessionOperation, "session operation" {
@@ -267,6 +282,7 @@ kinds!(Outcome, "outcome" {
     8 => Retired { entries },
     9 => Reclaimed { left },
     10 => Hf3fs(outcome),
+    11 => NamespaceDropped { pages },
     20 => Refused(refusal),
 });
 
@@ -282,6 +298,7 @@ record!(ClusterSettings {
     l3_bytes,
     read_rest_ms,
     write_rest_ms,
+    hf3fs_protection_ms,
     lease_ms,
     first_feature_level
 });

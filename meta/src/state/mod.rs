@@ -115,6 +115,11 @@ impl State {
         self.pages.namespaces()
     }
 
+    /// Registered namespaces with ids above `id`, in their order.
+    pub fn namespaces_after(&self, id: NamespaceId) -> impl Iterator<Item = &NamespaceInfo> {
+        self.pages.namespaces_after(id)
+    }
+
     /// The namespace with this fingerprint.
     pub fn namespace_by_fingerprint(&self, fingerprint: &Fingerprint) -> Option<&NamespaceInfo> {
         self.pages.by_fingerprint(fingerprint)
@@ -210,7 +215,7 @@ impl State {
         self.pages.count()
     }
 
-    /// Cleared entries that still take slots: [`command::Command::Reclaim`] retires them.
+    /// Entries of cleared and dropped namespaces that still take slots: [`command::Command::Reclaim`] retires them.
     pub fn reclaimable(&self) -> u64 {
         self.pages.reclaimable()
     }

@@ -28,10 +28,11 @@ pub(super) enum PieceKind {
     Index = 17,
     Garbage = 18,
     Members = 19,
+    PageFileNumbers = 20,
 }
 
 impl PieceKind {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Head,
         Self::Namespaces,
         Self::Sessions,
@@ -49,6 +50,7 @@ impl PieceKind {
         Self::Index,
         Self::Garbage,
         Self::Members,
+        Self::PageFileNumbers,
     ];
 
     pub(super) fn from_number(number: u8) -> Option<Self> {

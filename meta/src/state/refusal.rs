@@ -18,7 +18,7 @@ pub enum Refusal {
     NoSession { session: SessionId },
     #[error("sequence: expected one of the session's last {window} commands, {sequence} is older")]
     SequenceTooOld { sequence: Sequence, window: u32 },
-    #[error("namespace_id: expected a registered namespace, {namespace} is not one")]
+    #[error("namespace_id: expected a registered namespace, {namespace} is not one (dropped, or never registered)")]
     NoNamespace { namespace: NamespaceId },
     /// Registered before with other sizes.
     #[error("{}: expected what is registered as namespace {namespace}: {registered}", registered.field())]
@@ -177,6 +177,8 @@ impl fmt::Display for Invalid {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
     Namespaces,
+    /// Ids of namespaces, for life: none is given out twice.
+    NamespaceIds,
     /// Clears of all namespaces, for life: each takes the id of a table.
     Clears,
     Sessions,
@@ -190,7 +192,10 @@ pub enum Limit {
     DeletedKeys,
     /// Pages of one report.
     Suspects,
+    /// Those that were dropped lately included: their pages still rest.
     PageFiles,
+    /// Numbers of page files, for life.
+    PageFileIds,
     /// Replica ids that were ever a member's.
     ReplicaIds,
 }
@@ -206,6 +211,8 @@ kinds!(Limit, "limit" {
     8 => Suspects,
     9 => PageFiles,
     10 => ReplicaIds,
+    11 => NamespaceIds,
+    12 => PageFileIds,
 });
 
 impl Limit {
@@ -213,6 +220,7 @@ impl Limit {
     pub fn field(self) -> &'static str {
         match self {
             Self::Namespaces => "namespaces",
+            Self::NamespaceIds => "namespaces ever registered",
             Self::Clears => "clears",
             Self::Sessions => "sessions",
             Self::GrantedSlots => "slots",
@@ -221,6 +229,7 @@ impl Limit {
             Self::DeletedKeys => "keys",
             Self::Suspects => "suspects",
             Self::PageFiles => "page files",
+            Self::PageFileIds => "page files ever made",
             Self::ReplicaIds => "replica_id",
         }
     }
@@ -229,7 +238,7 @@ impl Limit {
     pub fn most(self) -> u64 {
         match self {
             Self::Namespaces => NAMESPACES_MAX as u64,
-            Self::Clears => u32::MAX.into(),
+            Self::Clears | Self::NamespaceIds | Self::PageFileIds => u32::MAX.into(),
             Self::Sessions => SESSIONS_MAX as u64,
             Self::GrantedSlots => SLOTS_PER_GRANT_MAX.into(),
             Self::PublishedPages => PAGES_PER_PUBLISH_MAX as u64,

@@ -114,6 +114,7 @@ impl State {
             PieceKind::Namespaces => self.pages.take_namespaces(self.settings.chunk_bytes, input),
             PieceKind::Garbage => self.pages.take_garbage(input),
             PieceKind::Entries => self.pages.take_entries(input),
+            PieceKind::PageFileNumbers => self.hf3fs.take_numbers(input),
             PieceKind::PageFiles => self.hf3fs.take_heads(input),
             PieceKind::Pages => self.hf3fs.take_pages(self.tick_ms, input),
         }

@@ -32,8 +32,17 @@ pub struct EncodedEntry {
 pub struct NamespaceChange {
     /// [`NamespaceEvent`] records, in order; empty when nothing was published or retired.
     pub events: Bytes,
-    /// The namespace was cleared in this entry: this is its epoch now, and a watcher starts over.
-    pub cleared: Option<Epoch>,
+    /// Its watchers start over after this entry.
+    pub over: Option<StartOver>,
+}
+
+/// Why a watcher starts over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartOver {
+    /// The namespace was cleared: it is in this epoch now.
+    Cleared(Epoch),
+    /// There is no such namespace any more: who asks again is told so.
+    Dropped,
 }
 
 impl EncodedEntry {
@@ -148,11 +157,13 @@ impl Observer for WatchHub {
 }
 
 fn encode(revision: Revision, events: &[Event], shards: impl Fn(NamespaceId) -> Option<usize>) -> EncodedEntry {
-    let mut by_namespace: BTreeMap<NamespaceId, (BytesMut, Option<Epoch>)> = BTreeMap::new();
+    let mut by_namespace: BTreeMap<NamespaceId, (BytesMut, Option<StartOver>)> = BTreeMap::new();
     for event in events {
         match event {
             Event::Published { namespace, page } => {
-                debug_assert_eq!(Some(page.location.checksums.as_slice().len()), shards(*namespace));
+                // None: it was dropped in the same entry.
+                let of_namespace = shards(*namespace);
+                debug_assert!(of_namespace.is_none_or(|shards| shards == page.location.checksums.as_slice().len()));
                 let published =
                     NamespaceEvent::Published { key: page.key, parent: page.parent, location: page.location.clone() };
                 published.put(&mut by_namespace.entry(*namespace).or_default().0);
@@ -164,14 +175,19 @@ fn encode(revision: Revision, events: &[Event], shards: impl Fn(NamespaceId) -> 
             Event::Cleared { namespace, epoch } => {
                 let change = by_namespace.entry(*namespace).or_default();
                 change.0.clear();
-                change.1 = Some(*epoch);
+                change.1 = Some(StartOver::Cleared(*epoch));
+            }
+            Event::NamespaceDropped { namespace } => {
+                let change = by_namespace.entry(*namespace).or_default();
+                change.0.clear();
+                change.1 = Some(StartOver::Dropped);
             }
             Event::SessionEnded { .. } => {}
         }
     }
     let by_namespace: Vec<_> = by_namespace
         .into_iter()
-        .map(|(namespace, (events, cleared))| (namespace, NamespaceChange { events: events.freeze(), cleared }))
+        .map(|(namespace, (events, over))| (namespace, NamespaceChange { events: events.freeze(), over }))
         .collect();
     let bytes = by_namespace.iter().map(|(_, change)| change.events.len() + 64).sum();
     EncodedEntry { revision, by_namespace, bytes, at: Instant::now() }
@@ -180,6 +196,8 @@ fn encode(revision: Revision, events: &[Event], shards: impl Fn(NamespaceId) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use foreword_proto::location::{Checksums, Location};
+    use foreword_proto::records::PageRecord;
     use foreword_proto::{EntryKey, RetireReason, SlotRef};
 
     fn retired(namespace: NamespaceId) -> Event {
@@ -225,8 +243,21 @@ mod tests {
     fn a_clear_drops_what_came_before_it_in_its_entry() {
         let entry = encode(1, &[retired(1), Event::Cleared { namespace: 1, epoch: 2 }, retired(1)], |_| Some(1));
         let change = entry.of(1).unwrap();
-        assert_eq!(change.cleared, Some(2));
+        assert_eq!(change.over, Some(StartOver::Cleared(2)));
         assert_eq!(NamespaceEvent::decode_all(&change.events, 1).unwrap().len(), 1);
         assert!(entry.of(2).is_none());
+    }
+
+    #[test]
+    fn a_namespace_dropped_in_the_entry_that_published_in_it_ends_its_watchers() {
+        let page = PageRecord {
+            key: EntryKey([7; 16]),
+            parent: 0,
+            location: Location { slot: SlotRef { slab: 1, slot: 2, generation: 3 }, checksums: Checksums::new(&[5]) },
+        };
+        let events = [Event::Published { namespace: 1, page }, Event::NamespaceDropped { namespace: 1 }];
+        let entry = encode(1, &events, |_| None);
+        let change = entry.of(1).unwrap();
+        assert_eq!((change.over, change.events.is_empty()), (Some(StartOver::Dropped), true));
     }
 }

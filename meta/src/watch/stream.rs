@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use super::hub::{Tail, WatchHub};
+use super::hub::{StartOver, Tail, WatchHub};
 use crate::refusal::refused;
 use crate::replica::group::Group;
 use crate::state::Frozen;
@@ -135,9 +135,13 @@ impl Watcher {
             let mut batch = Vec::new();
             for entry in &entries {
                 let Some(change) = entry.of(self.namespace) else { continue };
-                if change.cleared.is_some() {
-                    sometimes(Marker::WatcherMetClear);
-                    return self.resync("the namespace was cleared").await;
+                match change.over {
+                    Some(StartOver::Cleared(_)) => {
+                        sometimes(Marker::WatcherMetClear);
+                        return self.resync("the namespace was cleared").await;
+                    }
+                    Some(StartOver::Dropped) => return self.resync("the namespace was dropped").await,
+                    None => {}
                 }
                 batch.push(wire::EntryEvents { revision: entry.revision, events: Bytes::clone(&change.events) });
             }

@@ -76,10 +76,10 @@ pub(crate) struct Cluster {
     pub(crate) telemetry: BTreeMap<u64, Telemetry>,
     pub(crate) log_bytes_per_snapshot: u64,
     pub(crate) watch_bytes_max: u64,
-    pub(crate) hf3fs_protection_ms: u64,
     pub(crate) hf3fs_reservation_ms: u64,
     /// The cluster's, set once.
     pub(crate) write_rest_ms: u64,
+    pub(crate) hf3fs_protection_ms: u64,
     /// When a follower stands for election, at least and at most; none: as by default.
     pub(crate) election_ms: Option<(u64, u64)>,
     /// Between the replicas.
@@ -94,6 +94,7 @@ pub(crate) fn settings() -> ClusterSettings {
         read_rest_ms: 100,
         write_rest_ms: 100,
         first_feature_level: 1,
+        hf3fs_protection_ms: 30_000,
         lease_ms: 5000,
     }
 }
@@ -164,7 +165,11 @@ impl Cluster {
 
     pub(crate) async fn try_start(&mut self, id: u64) -> Result<(), ServeError> {
         let site = self.sites.get_mut(&id).unwrap();
-        let settings = ClusterSettings { write_rest_ms: self.write_rest_ms, ..settings() };
+        let settings = ClusterSettings {
+            write_rest_ms: self.write_rest_ms,
+            hf3fs_protection_ms: self.hf3fs_protection_ms,
+            ..settings()
+        };
         let members = site.members.iter().map(|(id, endpoint)| (*id, endpoint.to_string())).collect();
         let mut identity = Identity::new(self.id, id, site.directory, settings, members);
         identity.bootstrapped = site.bootstrapped;
@@ -204,7 +209,6 @@ impl Cluster {
             (config.election_ms_min, config.election_ms_max) = (least, most);
         }
         config.hf3fs = Some("127.0.0.1:0".parse().unwrap());
-        config.hf3fs_protection_ms = self.hf3fs_protection_ms;
         config.hf3fs_reservation_ms = self.hf3fs_reservation_ms;
         self.running.insert(id, serve(config, deps).await?);
         Ok(())

@@ -11,6 +11,7 @@ mod hf3fs_http;
 mod leases;
 mod links;
 mod membership;
+mod names;
 mod newcomers;
 mod proposals;
 mod proxy;

@@ -134,6 +134,7 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         (reason, vec(retirement, 0..4)).prop_map(|(reason, entries)| Command::Retire { reason, entries }),
         any::<u32>().prop_map(|namespace| Command::Clear { namespace }),
+        any::<u32>().prop_map(|namespace| Command::DropNamespace { namespace }),
         (any::<u32>(), vec(key(), 0..4)).prop_map(|(namespace, keys)| Command::Delete { namespace, keys }),
         any::<u32>().prop_map(|entries_max| Command::Reclaim { entries_max }),
         vec(any::<u32>(), 0..4).prop_map(|slabs| Command::DropSlabs { slabs }),
@@ -184,6 +185,8 @@ fn limit() -> impl Strategy<Value = Limit> {
         Limit::Suspects,
         Limit::PageFiles,
         Limit::ReplicaIds,
+        Limit::NamespaceIds,
+        Limit::PageFileIds,
     ])
 }
 
@@ -223,6 +226,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         }),
         vec(suspected, 0..9).prop_map(|outcomes| Outcome::Suspected { outcomes }),
         any::<u32>().prop_map(|epoch| Outcome::Cleared { epoch }),
+        any::<u64>().prop_map(|pages| Outcome::NamespaceDropped { pages }),
         any::<u32>().prop_map(|entries| Outcome::Retired { entries }),
         any::<u64>().prop_map(|left| Outcome::Reclaimed { left }),
         hf3fs::outcome().prop_map(Outcome::Hf3fs),

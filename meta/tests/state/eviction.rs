@@ -32,6 +32,7 @@ impl Leader {
             read_rest_ms: 0,
             write_rest_ms: 0,
             first_feature_level: 1,
+            hf3fs_protection_ms: 30_000,
             lease_ms: 1000,
         };
         let mut leader = Self { state: State::new(settings), policy: LeafLru::new(), sequence: 0, untold: Vec::new() };

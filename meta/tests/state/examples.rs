@@ -6,7 +6,7 @@ use foreword_meta::state::command::{
     SlotState, SuspectOutcome,
 };
 use foreword_meta::state::{SUSPICION_ALONE_MS, SUSPICION_KEPT_MS, SUSPICIONS_PER_SESSION_MAX, State};
-use foreword_proto::limits::SESSION_WINDOW;
+use foreword_proto::limits::{NAMESPACES_MAX, SESSION_WINDOW};
 use foreword_proto::location::{Checksums, Location};
 use foreword_proto::records::{self, PageRecord, SuspectRecord};
 use foreword_proto::{
@@ -56,6 +56,7 @@ impl Cluster {
             read_rest_ms: READ_REST_MS,
             write_rest_ms: WRITE_REST_MS,
             first_feature_level: 1,
+            hf3fs_protection_ms: 30_000,
             lease_ms: 1000,
         };
         let state = State::new(settings);
@@ -317,6 +318,46 @@ fn a_clear_hides_everything_at_once_and_is_reclaimed_later() {
     assert!(calls <= 130, "{calls}");
     assert_eq!(cluster.state.l3_status().published_bytes, 4096);
     assert_eq!(cluster.state.l3_status().resting_bytes, 6000 * 4096);
+}
+
+#[test]
+fn a_dropped_namespace_is_gone_at_once_and_its_room_comes_back() {
+    let mut cluster = Cluster::with_slots(6400);
+    cluster.fill(600);
+    let slot = cluster.grant(A, 1)[0];
+    assert_eq!(cluster.apply(Command::DropNamespace { namespace: 1 }), Outcome::NamespaceDropped { pages: 600 });
+    assert_eq!(cluster.events, [Event::NamespaceDropped { namespace: 1 }]);
+    assert_eq!((cluster.state.pages(), cluster.state.reclaimable()), (0, 600));
+    assert!(cluster.state.namespace(1).is_none());
+    let none = Outcome::Refused(Refusal::NoNamespace { namespace: 1 });
+    let pages = records::encode(&[page(7, slot)], 1);
+    assert_eq!(cluster.session(A, SessionOperation::Publish { namespace: 1, epoch: 1, pages }), none);
+    assert_eq!(cluster.apply(Command::DropNamespace { namespace: 1 }), none);
+    assert_eq!(cluster.apply(Command::Clear { namespace: 1 }), none);
+    while cluster.apply(Command::Reclaim { entries_max: 50 }) != (Outcome::Reclaimed { left: 0 }) {}
+    assert_eq!(cluster.state.l3_status().published_bytes, 0);
+    // The session still holds its slot, and may use it in the namespace's next life, which begins empty under a new id.
+    let namespace = Box::new(Namespace::simple("m", 16, vec![4096]));
+    let registered = cluster.apply(Command::RegisterNamespace { namespace });
+    assert_eq!(registered, Outcome::NamespaceRegistered { namespace: 2, epoch: 1, slot_bytes: 4096 });
+    let pages = records::encode(&[page(7, slot)], 1);
+    let published = cluster.session(A, SessionOperation::Publish { namespace: 2, epoch: 1, pages });
+    assert!(matches!(published, Outcome::Published { ref outcomes, .. } if outcomes == &[PublishOutcome::Published]));
+}
+
+#[test]
+fn names_with_a_version_in_them_run_out_of_nothing() {
+    let mut cluster = Cluster::with_slots(64);
+    for version in 0..NAMESPACES_MAX as u32 + 100 {
+        let namespace = Box::new(Namespace::simple(&format!("model-{version}"), 16, vec![4096]));
+        let Outcome::NamespaceRegistered { namespace, .. } = cluster.apply(Command::RegisterNamespace { namespace })
+        else {
+            panic!("version {version}")
+        };
+        assert_eq!(namespace, version + 2);
+        cluster.apply(Command::DropNamespace { namespace });
+    }
+    assert_eq!(cluster.state.namespaces().count(), 1);
 }
 
 #[test]

@@ -29,6 +29,7 @@ impl Replica {
             read_rest_ms: 10,
             write_rest_ms: 10,
             first_feature_level: 1,
+            hf3fs_protection_ms: 30_000,
             lease_ms: 1000,
         };
         let mut replica = Self { state: State::new(settings), term: 1, opened: 0 };

@@ -44,9 +44,12 @@ pub(crate) struct Model {
     pub(crate) settings: ClusterSettings,
     pub(crate) tick_ms: u64,
     pub(crate) feature_level: u32,
-    pub(crate) namespaces: Vec<ModelNamespace>,
+    pub(crate) namespaces: BTreeMap<NamespaceId, ModelNamespace>,
+    pub(crate) namespaces_ever: NamespaceId,
+    /// Slot sizes of namespaces that are or were there.
+    classes: BTreeSet<u64>,
     pub(crate) entries: BTreeMap<PageName, PageRecord>,
-    /// Slots of cleared entries.
+    /// Slots of entries of clears and drops.
     pub(crate) cleared: BTreeSet<Place>,
     pub(crate) slabs: BTreeMap<SlabId, (u64, Slot)>,
     pub(crate) slabs_ever: SlabId,
@@ -65,7 +68,9 @@ impl Model {
             settings,
             tick_ms: 0,
             feature_level: 1,
-            namespaces: Vec::new(),
+            namespaces: BTreeMap::new(),
+            namespaces_ever: 0,
+            classes: BTreeSet::new(),
             entries: BTreeMap::new(),
             cleared: BTreeSet::new(),
             slabs: BTreeMap::new(),
@@ -81,7 +86,7 @@ impl Model {
     }
 
     pub(crate) fn namespace(&self, id: NamespaceId) -> Option<&ModelNamespace> {
-        self.namespaces.get((id as usize).checked_sub(1)?)
+        self.namespaces.get(&id)
     }
 
     fn slot_bytes(&self, namespace: &Namespace) -> u64 {
@@ -119,6 +124,7 @@ impl Model {
             }
             Command::Retire { reason, entries } => self.retire(*reason, entries, &mut events),
             Command::Clear { namespace } => self.clear(*namespace, &mut events),
+            Command::DropNamespace { namespace } => self.drop_namespace(*namespace, &mut events),
             Command::Delete { namespace, keys } => self.delete(*namespace, keys, &mut events),
             Command::Reclaim { entries_max } => self.reclaim(*entries_max, after),
             Command::DropSlabs { slabs } => self.drop_slabs(slabs),
@@ -164,31 +170,33 @@ impl Model {
 
     fn register(&mut self, namespace: &Namespace) -> Outcome {
         let slot_bytes = self.slot_bytes(namespace);
-        let known = self.namespaces.iter().position(|known| known.namespace == *namespace);
+        let known = self.namespaces.iter().find(|(_, known)| known.namespace == *namespace);
         let id = match known {
-            Some(position) => position as NamespaceId + 1,
+            Some((id, _)) => *id,
             None => {
                 if namespace.validate().is_err() {
                     return Outcome::Refused(Refusal::Invalid(Invalid::Namespace));
                 }
                 let name = namespace.identity_without_geometry();
                 let clash =
-                    self.namespaces.iter().position(|known| known.namespace.identity_without_geometry() == name);
-                if let Some(position) = clash {
-                    let other = &self.namespaces[position].namespace;
+                    self.namespaces.iter().find(|(_, known)| known.namespace.identity_without_geometry() == name);
+                if let Some((id, other)) = clash {
+                    let other = &other.namespace;
                     let registered = Registered {
                         page_tokens: other.page_tokens,
                         shard_bytes: other.shard_bytes.clone(),
                         other_page_tokens: other.page_tokens != namespace.page_tokens,
                     };
-                    let namespace = position as NamespaceId + 1;
-                    return Outcome::Refused(Refusal::OtherGeometry { namespace, registered });
+                    return Outcome::Refused(Refusal::OtherGeometry { namespace: *id, registered });
                 }
-                self.namespaces.push(ModelNamespace { namespace: namespace.clone(), epoch: 1 });
-                self.namespaces.len() as NamespaceId
+                self.namespaces_ever += 1;
+                self.classes.insert(slot_bytes);
+                let known = ModelNamespace { namespace: namespace.clone(), epoch: 1 };
+                self.namespaces.insert(self.namespaces_ever, known);
+                self.namespaces_ever
             }
         };
-        Outcome::NamespaceRegistered { namespace: id, epoch: self.namespaces[id as usize - 1].epoch, slot_bytes }
+        Outcome::NamespaceRegistered { namespace: id, epoch: self.namespaces[&id].epoch, slot_bytes }
     }
 
     fn open_session(
@@ -271,7 +279,7 @@ impl Model {
     }
 
     fn grant(&mut self, session: SessionId, slot_bytes: u64, asked: u32, actual: &Outcome, after: &State) -> Outcome {
-        if !self.namespaces.iter().any(|known| self.slot_bytes(&known.namespace) == slot_bytes) {
+        if !self.classes.contains(&slot_bytes) {
             return Outcome::Refused(Refusal::Invalid(Invalid::SlotBytes { found: slot_bytes }));
         }
         let taken: u64 = self.slabs.values().map(|(bytes, slots)| bytes * u64::from(*slots)).sum();
@@ -412,19 +420,34 @@ impl Model {
     }
 
     fn clear(&mut self, namespace: NamespaceId, events: &mut Vec<Event>) -> Outcome {
-        if self.namespace(namespace).is_none() {
+        let Some(info) = self.namespaces.get_mut(&namespace) else {
             return Outcome::Refused(Refusal::NoNamespace { namespace });
-        }
-        let epoch = self.namespaces[namespace as usize - 1].epoch + 1;
-        self.namespaces[namespace as usize - 1].epoch = epoch;
-        let pages: Vec<PageName> = self.entries.keys().filter(|(of, _)| *of == namespace).copied().collect();
-        for page in pages {
-            let slot = self.entries.remove(&page).unwrap().location.slot;
-            self.cleared.insert((slot.slab, slot.slot));
-            self.drop_suspicion(&page);
-        }
+        };
+        info.epoch += 1;
+        let epoch = info.epoch;
+        self.leave_pages(namespace);
         events.push(Event::Cleared { namespace, epoch });
         Outcome::Cleared { epoch }
+    }
+
+    fn drop_namespace(&mut self, namespace: NamespaceId, events: &mut Vec<Event>) -> Outcome {
+        if self.namespaces.remove(&namespace).is_none() {
+            return Outcome::Refused(Refusal::NoNamespace { namespace });
+        }
+        let pages = self.leave_pages(namespace);
+        events.push(Event::NamespaceDropped { namespace });
+        Outcome::NamespaceDropped { pages }
+    }
+
+    /// All pages of a namespace go, their slots are to be reclaimed; how many.
+    fn leave_pages(&mut self, namespace: NamespaceId) -> u64 {
+        let pages: Vec<PageName> = self.entries.keys().filter(|(of, _)| *of == namespace).copied().collect();
+        for page in &pages {
+            let slot = self.entries.remove(page).unwrap().location.slot;
+            self.cleared.insert((slot.slab, slot.slot));
+            self.drop_suspicion(page);
+        }
+        pages.len() as u64
     }
 
     /// Which of the cleared entries go first is the real one's choice.
@@ -512,8 +535,9 @@ impl Model {
         assert_eq!(state.pages(), self.entries.len() as u64);
         assert_eq!(state.reclaimable(), self.cleared.len() as u64);
         assert_eq!(state.namespaces().count(), self.namespaces.len());
-        for (info, known) in state.namespaces().zip(&self.namespaces) {
-            assert_eq!((&info.namespace, info.epoch), (&known.namespace, known.epoch));
+        for (info, (id, known)) in state.namespaces().zip(&self.namespaces) {
+            assert_eq!((info.id, &info.namespace, info.epoch), (*id, &known.namespace, known.epoch));
+            assert_eq!(state.namespaces_after(id - 1).next(), Some(info));
             let mut pages = Vec::new();
             state.pages_of(info.id, |page| pages.push(page));
             pages.sort_by_key(|page| page.key);

@@ -73,6 +73,9 @@ pub(crate) enum Operation {
     Clear {
         namespace: u8,
     },
+    Drop {
+        namespace: u8,
+    },
     Delete {
         namespace: u8,
         keys: Vec<u8>,
@@ -110,6 +113,7 @@ pub(crate) fn settings() -> impl Strategy<Value = ClusterSettings> {
             read_rest_ms,
             write_rest_ms,
             first_feature_level: 1,
+            hf3fs_protection_ms: 30_000,
             lease_ms: 1000,
         }
     })
@@ -150,6 +154,7 @@ pub(crate) fn operation() -> impl Strategy<Value = Operation> {
         4 => (1u8..3, prop::collection::vec((any::<u8>(), prop::bool::weighted(0.1)), 0..4))
             .prop_map(|(reason, entries)| Operation::Retire { reason, entries }),
         1 => any::<u8>().prop_map(|namespace| Operation::Clear { namespace }),
+        1 => any::<u8>().prop_map(|namespace| Operation::Drop { namespace }),
         1 => (any::<u8>(), prop::collection::vec(0u8..10, 0..3))
             .prop_map(|(namespace, keys)| Operation::Delete { namespace, keys }),
         3 => (0u8..5).prop_map(|most| Operation::Reclaim { most }),
@@ -199,7 +204,13 @@ fn session(model: &Model, number: u8) -> SessionId {
 }
 
 fn namespace_id(model: &Model, number: u8) -> NamespaceId {
-    if number >= 250 { u32::from(number) } else { u32::from(number) % (model.namespaces.len() as u32).max(1) + 1 }
+    // Now and then one that was dropped, or never was.
+    let known: Vec<NamespaceId> = model.namespaces.keys().copied().collect();
+    match number {
+        250.. => u32::from(number),
+        240.. => model.namespaces_ever.saturating_sub(u32::from(number) - 240),
+        _ => chosen(&known, number).unwrap_or(1),
+    }
 }
 
 /// A slot; one of its own is mostly of the class that is asked for.
@@ -280,6 +291,7 @@ pub(crate) fn command(operation: &Operation, model: &Model, before: &[Command]) 
             Command::Retire { reason, entries }
         }
         Operation::Clear { namespace } => Command::Clear { namespace: namespace_id(model, *namespace) },
+        Operation::Drop { namespace } => Command::DropNamespace { namespace: namespace_id(model, *namespace) },
         Operation::Delete { namespace, keys } => Command::Delete {
             namespace: namespace_id(model, *namespace),
             keys: keys.iter().map(|number| key(*number)).collect(),

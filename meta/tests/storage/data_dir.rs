@@ -18,6 +18,7 @@ pub(crate) fn identity() -> Identity {
         read_rest_ms: 120_000,
         write_rest_ms: 300_000,
         first_feature_level: 1,
+        hf3fs_protection_ms: 30_000,
         lease_ms: 10_000,
     };
     let directory = DirectoryId([3; 16]);

@@ -21,6 +21,7 @@ use crate::api::{ApiError, Opened};
 use crate::arena::TenantId;
 use crate::l3::PageShape;
 use crate::mirror::Mirror;
+use crate::mirror::saved::file_name;
 use crate::mirror::table::Table;
 use crate::mirror::watcher::{WatchEvents, Watched, follow};
 use crate::plan::prefetch::PrefetchWindow;
@@ -150,12 +151,29 @@ impl Core {
             namespace,
             geometry,
         });
-        self.spawn(publish_pages(self.clone(), open.clone(), publish_jobs));
+        self.spawn(publish_pages(self.clone(), publish_jobs));
         let watched = Watched { namespace: open.id, shards: open.geometry.shards() };
         let events = Arc::new(Purger { core: Arc::downgrade(self), namespace: open.id });
         self.spawn(follow(open.mirror.clone(), watched, self.meta.clone(), events, self.stop.clone()));
         namespaces.insert(open.id, open.clone());
         Ok(open)
+    }
+
+    /// Forgets a namespace that the group dropped: an engine that asks for it is told that it is not open. What is under way in it
+    /// ends by itself; the group refuses its publishes.
+    fn close_dropped(&self, namespace: NamespaceId) {
+        let Some(open) = self.namespaces.write().remove(&namespace) else { return };
+        self.l1.lock().remove_namespace(namespace, Epoch::MAX);
+        sometimes(Marker::OpenNamespaceDropped);
+        tracing::warn!(namespace, model = open.namespace.model, "the namespace was dropped; it is closed here");
+        if let Some(files) = self.files.clone() {
+            let name = file_name(self.cluster.cluster_id, open.namespace.fingerprint());
+            self.spawn(async move {
+                if let Err(error) = files.remove(&name).await {
+                    tracing::warn!(namespace, %error, "its saved mirror could not be removed");
+                }
+            });
+        }
     }
 
     fn tenant(&self, name: &str) -> TenantId {
@@ -185,6 +203,12 @@ impl WatchEvents for Purger {
     fn epoch_began(&self, epoch: Epoch) {
         let Some(core) = self.core.upgrade() else { return };
         core.l1.lock().remove_namespace(self.namespace, epoch.saturating_sub(1));
+    }
+
+    fn dropped(&self) {
+        if let Some(core) = self.core.upgrade() {
+            core.close_dropped(self.namespace);
+        }
     }
 
     fn resynced(&self) {

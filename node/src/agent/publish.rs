@@ -31,8 +31,8 @@ pub(super) struct PublishJob {
     pub(super) _room: OwnedSemaphorePermit,
 }
 
-/// Publishes one namespace's pages until the agent stops.
-pub(super) async fn publish_pages(core: Arc<Core>, open: Arc<OpenNamespace>, mut queue: mpsc::Receiver<PublishJob>) {
+/// Publishes one namespace's pages until it is closed or the agent stops.
+pub(super) async fn publish_pages(core: Arc<Core>, mut queue: mpsc::Receiver<PublishJob>) {
     let under_way = Arc::new(Semaphore::new(PUBLISHES_UNDER_WAY));
     let mut jobs: Vec<PublishJob> = Vec::new();
     // While all commands are under way, pages gather to a larger batch.
@@ -40,11 +40,12 @@ pub(super) async fn publish_pages(core: Arc<Core>, open: Arc<OpenNamespace>, mut
         if jobs.is_empty() && queue.recv_many(&mut jobs, core.config.publish_batch_pages).await == 0 {
             return;
         }
+        let open = jobs[0].pending.open.clone();
         // One command is of one session and one epoch.
         let (session, epoch) = (jobs[0].session.id, jobs[0].pending.work.epoch);
         let same = jobs.iter().take_while(|job| job.session.id == session && job.pending.work.epoch == epoch).count();
         let batch = jobs.drain(..same).collect();
-        core.spawn(publish_batch(core.clone(), open.clone(), batch, permit));
+        core.spawn(publish_batch(core.clone(), open, batch, permit));
     }
 }
 

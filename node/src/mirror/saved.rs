@@ -50,8 +50,8 @@ pub enum SavedError {
 }
 
 /// The file of a namespace's mirror.
-pub fn file_name(id: &SavedId) -> String {
-    format!("mirror-{}-{}", id.cluster, id.fingerprint)
+pub fn file_name(cluster: ClusterId, fingerprint: Fingerprint) -> String {
+    format!("mirror-{cluster}-{fingerprint}")
 }
 
 /// Encodes a whole table.
@@ -118,7 +118,7 @@ pub fn decode(id: &SavedId, bytes: &[u8]) -> Result<(Revision, Table), SavedErro
 
 /// Writes an encoded mirror in place of the one before.
 pub async fn save(files: &Arc<dyn Files>, id: &SavedId, mut encoded: Bytes) -> io::Result<()> {
-    let mut writer = files.create(&file_name(id)).await?;
+    let mut writer = files.create(&file_name(id.cluster, id.fingerprint)).await?;
     while !encoded.is_empty() {
         let chunk = encoded.split_to(encoded.len().min(CHUNK_BYTES));
         writer.append(chunk).await?;
@@ -128,7 +128,7 @@ pub async fn save(files: &Arc<dyn Files>, id: &SavedId, mut encoded: Bytes) -> i
 
 /// Reads the mirror saved last. None: there is none.
 pub async fn load(files: &Arc<dyn Files>, id: &SavedId) -> Result<Option<(Revision, Table)>, SavedError> {
-    let mut reader = match files.open(&file_name(id)).await {
+    let mut reader = match files.open(&file_name(id.cluster, id.fingerprint)).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };

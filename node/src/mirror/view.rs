@@ -60,6 +60,14 @@ impl View {
         self.overlay.reached(revision);
     }
 
+    /// The namespace was dropped: nothing is present in it from now on, and nothing enters.
+    pub fn close(&mut self) {
+        self.epoch = Epoch::MAX;
+        self.table = Table::new(self.shards, 0);
+        self.building = None;
+        self.overlay.clear();
+    }
+
     /// A snapshot begins. In a new epoch everything older is invisible at once; else the old table serves until the end.
     /// One that is older than what is known here is refused: another replica has a newer one.
     pub fn begin_snapshot(&mut self, epoch: Epoch, revision: Revision, entries: u64) -> Result<(), OutOfOrder> {

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreword_proto::bad_input::field_of;
 use foreword_proto::limits::META_MESSAGE_BYTES_MAX;
 use foreword_proto::records::{self, EntryEvents, NamespaceEvent, PageRecord, Record};
 use foreword_proto::wire::meta as wire;
 use foreword_proto::{BadInput, EntryKey, Epoch, NamespaceId};
 use foreword_seams::{Marker, sometimes};
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Status};
 use wire::watch_response::Kind;
 
 use super::Mirror;
-use super::view::OutOfOrder;
+use super::view::{OutOfOrder, View};
 use crate::meta_client::{Backoff, MetaClient};
 
 /// How long a replica may take to answer a watch call with a stream.
@@ -27,6 +28,8 @@ pub trait WatchEvents: Send + Sync + 'static {
     fn epoch_began(&self, epoch: Epoch);
     /// A snapshot is on its way because the stream could not be continued.
     fn resynced(&self);
+    /// There is no such namespace any more.
+    fn dropped(&self);
 }
 
 /// Which namespace is watched.
@@ -51,7 +54,15 @@ enum Ended {
     BadInput(#[from] BadInput),
 }
 
-/// Follows the watch stream until stopped; goes to another replica whenever one fails.
+impl Ended {
+    /// A replica that has all that was committed does not know the namespace. Ids are given out once: it was dropped.
+    fn says_dropped(&self) -> bool {
+        matches!(self, Self::Status(status)
+            if status.code() == Code::NotFound && field_of(status) == Some("namespace_id"))
+    }
+}
+
+/// Follows the watch stream until stopped or the namespace is dropped; goes to another replica whenever one fails.
 pub async fn follow(
     mirror: Arc<Mirror>,
     watched: Watched,
@@ -65,6 +76,11 @@ pub async fn follow(
             () = stop.cancelled() => return,
             heard = follow_once(&mirror, watched, &meta, &*events) => heard,
         };
+        if ended.says_dropped() {
+            mirror.write(View::close);
+            events.dropped();
+            return;
+        }
         // After a mere failure the tail goes on where it was.
         let failed = matches!(ended, Ended::Status(_) | Ended::Closed | Ended::OutOfOrder(OutOfOrder::Behind { .. }));
         let distrusted = !failed;
@@ -118,7 +134,7 @@ fn take(
     let records_max = META_MESSAGE_BYTES_MAX / PageRecord::bytes(watched.shards);
     match message.kind {
         Some(Kind::Begin(begin)) => {
-            let before = mirror.read(super::View::epoch);
+            let before = mirror.read(View::epoch);
             mirror.write(|view| view.begin_snapshot(begin.epoch, begin.revision, begin.entries))?;
             if begin.epoch != before {
                 events.epoch_began(begin.epoch);
@@ -129,7 +145,7 @@ fn take(
             mirror.write(|view| view.snapshot_part(&pages))?;
         }
         Some(Kind::End(end)) => {
-            if mirror.read(super::View::synced) {
+            if mirror.read(View::synced) {
                 sometimes(Marker::WatcherResynced);
             }
             mirror.write(|view| view.end_snapshot(end.revision))?;

@@ -85,6 +85,8 @@ struct Session {
 pub struct State {
     revision: Revision,
     ids: BTreeMap<Fingerprint, u32>,
+    /// None is given out twice.
+    last_id: u32,
     spaces: BTreeMap<u32, Space>,
     sessions: BTreeMap<SessionId, Session>,
     sessions_ever: u64,
@@ -152,6 +154,16 @@ impl FakeMeta {
     /// Retires a page; its slot can be granted again at once, in its next generation.
     pub fn retire(&self, namespace: u32, key: &EntryKey, reason: RetireReason) {
         self.state.lock().retire(namespace, key, reason);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Forgets a namespace, as the group does when it is dropped.
+    pub fn drop_namespace(&self, namespace: u32) {
+        let mut state = self.state.lock();
+        state.revision += 1;
+        state.spaces.remove(&namespace);
+        state.ids.retain(|_, id| *id != namespace);
+        drop(state);
         self.changed.send_modify(|count| *count += 1);
     }
 
@@ -298,8 +310,9 @@ impl Meta for FakeMeta {
     ) -> Result<Response<wire::RegisterNamespaceResponse>, Status> {
         let namespace = namespace_from_wire(request.into_inner().namespace)?;
         let mut state = self.state.lock();
-        let next = state.ids.len() as u32 + 1;
+        let next = state.last_id + 1;
         let id = *state.ids.entry(namespace.fingerprint()).or_insert(next);
+        state.last_id = state.last_id.max(id);
         let slot_bytes = namespace.geometry().slot_bytes(CHUNK_BYTES) as u32;
         state.spaces.entry(id).or_insert_with(|| Space {
             epoch: 1,
@@ -433,6 +446,10 @@ impl Meta for FakeMeta {
     type WatchStream = WatchStream;
 
     async fn watch(&self, request: Request<wire::WatchRequest>) -> Result<Response<WatchStream>, Status> {
+        let namespace = request.get_ref().namespace_id;
+        if !self.state.lock().spaces.contains_key(&namespace) {
+            return Err(status_for(Code::NotFound, "namespace_id", "namespace_id: dropped"));
+        }
         let (sender, messages) = mpsc::channel(16);
         tokio::spawn(watch_one(self.clone(), request.into_inner(), sender));
         Ok(Response::new(ReceiverStream::new(messages)))
@@ -477,12 +494,12 @@ async fn watch_one(
         changes.borrow_and_update();
         let message = {
             let state = meta.state.lock();
-            let space = &state.spaces[&request.namespace_id];
+            let space = state.spaces.get(&request.namespace_id).filter(|space| space.epoch == epoch);
             if meta.settings.lock().hold_watches {
                 None
-            } else if space.epoch != epoch {
-                Some(Kind::Resync(wire::Resync { reason: "cleared".into() }))
-            } else if state.revision > at {
+            } else if space.is_none() {
+                Some(Kind::Resync(wire::Resync { reason: "cleared, or dropped".into() }))
+            } else if let Some(space) = space.filter(|_| state.revision > at) {
                 let entries = space.log.iter().filter(|(revision, _)| *revision > at).map(|(revision, events)| {
                     let mut bytes = BytesMut::new();
                     events.iter().for_each(|event| event.put(&mut bytes));

@@ -1,7 +1,10 @@
 //! The straight path: what one agent put, another gets.
 
+use foreword_proto::bad_input::field_of;
+use foreword_proto::key::page_keys_to_wire;
 use foreword_proto::wire::node as wire;
 use foreword_proto::{Namespace, RetireReason};
+use tonic::Code;
 
 use crate::harness::{Cluster, entry, eventually, expected, key, keys, page_bytes};
 
@@ -198,6 +201,32 @@ async fn retired_deleted_and_cleared_pages_are_gone_as_each_should_be() {
     let put = a.put(ns, &keys(0..3), 2, BYTES).await;
     assert!(put.iter().all(|page| page.outcome() == wire::PutOutcome::Published), "{put:?}");
     assert_eq!(hits().await, [true, true, true]);
+}
+
+#[tokio::test]
+async fn a_dropped_namespace_is_closed_and_begins_again_under_a_new_id() {
+    let cluster = Cluster::start().await;
+    let a = cluster.agent("a").await;
+    let ns = a.open(&namespace()).await;
+    a.put(ns, &keys(0..3), 2, BYTES).await;
+    assert!(a.get(ns, &keys(0..3), |_| {}).await.iter().all(|page| page.hit));
+    cluster.meta.drop_namespace(ns);
+    let mut client = a.client.clone();
+    let refused = loop {
+        let request =
+            wire::LookupRequest { namespace_id: ns, keys: page_keys_to_wire(&keys(0..3)), ..Default::default() };
+        match client.lookup(request).await {
+            Ok(_) => tokio::task::yield_now().await,
+            Err(status) => break status,
+        }
+    };
+    assert_eq!((refused.code(), field_of(&refused)), (Code::NotFound, Some("namespace_id")));
+    let again = a.open(&namespace()).await;
+    assert_ne!(again, ns);
+    assert_eq!(a.lookup(again, &keys(0..3), 0).await.pages, 0);
+    assert!(a.get(again, &keys(0..3), |_| {}).await.iter().all(|page| !page.hit), "no copy of its earlier life");
+    a.put(again, &keys(0..3), 2, BYTES).await;
+    assert!(a.get(again, &keys(0..3), |_| {}).await.iter().all(|page| page.hit));
 }
 
 #[tokio::test]

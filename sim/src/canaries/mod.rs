@@ -214,10 +214,10 @@ pub const CANARIES: &[Canary] = &[
     Canary {
         name: "protects-shortly",
         invariant: "protected-pages-stand",
-        what: "replicas are configured to protect pages for a tenth of what their readers were told",
+        what: "replicas protect pages for a tenth of what their readers were told",
         profile: Some("page-files"),
         seed_hint: 0,
-        plant: |options| options.seams.meta = |config| config.hf3fs_protection_ms /= 10,
+        plant: |options| believe(options, |settings| settings.hf3fs_protection_ms /= 10),
     },
     Canary {
         name: "loses-commands",

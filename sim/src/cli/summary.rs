@@ -11,11 +11,15 @@ use crate::faults::FaultKind;
 use crate::run::Report;
 
 /// Markers that a simulation cannot reach by construction, and why.
-pub const MARKERS_NOT_EXPECTED: [(&str, &str); 3] = [
+pub const MARKERS_NOT_EXPECTED: [(&str, &str); 7] = [
     (
         "proposal-queue-full",
         "4,096 calls would have to wait at one leader at once; put-refused-for-room is the agents' queue",
     ),
+    ("namespace-dropped", "no simulated operator drops what engines use"),
+    ("open-namespace-dropped", "as namespace-dropped"),
+    ("page-file-dropped", "as namespace-dropped"),
+    ("page-file-made-anew-resting", "as namespace-dropped"),
     ("segment-replaced", "the simulated L3 answers late, but it answers; lost completions are tested on the stand-in"),
     ("watcher-fell-behind", "a stream's 8 MiB window takes more than a simulated minute's events"),
 ];

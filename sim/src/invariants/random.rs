@@ -199,7 +199,7 @@ impl Run {
         let mut told = Vec::new();
         for entry in &entries {
             let Some(change) = entry.of(NAMESPACE) else { continue };
-            if change.cleared.is_some() {
+            if change.over.is_some() {
                 self.frame(WatchFrame::Resync);
                 return self.snapshot();
             }
@@ -233,6 +233,7 @@ fn count(log: &Log, counts: &mut BTreeMap<&'static str, u64>) {
                 Event::Retired { reason: RetireReason::Suspect, .. } => "suspect retired",
                 Event::Retired { .. } => "retired",
                 Event::Cleared { .. } => "cleared",
+                Event::NamespaceDropped { .. } => "namespace dropped",
                 Event::SessionEnded { .. } => "session ended",
             };
             *counts.entry(name).or_default() += 1;

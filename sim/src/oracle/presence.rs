@@ -97,6 +97,10 @@ impl Presence {
                 Event::Cleared { namespace, epoch } => {
                     self.namespaces.entry(*namespace).or_default().clear(revision, *epoch);
                 }
+                Event::NamespaceDropped { namespace } => {
+                    let memory = self.namespaces.entry(*namespace).or_default();
+                    memory.clear(revision, memory.now.epoch);
+                }
                 Event::SessionEnded { .. } => {}
             }
         }

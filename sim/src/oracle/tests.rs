@@ -60,6 +60,7 @@ impl Log {
             read_rest_ms: READ_REST_MS,
             write_rest_ms: WRITE_REST_MS,
             first_feature_level: 1,
+            hf3fs_protection_ms: 30_000,
             lease_ms: 1000,
         };
         let mut log =

@@ -187,6 +187,7 @@ async fn meta(load: &Load, net: &PipeNet, endpoint: &Endpoint) -> foreword_meta:
         read_rest_ms: 200,
         write_rest_ms: 400,
         first_feature_level: 1,
+        hf3fs_protection_ms: 30_000,
         lease_ms: 2_000,
     };
     let identity = Identity::new(ID, 1, DirectoryId([1; 16]), settings, BTreeMap::from([(1, endpoint.to_string())]));

@@ -122,7 +122,7 @@ impl Agents {
         for event in events {
             match event {
                 Event::Retired { namespace, key, .. } => self.drop_suspicion(&(*namespace, *key)),
-                Event::Cleared { namespace, .. } => {
+                Event::Cleared { namespace, .. } | Event::NamespaceDropped { namespace } => {
                     for page in self.suspicions.pages(|(of, _), _| of == namespace) {
                         self.drop_suspicion(&page);
                     }

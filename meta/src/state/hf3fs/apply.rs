@@ -8,7 +8,7 @@ use super::lists::ListName;
 use crate::state::moment::Moment;
 
 /// When a rest of `rest_ms`, or of the cluster's `write_rest` if that is longer, is over.
-fn due_ms(rest_ms: u64, at: Moment<'_>) -> u64 {
+pub(super) fn due_ms(rest_ms: u64, at: Moment<'_>) -> u64 {
     at.tick_ms.saturating_add(rest_ms.max(at.settings.write_rest_ms))
 }
 

@@ -30,13 +30,16 @@ pub enum Hf3fsCommand {
     Initialize { name: FileName, pages: u32 },
     /// An operation on a page file. `touched`: pages that were read since the last one, oldest read first.
     On { file: FileId, touched: Vec<PageIndex>, operation: Hf3fsOperation },
+    /// Forgets a page file. In one of its name that is made anew, all pages rest, for `rest_ms` or the cluster's `write_rest` from now,
+    /// whichever is longer.
+    Drop { file: FileId, rest_ms: u64 },
 }
 
 impl Hf3fsCommand {
     /// As of [`super::super::command::Command::may_repeat`].
     pub fn may_repeat(&self) -> bool {
         match self {
-            Self::Initialize { .. } => true,
+            Self::Initialize { .. } | Self::Drop { .. } => true,
             Self::On { operation, .. } => {
                 !matches!(operation, Hf3fsOperation::Delete { .. } | Hf3fsOperation::Clear { .. })
             }
@@ -103,6 +106,7 @@ pub enum Hf3fsOutcome {
     },
     /// There is no such file.
     NoFile,
+    Dropped,
 }
 
 /// What a reserve says of one key.
@@ -121,6 +125,7 @@ record!(FileName { deployment, rank, pool });
 kinds!(Hf3fsCommand, "hf3fs command" {
     1 => Initialize { name, pages },
     2 => On { file, touched, operation },
+    3 => Drop { file, rest_ms },
 });
 
 kinds!(Hf3fsOperation, "hf3fs operation" {
@@ -144,6 +149,7 @@ kinds!(Hf3fsOutcome, "hf3fs outcome" {
     8 => Expired { pages, left },
     9 => Imported { conflicts },
     10 => NoFile,
+    11 => Dropped,
 });
 
 kinds!(Reserved, "hf3fs reserve" {
@@ -156,7 +162,7 @@ impl Hf3fsCommand {
     /// The feature level from which on every member of the group applies it.
     pub fn level(&self) -> u32 {
         match self {
-            Self::Initialize { .. } => 1,
+            Self::Initialize { .. } | Self::Drop { .. } => 1,
             Self::On { operation, .. } => operation.level(),
         }
     }

@@ -57,6 +57,26 @@ impl Head {
     }
 }
 
+/// Records and keys that nothing refers to any more.
+#[derive(Debug, Clone)]
+pub(super) struct Remains {
+    table: Table,
+    places: Places,
+}
+
+impl Remains {
+    /// Lets go of a part; false when nothing is left.
+    pub(super) fn drop_some(&mut self) -> bool {
+        let tables_left = self.table.drop_some();
+        let places_left = self.places.drop_some();
+        tables_left || places_left
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.table.heap_bytes() + self.places.heap_bytes()
+    }
+}
+
 /// One page file.
 #[derive(Debug, Clone)]
 pub struct File {
@@ -76,7 +96,7 @@ pub struct File {
     /// Pages below this one that nobody holds were never held: another server's pages may be there.
     pub(super) never_held: PageIndex,
     /// What the last clear left, as far as it was not let go of yet; not of the state itself.
-    left_over: Option<(Table, Places)>,
+    left_over: Option<Remains>,
     pub(super) counters: Counters,
 }
 
@@ -96,6 +116,25 @@ impl File {
             left_over: None,
             counters: Counters::default(),
         }
+    }
+
+    /// A file whose pages may all be in use, until `due_ms`.
+    pub(super) fn resting(name: FileName, pages: u32, due_ms: u64) -> Self {
+        let mut file = Self::new(name, pages);
+        file.rest_cleared(0, due_ms);
+        file.never_held = 0;
+        file
+    }
+
+    /// When the last page that rests now may be given out, at the latest.
+    pub(super) fn rests_until_ms(&self) -> u64 {
+        let last_ms = self.table.tail(ListName::Resting).map_or(0, |(_, record)| record.stamp);
+        last_ms.max(self.cleared_from_ms)
+    }
+
+    /// What is to be let go of it by and by.
+    pub(super) fn into_remains(self) -> Remains {
+        Remains { table: self.table, places: self.places }
     }
 
     /// What it is called.
@@ -279,18 +318,15 @@ impl File {
         let table = std::mem::take(&mut self.table);
         let places = std::mem::replace(&mut self.places, Places::new(self.pages));
         // The smaller of two goes at once: a file that is cleared twice in a row has little in it the second time.
-        if self.left_over.as_ref().is_none_or(|(before, _)| before.held() <= table.held()) {
-            self.left_over = Some((table, places));
+        if self.left_over.as_ref().is_none_or(|before| before.table.held() <= table.held()) {
+            self.left_over = Some(Remains { table, places });
         }
         self.dues = Dues::default();
     }
 
     /// Lets go of a part of what a clear left: all of a large file at once would take tens of milliseconds.
     pub(super) fn let_go_of_some(&mut self) {
-        let Some((table, places)) = &mut self.left_over else { return };
-        let tables_left = table.drop_some();
-        let places_left = places.drop_some();
-        if !tables_left && !places_left {
+        if self.left_over.as_mut().is_some_and(|remains| !remains.drop_some()) {
             self.left_over = None;
         }
     }
@@ -348,8 +384,7 @@ impl File {
 
     pub(super) fn heap_bytes(&self) -> usize {
         let name_bytes = size_of::<FileName>() + self.name.deployment.len() + self.name.pool.len();
-        let left_over = self.left_over.as_ref();
-        let left_bytes = left_over.map_or(0, |(table, places)| table.heap_bytes() + places.heap_bytes());
+        let left_bytes = self.left_over.as_ref().map_or(0, Remains::heap_bytes);
         name_bytes + self.table.heap_bytes() + self.places.heap_bytes() + self.dues.heap_bytes() + left_bytes
     }
 }

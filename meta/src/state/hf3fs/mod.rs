@@ -10,6 +10,7 @@
 mod apply;
 pub(super) mod checks;
 pub mod command;
+mod dropped;
 mod dues;
 mod file;
 mod grid;
@@ -23,10 +24,14 @@ use std::sync::Arc;
 
 use foreword_proto::EntryKey;
 use foreword_proto::limits::{HF3FS_DEPLOYMENT_BYTES_MAX, HF3FS_FILES_MAX, HF3FS_PAGES_MAX, HF3FS_POOL_BYTES_MAX};
+use foreword_seams::{Marker, sometimes};
 
 use super::command::{Invalid, Limit, Refusal};
 use super::digest::{Fields, Sums};
 use super::moment::Moment;
+
+use apply::due_ms;
+use dropped::Dropped;
 
 pub use command::{FileId, FileName, Hf3fsCommand, Hf3fsOperation, Hf3fsOutcome, PageIndex, Reserved};
 pub use file::File;
@@ -34,8 +39,11 @@ pub use file::File;
 /// All page files. A clone is cheap: both share what neither changes.
 #[derive(Debug, Clone, Default)]
 pub struct Hf3fs {
-    files: Vec<Arc<File>>,
+    files: BTreeMap<FileId, Arc<File>>,
+    /// Numbers are never given out twice.
+    next_file: FileId,
     by_name: Arc<BTreeMap<FileName, FileId>>,
+    dropped: Dropped,
 }
 
 /// What a key has in a file.
@@ -88,35 +96,65 @@ impl Hf3fs {
 
     /// A file.
     pub fn file(&self, id: FileId) -> Option<&File> {
-        self.files.get(id as usize).map(|file| &**file)
+        self.files.get(&id).map(|file| &**file)
     }
 
     /// All files with their numbers, in the order of their numbers.
     pub fn files(&self) -> impl Iterator<Item = (FileId, &File)> {
-        self.files.iter().enumerate().map(|(id, file)| (id as FileId, &**file))
+        self.files.iter().map(|(id, file)| (*id, &**file))
     }
 
     /// Adds a file whose name is new. Errors: a name or a size that cannot be, or too many files.
-    fn add(&mut self, name: &FileName, pages: u32) -> Result<FileId, Refusal> {
+    fn add(&mut self, name: &FileName, pages: u32, tick_ms: u64) -> Result<FileId, Refusal> {
         check_name(name)?;
         check_pages(pages)?;
-        if self.files.len() >= HF3FS_FILES_MAX {
+        if self.files.len() + self.dropped.len() >= HF3FS_FILES_MAX {
             return Err(Refusal::TooMany(Limit::PageFiles));
         }
-        let id = self.files.len() as FileId;
-        self.files.push(Arc::new(File::new(name.clone(), pages)));
-        Arc::make_mut(&mut self.by_name).insert(name.clone(), id);
+        let id = self.next_file;
+        self.next_file = id.checked_add(1).ok_or(Refusal::TooMany(Limit::PageFileIds))?;
+        let file = match self.dropped.rest_of(name).filter(|due_ms| *due_ms > tick_ms) {
+            Some(due_ms) => {
+                sometimes(Marker::PageFileMadeAnewResting);
+                File::resting(name.clone(), pages, due_ms)
+            }
+            None => File::new(name.clone(), pages),
+        };
+        self.put(id, file);
         Ok(id)
     }
 
-    /// Adds nothing while there is no file: a state without any has the digest it had before there were page files.
+    fn put(&mut self, id: FileId, file: File) {
+        Arc::make_mut(&mut self.by_name).insert(file.name().clone(), id);
+        self.files.insert(id, Arc::new(file));
+    }
+
+    /// Takes a file out; its pages rest until `due_ms` at least. False: there is no such file.
+    fn drop_file(&mut self, id: FileId, due_ms: u64) -> bool {
+        let Some(file) = self.files.remove(&id) else { return false };
+        Arc::make_mut(&mut self.by_name).remove(file.name());
+        self.dropped.add(file, due_ms);
+        sometimes(Marker::PageFileDropped);
+        true
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, tick_ms: u64) {
+        self.dropped.tick(tick_ms);
+    }
+
     pub(super) fn hash_into(&self, fields: &mut Fields, sums: Sums) {
-        let Self { files, by_name: _ } = self;
-        files.iter().for_each(|file| file.hash_into(fields, sums));
+        let Self { files, next_file, by_name: _, dropped } = self;
+        fields.add(next_file).add_all(dropped.iter());
+        files.iter().for_each(|(id, file)| {
+            fields.add(id);
+            file.hash_into(fields, sums);
+        });
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
-        self.files.iter().map(|file| size_of::<File>() + file.heap_bytes()).sum()
+        let files: usize = self.files.values().map(|file| size_of::<File>() + file.heap_bytes()).sum();
+        files + self.dropped.heap_bytes()
     }
 }
 
@@ -144,21 +182,25 @@ impl Hf3fs {
     /// Applies one operation.
     pub(super) fn apply(&mut self, command: &Hf3fsCommand, at: Moment<'_>) -> Result<Hf3fsOutcome, Refusal> {
         match command {
-            Hf3fsCommand::Initialize { name, pages } => self.initialize(name, *pages),
+            Hf3fsCommand::Initialize { name, pages } => self.initialize(name, *pages, at),
             Hf3fsCommand::On { file, touched, operation } => {
-                let Some(file) = self.files.get_mut(*file as usize) else { return Ok(Hf3fsOutcome::NoFile) };
+                let Some(file) = self.files.get_mut(file) else { return Ok(Hf3fsOutcome::NoFile) };
                 Ok(Arc::make_mut(file).apply(touched, operation, at))
             }
+            Hf3fsCommand::Drop { file, rest_ms } => Ok(match self.drop_file(*file, due_ms(*rest_ms, at)) {
+                true => Hf3fsOutcome::Dropped,
+                false => Hf3fsOutcome::NoFile,
+            }),
         }
     }
 
-    fn initialize(&mut self, name: &FileName, pages: u32) -> Result<Hf3fsOutcome, Refusal> {
+    fn initialize(&mut self, name: &FileName, pages: u32, at: Moment<'_>) -> Result<Hf3fsOutcome, Refusal> {
         check_pages(pages)?;
         let found = self.file_id(name).and_then(|id| Some((id, self.file(id)?.pages())));
         Ok(match found {
             Some((file, size)) if size == pages => Hf3fsOutcome::Initialized { file },
             Some((_, size)) => Hf3fsOutcome::OtherSize { pages: size },
-            None => Hf3fsOutcome::Initialized { file: self.add(name, pages)? },
+            None => Hf3fsOutcome::Initialized { file: self.add(name, pages, at.tick_ms)? },
         })
     }
 }

@@ -1,7 +1,8 @@
 //! Page files in a snapshot: heads of files, then the pages of each, list by list in the lists' order.
 //!
 //! ```text
-//! page files   count, then each: name, pages, sequence, never_used, never_held, cleared (start, end, from_ms), counters
+//! numbers      the next file's number, dropped files: count, then each: name, due_ms
+//! page files   count, then each: number, name, pages, sequence, never_used, never_held, cleared (start, end, from_ms), counters
 //! pages        file, list u8, count, then each: index, stamp, key (not of a resting page)
 //! ```
 //! Nothing that comes back is trusted: lists, keys and deadlines are built up again page by page.
@@ -10,13 +11,15 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use foreword_proto::EntryKey;
+use foreword_proto::limits::HF3FS_FILES_MAX;
 
+use super::dropped::DroppedFile;
 use super::file::{File, Head};
 use super::lists::{ListName, NO_PAGE};
-use super::{FileId, Hf3fs, PageIndex};
+use super::{FileId, Hf3fs, PageIndex, check_name, check_pages};
 use crate::state::codec::{Decode, Encode, Sink};
 use crate::state::input::{DecodeError, Input};
-use crate::state::pieces::{PieceKind, pieces};
+use crate::state::pieces::{PieceKind, piece, pieces};
 
 /// A page in its list.
 struct OfList {
@@ -50,27 +53,49 @@ impl OfList {
 impl Hf3fs {
     /// All pieces. What has been passed is let go of.
     pub(in crate::state) fn into_pieces(self) -> impl Iterator<Item = BytesMut> {
-        let Self { files, by_name: _ } = self;
-        let heads: Vec<Head> = files.iter().map(|file| file.head()).collect();
-        let pages = files.into_iter().enumerate().flat_map(|(id, file)| {
+        let Self { files, next_file, by_name: _, dropped } = self;
+        let dropped: Vec<DroppedFile> = dropped.iter().cloned().collect();
+        let heads: Vec<(FileId, Head)> = files.iter().map(|(id, file)| (*id, file.head())).collect();
+        let pages = files.into_iter().flat_map(|(id, file)| {
             ListName::ALL
                 .into_iter()
-                .flat_map(move |list| pieces(PieceKind::Pages, (id as FileId, list), pages_of(Arc::clone(&file), list)))
+                .flat_map(move |list| pieces(PieceKind::Pages, (id, list), pages_of(Arc::clone(&file), list)))
         });
-        pieces(PieceKind::PageFiles, (), heads.into_iter()).chain(pages)
+        // Nothing where there never was a page file.
+        let numbers = (next_file > 0).then(|| piece(PieceKind::PageFileNumbers, (next_file, dropped)));
+        numbers.into_iter().chain(pieces(PieceKind::PageFiles, (), heads.into_iter())).chain(pages)
+    }
+
+    /// Takes the next number and what was dropped. `input` is after the piece's kind.
+    pub(in crate::state) fn take_numbers(&mut self, input: &mut Input<'_>) -> Result<(), DecodeError> {
+        let (next_file, dropped) = <(FileId, Vec<DroppedFile>)>::decode(input)?;
+        self.next_file = next_file;
+        for file in dropped {
+            if self.dropped.len() >= HF3FS_FILES_MAX || !self.dropped.put_back(file) {
+                return Err(input.invalid("dropped page files: too many, or not in their order"));
+            }
+        }
+        Ok(())
     }
 
     /// Takes heads of files. `input` is after the piece's kind.
     pub(in crate::state) fn take_heads(&mut self, input: &mut Input<'_>) -> Result<(), DecodeError> {
-        for head in Vec::<Head>::decode(input)? {
+        for (id, head) in Vec::<(FileId, Head)>::decode(input)? {
+            if id >= self.next_file || self.files.contains_key(&id) {
+                return Err(input.invalid(format!("page file number {id}: twice, or never given out")));
+            }
             if self.file_id(&head.name).is_some() {
                 return Err(input.invalid(format!("two page files of one name, {:?}", head.name)));
             }
             if !head.is_sound() {
                 return Err(input.invalid(format!("a page file that cannot be, {head:?}")));
             }
-            let id = self.add(&head.name, head.pages).map_err(|refusal| input.invalid(refusal.to_string()))?;
-            self.files[id as usize] = Arc::new(File::of_head(head));
+            if self.files.len() >= HF3FS_FILES_MAX {
+                return Err(input.invalid(format!("more than {HF3FS_FILES_MAX} page files")));
+            }
+            let fits = check_name(&head.name).and_then(|()| check_pages(head.pages));
+            fits.map_err(|refusal| input.invalid(refusal.to_string()))?;
+            self.put(id, File::of_head(head));
         }
         Ok(())
     }
@@ -78,7 +103,7 @@ impl Hf3fs {
     /// Takes pages of one list. `input` is after the piece's kind.
     pub(in crate::state) fn take_pages(&mut self, tick_ms: u64, input: &mut Input<'_>) -> Result<(), DecodeError> {
         let (id, list) = <(FileId, ListName)>::decode(input)?;
-        let Some(file) = self.files.get_mut(id as usize) else {
+        let Some(file) = self.files.get_mut(&id) else {
             return Err(input.invalid(format!("pages of page file {id}, which is not there")));
         };
         let file = Arc::make_mut(file);

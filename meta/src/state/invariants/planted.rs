@@ -27,6 +27,7 @@ pub(in crate::state) fn sound() -> (State, Vec<SlotRef>) {
         read_rest_ms: 10,
         write_rest_ms: 20,
         first_feature_level: 1,
+        hf3fs_protection_ms: 30_000,
         lease_ms: 1000,
     };
     let mut state = State::new(settings);

@@ -1,9 +1,10 @@
-//! What a clear left in the index.
+//! What a clear, or the drop of a namespace, left in the index.
 
 use super::index::TableId;
+use super::namespaces::NamespaceInfo;
 use crate::state::codec::record;
 
-/// Entries that a clear made invisible.
+/// Entries that nobody sees any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Garbage {
     pub(super) table: TableId,
@@ -14,3 +15,10 @@ pub(super) struct Garbage {
 }
 
 record!(Garbage { table, shards, bucket, entries });
+
+impl Garbage {
+    /// All pages that are in a namespace now.
+    pub(super) fn of(info: &NamespaceInfo) -> Self {
+        Self { table: info.table, shards: info.shards() as u32, bucket: 0, entries: info.pages }
+    }
+}

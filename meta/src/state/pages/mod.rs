@@ -56,9 +56,19 @@ impl Pages {
         self.namespaces.get(id)
     }
 
+    /// The highest id of a namespace that was ever given out, 0 for none.
+    pub(super) fn last_namespace(&self) -> NamespaceId {
+        self.namespaces.last_id()
+    }
+
     /// All registered namespaces, in the order of their ids.
     pub(super) fn namespaces(&self) -> impl Iterator<Item = &NamespaceInfo> {
         self.namespaces.iter()
+    }
+
+    /// Registered namespaces with ids above `id`, in their order.
+    pub(super) fn namespaces_after(&self, id: NamespaceId) -> impl Iterator<Item = &NamespaceInfo> {
+        self.namespaces.after(id)
     }
 
     /// The namespace with this fingerprint.
@@ -126,7 +136,7 @@ impl Pages {
             Some(info) => info.id,
             None => {
                 self.namespaces.check_new(namespace)?;
-                let (id, table) = (self.namespaces.next_id(), self.take_table()?);
+                let (table, id) = (self.take_table()?, self.namespaces.take_id()?);
                 self.namespaces.add(NamespaceInfo::new(id, namespace.clone(), chunk_bytes, 1, table));
                 id
             }

@@ -1,6 +1,7 @@
 //! Registered namespaces: identity, epoch and the table its entries are in.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use foreword_proto::limits::NAMESPACES_MAX;
@@ -29,10 +30,11 @@ pub struct NamespaceInfo {
     pub(super) table: TableId,
 }
 
-/// What follows from the namespace, its id and the cluster's chunks is not written.
+/// What follows from the namespace and the cluster's chunks is not written.
 impl Encode for NamespaceInfo {
     fn encode(&self, out: &mut impl Sink) {
-        let Self { id: _, namespace, fingerprint: _, epoch, geometry: _, slot_bytes: _, pages, table } = self;
+        let Self { id, namespace, fingerprint: _, epoch, geometry: _, slot_bytes: _, pages, table } = self;
+        id.encode(out);
         namespace.encode(out);
         (epoch, table, pages).encode(out);
     }
@@ -40,10 +42,11 @@ impl Encode for NamespaceInfo {
 
 impl NamespaceInfo {
     /// Bytes of one at least.
-    pub(super) const BYTES_MIN: usize = <(Namespace, (Epoch, TableId, u64))>::BYTES_MIN;
+    pub(super) const BYTES_MIN: usize = <(NamespaceId, Namespace, (Epoch, TableId, u64))>::BYTES_MIN;
 
     /// The counterpart of its encoding.
-    pub(super) fn decode(id: NamespaceId, chunk_bytes: u32, input: &mut Input<'_>) -> Result<Self, DecodeError> {
+    pub(super) fn decode(chunk_bytes: u32, input: &mut Input<'_>) -> Result<Self, DecodeError> {
+        let id = NamespaceId::decode(input)?;
         let namespace = Namespace::decode(input)?;
         namespace.validate().map_err(|error| input.invalid(error.to_string()))?;
         let (epoch, table, pages) = Decode::decode(input)?;
@@ -70,29 +73,38 @@ impl NamespaceInfo {
     }
 }
 
-/// All namespaces; ids count from 1 and stay.
+/// All namespaces. Ids count from 1; that of one that was dropped is never given out again.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Namespaces {
-    list: Vec<Arc<NamespaceInfo>>,
+    by_id: Arc<BTreeMap<NamespaceId, Arc<NamespaceInfo>>>,
+    /// The highest id given out.
+    last_id: NamespaceId,
     by_fingerprint: Arc<BTreeMap<Fingerprint, NamespaceId>>,
     by_identity: Arc<BTreeMap<Fingerprint, NamespaceId>>,
 }
 
 impl Namespaces {
     pub(super) fn get(&self, id: NamespaceId) -> Option<&NamespaceInfo> {
-        self.list.get((id as usize).checked_sub(1)?).map(|info| &**info)
+        self.by_id.get(&id).map(|info| &**info)
     }
 
     pub(super) fn get_mut(&mut self, id: NamespaceId) -> Option<&mut NamespaceInfo> {
-        self.list.get_mut((id as usize).checked_sub(1)?).map(Arc::make_mut)
+        Arc::make_mut(&mut self.by_id).get_mut(&id).map(Arc::make_mut)
     }
 
+    /// In the order of their ids.
     pub(super) fn iter(&self) -> impl Iterator<Item = &NamespaceInfo> {
-        self.list.iter().map(|info| &**info)
+        self.by_id.values().map(|info| &**info)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.list.len()
+    /// Those with ids above `id`, in their order.
+    pub(super) fn after(&self, id: NamespaceId) -> impl Iterator<Item = &NamespaceInfo> {
+        self.by_id.range((Bound::Excluded(id), Bound::Unbounded)).map(|(_, info)| &**info)
+    }
+
+    /// The highest id given out, 0 for none.
+    pub(super) fn last_id(&self) -> NamespaceId {
+        self.last_id
     }
 
     pub(super) fn by_fingerprint(&self, fingerprint: &Fingerprint) -> Option<&NamespaceInfo> {
@@ -106,35 +118,51 @@ impl Namespaces {
         if let Some(info) = known.and_then(|id| self.get(*id)) {
             return Err(Refusal::OtherGeometry { namespace: info.id, registered: info.registered_for(namespace) });
         }
-        if self.len() >= NAMESPACES_MAX {
+        if self.by_id.len() >= NAMESPACES_MAX {
             return Err(Refusal::TooMany(Limit::Namespaces));
         }
         Ok(())
     }
 
-    /// The id of the next namespace.
-    pub(super) fn next_id(&self) -> NamespaceId {
-        self.list.len() as NamespaceId + 1
+    /// An id that was never given out.
+    pub(super) fn take_id(&mut self) -> Result<NamespaceId, Refusal> {
+        self.last_id = self.last_id.checked_add(1).ok_or(Refusal::TooMany(Limit::NamespaceIds))?;
+        Ok(self.last_id)
     }
 
-    /// Adds a namespace, whose id is the next one.
+    /// Nothing up to this id is given out from now on.
+    pub(super) fn given_out_to(&mut self, last_id: NamespaceId) {
+        self.last_id = last_id;
+    }
+
+    /// Adds a namespace under an id that was taken for it.
     pub(super) fn add(&mut self, info: NamespaceInfo) {
         Arc::make_mut(&mut self.by_fingerprint).insert(info.fingerprint, info.id);
         Arc::make_mut(&mut self.by_identity).insert(info.namespace.identity_without_geometry(), info.id);
-        self.list.push(Arc::new(info));
+        Arc::make_mut(&mut self.by_id).insert(info.id, Arc::new(info));
     }
 
+    /// Takes a namespace out; None if it is not there.
+    pub(super) fn remove(&mut self, id: NamespaceId) -> Option<Arc<NamespaceInfo>> {
+        let info = Arc::make_mut(&mut self.by_id).remove(&id)?;
+        Arc::make_mut(&mut self.by_fingerprint).remove(&info.fingerprint);
+        Arc::make_mut(&mut self.by_identity).remove(&info.namespace.identity_without_geometry());
+        Some(info)
+    }
+
+    /// All of them, in the order of their ids.
     pub(super) fn into_list(self) -> impl Iterator<Item = Arc<NamespaceInfo>> {
-        self.list.into_iter()
+        Arc::unwrap_or_clone(self.by_id).into_values()
     }
 
     /// A namespace counts with its fingerprint, which is of all its fields.
     pub(super) fn hash_into(&self, fields: &mut Fields) {
-        let Self { list, by_fingerprint: _, by_identity: _ } = self;
-        fields.add_all(list.iter().map(|info| {
-            let NamespaceInfo { id: _, namespace: _, fingerprint, epoch, geometry: _, slot_bytes: _, pages, table } =
+        let Self { by_id, last_id, by_fingerprint: _, by_identity: _ } = self;
+        fields.add(last_id);
+        fields.add_all(by_id.values().map(|info| {
+            let NamespaceInfo { id, namespace: _, fingerprint, epoch, geometry: _, slot_bytes: _, pages, table } =
                 &**info;
-            (fingerprint, (epoch, table, pages))
+            (id, fingerprint, (epoch, table, pages))
         }));
     }
 }

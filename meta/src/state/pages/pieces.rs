@@ -1,17 +1,16 @@
 //! Namespaces and pages in a snapshot.
 //!
 //! ```text
-//! index       next_table
-//! namespaces  count, then each: namespace, epoch, table, pages
+//! index       next_table, last namespace id
+//! namespaces  count, then each: id, namespace, epoch, table, pages
 //! garbage     count, then each: table, shards, bucket, entries
 //! entries     shards, count, then each: table, key, slot, a checksum a shard
 //! ```
 
 use bytes::BytesMut;
-use foreword_proto::EntryKey;
-use foreword_proto::SlotRef;
 use foreword_proto::limits::SHARDS_MAX;
 use foreword_proto::location::Location;
+use foreword_proto::{EntryKey, NamespaceId, SlotRef};
 
 use super::Pages;
 use super::garbage::Garbage;
@@ -59,14 +58,16 @@ impl Pages {
             let records = entries.map(|(table, key, location)| EntryRecord { table, key, location });
             pieces(PieceKind::Entries, shards as u32, records)
         });
-        std::iter::once(piece(PieceKind::Index, next_table))
+        std::iter::once(piece(PieceKind::Index, (next_table, namespaces.last_id())))
             .chain(pieces(PieceKind::Namespaces, (), namespaces.into_list()))
             .chain(pieces(PieceKind::Garbage, (), garbage.into_iter()))
             .chain(entries)
     }
 
     pub(in crate::state) fn take_index(&mut self, input: &mut Input<'_>) -> Result<(), DecodeError> {
-        self.next_table = TableId::decode(input)?;
+        let (next_table, last_id) = <(TableId, NamespaceId)>::decode(input)?;
+        self.next_table = next_table;
+        self.namespaces.given_out_to(last_id);
         Ok(())
     }
 
@@ -76,7 +77,10 @@ impl Pages {
         input: &mut Input<'_>,
     ) -> Result<(), DecodeError> {
         for _ in 0..input.count(NamespaceInfo::BYTES_MIN)? {
-            let info = NamespaceInfo::decode(self.namespaces.next_id(), chunk_bytes, input)?;
+            let info = NamespaceInfo::decode(chunk_bytes, input)?;
+            if info.id == 0 || info.id > self.namespaces.last_id() || self.namespaces.get(info.id).is_some() {
+                return Err(input.invalid(format!("namespace id {}: twice, or never given out", info.id)));
+            }
             self.namespaces.add(info);
         }
         Ok(())

@@ -74,18 +74,32 @@ impl RemovalHandler<'_> {
         self.pages.namespace(namespace).ok_or(Refusal::NoNamespace { namespace })?;
         let fresh = self.pages.take_table()?;
         let info = self.pages.namespaces.get_mut(namespace).ok_or(Refusal::NoNamespace { namespace })?;
-        let left = Garbage { table: info.table, shards: info.shards() as u32, bucket: 0, entries: info.pages };
+        let left = Garbage::of(info);
         // Each clear takes a table id, so an epoch can never run out before they do.
         info.epoch += 1;
         info.table = fresh;
         info.pages = 0;
         let epoch = info.epoch;
-        if left.entries > 0 {
-            self.pages.garbage.push_back(left);
-        }
+        self.leave(left);
         sometimes(Marker::NamespaceCleared);
         self.events.push(Event::Cleared { namespace, epoch });
         Ok(Outcome::Cleared { epoch })
+    }
+
+    /// Forgets the namespace. Its id is never given out again; its entries are reclaimed as those of a clear are.
+    pub(in crate::state) fn drop_namespace(&mut self, namespace: NamespaceId) -> Result<Outcome, Refusal> {
+        let info = self.pages.namespaces.remove(namespace).ok_or(Refusal::NoNamespace { namespace })?;
+        self.leave(Garbage::of(&info));
+        sometimes(Marker::NamespaceDropped);
+        self.events.push(Event::NamespaceDropped { namespace });
+        Ok(Outcome::NamespaceDropped { pages: info.pages })
+    }
+
+    /// Leaves what is in a namespace's table to be reclaimed.
+    fn leave(&mut self, left: Garbage) {
+        if left.entries > 0 {
+            self.pages.garbage.push_back(left);
+        }
     }
 
     /// Reclaims up to `entries_max` cleared entries, looking through a bounded part of the index.

@@ -38,6 +38,7 @@ pub(crate) fn command() -> impl Strategy<Value = Hf3fsCommand> {
         1 => (name, any::<u32>()).prop_map(|(name, pages)| Hf3fsCommand::Initialize { name, pages }),
         7 => (any::<u32>(), indexes(), operation())
             .prop_map(|(file, touched, operation)| Hf3fsCommand::On { file, touched, operation }),
+        1 => any::<(u32, u64)>().prop_map(|(file, rest_ms)| Hf3fsCommand::Drop { file, rest_ms }),
     ]
 }
 
@@ -61,12 +62,13 @@ pub(crate) fn outcome() -> impl Strategy<Value = Hf3fsOutcome> {
         any::<(u32, bool)>().prop_map(|(pages, left)| Hf3fsOutcome::Expired { pages, left }),
         any::<u32>().prop_map(|conflicts| Hf3fsOutcome::Imported { conflicts }),
         Just(Hf3fsOutcome::NoFile),
+        Just(Hf3fsOutcome::Dropped),
     ]
 }
 
 #[test]
 fn an_unknown_operation_is_named() {
-    for found in [0, 3, 200] {
+    for found in [0, 4, 200] {
         let error = decode_command(&mut Bytes::copy_from_slice(&[1, 15, found])).unwrap_err();
         assert_eq!(error, DecodeError::Kind { what: "hf3fs command", found: found.into(), known: 1 });
     }
@@ -75,7 +77,7 @@ fn an_unknown_operation_is_named() {
         let error = decode_command(&mut Bytes::from(bytes)).unwrap_err();
         assert_eq!(error, DecodeError::Kind { what: "hf3fs operation", found: found.into(), known: 1 });
     }
-    for found in [0, 11, 200] {
+    for found in [0, 12, 200] {
         let error = decode_outcome(&mut Bytes::copy_from_slice(&[1, 10, found])).unwrap_err();
         assert_eq!(error, DecodeError::Kind { what: "hf3fs outcome", found: found.into(), known: 1 });
     }

@@ -1,7 +1,7 @@
 //! What a page file promises, one example each.
 
-use foreword_meta::state::command::{Limit, Outcome, Refusal};
-use foreword_meta::state::hf3fs::{Hf3fsOperation, Hf3fsOutcome, PageUse, Presence, Reserved};
+use foreword_meta::state::command::{Command, Limit, Outcome, Refusal};
+use foreword_meta::state::hf3fs::{Hf3fsCommand, Hf3fsOperation, Hf3fsOutcome, PageUse, Presence, Reserved};
 use foreword_proto::limits::{HF3FS_FILES_MAX, HF3FS_PAGES_MAX};
 
 use super::{Files, WRITE_REST_MS, file_name, key, keys, pages};
@@ -215,6 +215,60 @@ fn a_cleared_file_gives_its_pages_out_again_after_a_rest() {
     assert_eq!(files.file().page(0), Some(PageUse::Resting { due_ms: 1600 }));
     files.tick(900);
     assert_eq!(files.reserve(&keys([1, 2])), [Reserved::Page(5), Reserved::Page(4)]);
+}
+
+#[test]
+fn a_dropped_file_is_gone_at_once_and_its_pages_rest_in_the_one_made_anew() {
+    let mut files = Files::with(6);
+    files.write([1, 2]);
+    let drop = |file| Command::Hf3fs(Hf3fsCommand::Drop { file, rest_ms: 700 });
+    assert_eq!(files.apply(drop(0)), Outcome::Hf3fs(Hf3fsOutcome::Dropped));
+    assert_eq!(files.apply(drop(0)), Outcome::Hf3fs(Hf3fsOutcome::NoFile));
+    assert_eq!(files.on(0, &[], Hf3fsOperation::Touch), Hf3fsOutcome::NoFile);
+    assert!(files.state.hf3fs().file(0).is_none() && files.state.hf3fs().file_id(&file_name("", 0, "kv")).is_none());
+    // Readers and writers of the old one may be at any page of the file on 3FS, whatever size it has now.
+    assert_eq!(files.initialize(file_name("", 0, "kv"), 9), Outcome::Hf3fs(Hf3fsOutcome::Initialized { file: 1 }));
+    let made = files.state.hf3fs().file(1).unwrap();
+    assert_eq!((made.counts().resting, made.room(699), made.room(700)), (9, 0, 9));
+    let import = Hf3fsOperation::Import { entries: vec![(key(1), 5)], rest_ms: 0 };
+    assert_eq!(files.on(1, &[], import), Hf3fsOutcome::Imported { conflicts: 1 });
+    // Others rest for nothing.
+    assert_eq!(files.initialize(file_name("", 1, "kv"), 9), Outcome::Hf3fs(Hf3fsOutcome::Initialized { file: 2 }));
+    assert_eq!(files.state.hf3fs().file(2).unwrap().room(0), 9);
+    // Once the rest is over the name is forgotten.
+    assert_eq!(files.apply(drop(1)), Outcome::Hf3fs(Hf3fsOutcome::Dropped));
+    files.tick(700);
+    assert_eq!(files.initialize(file_name("", 0, "kv"), 6), Outcome::Hf3fs(Hf3fsOutcome::Initialized { file: 3 }));
+    assert_eq!(files.state.hf3fs().file(3).unwrap().counts().unused, 6);
+}
+
+#[test]
+fn page_files_that_come_and_go_run_out_of_nothing() {
+    let mut files = Files::with(6);
+    for file in 1..=HF3FS_FILES_MAX as u32 + 100 {
+        let name = file_name(&format!("model-{file}"), 0, "kv");
+        let made = files.apply_unchecked(&Command::Hf3fs(Hf3fsCommand::Initialize { name, pages: 6 }));
+        assert_eq!(made, Outcome::Hf3fs(Hf3fsOutcome::Initialized { file }));
+        files.apply_unchecked(&Command::Hf3fs(Hf3fsCommand::Drop { file, rest_ms: 0 }));
+        let now_ms = files.state.tick_ms() + WRITE_REST_MS;
+        files.apply_unchecked(&Command::Tick { now_ms });
+    }
+    // Those whose pages still rest count: who drops and makes files all the time is told so, and nothing else.
+    let mut made = 0;
+    let refused = loop {
+        let name = file_name(&format!("late-{made}"), 0, "kv");
+        match files.apply_unchecked(&Command::Hf3fs(Hf3fsCommand::Initialize { name, pages: 6 })) {
+            Outcome::Hf3fs(Hf3fsOutcome::Initialized { file }) => {
+                files.apply_unchecked(&Command::Hf3fs(Hf3fsCommand::Drop { file, rest_ms: 0 }));
+                made += 1;
+            }
+            refused => break refused,
+        }
+    };
+    assert_eq!((made, refused), (HF3FS_FILES_MAX - 1, Outcome::Refused(Refusal::TooMany(Limit::PageFiles))));
+    files.tick(WRITE_REST_MS);
+    let name = file_name("after", 0, "kv");
+    assert!(matches!(files.initialize(name, 6), Outcome::Hf3fs(Hf3fsOutcome::Initialized { .. })));
 }
 
 #[test]

@@ -37,6 +37,7 @@ pub(crate) fn settings() -> ClusterSettings {
         read_rest_ms: 100,
         write_rest_ms: WRITE_REST_MS,
         first_feature_level: 1,
+        hf3fs_protection_ms: 30_000,
         lease_ms: 1000,
     }
 }

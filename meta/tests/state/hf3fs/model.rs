@@ -1,11 +1,11 @@
 //! Page files said plainly: one vector of uses, one list in the order of use, and a search wherever something is looked
 //! for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use foreword_meta::state::State;
 use foreword_meta::state::hf3fs::{
-    FileCounts, FileName, Hf3fsCommand, Hf3fsOperation, Hf3fsOutcome, PageIndex, PageUse, Presence, Reserved,
+    FileCounts, FileId, FileName, Hf3fsCommand, Hf3fsOperation, Hf3fsOutcome, PageIndex, PageUse, Presence, Reserved,
 };
 use foreword_proto::EntryKey;
 
@@ -49,35 +49,65 @@ pub(super) struct ModelFile {
 
 #[derive(Debug, Clone)]
 pub(super) struct Model {
-    pub(super) files: Vec<ModelFile>,
+    pub(super) files: BTreeMap<FileId, ModelFile>,
+    next_file: FileId,
+    /// Names of dropped files, and until when their pages rest; nothing is forgotten.
+    dropped: Vec<(FileName, u64)>,
     pub(super) tick_ms: u64,
     pub(super) term: u64,
     write_rest_ms: u64,
+    /// Files made while pages of their names rested.
+    pub(super) made_resting: u64,
 }
 
 impl Model {
     pub(super) fn new(write_rest_ms: u64) -> Self {
-        Self { files: Vec::new(), tick_ms: 0, term: 1, write_rest_ms }
+        Self {
+            files: BTreeMap::new(),
+            next_file: 0,
+            dropped: Vec::new(),
+            tick_ms: 0,
+            term: 1,
+            write_rest_ms,
+            made_resting: 0,
+        }
     }
 
     pub(super) fn apply(&mut self, command: &Hf3fsCommand) -> Hf3fsOutcome {
         match command {
             Hf3fsCommand::Initialize { name, pages } => {
-                if let Some(id) = self.files.iter().position(|file| file.name == *name) {
-                    let found = self.files[id].uses.len() as u32;
+                if let Some((id, file)) = self.files.iter().find(|(_, file)| file.name == *name) {
+                    let found = file.uses.len() as u32;
                     let same = found == *pages;
                     return if same {
-                        Hf3fsOutcome::Initialized { file: id as u32 }
+                        Hf3fsOutcome::Initialized { file: *id }
                     } else {
                         Hf3fsOutcome::OtherSize { pages: found }
                     };
                 }
-                self.files.push(ModelFile::new(name.clone(), *pages));
-                Hf3fsOutcome::Initialized { file: self.files.len() as u32 - 1 }
+                let mut file = ModelFile::new(name.clone(), *pages);
+                let resting = self.dropped.iter().filter(|(dropped, due_ms)| dropped == name && *due_ms > self.tick_ms);
+                if let Some(due_ms) = resting.map(|(_, due_ms)| *due_ms).max() {
+                    file.uses.fill(Use::Cleared);
+                    file.ever.fill(true);
+                    file.cleared_from_ms = due_ms;
+                    self.made_resting += 1;
+                }
+                self.files.insert(self.next_file, file);
+                self.next_file += 1;
+                Hf3fsOutcome::Initialized { file: self.next_file - 1 }
+            }
+            Hf3fsCommand::Drop { file, rest_ms } => {
+                let Some(file) = self.files.remove(file) else { return Hf3fsOutcome::NoFile };
+                let due_ms = self.tick_ms + (*rest_ms).max(self.write_rest_ms);
+                // What rests already, or rests for another file that was dropped before, is waited for.
+                let last_ms = self.dropped.last().map_or(0, |(_, due_ms)| *due_ms).max(file.last_due_ms());
+                self.dropped.push((file.name, due_ms.max(last_ms).max(file.cleared_from_ms)));
+                Hf3fsOutcome::Dropped
             }
             Hf3fsCommand::On { file, touched, operation } => {
                 let (tick_ms, write_rest_ms, term) = (self.tick_ms, self.write_rest_ms, self.term);
-                let Some(file) = self.files.get_mut(*file as usize) else { return Hf3fsOutcome::NoFile };
+                let Some(file) = self.files.get_mut(file) else { return Hf3fsOutcome::NoFile };
                 file.apply(touched, operation, term, tick_ms, write_rest_ms)
             }
         }
@@ -86,9 +116,9 @@ impl Model {
     /// Everything that can be asked of the real one, for all pages and these keys.
     pub(super) fn assert_equal(&self, state: &State, keys: &[EntryKey]) {
         assert_eq!(state.hf3fs().files().count(), self.files.len());
-        for (id, model) in self.files.iter().enumerate() {
-            let file = state.hf3fs().file(id as u32).unwrap();
-            assert_eq!(state.hf3fs().file_id(&model.name), Some(id as u32));
+        for (id, model) in &self.files {
+            let file = state.hf3fs().file(*id).unwrap();
+            assert_eq!(state.hf3fs().file_id(&model.name), Some(*id));
             assert_eq!((file.name(), file.pages() as usize), (&model.name, model.uses.len()));
             for index in 0..=file.pages() {
                 assert_eq!(file.page(index), model.page(index), "page {index} of file {id}");

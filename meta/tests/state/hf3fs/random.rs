@@ -52,6 +52,10 @@ enum Step {
         file: u8,
         rest_ms: u16,
     },
+    Drop {
+        file: u8,
+        rest_ms: u16,
+    },
     Touch {
         file: u8,
         touched: Vec<u8>,
@@ -97,7 +101,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0u16..150).prop_map(Step::Tick),
         1 => (0u16..2000).prop_map(Step::Tick),
         1 => Just(Step::Term),
-        2 => (0u8..4, 0u8..3).prop_map(|(which, pages)| Step::Initialize { which, pages }),
+        3 => (0u8..4, 0u8..3).prop_map(|(which, pages)| Step::Initialize { which, pages }),
         16 => reserve.prop_map(|(file, keys, protected, skips_max, stray_victims, other_term, touched)| {
             Step::Reserve { file, keys, protected, skips_max, stray_victims, other_term, touched }
         }),
@@ -105,8 +109,9 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(file, written, released, touched)| Step::Confirm { file, written, released, touched }),
         2 => (any::<u8>(), few(), 0u16..600).prop_map(|(file, keys, rest_ms)| Step::Delete { file, keys, rest_ms }),
         1 => (any::<u8>(), 0u16..600).prop_map(|(file, rest_ms)| Step::Clear { file, rest_ms }),
+        1 => (any::<u8>(), 0u16..600).prop_map(|(file, rest_ms)| Step::Drop { file, rest_ms }),
         3 => (any::<u8>(), few()).prop_map(|(file, touched)| Step::Touch { file, touched }),
-        2 => (any::<u8>(), 0u16..200, 0u8..5).prop_map(|(file, age_ms, pages_max)| Step::Expire { file, age_ms, pages_max }),
+        4 => (any::<u8>(), 0u16..200, 0u8..5).prop_map(|(file, age_ms, pages_max)| Step::Expire { file, age_ms, pages_max }),
         1 => (any::<u8>(), vec((any::<u8>(), any::<u8>()), 0..9), 0u16..600)
             .prop_map(|(file, entries, rest_ms)| Step::Import { file, entries, rest_ms }),
         1 => Just(Step::Restart),
@@ -144,6 +149,10 @@ fn command(step: &Step, model: &Model) -> Option<Command> {
             on(*file, &[], Hf3fsOperation::Delete { keys: some_keys(keys), rest_ms: (*rest_ms).into() })
         }
         Step::Clear { file, rest_ms } => on(*file, &[], Hf3fsOperation::Clear { rest_ms: (*rest_ms).into() }),
+        Step::Drop { file, rest_ms } => {
+            let (file, rest_ms) = (file_id(model, *file), (*rest_ms).into());
+            Some(Command::Hf3fs(Hf3fsCommand::Drop { file, rest_ms }))
+        }
         Step::Touch { file, touched } => on(*file, touched, Hf3fsOperation::Touch),
         Step::Expire { file, age_ms, pages_max } => {
             let (unheard_ms, pages_max) = ((*age_ms).into(), (*pages_max).into());
@@ -161,12 +170,17 @@ fn command(step: &Step, model: &Model) -> Option<Command> {
 
 /// Mostly one there is.
 fn file_id(model: &Model, number: u8) -> FileId {
-    if number > 250 { 9 } else { u32::from(number) % (model.files.len() as u32).max(1) }
+    let known: Vec<FileId> = model.files.keys().copied().collect();
+    match known.len() {
+        0 => 0,
+        _ if number > 250 => 9,
+        files => known[number as usize % files],
+    }
 }
 
 /// Mostly one the file has; without a file, any.
 fn index(model: &Model, file: FileId, number: u8) -> PageIndex {
-    let pages = model.files.get(file as usize).map_or(1, |file| file.pages());
+    let pages = model.files.get(&file).map_or(1, |file| file.pages());
     match number {
         255 => u32::MAX,
         250.. => pages + u32::from(number),
@@ -179,7 +193,7 @@ fn reserve(step: &Step, model: &Model, file: FileId, keys: Vec<EntryKey>) -> Hf3
     let Step::Reserve { protected, skips_max, stray_victims, other_term, .. } = step else { unreachable!() };
     let strays = stray_victims.iter().map(|number| index(model, file, *number));
     let may_go = |index: PageIndex| index % 5 != u32::from(*protected) % 7;
-    let victims = match model.files.get(file as usize) {
+    let victims = match model.files.get(&file) {
         Some(file) => file.victims(keys.len(), usize::from(*skips_max), may_go),
         None => Vec::new(),
     };
@@ -189,7 +203,7 @@ fn reserve(step: &Step, model: &Model, file: FileId, keys: Vec<EntryKey>) -> Hf3
 
 /// A reservation, or something like it.
 fn reservation(model: &Model, file: FileId, number: u8, wrong: Wrong) -> Option<(EntryKey, PageIndex)> {
-    let of_file = model.files.get(file as usize)?;
+    let of_file = model.files.get(&file)?;
     let held = &of_file.reserved;
     let at = if held.is_empty() { index(model, file, number) } else { held[number as usize % held.len()] };
     let right = of_file.key_of(at).unwrap_or(key(u64::from(number) % KEYS));
@@ -252,7 +266,7 @@ impl Run {
     fn assert_victims(&self, step: &Step) {
         let Step::Reserve { file, protected, skips_max, keys, .. } = step else { return };
         let id = file_id(&self.model, *file);
-        let Some((real, model)) = self.state.hf3fs().file(id).zip(self.model.files.get(id as usize)) else { return };
+        let Some((real, model)) = self.state.hf3fs().file(id).zip(self.model.files.get(&id)) else { return };
         let may_go = |index: PageIndex| index % 3 != u32::from(*protected) % 4;
         for state_skips in [usize::from(*skips_max), 1, 1000] {
             let expected = model.victims(keys.len(), state_skips, may_go);
@@ -327,13 +341,13 @@ fn random_runs_reach_every_corner() {
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let strategy = vec(step(), 160..200);
-    let mut seen = [0; 8];
+    let mut seen = [0; 9];
     for _ in 0..24 {
         let mut run = Run::new();
         for step in &strategy.new_tree(&mut runner).unwrap().current() {
             run.step(step);
         }
-        for file in &run.model.files {
+        for file in run.model.files.values() {
             let counts = file.counters;
             let found = [
                 counts.evicted,
@@ -347,9 +361,13 @@ fn random_runs_reach_every_corner() {
         }
         seen[6] += run.restarts;
         seen[7] += run.views.len() as u64;
+        seen[8] += run.model.made_resting;
         run.finish();
     }
-    let least = [100, 30, 30, 100, 30, 100, 40, 40];
+    let least = [100, 30, 30, 100, 30, 100, 40, 40, 10];
     let enough = seen.iter().zip(least).all(|(seen, least)| *seen >= least);
-    assert!(enough, "evicted, expired, no page, ignored confirms and releases, given again, restarts, views: {seen:?}");
+    assert!(
+        enough,
+        "evicted, expired, no page, ignored confirms and releases, given again, restarts, views, made anew resting: {seen:?}"
+    );
 }

@@ -153,5 +153,5 @@ fn pages_that_cannot_be_are_refused() {
 fn nothing_is_written_where_there_is_no_page_file() {
     let kinds = |state: &State| pieces(state).iter().map(|piece| piece[1]).collect::<Vec<u8>>();
     assert_eq!(kinds(&State::new(super::settings())), [1, 11, 13, 17, 8]);
-    assert_eq!(kinds(&Files::with(3).state), [1, 11, 13, 17, 9, 8]);
+    assert_eq!(kinds(&Files::with(3).state), [1, 11, 13, 17, 20, 9, 8]);
 }

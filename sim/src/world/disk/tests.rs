@@ -18,6 +18,7 @@ fn disk() -> Disk {
         read_rest_ms: 100,
         write_rest_ms: 100,
         first_feature_level: 1,
+        hf3fs_protection_ms: 30_000,
         lease_ms: 5000,
     };
     Disk::new(1, Identity::new(ClusterId([7; 16]), 1, DirectoryId([1; 16]), settings, BTreeMap::new()))

@@ -45,6 +45,7 @@ fn sound() -> State {
         read_rest_ms: 10,
         write_rest_ms: 20,
         first_feature_level: 1,
+        hf3fs_protection_ms: 30_000,
         lease_ms: 1000,
     };
     let mut state = State::new(settings);
@@ -62,7 +63,7 @@ fn sound() -> State {
 }
 
 fn file(state: &mut State) -> &mut File {
-    Arc::make_mut(&mut state.hf3fs.files[0])
+    Arc::make_mut(state.hf3fs.files.get_mut(&0).expect("file 0"))
 }
 
 /// The name of the invariant that is broken after `fault`.
@@ -104,8 +105,9 @@ fn faults_of_one_state() {
 #[test]
 fn two_files_of_one_name() {
     let mut state = sound();
-    let twin = state.hf3fs.files[0].clone();
-    state.hf3fs.files.push(twin);
+    let twin = state.hf3fs.files[&0].clone();
+    state.hf3fs.files.insert(1, twin);
+    state.hf3fs.next_file = 2;
     assert_eq!(check(&state).expect_err("a planted fault").name, "one-page-one-key");
 }
 
@@ -191,4 +193,25 @@ fn an_eviction_that_nobody_decided() {
     }
     state.begin_entry(2, state.revision() + 1);
     assert_eq!(check_command(&before, &evicting(vec![7]), &state).unwrap_err().name, "one-page-one-key");
+}
+
+#[test]
+fn a_dropped_file_that_comes_back() {
+    let mut state = sound();
+    let file = state.hf3fs.files[&0].clone();
+    apply(&mut state, Command::Hf3fs(Hf3fsCommand::Drop { file: 0, rest_ms: 0 }));
+    let before = Summary::of(&state);
+    state.hf3fs.put(0, File::clone(&file));
+    assert_eq!(check_step(&before, &state).expect_err("it is back").name, "nothing-goes-back");
+}
+
+#[test]
+fn a_file_made_anew_that_gives_pages_out_which_may_be_in_use() {
+    let mut state = sound();
+    let name = state.hf3fs.files[&0].name().clone();
+    apply(&mut state, Command::Hf3fs(Hf3fsCommand::Drop { file: 0, rest_ms: 0 }));
+    let before = Summary::of(&state);
+    state.hf3fs.next_file = 2;
+    state.hf3fs.put(1, File::new(name, 10));
+    assert_eq!(check_step(&before, &state).expect_err("it has room").name, "one-page-one-key");
 }

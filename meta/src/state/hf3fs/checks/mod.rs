@@ -22,9 +22,12 @@ const BACK: &str = "nothing-goes-back";
 /// in the order of their stamps; every other page was never used, or is of what was cleared.
 pub(in crate::state) fn check(hf3fs: &Hf3fs, tick_ms: u64) -> Result<(), Violation> {
     ensure(NAME, hf3fs.by_name.len() == hf3fs.files.len(), || format!("{:?} of {}", hf3fs.by_name, hf3fs.files.len()))?;
+    let resting = hf3fs.dropped.iter().map(|dropped| dropped.due_ms);
+    ensure(NAME, resting.is_sorted(), || format!("dropped page files {:?}", hf3fs.dropped))?;
     for (id, file) in hf3fs.files() {
         let found = hf3fs.file_id(file.name());
-        ensure(NAME, found == Some(id), || format!("page file {id} has the name of {found:?}"))?;
+        let right = found == Some(id) && id < hf3fs.next_file;
+        ensure(NAME, right, || format!("page file {id} of {} has the name of {found:?}", hf3fs.next_file))?;
         let of_file =
             |violation: Violation| Violation { detail: format!("file {id}: {}", violation.detail), ..violation };
         check_lists(file, tick_ms)
@@ -121,11 +124,15 @@ struct FileSummary {
 
 /// Page files before a command.
 #[derive(Debug, Clone, Default)]
-pub(in crate::state) struct Summary(Vec<FileSummary>);
+pub(in crate::state) struct Summary {
+    next_file: FileId,
+    files: BTreeMap<FileId, FileSummary>,
+}
 
 impl Summary {
     pub(in crate::state) fn of(hf3fs: &Hf3fs) -> Self {
-        Self(hf3fs.files().map(|(_, file)| FileSummary::of(file)).collect())
+        let files = hf3fs.files().map(|(id, file)| (id, FileSummary::of(file))).collect();
+        Self { next_file: hf3fs.next_file, files }
     }
 }
 
@@ -154,9 +161,18 @@ impl FileSummary {
 
 /// Checks one command's step.
 pub(in crate::state) fn check_step(before: &Summary, hf3fs: &Hf3fs, at: Moment<'_>) -> Result<(), Violation> {
-    for (id, was) in before.0.iter().enumerate() {
-        let Some(file) = hf3fs.file(id as FileId) else {
-            return ensure(BACK, false, || format!("page file {id} is gone"));
+    ensure(BACK, before.next_file <= hf3fs.next_file, || {
+        format!("page file numbers up to {} were given out, then up to {}", before.next_file, hf3fs.next_file)
+    })?;
+    for (id, was) in &before.files {
+        let there = hf3fs.file(*id).is_some() || hf3fs.dropped.rest_of(&was.name).is_some();
+        ensure(BACK, there, || format!("page file {id} is gone, and was not dropped"))?;
+    }
+    for (id, file) in hf3fs.files() {
+        let Some(was) = before.files.get(&id) else {
+            // One that was dropped does not come back, and who made it waits for what may still be in use of its name.
+            made_anew(before, id, file, hf3fs, at)?;
+            continue;
         };
         let now = FileSummary::of(file);
         let forward = was.name == now.name
@@ -176,6 +192,15 @@ pub(in crate::state) fn check_step(before: &Summary, hf3fs: &Hf3fs, at: Moment<'
         ensure(NAME, evicted == counted, || format!("page file {id}: {evicted} pages evicted, {counted} counted"))?;
     }
     Ok(())
+}
+
+/// A new page file has a new number, and gives out no page while a dropped file of its name rests.
+fn made_anew(before: &Summary, id: FileId, file: &File, hf3fs: &Hf3fs, at: Moment<'_>) -> Result<(), Violation> {
+    ensure(BACK, id >= before.next_file, || format!("page file {id} of {} came back", before.next_file))?;
+    let rests_ms = hf3fs.dropped.rest_of(file.name()).filter(|due_ms| *due_ms > at.tick_ms);
+    ensure(NAME, rests_ms.is_none() || file.room(at.tick_ms) == 0, || {
+        format!("page file {id} has room, pages of its name rest until {rests_ms:?}")
+    })
 }
 
 /// A page goes from reserved to another key only over confirmed or rest, and from rest only when it is due.
@@ -214,15 +239,15 @@ pub(in crate::state) fn check_command(
     hf3fs: &Hf3fs,
     at: Moment<'_>,
 ) -> Result<(), Violation> {
-    for (id, was) in before.0.iter().enumerate() {
-        let Some(file) = hf3fs.file(id as FileId) else { continue };
+    for (id, was) in &before.files {
+        let Some(file) = hf3fs.file(*id) else { continue };
         for index in was.evicted(file) {
             let named = match command {
                 Command::Hf3fs(Hf3fsCommand::On {
                     file,
                     operation: Hf3fsOperation::Reserve { term, victims, .. },
                     ..
-                }) => *file as usize == id && *term == at.term.number && victims.contains(&index),
+                }) => file == id && *term == at.term.number && victims.contains(&index),
                 _ => false,
             };
             ensure(NAME, named, || format!("page {index} of file {id} was evicted by {command:?}"))?;

@@ -2,6 +2,7 @@
 
 use foreword_proto::{EntryKey, Namespace, SlotRef};
 
+use super::super::namespaces::NamespaceInfo;
 use crate::state::command::Command;
 use crate::state::invariants::planted::{KEY, found, step_found};
 
@@ -56,5 +57,14 @@ fn a_page_in_a_slot_of_another_generation() {
 #[test]
 fn an_epoch_that_falls() {
     let name = step_found(|state, _| state.pages.namespaces.get_mut(1).unwrap().epoch = 0);
+    assert_eq!(name, "nothing-goes-back");
+}
+
+#[test]
+fn a_dropped_namespace_that_comes_back() {
+    let name = step_found(|state, _| {
+        let info = state.pages.namespaces.remove(1).unwrap();
+        state.pages.namespaces.add(NamespaceInfo { id: 0, ..NamespaceInfo::clone(&info) });
+    });
     assert_eq!(name, "nothing-goes-back");
 }

@@ -42,10 +42,11 @@ fn one_slot_one_page(pages: &Pages, room: &Room) -> Result<(), Violation> {
 fn namespaces_are_distinct(pages: &Pages) -> Result<(), Violation> {
     const NAME: &str = "namespaces-are-distinct";
     let mut tables = BTreeSet::new();
-    for (position, info) in pages.namespaces().enumerate() {
+    let last_id = pages.last_namespace();
+    for info in pages.namespaces() {
         let found = pages.by_fingerprint(&info.fingerprint).map(|found| found.id);
-        let right = info.id as usize == position + 1 && found == Some(info.id);
-        ensure(NAME, right, || format!("namespace {} at {position}, its fingerprint finds {found:?}", info.id))?;
+        let right = (1..=last_id).contains(&info.id) && found == Some(info.id);
+        ensure(NAME, right, || format!("namespace {} of {last_id}, its fingerprint finds {found:?}", info.id))?;
         let fresh = tables.insert(info.table) && info.table < pages.next_table;
         ensure(NAME, fresh, || format!("table {} of namespace {}", info.table, info.id))?;
     }
@@ -76,20 +77,26 @@ fn entries_are_counted(pages: &Pages) -> Result<(), Violation> {
 /// What later namespaces are held against.
 #[derive(Debug, Clone)]
 pub(in crate::state) struct Summary {
+    last_namespace: NamespaceId,
     epochs: BTreeMap<NamespaceId, Epoch>,
 }
 
 impl Summary {
     pub(in crate::state) fn of(pages: &Pages) -> Self {
-        Self { epochs: pages.namespaces().map(|info| (info.id, info.epoch)).collect() }
+        let epochs = pages.namespaces().map(|info| (info.id, info.epoch)).collect();
+        Self { last_namespace: pages.last_namespace(), epochs }
     }
 }
 
 /// Checks one command's step.
 pub(in crate::state) fn check_step(before: &Summary, pages: &Pages) -> Result<(), Violation> {
-    for (id, epoch) in &before.epochs {
-        let now = pages.namespace(*id).map(|info| info.epoch);
-        ensure(BACK, now.is_some_and(|now| now >= *epoch), || format!("namespace {id}: epoch {epoch}, then {now:?}"))?;
+    let (was, now) = (before.last_namespace, pages.last_namespace());
+    ensure(BACK, was <= now, || format!("namespace ids up to {was} were given out, then up to {now}"))?;
+    for info in pages.namespaces() {
+        // One that was dropped does not come back.
+        let (id, epoch) = (info.id, before.epochs.get(&info.id).copied());
+        let right = epoch.map_or(id > was, |epoch| info.epoch >= epoch);
+        ensure(BACK, right, || format!("namespace {id} of {was}: epoch {epoch:?}, then {}", info.epoch))?;
     }
     Ok(())
 }
