@@ -9,6 +9,7 @@ pub mod commands;
 pub mod config;
 pub mod driver;
 pub mod human;
+mod out;
 pub mod process;
 
 use std::process::ExitCode;
@@ -72,7 +73,7 @@ fn run_command(cli: Cli) -> Done {
         _ => None,
     };
     let serves = server.is_some() || standin.is_some();
-    process::init_logs(if serves { "info" } else { "error" })?;
+    let _logs_end = process::init_logs(if serves { "info" } else { "error" }, serves)?;
     process::raise_descriptor_limit();
     let parent = server.map_or_else(|| standin.and_then(|args| args.die_with_parent), |server| server.die_with_parent);
     if let Some(parent) = parent {

@@ -9,6 +9,7 @@ use foreword_seams::Telemetry;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
 /// The environment variable that filters the log: `info`, `foreword_meta=debug,warn`, ...
@@ -48,18 +49,28 @@ impl Announcement {
 /// What is fatal to it ends a replica with a reason of ours.
 const OPENRAFT_QUIET: &str = "openraft=off";
 
-/// Logs to stderr, filtered by `FOREWORD_LOG`, else by `default`. openraft is quiet unless the filter names it.
+/// While it lives, what is logged is written.
+pub type LogsEnd = WorkerGuard;
+
+/// Logs to stderr, filtered by `FOREWORD_LOG`, else by `default`. openraft is quiet unless the filter names it. A server never waits for
+/// whoever reads its log: beyond 128,000 lines that nobody takes they are dropped.
 ///
 /// Errors: a filter that does not parse.
-pub fn init_logs(default: &str) -> anyhow::Result<()> {
+pub fn init_logs(default: &str, serves: bool) -> anyhow::Result<Option<LogsEnd>> {
     let text = std::env::var(LOG_ENV).ok().filter(|text| !text.is_empty()).unwrap_or_else(|| default.to_owned());
     let quiet = if text.contains("openraft") { "" } else { OPENRAFT_QUIET };
     let filter = EnvFilter::try_new(format!("{quiet},{text}"))
         .map_err(|error| BadInput::new(LOG_ENV, format!("a log filter, got {text:?}: {error}")))?;
     let ansi = std::io::stderr().is_terminal();
     // A second call (tests in one process) keeps the first subscriber.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).try_init();
-    Ok(())
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi);
+    if !serves {
+        let _ = logs.with_writer(std::io::stderr).try_init();
+        return Ok(None);
+    }
+    let (writer, end) = tracing_appender::non_blocking(std::io::stderr());
+    let _ = logs.with_writer(writer).try_init();
+    Ok(Some(end))
 }
 
 /// Raises the soft limit of open files to the hard one: each connection takes a descriptor.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::str::FromStr;
@@ -237,6 +238,10 @@ async fn bind_unix(path: &std::path::Path) -> io::Result<tokio::net::UnixListene
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             if tokio::net::UnixStream::connect(path).await.is_ok() {
                 return Err(error);
+            }
+            if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+                let expected = format!("expected a socket or nothing, {} is something else", path.display());
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, expected));
             }
             std::fs::remove_file(path)?;
             tokio::net::UnixListener::bind(path)

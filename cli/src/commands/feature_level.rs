@@ -11,6 +11,7 @@ use super::Done;
 use super::membership::ask_any;
 use crate::args::GroupArgs;
 use crate::clients;
+use crate::out::outln;
 
 /// The leader waits 2 s for the slowest member's hello, and for one entry.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -47,13 +48,13 @@ pub async fn run(args: FeatureLevelArgs, json: bool) -> Done {
             .iter()
             .map(|one| json!({ "replica_id": one.replica_id, "endpoint": one.endpoint, "known": known(one) }))
             .collect();
-        println!("{}", json!({ "committed": committed, "members": members }));
+        outln!("{}", json!({ "committed": committed, "members": members }));
         return Ok(ExitCode::SUCCESS);
     }
-    println!("committed: {committed}");
+    outln!("committed: {committed}");
     for m::MemberLevel { replica_id, endpoint, known } in members {
         let known = if known > 0 { format!("knows up to {known}") } else { "did not answer".into() };
-        println!("replica {replica_id} at {endpoint}: {known}");
+        outln!("replica {replica_id} at {endpoint}: {known}");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -22,6 +22,7 @@ use tonic::Status;
 
 use super::{Done, NOT_FOUND};
 use crate::clients::{self, Agent, Group, said_no};
+use crate::out::outln;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -164,9 +165,9 @@ pub async fn lookup(args: LookupArgs, json: bool) -> Done {
         None => lookup_at_group(&args.meta, &namespace, keys, tokens, freshness).await?,
     };
     if json {
-        println!("{}", json!({ "pages": pages, "revision": revision }));
+        outln!("{}", json!({ "pages": pages, "revision": revision }));
     } else {
-        println!("{pages} leading pages at revision {revision}");
+        outln!("{pages} leading pages at revision {revision}");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -278,7 +279,7 @@ pub async fn get(args: GetArgs, json: bool) -> Done {
     }
     if json {
         let tier = end.hit.then(|| format!("{:?}", end.tier()).to_lowercase());
-        println!("{}", json!({ "hit": end.hit, "tier": tier, "reason": end.reason, "revision": end.revision }));
+        outln!("{}", json!({ "hit": end.hit, "tier": tier, "reason": end.reason, "revision": end.revision }));
     }
     Ok(if end.hit { ExitCode::SUCCESS } else { ExitCode::from(NOT_FOUND) })
 }
@@ -336,9 +337,9 @@ pub async fn put(args: PutArgs, json: bool) -> Done {
     let put = outcomes.iter().find(|put| !published(put)).or(outcomes.first()).context("a page without shards")?;
     let outcome = put.outcome().as_str_name().trim_start_matches("PUT_OUTCOME_").to_lowercase();
     if json {
-        println!("{}", json!({ "outcome": outcome, "revision": put.revision, "reason": put.reason }));
+        outln!("{}", json!({ "outcome": outcome, "revision": put.revision, "reason": put.reason }));
     } else {
-        println!("{outcome} at revision {} {}", put.revision, put.reason);
+        outln!("{outcome} at revision {} {}", put.revision, put.reason);
     }
     Ok(if published(put) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::Done;
 use crate::args::GroupArgs;
 use crate::clients;
+use crate::out::outln;
 
 /// A new replica is sent a snapshot before it votes: that takes as long as it takes.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -95,9 +96,9 @@ pub async fn run(change: Change, json: bool) -> Done {
     };
     let voters = ask_any(endpoints, PATIENCE, async |endpoint| ask(endpoint, &change).await).await?;
     if json {
-        println!("{}", json!({ "voters": voters }));
+        outln!("{}", json!({ "voters": voters }));
     } else {
-        println!("voters: {}", voters.iter().map(u64::to_string).collect::<Vec<_>>().join(", "));
+        outln!("voters: {}", voters.iter().map(u64::to_string).collect::<Vec<_>>().join(", "));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -167,8 +168,8 @@ pub async fn leader(args: LeaderArgs, json: bool) -> Done {
     });
     let m::MoveLeaderResponse { leader } = answer.await?;
     match json {
-        true => println!("{}", json!({ "leader": leader })),
-        false => println!("leader: {leader}"),
+        true => outln!("{}", json!({ "leader": leader })),
+        false => outln!("leader: {leader}"),
     }
     Ok(ExitCode::SUCCESS)
 }

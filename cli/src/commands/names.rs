@@ -13,6 +13,7 @@ use super::Done;
 use super::membership::ask_any;
 use crate::args::GroupArgs;
 use crate::clients;
+use crate::out::outln;
 
 /// A replica waits 10 s for the group.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -87,8 +88,8 @@ pub async fn namespaces(args: NamespacesArgs, json: bool) -> Done {
         });
         let m::DropNamespaceResponse { pages, revision } = answer.await?;
         match json {
-            true => println!("{}", json!({ "dropped": namespace_id, "pages": pages, "revision": revision })),
-            false => println!("dropped namespace {namespace_id}, pages: {pages}, revision: {revision}"),
+            true => outln!("{}", json!({ "dropped": namespace_id, "pages": pages, "revision": revision })),
+            false => outln!("dropped namespace {namespace_id}, pages: {pages}, revision: {revision}"),
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -108,12 +109,12 @@ pub async fn namespaces(args: NamespacesArgs, json: bool) -> Done {
         }
     }
     if json {
-        println!("{}", json!({ "namespaces": found }));
+        outln!("{}", json!({ "namespaces": found }));
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{:>8} {:>12} {:>8} {:>12}  {:<16} model", "id", "pages", "epoch", "slot bytes", "tenant");
+    outln!("{:>8} {:>12} {:>8} {:>12}  {:<16} model", "id", "pages", "epoch", "slot bytes", "tenant");
     for NamespaceStatus { id, pages, epoch, slot_bytes, tenant, model, model_revision, shards: _ } in found {
-        println!("{id:>8} {pages:>12} {epoch:>8} {slot_bytes:>12}  {tenant:<16} {model} ({model_revision})");
+        outln!("{id:>8} {pages:>12} {epoch:>8} {slot_bytes:>12}  {tenant:<16} {model} ({model_revision})");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -128,8 +129,8 @@ pub async fn page_files(args: PageFilesArgs, json: bool) -> Done {
         })
         .await?;
         match json {
-            true => println!("{}", json!({ "dropped": page_file_id })),
-            false => println!("dropped page file {page_file_id}"),
+            true => outln!("{}", json!({ "dropped": page_file_id })),
+            false => outln!("dropped page file {page_file_id}"),
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -139,13 +140,13 @@ pub async fn page_files(args: PageFilesArgs, json: bool) -> Done {
     let documents = answer.await?.json;
     let found = documents.iter().map(|json| serde_json::from_str(json)).collect::<Result<Vec<PageFileStatus>, _>>()?;
     if json {
-        println!("{}", json!({ "page_files": found }));
+        outln!("{}", json!({ "page_files": found }));
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{:>8} {:>12} {:>12} {:>6}  {:<12} deployment", "id", "pages", "confirmed", "rank", "pool");
+    outln!("{:>8} {:>12} {:>12} {:>6}  {:<12} deployment", "id", "pages", "confirmed", "rank", "pool");
     for file in found {
         let PageFileStatus { id, pages, confirmed, rank, pool, deployment, .. } = file;
-        println!("{id:>8} {pages:>12} {confirmed:>12} {rank:>6}  {pool:<12} {deployment}");
+        outln!("{id:>8} {pages:>12} {confirmed:>12} {rank:>6}  {pool:<12} {deployment}");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -12,6 +12,7 @@ use crate::args::GroupArgs;
 use crate::driver::Report;
 use crate::driver::audit::Findings;
 use crate::driver::report::Facts;
+use crate::out::outln;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -72,9 +73,9 @@ pub(super) fn facts(script: &Script, agents: usize, wall: std::time::Duration) -
 /// Prints the report; success only when it proves what it should.
 pub(super) fn print(report: &Report, findings: Findings, json: bool) -> anyhow::Result<ExitCode> {
     if json {
-        println!("{}", serde_json::to_string(report)?);
+        outln!("{}", serde_json::to_string(report)?);
     } else {
-        print!("\n{}", report.table(Some(findings)));
+        outln!("\n{}", report.table(Some(findings)).trim_end());
     }
     Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::Done;
 use crate::clients;
 use crate::human::Size;
+use crate::out::outln;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -41,7 +42,7 @@ pub async fn run(args: StatusArgs, json: bool) -> Done {
     let agents = join_all(args.agent.iter().map(clients::agent_status)).await;
     let all_answered = replicas.iter().all(Result::is_ok) && agents.iter().all(Result::is_ok);
     if json {
-        println!("{}", json!({ "replicas": documents(&replicas)?, "agents": documents(&agents)? }));
+        outln!("{}", json!({ "replicas": documents(&replicas)?, "agents": documents(&agents)? }));
     } else {
         print_replicas(&replicas);
         print_agents(&agents);
@@ -62,13 +63,18 @@ fn print_replicas(replicas: &[anyhow::Result<ReplicaStatus>]) {
     if replicas.is_empty() {
         return;
     }
-    println!(
+    outln!(
         "{:<8} {:<10} {:>6} {:>12} {:>10} {:>10}  state digest",
-        "replica", "role", "term", "revision", "pages", "log"
+        "replica",
+        "role",
+        "term",
+        "revision",
+        "pages",
+        "log"
     );
     for replica in replicas {
         match replica {
-            Ok(r) => println!(
+            Ok(r) => outln!(
                 "{:<8} {:<10} {:>6} {:>12} {:>10} {:>10}  {}{}",
                 r.replica_id,
                 r.role,
@@ -84,13 +90,13 @@ fn print_replicas(replicas: &[anyhow::Result<ReplicaStatus>]) {
     }
     let Some(one) = replicas.iter().flatten().max_by_key(|replica| replica.revision) else { return };
     let l3 = &one.l3;
-    println!(
+    outln!(
         "cluster {}, leader {}, voters {:?}",
         one.cluster_id,
         one.leader_id.map_or("none".into(), |id| id.to_string()),
         one.voters
     );
-    println!(
+    outln!(
         "L3: budget {}, {} slabs; free {}, granted {}, published {}, resting {}; {} slots reused",
         Size(l3.budget_bytes),
         l3.slabs,
@@ -101,13 +107,18 @@ fn print_replicas(replicas: &[anyhow::Result<ReplicaStatus>]) {
         l3.slots_reused
     );
     for n in &one.namespaces {
-        println!(
+        outln!(
             "namespace {} ({}/{}): {} pages, epoch {}, {} shards",
-            n.id, n.tenant, n.model, n.pages, n.epoch, n.shards
+            n.id,
+            n.tenant,
+            n.model,
+            n.pages,
+            n.epoch,
+            n.shards
         );
     }
     for s in &one.sessions {
-        println!("session {} of {} at {}: {} slots granted", s.id, s.node, s.endpoint, s.granted_slots);
+        outln!("session {} of {} at {}: {} slots granted", s.id, s.node, s.endpoint, s.granted_slots);
     }
 }
 
@@ -123,13 +134,13 @@ fn print_agents(agents: &[anyhow::Result<AgentStatus>]) {
                     "not ready"
                 };
                 let c = &a.counters;
-                println!(
+                outln!(
                     "agent {}: {state}, L3 breaker {}, session {}",
                     a.node,
                     a.l3_breaker,
                     a.session.as_deref().unwrap_or("none")
                 );
-                println!(
+                outln!(
                     "  L1 {} of {} in {} pages; hits L1 {} L3 {}, misses {}; published {}, refused {}",
                     megabytes(a.arena.frame_bytes_used),
                     megabytes(a.arena.arena_bytes),
@@ -141,9 +152,12 @@ fn print_agents(agents: &[anyhow::Result<AgentStatus>]) {
                     c.puts_refused
                 );
                 for n in &a.namespaces {
-                    println!(
+                    outln!(
                         "  namespace {}: {} pages at revision {}, mirror {} ms old",
-                        n.id, n.pages, n.revision, n.mirror_age_ms
+                        n.id,
+                        n.pages,
+                        n.revision,
+                        n.mirror_age_ms
                     );
                 }
             }

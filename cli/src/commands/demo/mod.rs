@@ -23,6 +23,7 @@ use crate::driver::Report;
 use crate::driver::probe::{Probe, outage};
 use crate::driver::report::Facts;
 use crate::human::{Size, Span};
+use crate::out::outln;
 use crate::process::stop_signal;
 
 /// Without --l3-bytes there is room for so many times the distinct pages: nothing is evicted, whatever grants and rests hold.
@@ -151,7 +152,7 @@ async fn demo(args: DemoArgs, json: bool) -> Done {
     let report = Report { usrbio, ..Report::new(&counts, &facts) };
     let code = print(&report, findings, json)?;
     if !json {
-        println!("\n{}", verdict(&report));
+        outln!("\n{}", verdict(&report));
     }
     Ok(code)
 }

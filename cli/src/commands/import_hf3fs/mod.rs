@@ -21,6 +21,7 @@ use self::saved::SavedFile;
 use super::Done;
 use crate::args::GroupArgs;
 use crate::clients;
+use crate::out::outln;
 
 /// Entries of one call: more would keep a serving replica busy for too long at a time.
 const ENTRIES_PER_CALL: usize = 4096;
@@ -65,14 +66,14 @@ pub async fn run(args: ImportArgs, json: bool) -> Done {
             told.push(json!({ "rank": rank, "namespace": pool, "num_pages": pages, "imported": taken,
                               "left_out": doubtful, "leaked": leaked, "conflicts": conflicts }));
         } else {
-            println!(
+            outln!(
                 "rank {rank} {pool}: {taken} of {pages} pages taken over, {doubtful} doubtful left out, {leaked} leaked ones \
                  won back, {conflicts} in conflict with what is there"
             );
         }
     }
     if json {
-        println!("{}", json!({ "deployment": args.deployment, "files": told }));
+        outln!("{}", json!({ "deployment": args.deployment, "files": told }));
     }
     Ok(if all_taken { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
