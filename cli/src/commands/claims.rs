@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use foreword_meta::state::command::{ClusterSettings, OtherSetting};
 use foreword_proto::{BadInput, ClusterId, DirectoryId};
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,7 @@ pub(super) struct Claim {
     pub(super) data_dir: String,
     /// All first members, as each of them was told.
     pub(super) peers: BTreeMap<u64, String>,
+    pub(super) settings: ClusterSettings,
 }
 
 /// The claims of one cluster.
@@ -40,8 +42,13 @@ impl Claims {
         self.dir.join(format!("{PREFIX}{replica_id}"))
     }
 
-    /// Refuses an id that was claimed, and other first members than an earlier one was made with.
-    pub(super) fn check(&self, ids: &[u64], peers: &BTreeMap<u64, String>) -> anyhow::Result<()> {
+    /// Refuses an id that was claimed, and other first members or settings than an earlier one was made with.
+    pub(super) fn check(
+        &self,
+        ids: &[u64],
+        peers: &BTreeMap<u64, String>,
+        settings: &ClusterSettings,
+    ) -> anyhow::Result<()> {
         for claim in self.all()? {
             let path = self.path(claim.replica_id);
             if ids.contains(&claim.replica_id) {
@@ -52,6 +59,9 @@ impl Claims {
                 let expected = format!("{theirs}, as {} says of this cluster, got {}", path.display(), shown(peers));
                 return Err(BadInput::new("peers", expected).into());
             }
+            claim.settings.check_same(settings).map_err(|OtherSetting { field, expected, found }| {
+                BadInput::new(field, format!("{expected}, as {} says of this cluster, got {found}", path.display()))
+            })?;
         }
         Ok(())
     }
@@ -125,24 +135,38 @@ mod tests {
         std::fs::create_dir(l3.path().join(cluster_id.to_string())).unwrap();
         let claims = Claims::new(l3.path(), cluster_id);
         let peers: BTreeMap<u64, String> = [(1, "m1:1".into()), (2, "m2:1".into())].into();
+        let settings = ClusterSettings {
+            chunk_bytes: 4096,
+            slab_bytes: 1 << 20,
+            l3_bytes: 1 << 30,
+            read_rest_ms: 1,
+            write_rest_ms: 2,
+            hf3fs_protection_ms: 3,
+            lease_ms: 4,
+            first_feature_level: 1,
+        };
         let claim = |replica_id| Claim {
             replica_id,
             directory: DirectoryId([replica_id as u8; 16]),
             data_dir: "/d".into(),
             peers: peers.clone(),
+            settings: settings.clone(),
         };
-        claims.check(&[1, 2], &peers).unwrap();
+        claims.check(&[1, 2], &peers, &settings).unwrap();
         claims.take(&claim(1)).unwrap();
-        claims.check(&[2], &peers).unwrap();
-        let again = claims.check(&[1], &peers).unwrap_err();
+        claims.check(&[2], &peers, &settings).unwrap();
+        let other = ClusterSettings { slab_bytes: 2 << 20, ..settings.clone() };
+        let other = claims.check(&[2], &peers, &other).unwrap_err();
+        assert!(other.downcast_ref::<BadInput>().is_some_and(|bad| bad.field == "slab_bytes"), "{other:#}");
+        let again = claims.check(&[1], &peers, &settings).unwrap_err();
         assert!(again.downcast_ref::<BadInput>().is_some_and(|bad| bad.field == "replica_id"), "{again:#}");
         let other = Claim { directory: DirectoryId([9; 16]), ..claim(1) };
         let second = claims.take(&other).unwrap_err();
         assert!(second.to_string().contains(&claim(1).directory.to_string()), "{second:#}");
         // A removed member's machine that begins "again", alone.
-        let alone = claims.check(&[4], &[(4, "m4:1".to_owned())].into()).unwrap_err();
+        let alone = claims.check(&[4], &[(4, "m4:1".to_owned())].into(), &settings).unwrap_err();
         assert!(alone.downcast_ref::<BadInput>().is_some_and(|bad| bad.field == "peers"), "{alone:#}");
         claims.give_back(1);
-        claims.check(&[1], &peers).unwrap();
+        claims.check(&[1], &peers, &settings).unwrap();
     }
 }

@@ -27,6 +27,7 @@ use super::Done;
 use super::claims::{Claim, Claims};
 use crate::clients::{self, Group};
 use crate::human::{Size, Span};
+use crate::out::outln;
 
 /// Slabs that a budget is divided into when --slab-bytes is not given.
 const SLABS_OF_A_BUDGET: u64 = 16;
@@ -106,14 +107,14 @@ pub async fn run(args: InitArgs, json: bool) -> Done {
         None => begin(&args)?,
     };
     if json {
-        println!("{}", json!({ "cluster_id": made.cluster_id, "data_dirs": made.data_dirs, "l3": args.l3 }));
+        outln!("{}", json!({ "cluster_id": made.cluster_id, "data_dirs": made.data_dirs, "l3": args.l3 }));
     } else {
-        println!("cluster {}", made.cluster_id);
+        outln!("cluster {}", made.cluster_id);
         for dir in &made.data_dirs {
-            println!("made {}", dir.display());
+            outln!("made {}", dir.display());
         }
         if let Some(l3) = &args.l3 {
-            println!("L3 {l3}");
+            outln!("L3 {l3}");
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -133,12 +134,23 @@ fn begin(args: &InitArgs) -> anyhow::Result<Made> {
     let cluster_id = args.cluster_id.unwrap_or_else(|| ClusterId(OsEntropy.bytes16()));
     let claims = Claims::new(&root.dir, cluster_id);
     let ids: Vec<u64> = replicas.iter().map(|(id, _)| *id).collect();
-    claims.check(&ids, &members)?;
-    mark_l3(&root.dir, cluster_id, settings.chunk_bytes, args.cluster_id.is_some())?;
+    claims.check(&ids, &members, &settings)?;
+    let first = members.keys().next().copied().unwrap_or_default();
+    let mark = ClusterMark::new(cluster_id, settings.chunk_bytes, filesystem_type(&root.dir));
+    match args.cluster_id {
+        Some(_) => mark_l3_of_known(&root.dir, &mark, (!ids.contains(&first)).then_some(first))?,
+        None => init_l3_root(&root.dir, &mark).context("l3")?,
+    }
     for (id, dir) in &replicas {
         let directory = DirectoryId(OsEntropy.bytes16());
         let data_dir = dir.display().to_string();
-        claims.take(&Claim { replica_id: *id, directory, data_dir, peers: members.clone() })?;
+        claims.take(&Claim {
+            replica_id: *id,
+            directory,
+            data_dir,
+            peers: members.clone(),
+            settings: settings.clone(),
+        })?;
         let identity = Identity::new(cluster_id, *id, directory, settings.clone(), members.clone());
         if let Err(error) = DataDir::init(dir, &identity) {
             claims.give_back(*id);
@@ -336,14 +348,22 @@ impl L3Root {
     }
 }
 
-/// Writes the CLUSTER mark; a replica of a cluster whose id is known already finds it, or makes it where L3 is not shared yet.
-fn mark_l3(root: &Path, cluster_id: ClusterId, chunk_bytes: u32, known: bool) -> anyhow::Result<()> {
-    if known && let Some(found) = read_cluster_mark(root, cluster_id)? {
-        found.check(cluster_id, chunk_bytes).map_err(|error| error.within("l3"))?;
+/// Finds the CLUSTER mark of a cluster whose id is known. Only the init of the first member makes it (`first`: who that is, when it is
+/// another): a directory without the mark is otherwise one where L3 is not mounted.
+fn mark_l3_of_known(root: &Path, mark: &ClusterMark, first: Option<u64>) -> anyhow::Result<()> {
+    if let Some(found) = read_cluster_mark(root, mark.cluster_id)? {
+        found.check(mark.cluster_id, mark.chunk_bytes).map_err(|error| error.within("l3"))?;
         return Ok(());
     }
-    let fs_type = filesystem_type(root);
-    init_l3_root(root, &ClusterMark::new(cluster_id, chunk_bytes, fs_type)).context("l3")?;
+    if let Some(first) = first {
+        let expected = format!(
+            "a directory with the mark of cluster {}, which the init of replica {first} makes, {} has none: is L3 mounted here?",
+            mark.cluster_id,
+            root.display()
+        );
+        return Err(BadInput::new("l3", expected).into());
+    }
+    init_l3_root(root, mark).context("l3")?;
     Ok(())
 }
 

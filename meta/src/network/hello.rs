@@ -12,6 +12,7 @@ use tonic::Status;
 use super::address::Address;
 use super::peers::Peers;
 use crate::consensus::types::LogId;
+use crate::state::command::ClusterSettings;
 
 /// What a replica says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub(crate) struct Hello {
     /// The entry that set `members`; None: they are those that its data directory was made with.
     pub(crate) membership: Option<LogId>,
     pub(crate) members: BTreeMap<u64, Known>,
+    /// What its data directory was made with.
+    pub(crate) settings: ClusterSettings,
 }
 
 /// A member as another replica knows it.
@@ -74,6 +77,7 @@ impl Hello {
                 index: id.index,
             }),
             members: members.collect(),
+            settings: Some(settings_to_wire(&self.settings)),
         }
     }
 
@@ -92,8 +96,56 @@ impl Hello {
                 .membership
                 .map(|at| LogId { leader_id: CommittedLeaderId::new(at.term, at.leader), index: at.index }),
             members: members.collect::<Result<_, BadInput>>()?,
+            settings: settings_from_wire(message.settings)?,
         })
     }
+}
+
+fn settings_to_wire(settings: &ClusterSettings) -> wire::ClusterSettings {
+    let ClusterSettings {
+        chunk_bytes,
+        slab_bytes,
+        l3_bytes,
+        read_rest_ms,
+        write_rest_ms,
+        hf3fs_protection_ms,
+        lease_ms,
+        first_feature_level,
+    } = *settings;
+    wire::ClusterSettings {
+        chunk_bytes,
+        slab_bytes,
+        l3_bytes,
+        read_rest_ms,
+        write_rest_ms,
+        hf3fs_protection_ms,
+        lease_ms,
+        first_feature_level,
+    }
+}
+
+fn settings_from_wire(settings: Option<wire::ClusterSettings>) -> Result<ClusterSettings, BadInput> {
+    let settings = settings.ok_or_else(|| BadInput::new("settings", "the cluster's settings, got none"))?;
+    let wire::ClusterSettings {
+        chunk_bytes,
+        slab_bytes,
+        l3_bytes,
+        read_rest_ms,
+        write_rest_ms,
+        hf3fs_protection_ms,
+        lease_ms,
+        first_feature_level,
+    } = settings;
+    Ok(ClusterSettings {
+        chunk_bytes,
+        slab_bytes,
+        l3_bytes,
+        read_rest_ms,
+        write_rest_ms,
+        hf3fs_protection_ms,
+        lease_ms,
+        first_feature_level,
+    })
 }
 
 fn directory_to_wire(directory: Option<DirectoryId>) -> bytes::Bytes {
@@ -119,6 +171,7 @@ mod tests {
             feature_level: 7,
             membership: Some(LogId { leader_id: CommittedLeaderId::new(4, 2), index: 9 }),
             members: [(1, known(None)), (2, known(Some(DirectoryId([2; 16]))))].into(),
+            settings: ClusterSettings::of_a_test(),
         };
         assert_eq!(Hello::from_wire(hello.to_wire()).unwrap(), hello);
         let nameless = wire::HelloResponse { directory: bytes::Bytes::new(), ..hello.to_wire() };

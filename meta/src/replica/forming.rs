@@ -14,6 +14,7 @@ use super::introduce::hello_of;
 use super::rejoin::Standing;
 use crate::consensus::types::Member;
 use crate::network::hello::Hello;
+use crate::state::command::{ClusterSettings, OtherSetting};
 use crate::storage::IdentityFile;
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -33,6 +34,8 @@ enum NotYet {
     TookPart,
     #[error("it was made with other members: {0}")]
     OtherMembers(String),
+    #[error("it was made with other settings: {0}")]
+    OtherSettings(OtherSetting),
 }
 
 /// Until the group is there: this replica's, or the one that reaches it.
@@ -79,6 +82,8 @@ async fn begin(group: &Group, standing: &Standing) {
 
 /// All named members with their directories; else for whom this replica waits, and why.
 async fn pristine_members(group: &Group, standing: &Standing) -> Result<BTreeMap<u64, Member>, String> {
+    let settings = group.applied.read(|state| state.settings().clone());
+    let settings = &settings;
     let asked = group.named.iter().map(|(id, endpoint)| async move {
         let heard = if *id == group.replica_id {
             hello_of(group, standing).await.ok_or_else(|| NotYet::Silent("raft has stopped".into()))
@@ -86,7 +91,7 @@ async fn pristine_members(group: &Group, standing: &Standing) -> Result<BTreeMap
             let heard = group.peers.hello(endpoint, ASK_TIMEOUT).await;
             heard.map_err(|status| NotYet::Silent(status.message().into()))
         };
-        let member = heard.and_then(|hello| founder(*id, &group.named, &hello));
+        let member = heard.and_then(|hello| founder(*id, &group.named, settings, &hello));
         member.map(|member| (*id, member)).map_err(|why| format!("replica {id} at {endpoint} ({why})"))
     });
     let (members, missing): (Vec<_>, Vec<_>) =
@@ -98,7 +103,12 @@ async fn pristine_members(group: &Group, standing: &Standing) -> Result<BTreeMap
 }
 
 /// The member that said hello, if it may begin with the others.
-fn founder(id: u64, named: &BTreeMap<u64, String>, hello: &Hello) -> Result<Member, NotYet> {
+fn founder(
+    id: u64,
+    named: &BTreeMap<u64, String>,
+    settings: &ClusterSettings,
+    hello: &Hello,
+) -> Result<Member, NotYet> {
     if hello.address.replica_id != id {
         return Err(NotYet::Another(hello.address.replica_id));
     }
@@ -108,6 +118,7 @@ fn founder(id: u64, named: &BTreeMap<u64, String>, hello: &Hello) -> Result<Memb
         let theirs: Vec<String> = theirs.iter().map(|(id, endpoint)| format!("{id}={endpoint}")).collect();
         return Err(NotYet::OtherMembers(theirs.join(",")));
     }
+    settings.check_same(&hello.settings).map_err(NotYet::OtherSettings)?;
     let peer = named.get(&id).cloned().unwrap_or_default();
     Ok(Member { client: peer.clone(), peer, directory })
 }
@@ -133,17 +144,26 @@ mod tests {
             feature_level: 1,
             membership: None,
             members: members.iter().map(known).collect(),
+            settings: ClusterSettings::of_a_test(),
         }
     }
 
     #[test]
     fn only_a_named_member_without_a_past_begins() {
         let named: BTreeMap<u64, String> = [(1, "m1:1".to_owned()), (2, "m2:1".to_owned())].into();
-        let member = founder(2, &named, &hello(2, true, &[1, 2])).unwrap();
+        let settings = ClusterSettings::of_a_test();
+        let member = founder(2, &named, &settings, &hello(2, true, &[1, 2])).unwrap();
         assert_eq!(member, Member { peer: "m2:1".into(), client: "m2:1".into(), directory: DirectoryId([2; 16]) });
-        assert_eq!(founder(2, &named, &hello(1, true, &[1, 2])), Err(NotYet::Another(1)));
-        assert_eq!(founder(2, &named, &hello(2, false, &[1, 2])), Err(NotYet::TookPart));
-        let other = founder(2, &named, &hello(2, true, &[2, 3])).unwrap_err();
+        assert_eq!(founder(2, &named, &settings, &hello(1, true, &[1, 2])), Err(NotYet::Another(1)));
+        assert_eq!(founder(2, &named, &settings, &hello(2, false, &[1, 2])), Err(NotYet::TookPart));
+        let other = founder(2, &named, &settings, &hello(2, true, &[2, 3])).unwrap_err();
         assert_eq!(other, NotYet::OtherMembers("2=m2:1,3=m3:1".into()));
+        // Two that slice L3 otherwise come to other states from the same log.
+        let sliced = ClusterSettings { slab_bytes: 8192, ..settings.clone() };
+        let other = founder(2, &named, &settings, &Hello { settings: sliced, ..hello(2, true, &[1, 2]) }).unwrap_err();
+        assert_eq!(
+            other.to_string(),
+            "it was made with other settings: slab_bytes: expected 40960, as the cluster has it, got 8192"
+        );
     }
 }

@@ -22,6 +22,7 @@ pub(crate) async fn hello_of(group: &Group, standing: &Standing) -> Option<Hello
         let untouched = *state.vote_ref() == Vote::default() && membership.log_id().is_none();
         (untouched, *membership.log_id(), members.collect())
     };
+    let settings = group.applied.read(|state| state.settings().clone());
     let (untouched, membership, members) = group.raft.with_raft_state(look).await.ok()?;
     Some(Hello {
         address: group.address(),
@@ -30,6 +31,7 @@ pub(crate) async fn hello_of(group: &Group, standing: &Standing) -> Option<Hello
         feature_level: FEATURE_LEVEL_MAX,
         membership,
         members: if membership.is_some() { members } else { named(group) },
+        settings,
     })
 }
 

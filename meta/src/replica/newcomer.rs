@@ -61,8 +61,11 @@ impl Newcomer {
                 Err(_) => sleep(PAUSE).await,
             }
         };
-        let (level, known) = group.applied.read(|state| (state.feature_level(), state.directory(self.replica_id)));
-        let directory = self.check(&hello, level, known)?;
+        let directory = group.applied.read(|state| {
+            let same = state.settings().check_same(&hello.settings);
+            same.map_err(|other| self.unproven(&format!("it was made with other settings: {other}")))?;
+            self.check(&hello, state.feature_level(), state.directory(self.replica_id))
+        })?;
         Ok(Member { peer: self.peer.clone(), client: self.client.clone(), directory })
     }
 
@@ -154,6 +157,7 @@ mod tests {
     use super::*;
     use crate::consensus::types::LogId;
     use crate::network::Address;
+    use crate::state::command::ClusterSettings;
 
     fn hello(id: u64, directory: u8, pristine: bool) -> Hello {
         Hello {
@@ -163,6 +167,7 @@ mod tests {
             feature_level: 1,
             membership: None,
             members: Default::default(),
+            settings: ClusterSettings::of_a_test(),
         }
     }
 

@@ -232,6 +232,65 @@ pub struct ClusterSettings {
     pub first_feature_level: u32,
 }
 
+/// A setting in which two directories of one cluster differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: expected {expected}, as the cluster has it, got {found}")]
+pub struct OtherSetting {
+    pub field: &'static str,
+    pub expected: u64,
+    pub found: u64,
+}
+
+impl ClusterSettings {
+    /// Replicas that differ in any of them come to different states from the same log.
+    ///
+    /// Errors: the first field in which `other` differs.
+    pub fn check_same(&self, other: &Self) -> Result<(), OtherSetting> {
+        let named = |settings: &Self| {
+            let Self {
+                chunk_bytes,
+                slab_bytes,
+                l3_bytes,
+                read_rest_ms,
+                write_rest_ms,
+                hf3fs_protection_ms,
+                lease_ms,
+                first_feature_level,
+            } = *settings;
+            [
+                ("chunk_bytes", chunk_bytes.into()),
+                ("slab_bytes", slab_bytes),
+                ("l3_bytes", l3_bytes),
+                ("read_rest", read_rest_ms),
+                ("write_rest", write_rest_ms),
+                ("hf3fs_protection", hf3fs_protection_ms),
+                ("lease", lease_ms),
+                ("first_feature_level", first_feature_level.into()),
+            ]
+        };
+        let both = named(self).into_iter().zip(named(other));
+        let differing = both.map(|((field, expected), (_, found))| OtherSetting { field, expected, found });
+        differing.into_iter().find(|one| one.expected != one.found).map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+impl ClusterSettings {
+    /// Settings for a test that minds none of them.
+    pub(crate) fn of_a_test() -> Self {
+        Self {
+            chunk_bytes: 4096,
+            slab_bytes: 40_960,
+            l3_bytes: 40_960,
+            read_rest_ms: 10,
+            write_rest_ms: 20,
+            hf3fs_protection_ms: 1000,
+            lease_ms: 1000,
+            first_feature_level: 1,
+        }
+    }
+}
+
 /// A slab of the state, for agents and status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlabInfo {

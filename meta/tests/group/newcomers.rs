@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use foreword_proto::bad_input::field_of;
 use foreword_proto::limits::{FEATURE_LEVEL_MAX, WIRE_VERSIONS};
@@ -16,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::cluster::{Cluster, free_endpoint};
+use crate::cluster::{Cluster, free_endpoint, settings};
 use crate::membership::{add, replace};
 
 /// A replica that says hello and does nothing else: it never catches up.
@@ -47,6 +48,21 @@ impl Mute {
     }
 }
 
+/// What the cluster was made with, as a replica says it.
+fn wire_settings() -> r::ClusterSettings {
+    let settings = settings();
+    r::ClusterSettings {
+        chunk_bytes: settings.chunk_bytes,
+        slab_bytes: settings.slab_bytes,
+        l3_bytes: settings.l3_bytes,
+        read_rest_ms: settings.read_rest_ms,
+        write_rest_ms: settings.write_rest_ms,
+        hf3fs_protection_ms: settings.hf3fs_protection_ms,
+        lease_ms: settings.lease_ms,
+        first_feature_level: settings.first_feature_level,
+    }
+}
+
 fn does_nothing<T>() -> Result<Response<T>, Status> {
     Err(Status::unavailable("it only says hello"))
 }
@@ -64,6 +80,7 @@ impl Raft for OnlyHello {
             wire_version_min: WIRE_VERSIONS.min,
             wire_version_max: WIRE_VERSIONS.max,
             feature_level: FEATURE_LEVEL_MAX,
+            settings: Some(wire_settings()),
             ..r::HelloResponse::default()
         }))
     }
@@ -173,8 +190,8 @@ async fn a_newcomer_that_does_not_catch_up_leaves_nothing_and_others_wait_for_th
     assert_eq!(refused(&error), (Code::FailedPrecondition, Some("membership")), "{error}");
     assert!(error.message().contains("adding replica 2"), "{error}");
     // An operator who thinks better of it.
-    let removed = cluster.admin(1).remove_replica(wire::RemoveReplicaRequest { replica_id: 2 }).await;
-    assert_eq!(removed.map(|_| ()).unwrap_or_else(|error| assert_eq!(error.code(), Code::NotFound)), ());
+    let left = cluster.admin(1).remove_replica(wire::RemoveReplicaRequest { replica_id: 2 }).await.unwrap();
+    assert_eq!(left.into_inner().voters, [1]);
     assert_eq!(adding.await.unwrap().unwrap_err().code(), Code::Aborted);
     is_untouched(&cluster, &[1]).await;
 
@@ -186,6 +203,35 @@ async fn a_newcomer_that_does_not_catch_up_leaves_nothing_and_others_wait_for_th
     assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
     assert!(error.message().contains("did not catch up"), "{error}");
     is_untouched(&cluster, &[1]).await;
+}
+
+/// Replicas that slice L3, or rest slots, otherwise come to other states from the same log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_made_with_other_settings_is_refused_and_nothing_begins_with_him() {
+    let mut cluster = Cluster::started(1).await;
+    let endpoint = free_endpoint();
+    cluster.add_site(2, endpoint.clone(), BTreeMap::new());
+    cluster.write_rest_ms += 1;
+    cluster.start(2).await;
+    let error = cluster.admin(1).add_replica(add(2, &endpoint.to_string())).await.unwrap_err();
+    assert_eq!(refused(&error), (Code::FailedPrecondition, Some("endpoint")), "{error}");
+    assert!(error.message().contains("write_rest: expected 100, as the cluster has it, got 101"), "{error}");
+    is_untouched(&cluster, &[1]).await;
+
+    let mut cluster = Cluster::new(3).await;
+    cluster.start(1).await;
+    cluster.start(2).await;
+    cluster.write_rest_ms += 1;
+    cluster.start(3).await;
+    let beginning = cluster.running[&1].group().raft.clone();
+    let began = beginning.wait(Some(Duration::from_secs(2))).metrics(|m| m.last_log_index.is_some(), "a group").await;
+    assert!(began.is_err(), "{began:?}");
+    // Made again as the others were, the group begins.
+    cluster.crash(3).await;
+    cluster.write_rest_ms -= 1;
+    cluster.sites.get_mut(&3).unwrap().bootstrapped = false;
+    cluster.start(3).await;
+    cluster.leader().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,16 +20,7 @@ pub(in crate::state) const REPLICA: u64 = 3;
 
 /// Namespace 1 with one page. [`SESSION`] with its slots: one published, one resting, one granted.
 pub(in crate::state) fn sound() -> (State, Vec<SlotRef>) {
-    let settings = ClusterSettings {
-        chunk_bytes: 4096,
-        slab_bytes: 100 * 4096,
-        l3_bytes: 640 * 4096,
-        read_rest_ms: 10,
-        write_rest_ms: 20,
-        first_feature_level: 1,
-        hf3fs_protection_ms: 30_000,
-        lease_ms: 1000,
-    };
+    let settings = ClusterSettings { slab_bytes: 100 * 4096, l3_bytes: 640 * 4096, ..ClusterSettings::of_a_test() };
     let mut state = State::new(settings);
     let mut apply = |command| {
         let revision = state.revision() + 1;

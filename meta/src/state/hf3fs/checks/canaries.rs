@@ -38,17 +38,7 @@ fn confirm(pages: &[(u8, PageIndex)], released: Vec<PageIndex>) -> Command {
 /// Pages 0 to 9 of file 0: 0 to 2 never used, 3 and 4 cleared, 5 resting until 70, 6 reserved for 4, 7 to 9 confirmed
 /// for 3, 2 and 1, of which 9 was read; now is 50, where the cleared ones rest until 60.
 fn sound() -> State {
-    let settings = ClusterSettings {
-        chunk_bytes: 4096,
-        slab_bytes: 40_960,
-        l3_bytes: 40_960,
-        read_rest_ms: 10,
-        write_rest_ms: 20,
-        first_feature_level: 1,
-        hf3fs_protection_ms: 30_000,
-        lease_ms: 1000,
-    };
-    let mut state = State::new(settings);
+    let mut state = State::new(ClusterSettings::of_a_test());
     let name = FileName { deployment: String::new(), rank: 0, pool: "kv".into() };
     apply(&mut state, Command::Hf3fs(Hf3fsCommand::Initialize { name, pages: 10 }));
     apply(&mut state, reserve(&[1, 2, 3, 4, 5, 6, 7], vec![]));
