@@ -59,6 +59,10 @@ impl IdentityFile for SharedDataDir {
         self.0.lock().set_members(members).map_err(io::Error::other)
     }
 
+    fn distrust(&self) -> io::Result<()> {
+        self.0.lock().set_distrusted().map_err(io::Error::other)
+    }
+
     fn format_version_is(&self, version: u32) -> io::Result<()> {
         self.0.lock().set_format_version(version).map_err(io::Error::other)
     }
@@ -103,9 +107,14 @@ pub async fn open_data_dir(
     entropy: Arc<dyn Entropy>,
     telemetry: Telemetry,
 ) -> Result<Deps, OpenDirError> {
-    let dir = DataDir::open(&config.data_dir)?;
+    let mut dir = DataDir::open(&config.data_dir)?;
     dir.expect(config.cluster_id, config.replica_id).map_err(DataDirError::from)?;
     dir.check_versions()?;
+    if dir.identity().distrusted {
+        tracing::error!("the state was not the others': setting the log aside; this replica rejoins empty");
+        let moved = dir.set_log_aside()?;
+        tracing::warn!(?moved, "kept for someone to look at");
+    }
     let newest = newest_snapshot(&dir).await?;
     let dir = Arc::new(SharedDataDir(Mutex::new(dir)));
     // What stopped an older binary here is known to this one.

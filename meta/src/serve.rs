@@ -240,7 +240,12 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let watching = watch_raft(raft.clone(), halt.clone(), failing.clone());
-    let comparing = stop_when_diverged(group.clone(), standing.clone(), deps.telemetry.clone(), failing.clone());
+    let comparing = stop_when_diverged(
+        group.clone(),
+        standing.clone(),
+        deps.telemetry.clone(),
+        (failing.clone(), deps.identity_file.clone()),
+    );
     let noting = note_members(group.clone(), identity.members.clone(), deps.identity_file.clone());
     let joining = form_or_rejoin(group.clone(), identity, deps.identity_file.clone(), standing.clone());
     let snapshots = snapshot_by_bytes(source.clone(), config.log_bytes_per_snapshot);
@@ -364,12 +369,20 @@ async fn watch_raft(raft: Raft<TypeConfig>, halt: Arc<Halt>, failing: Failing) {
 }
 
 /// A replica that most others disagree with takes part in nothing from then on, and fails.
-async fn stop_when_diverged(group: Arc<Group>, standing: Arc<Standing>, telemetry: Telemetry, failing: Failing) {
+async fn stop_when_diverged(
+    group: Arc<Group>,
+    standing: Arc<Standing>,
+    telemetry: Telemetry,
+    (failing, file): (Failing, Arc<dyn IdentityFile>),
+) {
     let diverged = compare_digests(group.clone(), telemetry).await;
     tracing::error!(%diverged, "this replica stops");
     standing.stop_voting();
     group.raft.runtime_config().elect(false);
     group.raft.runtime_config().heartbeat(false);
+    if let Err(error) = file.distrust() {
+        tracing::error!(%error, "could not note that the log is not to be used again");
+    }
     failing.fail(diverged.into());
 }
 

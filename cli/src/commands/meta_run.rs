@@ -24,7 +24,14 @@ pub async fn run(args: RunArgs) -> Done {
     let section = section.or("listen", "127.0.0.1:0");
     let mut config: MetaConfig = section.read()?;
     config.validate().map_err(|error| section.place(error))?;
-    if !config.data_dir.is_dir() {
+    let is_dir = std::fs::metadata(&config.data_dir).map(|found| found.is_dir());
+    if let Err(error) = &is_dir
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        let expected = format!("a directory that can be read, {}: {error}", config.data_dir.display());
+        return Err(section.place(BadInput::new("data_dir", expected)).into());
+    }
+    if !is_dir.unwrap_or(false) {
         let expected = format!("a directory made by `foreword meta init`, got {}", config.data_dir.display());
         return Err(section.place(BadInput::new("data_dir", expected)).into());
     }
@@ -60,7 +67,10 @@ pub async fn run(args: RunArgs) -> Done {
 async fn stop_failed(config: &MetaConfig, handle: Handle, failure: Failure) -> Done {
     if let Failure::Diverged(diverged) = &failure {
         handle.shutdown().await;
-        set_log_aside(config, diverged)?;
+        // It is noted that the log is not to be used again: the next start sets it aside, if somebody holds the directory now.
+        if let Err(error) = set_log_aside(config, diverged) {
+            tracing::warn!(%error, "the log is set aside at the next start");
+        }
     }
     Err(anyhow::Error::new(failure).context("meta"))
 }

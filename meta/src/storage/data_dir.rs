@@ -28,6 +28,8 @@ const IDENTITY: &str = "IDENTITY";
 const MARK: &str = "MARK";
 const LOG: &str = "log";
 const SNAPSHOTS: &str = "snapshots";
+/// Lost logs kept for someone to look at; each may be as large as the log and its snapshots were.
+const SETS_ASIDE_MAX: u32 = 4;
 
 /// Whose directory it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +50,9 @@ pub struct Identity {
     /// The log was lost: this replica does not vote before it has been taken in again.
     #[serde(default)]
     pub rejoining: bool,
+    /// What the log says is not what the others have: it is set aside before it is opened again.
+    #[serde(default)]
+    pub distrusted: bool,
     /// What the group had written when a binary stopped here that did not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needs: Option<Needs>,
@@ -113,8 +118,18 @@ impl Identity {
         members: BTreeMap<u64, String>,
     ) -> Self {
         let format_version = settings.first_feature_level;
-        let (bootstrapped, rejoining, needs) = (false, false, None);
-        Self { format_version, cluster_id, replica_id, directory, settings, members, bootstrapped, rejoining, needs }
+        Self {
+            format_version,
+            cluster_id,
+            replica_id,
+            directory,
+            settings,
+            members,
+            bootstrapped: false,
+            rejoining: false,
+            distrusted: false,
+            needs: None,
+        }
     }
 }
 
@@ -126,6 +141,8 @@ pub trait IdentityFile: Send + Sync + 'static {
     fn caught_up(&self) -> io::Result<()>;
     /// Who is in the group: where to ask after this replica has lost everything else.
     fn members_are(&self, members: &BTreeMap<u64, String>) -> io::Result<()>;
+    /// This replica's state is not the others': its log must not be opened again.
+    fn distrust(&self) -> io::Result<()>;
     /// From here on the directory may hold files of this format version.
     fn format_version_is(&self, version: u32) -> io::Result<()>;
     /// This binary does not know what the group has written: it must not start here again.
@@ -196,7 +213,7 @@ impl DataDir {
     /// Opens a directory that [`DataDir::init`] made. An error names the field: `data_dir`, `data_dir.format_version`.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         let file = path.join(IDENTITY);
-        if !file.exists() {
+        if !file.try_exists().map_err(at(&file))? {
             let expected =
                 format!("a replica's directory, {} has no IDENTITY (run `foreword meta init`)", path.display());
             return Err(BadInput::new("data_dir", expected).into());
@@ -266,6 +283,11 @@ impl DataDir {
         })
     }
 
+    /// Notes that the log is to be set aside before it is opened again.
+    pub fn set_distrusted(&mut self) -> Result<(), DataDirError> {
+        self.change(|identity| identity.distrusted = true)
+    }
+
     /// Notes whether this replica waits to be taken in again after it lost its log.
     pub fn set_rejoining(&mut self, rejoining: bool) -> Result<(), DataDirError> {
         self.change(|identity| identity.rejoining = rejoining)
@@ -287,15 +309,18 @@ impl DataDir {
     }
 
     /// Puts a lost log, its mark and its snapshots aside under new names, for someone to look at; never repairs them. The replica
-    /// is `rejoining` from here on, and that is durable before anything is moved. Gives the names.
+    /// is `rejoining` from here on, and that is durable before anything is moved. Of many sets the newest replaces the one before it:
+    /// a replica that loses its log again and again does not fill the disk. Gives the names.
     pub fn set_log_aside(&mut self) -> Result<Vec<PathBuf>, DataDirError> {
         self.set_rejoining(true)?;
         let parts = [LOG, MARK, SNAPSHOTS];
         let aside = |part: &str, n: u32| self.path.join(format!("{part}.lost-{n}"));
-        let n = (1..).find(|n| !parts.iter().any(|part| aside(part, *n).exists())).unwrap_or_default();
+        let unused = (1..SETS_ASIDE_MAX).find(|n| !parts.iter().any(|part| aside(part, *n).exists()));
+        let n = unused.unwrap_or(SETS_ASIDE_MAX);
         let mut moved = Vec::new();
         for part in parts {
             let (from, to) = (self.path.join(part), aside(part, n));
+            remove(&to).map_err(at(&to))?;
             if from.exists() {
                 std::fs::rename(&from, &to).map_err(at(&from))?;
                 moved.push(to);
@@ -304,6 +329,7 @@ impl DataDir {
         let snapshots = self.snapshots();
         std::fs::create_dir_all(&snapshots).map_err(at(&snapshots))?;
         sync_dir(&self.path)?;
+        self.change(|identity| identity.distrusted = false)?;
         Ok(moved)
     }
 
@@ -330,6 +356,15 @@ impl DataDir {
         };
         write().map_err(at(&path))?;
         sync_dir(&self.path)
+    }
+}
+
+/// Removes a file or a whole directory, if it is there.
+fn remove(path: &Path) -> io::Result<()> {
+    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 

@@ -47,6 +47,10 @@ impl IdentityFile for NoFile {
         Ok(())
     }
 
+    fn distrust(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn format_version_is(&self, _: u32) -> io::Result<()> {
         Ok(())
     }
@@ -63,7 +67,7 @@ pub(crate) struct Site {
     pub(crate) disk: MemoryDisk,
     mark: MemoryMark,
     dir: tempfile::TempDir,
-    bootstrapped: bool,
+    pub(crate) bootstrapped: bool,
     rejoining: bool,
     pub(crate) members: BTreeMap<u64, Endpoint>,
 }

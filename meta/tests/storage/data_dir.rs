@@ -86,11 +86,42 @@ fn a_lost_log_is_set_aside_and_never_touched() {
         let kept = std::fs::read_to_string(path.join(format!("log.lost-{n}/db"))).unwrap();
         assert_eq!(kept, format!("log {n}"));
     }
+    // One that loses its log all the time does not fill the disk: the newest replaces the one before it, the oldest stay.
+    for n in 3..=9 {
+        std::fs::create_dir_all(dir.log()).unwrap();
+        std::fs::write(dir.log().join("db"), format!("log {n}")).unwrap();
+        dir.set_log_aside().unwrap();
+    }
+    let kept = (1..=9).filter_map(|n| std::fs::read_to_string(path.join(format!("log.lost-{n}/db"))).ok());
+    assert_eq!(kept.collect::<Vec<_>>(), ["log 1", "log 2", "log 3", "log 9"]);
     drop(dir);
     let mut dir = DataDir::open(&path).unwrap();
     assert!(dir.identity().rejoining);
     dir.set_rejoining(false).unwrap();
     assert!(!dir.identity().rejoining);
+}
+
+#[tokio::test]
+async fn a_log_that_is_not_to_be_used_again_is_set_aside_by_the_next_start() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("replica");
+    let open = async || {
+        let config = MetaConfig::new(&path, "127.0.0.1:1".parse().unwrap());
+        open_data_dir(&config, Arc::new(TokioNet), Arc::new(OsEntropy), Telemetry::new()).await.unwrap()
+    };
+    drop(DataDir::init(&path, &identity()).unwrap());
+    let deps = open().await;
+    deps.identity_file.distrust().unwrap();
+    let end = deps.log.end();
+    drop(deps);
+    end.wait().await;
+    let deps = open().await;
+    assert!(deps.identity.rejoining && !deps.identity.distrusted && path.join("log.lost-1").exists());
+    let end = deps.log.end();
+    drop(deps);
+    end.wait().await;
+    drop(open().await);
+    assert!(!path.join("log.lost-2").exists(), "once");
 }
 
 #[tokio::test]

@@ -369,6 +369,10 @@ impl IdentityFile for SimIdentityFile {
         self.disk.change_identity(Some(self.process), |identity| identity.rejoining = false)
     }
 
+    fn distrust(&self) -> io::Result<()> {
+        self.disk.change_identity(Some(self.process), |identity| identity.distrusted = true)
+    }
+
     fn format_version_is(&self, version: u32) -> io::Result<()> {
         self.disk.change_identity(Some(self.process), |identity| identity.format_version = version)
     }

@@ -134,6 +134,10 @@ impl IdentityFile for NoFile {
         Ok(())
     }
 
+    fn distrust(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn format_version_is(&self, _: u32) -> io::Result<()> {
         Ok(())
     }
