@@ -114,10 +114,13 @@ impl Changes {
         replaced.await.inspect(|_| sometimes(Marker::ReplicaReplaced))
     }
 
-    /// Takes a voter or learner out; one that is just being taken in ends that change.
+    /// Takes a voter or learner out. One that is just being taken in: that change ends and leaves nothing, which is all that is asked.
     pub(crate) async fn remove(self: &Arc<Self>, replica_id: u64) -> Result<Voters, Status> {
-        self.cancel(replica_id).await;
+        let cancelled = self.cancel(replica_id).await;
         let members = self.members();
+        if cancelled && !members.contains_key(&replica_id) {
+            return Ok(self.voters());
+        }
         if !members.contains_key(&replica_id) {
             let known: Vec<&u64> = members.keys().collect();
             let message = format!("replica_id: expected one of {known:?}, got {replica_id}");
@@ -154,15 +157,16 @@ impl Changes {
         .await
     }
 
-    /// Ends the change that takes this replica in, if one does, and waits until it has cleaned up.
-    async fn cancel(&self, newcomer: u64) {
+    /// Ends the change that takes this replica in, and waits until it has cleaned up; false if there is none.
+    async fn cancel(&self, newcomer: u64) -> bool {
         let under_way = self.under_way.lock().clone();
-        let Some(under_way) = under_way.filter(|change| change.newcomer == Some(newcomer)) else { return };
+        let Some(under_way) = under_way.filter(|change| change.newcomer == Some(newcomer)) else { return false };
         under_way.cancel.cancel();
         let until = Instant::now() + STEP_DEADLINE;
         while self.under_way.lock().is_some() && Instant::now() < until {
             sleep(PAUSE).await;
         }
+        true
     }
 
     /// An operator's turn.

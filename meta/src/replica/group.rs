@@ -187,7 +187,7 @@ impl Group {
     /// leads no more. Once `deadline` has passed they are not proposed any more.
     pub async fn propose_to_its_end(&self, checked: Checked, deadline: Instant) -> Proposed {
         if !self.takes_proposals.load(Ordering::Acquire) {
-            return Err(ProposeError::QueueFull);
+            return Err(ProposeError::NotLeader);
         }
         self.proposer.propose(checked, Author::Caller, deadline).await
     }
