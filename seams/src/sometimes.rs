@@ -173,6 +173,8 @@ markers! {
     WatchRefusedBehind = "watch-refused-behind",
     /// A mirror that had been synced was filled anew from a snapshot.
     WatcherResynced = "watcher-resynced",
+    /// A watcher left a replica that said nothing while the group had more.
+    WatcherLeftStandstill = "watcher-left-standstill",
     /// A mirror was saved to local disk.
     MirrorSaved = "mirror-saved",
     /// A mirror began from what was saved on local disk.

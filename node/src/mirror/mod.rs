@@ -27,6 +27,8 @@ pub struct Progress {
 pub struct Mirror {
     view: RwLock<View>,
     progress: watch::Sender<Progress>,
+    /// The highest revision that the group is known to have.
+    known: watch::Sender<Revision>,
     last_frame: RwLock<Instant>,
 }
 
@@ -36,6 +38,7 @@ impl Mirror {
         Self {
             view: RwLock::new(View::new(shards, epoch)),
             progress: watch::Sender::new(Progress::default()),
+            known: watch::Sender::new(0),
             last_frame: RwLock::new(Instant::now()),
         }
     }
@@ -58,10 +61,25 @@ impl Mirror {
 
     /// Waits until this revision is applied; answers with the revision seen, a smaller one if the deadline came first.
     pub async fn reached(&self, revision: Revision, deadline: Instant) -> Revision {
+        self.known.send_if_modified(|known| *known < revision && std::mem::replace(known, revision) < revision);
         let mut progress = self.progress.subscribe();
         let waited = tokio::time::timeout_at(deadline, progress.wait_for(|now| now.revision >= revision)).await;
         drop(waited);
         self.read(View::revision)
+    }
+
+    /// Waits until the group is known to have more than this mirror for `patience`, in which no frame of the watch stream came: the
+    /// replica at its other end was removed, or is cut off.
+    pub async fn stands_still(&self, patience: Duration) {
+        let (mut known, mut progress) = (self.known.subscribe(), self.progress.subscribe());
+        loop {
+            let behind = known.wait_for(|known| *known > self.read(View::revision)).await.map(|known| *known);
+            let Ok(wanted) = behind else { return std::future::pending().await };
+            let moved = tokio::time::timeout(patience, progress.wait_for(|now| now.revision >= wanted)).await;
+            if moved.is_err() && self.age() >= patience {
+                return;
+            }
+        }
     }
 
     /// Waits for the first whole sync. False: the deadline came first.

@@ -17,6 +17,8 @@ use super::Mirror;
 use super::view::{OutOfOrder, View};
 use crate::meta_client::{Backoff, MetaClient};
 
+/// How long a replica may say nothing while the group is known to have more.
+const STANDSTILL_MAX: Duration = Duration::from_secs(3);
 /// How long a replica may take to answer a watch call with a stream.
 const WATCH_START: Duration = Duration::from_secs(5);
 
@@ -46,6 +48,8 @@ enum Ended {
     Status(#[from] Status),
     #[error("the replica closed the stream")]
     Closed,
+    #[error("the replica says nothing, and the group has more")]
+    StandsStill,
     #[error("the replica asks for a resync: {0}")]
     Resync(String),
     #[error("{0}")]
@@ -82,7 +86,10 @@ pub async fn follow(
             return;
         }
         // After a mere failure the tail goes on where it was.
-        let failed = matches!(ended, Ended::Status(_) | Ended::Closed | Ended::OutOfOrder(OutOfOrder::Behind { .. }));
+        let failed = matches!(
+            ended,
+            Ended::Status(_) | Ended::Closed | Ended::StandsStill | Ended::OutOfOrder(OutOfOrder::Behind { .. })
+        );
         let distrusted = !failed;
         mirror.write(|view| view.stream_broke(distrusted));
         if distrusted {
@@ -110,12 +117,19 @@ async fn follow_once(mirror: &Mirror, watched: Watched, meta: &MetaClient, event
         let started = tokio::time::timeout(WATCH_START, client.watch(request)).await;
         let started = started.map_err(|_| Status::deadline_exceeded("the replica did not begin a watch stream"))?;
         let mut stream = started?.into_inner();
-        while let Some(message) = stream.message().await? {
+        loop {
+            let message = tokio::select! {
+                message = stream.message() => message?,
+                () = mirror.stands_still(STANDSTILL_MAX) => {
+                    sometimes(Marker::WatcherLeftStandstill);
+                    return Err::<(), Ended>(Ended::StandsStill);
+                }
+            };
+            let Some(message) = message else { return Err(Ended::Closed) };
             mirror.heard();
             take(mirror, watched, events, message)?;
             messages += 1;
         }
-        Err::<(), Ended>(Ended::Closed)
     }
     .await;
     let ended = ended.err().unwrap_or(Ended::Closed);
