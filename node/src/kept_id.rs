@@ -1,4 +1,4 @@
-//! Who an agent is: an id in its state directory, drawn once, that one process at a time may use.
+//! Who an agent is: an id in its state directory, drawn once, that one process at a time may use, and which of its processes this is.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -9,6 +9,8 @@ use foreword_seams::Entropy;
 
 /// The file in the state directory: 32 hexadecimal digits and a line feed.
 const FILE: &str = "agent-id";
+/// How many processes have used it: a decimal number and a line feed.
+const STARTS: &str = "agent-starts";
 
 /// Why an agent's id cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -19,12 +21,15 @@ pub enum KeptIdError {
     InUse,
     #[error("32 hexadecimal digits in {FILE}, got {0:?}; remove the file to draw a new id")]
     Damaged(String),
+    #[error("a number in {STARTS}, got {0:?}; remove the file to draw a new id, and {FILE} with it")]
+    DamagedStarts(String),
 }
 
 /// An agent's id. The file is locked until this is dropped, or the process ends in any way.
 #[derive(Debug)]
 pub struct KeptId {
     id: AgentId,
+    starts: u32,
     _locked: Option<File>,
 }
 
@@ -51,18 +56,41 @@ impl KeptId {
             File::open(dir)?.sync_all()?;
         }
         let id = text.trim_end().parse().map_err(|_| KeptIdError::Damaged(text.clone()))?;
-        Ok(Self { id, _locked: Some(file) })
+        let starts = one_more_start(dir)?;
+        Ok(Self { id, starts, _locked: Some(file) })
     }
 
-    /// An id that needs no directory: of a simulated machine.
-    pub fn of(id: AgentId) -> Self {
-        Self { id, _locked: None }
+    /// An id that needs no directory: of a simulated machine, in its process of this number.
+    pub fn of(id: AgentId, starts: u32) -> Self {
+        Self { id, starts, _locked: None }
     }
 
     /// The id.
     pub fn id(&self) -> AgentId {
         self.id
     }
+
+    /// Which of the processes that used it this is, from 1. Copies of a state directory count each for itself.
+    pub fn starts(&self) -> u32 {
+        self.starts
+    }
+}
+
+/// Counts this process, durably: a later one must come after it.
+fn one_more_start(dir: &Path) -> Result<u32, KeptIdError> {
+    let (path, next) = (dir.join(STARTS), dir.join(format!("{STARTS}.next")));
+    let before: u32 = match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim_end().parse().map_err(|_| KeptIdError::DamagedStarts(text.clone()))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error.into()),
+    };
+    let starts = before.saturating_add(1);
+    let mut file = File::create(&next)?;
+    writeln!(file, "{starts}")?;
+    file.sync_all()?;
+    std::fs::rename(&next, &path)?;
+    File::open(dir)?.sync_all()?;
+    Ok(starts)
 }
 
 #[cfg(test)]
@@ -78,8 +106,13 @@ mod tests {
         let first = KeptId::open(&path, &OsEntropy).unwrap();
         let id = first.id();
         assert!(matches!(KeptId::open(&path, &OsEntropy), Err(KeptIdError::InUse)));
+        assert_eq!(first.starts(), 1);
         drop(first);
-        assert_eq!(KeptId::open(&path, &OsEntropy).unwrap().id(), id);
+        let second = KeptId::open(&path, &OsEntropy).unwrap();
+        assert_eq!((second.id(), second.starts()), (id, 2));
+        drop(second);
+        std::fs::write(path.join(STARTS), "many").unwrap();
+        assert!(matches!(KeptId::open(&path, &OsEntropy), Err(KeptIdError::DamagedStarts(_))));
         std::fs::write(path.join(FILE), "another thing").unwrap();
         assert!(matches!(KeptId::open(&path, &OsEntropy), Err(KeptIdError::Damaged(_))));
     }

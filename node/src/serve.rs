@@ -140,6 +140,11 @@ impl Handle {
     }
 }
 
+/// Which process of its agent this is: a later one has a greater number, and of two that run on copies of one state directory one has.
+fn incarnation(starts: u32, entropy: &dyn Entropy) -> u64 {
+    u64::from(starts) << 32 | entropy.u64() >> 32
+}
+
 /// Starts an agent: checks the configuration, listens, finds the group, checks L3, and serves.
 ///
 /// Errors: whatever would make it serve nothing, or another cluster's pages; each names the setting.
@@ -161,7 +166,7 @@ pub async fn serve(config: NodeConfig, deps: Deps) -> Result<Handle, ServeError>
     let identity = Identity {
         node: config.node.clone(),
         agent: deps.kept.as_ref().map_or_else(|| AgentId(deps.entropy.bytes16()), |kept| kept.id()),
-        incarnation: deps.entropy.u64(),
+        incarnation: incarnation(deps.kept.as_ref().map_or(0, |kept| kept.starts()), &*deps.entropy),
         endpoint: listeners.tcp.1.to_string(),
     };
     let calls_max = config.calls_max;

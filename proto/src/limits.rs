@@ -36,6 +36,8 @@ pub const SHARDS_MAX: usize = 64;
 pub const PAGE_TOKENS_MAX: u32 = 8192;
 /// Length of each text field of a namespace.
 pub const NAMESPACE_TEXT_BYTES_MAX: usize = 256;
+/// The shortest lease: an election takes longer than less of it.
+pub const LEASE_MS_MIN: u64 = 1000;
 /// Registered namespaces of one cluster.
 pub const NAMESPACES_MAX: usize = 65_536;
 /// Namespaces in one answer to an operator: each at most 1 KiB.

@@ -49,7 +49,9 @@ impl FromStr for Endpoint {
             return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(bad()) };
         }
         let (host, port) = text.rsplit_once(':').ok_or_else(bad)?;
-        if host.is_empty() || port.parse::<u16>().is_err() {
+        let in_brackets = host.starts_with('[') && host.ends_with(']');
+        let of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        if host.is_empty() || port.parse::<u16>().is_err() || !in_brackets && !host.bytes().all(of_a_name) {
             return Err(bad());
         }
         Ok(Self::Tcp(text.to_owned()))
@@ -259,7 +261,7 @@ mod tests {
         for text in ["127.0.0.1:0", "meta-1.example:7400", "[::1]:80", "unix:/run/foreword.sock"] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
-        for text in ["", "host", ":1", "host:70000", "unix:relative"] {
+        for text in ["", "host", ":1", "host:70000", "unix:relative", "http://a:1", "a b:1"] {
             let error = text.parse::<Endpoint>().unwrap_err();
             assert_eq!(error.field, "endpoint", "{text:?}");
         }

@@ -13,7 +13,7 @@ use foreword_node::L3Location;
 use foreword_node::machine::chunk_bytes_on_3fs;
 use foreword_node::store::{ClusterMark, filesystem_type, init_l3_root, read_cluster_mark};
 use foreword_proto::limits::{
-    CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, FEATURE_LEVEL_MAX, HF3FS_PROTECTION_MS_MAX, WIRE_VERSIONS,
+    CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, FEATURE_LEVEL_MAX, HF3FS_PROTECTION_MS_MAX, LEASE_MS_MIN, WIRE_VERSIONS,
 };
 use foreword_proto::status::ReplicaStatus;
 use foreword_proto::wire::meta as m;
@@ -95,6 +95,7 @@ fn parse_peer(text: &str) -> Result<(u64, Endpoint), String> {
     let (id, endpoint) = text.split_once('=').ok_or_else(bad)?;
     let id = id.parse().ok().filter(|id| *id > 0).ok_or_else(bad)?;
     match endpoint.parse() {
+        Ok(Endpoint::Tcp(address)) if address.ends_with(":0") => Err(bad()),
         Ok(endpoint @ Endpoint::Tcp(_)) => Ok((id, endpoint)),
         _ => Err(bad()),
     }
@@ -229,6 +230,10 @@ fn settings(args: &InitArgs, l3_chunk_bytes: Option<u32>) -> Result<ClusterSetti
         })?;
     let chunk = u64::from(chunk_bytes);
     let by_default = (l3_bytes / SLABS_OF_A_BUDGET / chunk * chunk).clamp(chunk, SLAB_BYTES_MAX_DEFAULT);
+    if l3_bytes < chunk {
+        let expected = format!("at least one chunk, {chunk}, got {l3_bytes}");
+        return Err(BadInput::new("l3_bytes", expected));
+    }
     let slab_bytes = args.slab_bytes.map_or(by_default, |size| size.0);
     if slab_bytes < chunk || slab_bytes > l3_bytes {
         let expected = format!("from chunk_bytes {chunk} to l3_bytes {l3_bytes}, got {slab_bytes}");
@@ -238,6 +243,10 @@ fn settings(args: &InitArgs, l3_chunk_bytes: Option<u32>) -> Result<ClusterSetti
         if span.ms() == 0 || span.ms() > u64::from(u32::MAX) {
             return Err(BadInput::new(field, format!("1ms to {}ms, got {span}", u32::MAX)));
         }
+    }
+    if args.lease.ms() < LEASE_MS_MIN {
+        let expected = format!("at least {}, got {}", Span::from_ms(LEASE_MS_MIN), args.lease);
+        return Err(BadInput::new("lease", expected));
     }
     let protection = args.hf3fs_protection;
     if !(1..=HF3FS_PROTECTION_MS_MAX).contains(&protection.ms()) {
@@ -296,7 +305,15 @@ fn replicas(args: &InitArgs, members: &BTreeMap<u64, String>) -> Result<Vec<(u64
             let expected = format!("one directory for each of {} peers, got {}", args.peers.len(), args.data_dir.len());
             Err(BadInput::new("data_dir", format!("{expected} (or one, with --replica-id)")))
         }
-        None => Ok(args.peers.iter().map(|(id, _)| *id).zip(args.data_dir.iter().cloned()).collect()),
+        None => {
+            for (at, dir) in args.data_dir.iter().enumerate() {
+                if args.data_dir[..at].contains(dir) {
+                    let expected = format!("each directory once, {} is there twice", dir.display());
+                    return Err(BadInput::new("data_dir", expected));
+                }
+            }
+            Ok(args.peers.iter().map(|(id, _)| *id).zip(args.data_dir.iter().cloned()).collect())
+        }
     }
 }
 

@@ -79,7 +79,9 @@ impl Calls {
             Ok(Body { request: Err(error), .. }) | Err(error) => return Ok(Answer::unprocessable(&error)),
             Ok(body) => return Err(Unavailable::Stopped(format!("initialize was read as {:?}", body.request))),
         };
-        // A file never changes its size, and never goes.
+        // A file never changes its size. It may have been dropped a moment ago, elsewhere.
+        let revision = self.group.read_index(deadline).await?;
+        self.group.wait_applied(revision, deadline).await?;
         let known = self.group.applied.read(|state| {
             let file = state.hf3fs().file(state.hf3fs().file_id(&name)?)?;
             Some((file.pages(), state.revision()))

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use foreword_proto::bad_input::status_for;
 use foreword_seams::{Marker, sometimes};
-use openraft::error::{ClientWriteError, RaftError};
+use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Membership};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
@@ -301,18 +301,25 @@ impl Changes {
     }
 
     /// Refuses a change after which nothing could be committed.
+    /// A change of voters is made in two steps: a majority of those that vote now agrees to the first, one of those that vote then to
+    /// both.
     async fn refuse_without_quorum(&self, voters: &Voters) -> Result<(), Status> {
-        let members = self.members();
-        let asked = members.iter().filter(|(id, _)| voters.contains(id)).map(|(id, member)| async move {
-            let there = self.group.peers.hello(&member.peer, ASK_TIMEOUT).await;
-            *id == self.group.replica_id || there.is_ok_and(|hello| hello.address.replica_id == *id)
-        });
-        let there = futures::future::join_all(asked).await.into_iter().filter(|there| *there).count();
-        if there <= voters.len() / 2 {
-            let message = format!(
-                "replica_id: expected a majority of the replicas that remain to answer, {there} of {voters:?} do"
-            );
-            return Err(status_for(Code::FailedPrecondition, "replica_id", message));
+        let (members, now) = (self.members(), self.voters());
+        let asked =
+            members.iter().filter(|(id, _)| now.contains(id) || voters.contains(id)).map(|(id, member)| async move {
+                let there = self.group.peers.hello(&member.peer, ASK_TIMEOUT).await;
+                let there = *id == self.group.replica_id || there.is_ok_and(|hello| hello.address.replica_id == *id);
+                there.then_some(*id)
+            });
+        let there: BTreeSet<u64> = futures::future::join_all(asked).await.into_iter().flatten().collect();
+        for (which, needed) in [("that vote now", &now), ("that remain", voters)] {
+            let answering = needed.intersection(&there).count();
+            if answering <= needed.len() / 2 {
+                let message = format!(
+                    "replica_id: expected a majority of the replicas {which} to answer, {answering} of {needed:?} do"
+                );
+                return Err(status_for(Code::FailedPrecondition, "replica_id", message));
+            }
         }
         Ok(())
     }
@@ -327,6 +334,12 @@ impl Changes {
                 Ok(response.membership.map_or_else(|| self.voters(), |membership| membership.voter_ids().collect()))
             }
             Ok(Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))))) => Err(not_leader()),
+            Ok(Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                ChangeMembershipError::InProgress(_),
+            ))))) => {
+                let message = "membership: expected no other change under way, an earlier one is not committed yet";
+                Err(status_for(Code::FailedPrecondition, "membership", message))
+            }
             Ok(Ok(Err(RaftError::APIError(error)))) => {
                 Err(status_for(Code::FailedPrecondition, "membership", format!("membership: {error}")))
             }

@@ -98,7 +98,7 @@ pub(crate) fn settings() -> ClusterSettings {
         read_rest_ms: 100,
         write_rest_ms: 100,
         first_feature_level: 1,
-        hf3fs_protection_ms: 30_000,
+        hf3fs_protection_ms: 100,
         lease_ms: 5000,
     }
 }
@@ -113,7 +113,7 @@ impl Cluster {
             telemetry: BTreeMap::new(),
             log_bytes_per_snapshot: 64 << 20,
             watch_bytes_max: 64 << 20,
-            hf3fs_protection_ms: 100,
+            hf3fs_protection_ms: settings().hf3fs_protection_ms,
             hf3fs_reservation_ms: 60_000,
             write_rest_ms: settings().write_rest_ms,
             election_ms: None,

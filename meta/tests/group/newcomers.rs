@@ -216,6 +216,7 @@ async fn who_was_made_with_other_settings_is_refused_and_nothing_begins_with_him
     let error = cluster.admin(1).add_replica(add(2, &endpoint.to_string())).await.unwrap_err();
     assert_eq!(refused(&error), (Code::FailedPrecondition, Some("endpoint")), "{error}");
     assert!(error.message().contains("write_rest: expected 100, as the cluster has it, got 101"), "{error}");
+    cluster.crash(2).await;
     is_untouched(&cluster, &[1]).await;
 
     let mut cluster = Cluster::new(3).await;

@@ -321,6 +321,27 @@ fn a_clear_hides_everything_at_once_and_is_reclaimed_later() {
 }
 
 #[test]
+fn of_two_machines_with_copies_of_one_state_directory_one_has_the_name() {
+    let mut cluster = Cluster::with_slots(64);
+    let mut open = |number: u8, incarnation| {
+        cluster.apply(Command::OpenSession {
+            session: SessionId([number; 16]),
+            node: "gpu".into(),
+            agent: AgentId([1; 16]),
+            incarnation,
+            endpoint: format!("machine-{number}"),
+        })
+    };
+    let opened = |number| Outcome::SessionOpened { session: SessionId([number; 16]) };
+    assert_eq!(open(100, 7), opened(100));
+    assert_eq!(open(101, 9), opened(101), "started later");
+    // Neither ends the other's session again and again.
+    let (running, refused) = ("machine-101".to_owned(), "machine-102".to_owned());
+    assert_eq!(open(102, 8), Outcome::Refused(Refusal::NameTaken { node: "gpu".into(), running, refused }));
+    assert_eq!(open(103, 9), opened(103), "the same process asks again");
+}
+
+#[test]
 fn a_dropped_namespace_is_gone_at_once_and_its_room_comes_back() {
     let mut cluster = Cluster::with_slots(6400);
     cluster.fill(600);

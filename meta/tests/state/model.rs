@@ -212,7 +212,8 @@ impl Model {
         if self.sessions.contains_key(&session) {
             return Outcome::Refused(Refusal::Invalid(Invalid::Session { found: session }));
         }
-        if let Some(running) = self.sessions.values().find(|open| open.node == node && open.agent != Some(agent)) {
+        let stands = |open: &&ModelSession| open.agent != Some(agent) || open.incarnation > incarnation;
+        if let Some(running) = self.sessions.values().filter(|open| open.node == node).find(stands) {
             let (running, refused) = (running.endpoint.clone(), endpoint.to_owned());
             return Outcome::Refused(Refusal::NameTaken { node: node.to_owned(), running, refused });
         }

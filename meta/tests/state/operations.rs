@@ -261,7 +261,13 @@ pub(crate) fn command(operation: &Operation, model: &Model, before: &[Command]) 
             // Now and then the id of one that is open.
             let taken = (model.tick_ms % 7 == 3).then(|| model.sessions.keys().next().copied()).flatten();
             let session = taken.unwrap_or(numbered(model.sessions_ever + 1));
-            Command::OpenSession { session, node, agent, incarnation: model.sessions_ever, endpoint: "here".into() }
+            Command::OpenSession {
+                session,
+                node,
+                agent,
+                incarnation: model.sessions_ever ^ u64::from(model.tick_ms.is_multiple_of(3)),
+                endpoint: "here".into(),
+            }
         }
         Operation::End { session: number } => Command::EndSession { session: session(model, *number) },
         Operation::Grant { session: number, class, slots, sequence } => {

@@ -43,7 +43,7 @@ impl AgentParts {
             entropy: Arc::new(HostEntropy::new(self.host)),
             store: self.store.clone(),
             files: Some(Arc::new(self.files.open_dir()) as Arc<dyn Files>),
-            kept: Some(Arc::new(KeptId::of(agent_id(self.host)))),
+            kept: Some(Arc::new(KeptId::of(agent_id(self.host), incarnation as u32))),
             regions: self.regions.clone(),
             telemetry: Telemetry::new(),
         };

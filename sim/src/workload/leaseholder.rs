@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(120);
 /// Holds a lease until it is told to stop: at every replica in turn, and anew when it ended.
 pub(super) async fn hold(number: u32, parts: ClientParts, mut stop: watch::Receiver<bool>) {
     let mut client = Client::new(number, parts);
-    let mut session = None;
+    let (mut session, mut opens) = (None, 0);
     loop {
         tokio::select! {
             biased;
@@ -27,7 +27,10 @@ pub(super) async fn hold(number: u32, parts: ClientParts, mut stop: watch::Recei
         }
         let replica = client.any_replica();
         session = match session {
-            None => client.open_session(replica).await,
+            None => {
+                opens += 1;
+                client.open_session(replica, opens).await
+            }
             Some(session) => client.renew(replica, session).await.then_some(session),
         };
     }
@@ -39,11 +42,12 @@ pub(super) async fn hold(number: u32, parts: ClientParts, mut stop: watch::Recei
 }
 
 impl Client {
-    async fn open_session(&mut self, replica: u64) -> Option<SessionId> {
+    /// `opens`: sessions that it asked for, this one included.
+    async fn open_session(&mut self, replica: u64, opens: u64) -> Option<SessionId> {
         let mut meta = self.replica(replica);
         let node = format!("leaseholder-{}", self.number());
         let agent_id = AgentId(u128::from(self.number()).to_le_bytes()).0.to_vec().into();
-        let incarnation = self.random().u64();
+        let incarnation = opens << 32 | self.random().u64() >> 32;
         let request = m::OpenSessionRequest { node, incarnation, endpoint: String::new(), agent_id };
         answer(meta.open_session(with_deadline(request)), Effects::Some)
             .await

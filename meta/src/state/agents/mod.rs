@@ -15,7 +15,7 @@ use super::command::{Event, Invalid, Limit, Outcome, Refusal};
 use super::digest::Fields;
 use super::moment::Moment;
 use super::room::{Holder, RestKind, Room};
-use sessions::Sessions;
+use sessions::{Session, Sessions};
 use suspicions::{Suspected, Suspicions};
 
 pub(super) use checks::{Summary, check, check_step};
@@ -58,7 +58,7 @@ impl Agents {
         self.sessions.get(id).into_iter().flat_map(|session| session.granted.iter().copied())
     }
 
-    /// Opens a session under a node's name and an id that no session has; an older one of the same agent ends.
+    /// Opens a session under a node's name and an id that no session has; that of the same agent's earlier process ends.
     pub(super) fn open(
         &mut self,
         opening: Opening<'_>,
@@ -66,7 +66,7 @@ impl Agents {
         at: Moment<'_>,
         events: &mut Vec<Event>,
     ) -> Result<Outcome, Refusal> {
-        let Opening { session, node, agent, endpoint, .. } = opening;
+        let Opening { session, node, agent, incarnation, endpoint } = opening;
         if node.is_empty() || node.len() > NAMESPACE_TEXT_BYTES_MAX {
             return Err(Refusal::Invalid(Invalid::Node { bytes: node.len() as u32 }));
         }
@@ -81,7 +81,9 @@ impl Agents {
             return Err(Refusal::TooMany(Limit::Sessions));
         }
         if let Some(older) = older {
-            if let Some(running) = self.sessions.get(older).filter(|running| running.agent != agent) {
+            // The same agent's process that started earlier, too: a machine may be cloned with its state directory.
+            let stands = |running: &&Session| running.agent != agent || running.incarnation > incarnation;
+            if let Some(running) = self.sessions.get(older).filter(stands) {
                 sometimes(Marker::NodeNameTaken);
                 let (running, refused) = (running.endpoint.clone(), endpoint.into());
                 return Err(Refusal::NameTaken { node: node.into(), running, refused });
