@@ -137,8 +137,7 @@ impl Changes {
                 return changes.change(ChangeMembers::RemoveNodes(BTreeSet::from([replica_id]))).await;
             }
             if left.is_empty() {
-                let message = "replica_id: expected another replica to remain, this is the last";
-                return Err(status_for(Code::FailedPrecondition, "replica_id", message));
+                return Err(last_replica());
             }
             changes.refuse_without_quorum(&left).await?;
             changes.change(ChangeMembers::RemoveVoters(BTreeSet::from([replica_id]))).await
@@ -334,6 +333,10 @@ impl Changes {
                 Ok(response.membership.map_or_else(|| self.voters(), |membership| membership.voter_ids().collect()))
             }
             Ok(Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))))) => Err(not_leader()),
+            // What the metrics say of the members may be a moment old.
+            Ok(Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                ChangeMembershipError::EmptyMembership(_),
+            ))))) => Err(last_replica()),
             Ok(Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
                 ChangeMembershipError::InProgress(_),
             ))))) => {
@@ -393,4 +396,9 @@ async fn to_its_end<T: Send + 'static>(
     change: impl Future<Output = Result<T, Status>> + Send + 'static,
 ) -> Result<T, Status> {
     tokio::spawn(change).await.unwrap_or_else(|error| Err(Status::internal(format!("the change ended: {error}"))))
+}
+
+fn last_replica() -> Status {
+    let message = "replica_id: expected another replica to remain, this is the last";
+    status_for(Code::FailedPrecondition, "replica_id", message)
 }

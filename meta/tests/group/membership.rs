@@ -70,7 +70,7 @@ async fn a_group_grows_and_shrinks_and_names_what_it_refuses() {
     let removed = cluster.admin(2).remove_replica(wire::RemoveReplicaRequest { replica_id: 2 }).await.unwrap();
     assert_eq!(removed.into_inner().voters, [1]);
     let error = cluster.admin(1).remove_replica(wire::RemoveReplicaRequest { replica_id: 1 }).await.unwrap_err();
-    assert_eq!(refused(error), (Code::FailedPrecondition, Some("replica_id".into())));
+    assert_eq!(refused(error.clone()), (Code::FailedPrecondition, Some("replica_id".into())), "{error}");
 }
 
 /// Whether something new is acknowledged through a replica before the group gives up.

@@ -75,7 +75,13 @@ async fn commands_name_what_is_wrong() {
     of(init(&[peers, "--l3-bytes=much"])).await.refused(2, "l3_bytes", &["much"]);
     of(init(&[peers, room, "--chunk-bytes=5000"])).await.refused(2, "chunk_bytes", &["5KB"]);
     of(init(&[peers, room, "--slab-bytes=2MiB"])).await.refused(2, "slab_bytes", &[]);
-    of(init(&[peers, room, "--lease=0s"])).await.refused(2, "lease", &[]);
+    of(init(&[peers, room, "--lease=50ms"])).await.refused(2, "lease", &["1s", "50ms"]);
+    of(init(&[peers, "--l3-bytes=0"])).await.refused(2, "l3_bytes", &["4096"]);
+    of(init(&[peers, room, "--hf3fs-protection=2h"])).await.refused(2, "hf3fs_protection", &["2h"]);
+    of(init(&["--peers=1=http://h:1", room])).await.refused(2, "peers", &["http://h:1"]);
+    of(init(&["--peers=1=127.0.0.1:0", room])).await.refused(2, "peers", &["127.0.0.1:0"]);
+    let twice = of([init(&["--peers=1=h:1,2=h:2", room]), vec![data_dir.clone()]].concat()).await;
+    twice.refused(2, "data_dir", &["twice"]);
     of(init(&[peers, room, "--cluster-id=xyz"])).await.refused(2, "cluster_id", &["xyz"]);
     of(init(&[peers, room, "--replica-id=2"])).await.refused(2, "replica_id", &["got 2"]);
     assert!(!dir.join("new").exists(), "a refused init leaves no directory");
@@ -93,6 +99,14 @@ async fn ids_belong_to_one_directory(live: &mut Live) {
     let init = ["meta", "init", &data_dir, &l3, "--l3-bytes=1MiB", &id];
     let again = [&init[..], &["--peers=1=127.0.0.1:1"]].concat();
     run(&again).await.refused(2, "replica_id", &["REPLICA-1", "meta-1"]);
+    // A second machine: with other settings, and where L3 is not mounted.
+    let peers = format!("--peers=1={},2=127.0.0.1:1", live.meta_endpoint(1));
+    let second = ["meta", "init", &data_dir, &id, "--replica-id=2", &peers];
+    let unmounted = dir.join("unmounted");
+    std::fs::create_dir(&unmounted).unwrap();
+    let other_l3 = format!("--l3=posix:{}", unmounted.display());
+    let there = [&second[..], &[&other_l3, "--l3-bytes=1MiB"]].concat();
+    run(&there).await.refused(2, "l3", &[&ours.to_string(), "mounted"]);
     let alone = [&init[..], &["--peers=9=127.0.0.1:1"]].concat();
     run(&alone).await.refused(2, "peers", &["REPLICA-1", "got 9=127.0.0.1:1"]);
     let join = format!("--join={}", live.meta_endpoint(1));
@@ -107,6 +121,13 @@ async fn ids_belong_to_one_directory(live: &mut Live) {
     };
     add(&own).await.refused(1, "endpoint", &["replica 1's"]);
     add(&own.replace("127.0.0.1", "localhost")).await.refused(1, "endpoint", &["replica 1 answers there"]);
+    // Dropping is said twice, and what is dropped is gone.
+    run(&["meta", "namespaces", &meta, "--drop=1"]).await.refused(2, "yes", &["namespace 1"]);
+    run(&["meta", "page-files", &meta, "--drop=1"]).await.refused(2, "yes", &["page file 1"]);
+    run(&["meta", "namespaces", &meta, "--drop=99", "--yes"]).await.refused(1, "namespace_id", &["99"]);
+    run(&["meta", "page-files", &meta, "--drop=99", "--yes"]).await.refused(1, "page_file_id", &["99"]);
+    run(&["meta", "namespaces", &meta]).await.succeeded();
+    run(&["meta", "page-files", &meta]).await.succeeded();
     run(&["meta", "leader", &meta, "--to=2"]).await.refused(1, "to", &["got 2"]);
     run(&["meta", "leader", &meta, "--to=1"]).await.succeeded();
 }
