@@ -237,6 +237,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         page_files_served: hf3fs_clients.is_some(),
     };
 
+    tell_other_port(&group, &endpoint);
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let watching = watch_raft(raft.clone(), halt.clone(), failing.clone());
@@ -405,6 +406,17 @@ async fn snapshot_by_bytes(source: StatusSource, bytes_max: u64) {
         if let Err(error) = built.metrics(|m| m.snapshot.is_some_and(|id| id.index >= wanted), "snapshot").await {
             tracing::warn!(%error, "no snapshot was built");
         }
+    }
+}
+
+/// Says it when the others look for this replica at another port than it listens on: none of them would reach it, and none would say why.
+fn tell_other_port(group: &Group, listens: &Endpoint) {
+    let metrics = group.raft.metrics();
+    let metrics = metrics.borrow();
+    let Some(member) = metrics.membership_config.membership().get_node(&group.replica_id) else { return };
+    let port = |endpoint: &str| endpoint.rsplit_once(':').map(|(_, port)| port.to_owned());
+    if port(&member.peer) != port(&listens.to_string()) {
+        tracing::warn!(reached_at = member.peer, %listens, "the group looks for this replica at another port than it listens on");
     }
 }
 

@@ -343,7 +343,8 @@ impl Meta for MetaService {
     type WatchStream = BoxStream<'static, Result<wire::WatchResponse, Status>>;
 
     async fn watch(&self, request: Request<wire::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let stream = watch::watch(&self.group, &self.hub, request.into_inner()).await?;
+        let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
+        let stream = watch::watch(&self.group, &self.hub, request.into_inner(), deadline).await?;
         Ok(Response::new(stream))
     }
 

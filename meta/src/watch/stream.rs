@@ -40,14 +40,24 @@ struct Watcher {
 
 /// Starts a watch.
 ///
-/// Errors: NOT_FOUND `namespace_id`; FAILED_PRECONDITION `behind` when this replica has not applied `from_revision` yet.
+/// Errors: NOT_FOUND `namespace_id`, which says that it was dropped or never registered: this replica has everything that was
+/// acknowledged before the call; FAILED_PRECONDITION `behind` when it has not applied `from_revision` yet; UNAVAILABLE when it cannot
+/// make sure by `deadline`.
 pub(crate) async fn watch(
     group: &Arc<Group>,
     hub: &Arc<WatchHub>,
     request: wire::WatchRequest,
+    deadline: Instant,
 ) -> Result<BoxStream<'static, Frame>, Status> {
     let namespace = request.namespace_id;
-    let (epoch, revision) = group.applied.read(|state| (state.namespace(namespace).map(|n| n.epoch), state.revision()));
+    let look = || group.applied.read(|state| (state.namespace(namespace).map(|n| n.epoch), state.revision()));
+    let (mut epoch, mut revision) = look();
+    if epoch.is_none() {
+        // Registered a moment ago, elsewhere: a watcher that was told otherwise would give it up.
+        let acknowledged = group.read_index(deadline).await?;
+        group.wait_applied(acknowledged, deadline).await?;
+        (epoch, revision) = look();
+    }
     if revision < request.from_revision {
         sometimes(Marker::WatchRefusedBehind);
         let message = format!("behind: revision {} is not applied here, only {revision}", request.from_revision);

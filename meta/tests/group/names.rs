@@ -96,3 +96,21 @@ async fn a_page_file_dropped_through_any_replica_gives_its_pages_out_after_their
     assert!(reading.elapsed().as_millis() >= 2000, "given out after {:?}", reading.elapsed());
     cluster.converged().await;
 }
+
+/// A watcher that is told that a namespace is not there gives it up: a replica that is behind must not say so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_behind_does_not_call_a_new_namespace_dropped() {
+    let cluster = Cluster::started(3).await;
+    let (leader, behind) = (cluster.leader().await, cluster.follower().await);
+    cluster.cut_off(behind);
+    let agent = Agent::open(&cluster, leader, "a").await;
+    let request = wire::WatchRequest { namespace_id: agent.namespace, from_revision: 0, epoch: 0 };
+    let mut client = cluster.meta(behind);
+    let mut asked = tonic::Request::new(request);
+    asked.set_timeout(std::time::Duration::from_millis(300));
+    let unsure = client.watch(asked).await.unwrap_err();
+    assert_ne!(unsure.code(), Code::NotFound, "{unsure}");
+    let watching = tokio::spawn(async move { client.watch(request).await });
+    cluster.links.heal_all();
+    assert!(watching.await.unwrap().is_ok(), "it waited until it knew");
+}

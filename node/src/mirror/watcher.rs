@@ -59,7 +59,7 @@ enum Ended {
 }
 
 impl Ended {
-    /// A replica that has all that was committed does not know the namespace. Ids are given out once: it was dropped.
+    /// A replica that has everything acknowledged before it was asked does not know the namespace. Ids are given out once: it was dropped.
     fn says_dropped(&self) -> bool {
         matches!(self, Self::Status(status)
             if status.code() == Code::NotFound && field_of(status) == Some("namespace_id"))

@@ -77,7 +77,7 @@ async fn commands_name_what_is_wrong() {
     of(init(&[peers, room, "--slab-bytes=2MiB"])).await.refused(2, "slab_bytes", &[]);
     of(init(&[peers, room, "--lease=50ms"])).await.refused(2, "lease", &["1s", "50ms"]);
     of(init(&[peers, "--l3-bytes=0"])).await.refused(2, "l3_bytes", &["4096"]);
-    of(init(&[peers, room, "--hf3fs-protection=2h"])).await.refused(2, "hf3fs_protection", &["2h"]);
+    of(init(&[peers, room, "--hf3fs-protection=2h"])).await.refused(2, "hf3fs_protection", &["3600s"]);
     of(init(&["--peers=1=http://h:1", room])).await.refused(2, "peers", &["http://h:1"]);
     of(init(&["--peers=1=127.0.0.1:0", room])).await.refused(2, "peers", &["127.0.0.1:0"]);
     let twice = of([init(&["--peers=1=h:1,2=h:2", room]), vec![data_dir.clone()]].concat()).await;
