@@ -30,8 +30,8 @@ class Foreword:
     name = "Foreword"
 
     def __init__(self, replicas: int = 1, protection="30s", reservation="2m", write_rest="1ms"):
-        self.options = [f"--hf3fs-protection={protection}", f"--hf3fs-reservation={reservation}"]
-        self._write_rest = write_rest
+        self.options = [f"--hf3fs-reservation={reservation}"]
+        self._settings = [f"--hf3fs-protection={protection}", f"--write-rest={write_rest}"]
         self._models = itertools.count(1)
         for left in reversed(range(LAYOUTS_MAX)):
             self._dir, self._children, self._announced = new_dir("group-"), {}, {}
@@ -52,7 +52,7 @@ class Foreword:
     def _lay_out(self, replicas: int) -> None:
         drawn = _draw_ports(2 * replicas)
         self._ports = {replica: drawn[2 * replica - 2:2 * replica] for replica in range(1, replicas + 1)}
-        command = [setting("foreword"), "meta", "init", "--json", f"--write-rest={self._write_rest}"]
+        command = [setting("foreword"), "meta", "init", "--json", *self._settings]
         command.append("--peers=" + ",".join(f"{replica}=127.0.0.1:{grpc}" for replica, (grpc, _) in self._ports.items()))
         for replica in self._ports:
             command.append("--data-dir=" + self._data_dir(replica))
