@@ -35,6 +35,12 @@ markers! {
     ElectionWon = "election-won",
     /// A leader found that it leads no more.
     LeaderDeposed = "leader-deposed",
+    /// A call between replicas was refused because it is for another one than the one it reached.
+    MisaddressedCallRefused = "misaddressed-call-refused",
+    /// An operator's call moved leadership to the replica that it named.
+    LeadershipMoved = "leadership-moved",
+    /// A leader whose disk is slow fell silent so that another one is elected.
+    SlowLeaderYielded = "slow-leader-yielded",
     /// A replica that lost acknowledged entries refused to vote.
     VoteRefusedWhileRejoining = "vote-refused-while-rejoining",
     /// A replica that had lost acknowledged entries caught up and votes again.

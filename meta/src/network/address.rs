@@ -9,6 +9,7 @@ use std::str::FromStr;
 use foreword_proto::bad_input::status_for;
 use foreword_proto::limits::WIRE_VERSIONS;
 use foreword_proto::{BadInput, ClusterId, DirectoryId, Versions};
+use foreword_seams::{Marker, sometimes};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::{Code, Request, Status};
@@ -20,6 +21,9 @@ const CLUSTER_METADATA: &str = "foreword-cluster";
 const VERSIONS_METADATA: &str = "foreword-wire-versions";
 const FROM_METADATA: &str = "foreword-from";
 const TO_METADATA: &str = "foreword-to";
+/// The fields of a refusal that says that the call is for somebody else.
+const ID_FIELD: &str = "replica_id";
+const DIRECTORY_FIELD: &str = "directory";
 
 /// A replica, with its data directory where that is known. As text: `3`, or `3/` and the directory's 32 digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,13 +108,15 @@ impl PeerIdentity {
         let from = self.check_cluster(metadata)?;
         let to = address(metadata, TO_METADATA)?;
         if to.replica_id != self.replica_id {
+            sometimes(Marker::MisaddressedCallRefused);
             let message = format!(
                 "replica_id: expected a call for replica {}, which answers here, got one of replica {} for replica {}",
                 self.replica_id, from.replica_id, to.replica_id
             );
-            return Err(status_for(Code::FailedPrecondition, "replica_id", message));
+            return Err(status_for(Code::FailedPrecondition, ID_FIELD, message));
         }
         if let Some(meant) = to.directory.filter(|meant| *meant != self.directory) {
+            sometimes(Marker::MisaddressedCallRefused);
             return Err(other_directory(self.replica_id, self.directory, meant));
         }
         Ok(from)
@@ -136,7 +142,12 @@ impl PeerIdentity {
 /// A replica id that goes with another directory.
 pub(crate) fn other_directory(replica_id: u64, expected: DirectoryId, got: DirectoryId) -> Status {
     let message = format!("directory: expected {expected}, which is replica {replica_id}'s, got {got}");
-    status_for(Code::FailedPrecondition, "directory", message)
+    status_for(Code::FailedPrecondition, DIRECTORY_FIELD, message)
+}
+
+/// Whether a refusal that names this field says that the call is for another replica, or another directory, than the one that answers.
+pub(super) fn is_about_addressee(field: &str) -> bool {
+    [ID_FIELD, DIRECTORY_FIELD].contains(&field)
 }
 
 fn said<'a>(metadata: &'a MetadataMap, key: &str) -> &'a str {
@@ -146,7 +157,7 @@ fn said<'a>(metadata: &'a MetadataMap, key: &str) -> &'a str {
 fn address(metadata: &MetadataMap, key: &str) -> Result<Address, Status> {
     let text = said(metadata, key);
     text.parse().map_err(|error: BadInput| {
-        status_for(Code::FailedPrecondition, "replica_id", format!("replica_id: metadata {key}: {error}"))
+        status_for(Code::FailedPrecondition, ID_FIELD, format!("replica_id: metadata {key}: {error}"))
     })
 }
 

@@ -71,13 +71,6 @@ impl PeerNetwork {
         self.peers.raft_client(&self.peer)
     }
 
-    /// Notes a refusal that says that another replica answers here.
-    fn look_at(&self, status: &Status) {
-        if matches!(foreword_proto::bad_input::field_of(status), Some("replica_id" | "directory")) {
-            self.peers.answered_by_another(&self.peer.endpoint);
-        }
-    }
-
     /// The answer of a call, within its time; what it says of the peer is noted.
     async fn answer<T>(
         &self,
@@ -92,7 +85,6 @@ impl PeerNetwork {
                 Ok(response.into_inner())
             }
             Err(status) => {
-                self.look_at(&status);
                 self.peers.reach().missed(id, endpoint, status.message());
                 Err(fault(status))
             }
@@ -172,10 +164,7 @@ impl RaftNetwork<TypeConfig> for PeerNetwork {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<u64>, StreamingError<TypeConfig, Fatal<u64>>> {
-        let lost = |status: Status| {
-            self.look_at(&status);
-            StreamingError::Network(NetworkError::new(&status))
-        };
+        let lost = |status: Status| StreamingError::Network(NetworkError::new(&status));
         let header = SnapshotOffer { vote, meta: snapshot.meta };
         let header = to_body(&header).map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
         let _sending = self.peers.sending_snapshot(self.peer.address.replica_id);

@@ -43,14 +43,18 @@ pub(crate) struct Known {
 }
 
 impl Peers {
-    /// Asks whoever answers at an endpoint.
+    /// Asks whoever answers at an endpoint, where this replica is expected. It may be another one.
     ///
     /// Errors: the callee's, as of another cluster; DEADLINE_EXCEEDED after `within`.
-    pub(crate) async fn hello(&self, endpoint: &str, within: Duration) -> Result<Hello, Status> {
+    pub(crate) async fn hello(&self, expected: u64, endpoint: &str, within: Duration) -> Result<Hello, Status> {
         let mut client = self.client_of_anyone(endpoint);
         let answer = tokio::time::timeout(within, client.hello(wire::HelloRequest {})).await;
         let answer = answer.map_err(|_| Status::deadline_exceeded("no answer in time"))??;
-        Ok(Hello::from_wire(answer.into_inner())?)
+        let hello = Hello::from_wire(answer.into_inner())?;
+        if hello.address.replica_id != expected {
+            self.answered_by_another(endpoint);
+        }
+        Ok(hello)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Between replicas: cached channels, the Raft service, snapshots as streams.
 
 pub(crate) mod address;
+mod channels;
 mod client;
 mod forwarded;
 mod heard;

@@ -1,4 +1,4 @@
-//! Channels to other replicas, made once each and kept.
+//! The other replicas, as this one calls them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,35 +6,26 @@ use std::time::Duration;
 
 use foreword_proto::limits::RAFT_MESSAGE_BYTES_MAX;
 use foreword_proto::wire::raft::raft_client::RaftClient;
-use foreword_seams::{Endpoint, Net, rpc};
+use foreword_seams::Net;
 use parking_lot::Mutex;
-use tokio::time::Instant;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
 use super::address::{Addressed, Peer, PeerIdentity};
+use super::channels::{Channels, PeerChannel};
 use super::pulse::Pulse;
 use super::reach::Reach;
 
 /// A channel that says on every call whose it is and whom it is for.
-pub(crate) type AddressedChannel = InterceptedService<Channel, Addressed>;
+pub(crate) type AddressedChannel = InterceptedService<PeerChannel, Addressed>;
 
 /// A client of another replica's Raft service.
 pub(crate) type PeerClient = RaftClient<AddressedChannel>;
 
-/// A channel whose endpoint answers as another replica is made anew, so that its name is resolved again; this often at most.
-const RESOLVE_AGAIN: Duration = Duration::from_secs(1);
-
-struct Kept {
-    channel: Channel,
-    made: Instant,
-}
-
-/// The channels, by endpoint. Making one per call costs milliseconds (facts/STACK.md).
+/// What is shared by all calls to other replicas.
 pub struct Peers {
-    net: Arc<dyn Net>,
     identity: PeerIdentity,
-    channels: Mutex<BTreeMap<String, Kept>>,
+    channels: Arc<Channels>,
     /// Snapshots on their way, by the replica that receives them.
     snapshots: Mutex<BTreeMap<u64, usize>>,
     reach: Reach,
@@ -42,10 +33,10 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// No channels yet.
+    /// Nobody was called yet.
     pub fn new(net: Arc<dyn Net>, identity: PeerIdentity) -> Self {
-        let (channels, snapshots) = (Mutex::default(), Mutex::default());
-        Self { net, identity, channels, snapshots, reach: Reach::default(), pulse: Pulse::default() }
+        let (channels, snapshots) = (Channels::new(net), Mutex::default());
+        Self { identity, channels, snapshots, reach: Reach::default(), pulse: Pulse::default() }
     }
 
     /// Which peers can be reached.
@@ -80,19 +71,12 @@ impl Peers {
 
     /// The channel to an endpoint.
     pub fn channel(&self, endpoint: &str) -> Channel {
-        let make = || {
-            let target = endpoint.parse().unwrap_or_else(|_| Endpoint::Tcp(endpoint.to_owned()));
-            Kept { channel: rpc::channel(self.net.clone(), &target), made: Instant::now() }
-        };
-        self.channels.lock().entry(endpoint.to_owned()).or_insert_with(make).channel.clone()
+        self.channels.to(endpoint)
     }
 
-    /// Somebody else answers at this endpoint: the next channel to it connects anew.
-    pub(crate) fn answered_by_another(&self, endpoint: &str) {
-        let mut channels = self.channels.lock();
-        if channels.get(endpoint).is_some_and(|kept| kept.made.elapsed() >= RESOLVE_AGAIN) {
-            channels.remove(endpoint);
-        }
+    /// Another replica than the one that is expected there said hello: the next channel to it connects anew.
+    pub(super) fn answered_by_another(&self, endpoint: &str) {
+        self.channels.answered_by_another(endpoint);
     }
 
     /// Whether a snapshot is on its way to a replica: its log gets no further meanwhile.
@@ -108,7 +92,7 @@ impl Peers {
 
     /// The channel to a replica, for a service that only replicas call.
     pub(crate) fn addressed(&self, peer: &Peer) -> AddressedChannel {
-        InterceptedService::new(self.channel(&peer.endpoint), self.identity.calling(Some(peer.address)))
+        InterceptedService::new(self.channels.to_peer(&peer.endpoint), self.identity.calling(Some(peer.address)))
     }
 
     /// A client of a replica's Raft service.
@@ -118,7 +102,7 @@ impl Peers {
 
     /// A client of the Raft service of whichever replica answers at an endpoint: for a hello only.
     pub(super) fn client_of_anyone(&self, endpoint: &str) -> PeerClient {
-        raft_client(InterceptedService::new(self.channel(endpoint), self.identity.calling(None)))
+        raft_client(InterceptedService::new(self.channels.to_peer(endpoint), self.identity.calling(None)))
     }
 }
 

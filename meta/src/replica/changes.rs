@@ -306,7 +306,7 @@ impl Changes {
         let (members, now) = (self.members(), self.voters());
         let asked =
             members.iter().filter(|(id, _)| now.contains(id) || voters.contains(id)).map(|(id, member)| async move {
-                let there = self.group.peers.hello(&member.peer, ASK_TIMEOUT).await;
+                let there = self.group.peers.hello(*id, &member.peer, ASK_TIMEOUT).await;
                 let there = *id == self.group.replica_id || there.is_ok_and(|hello| hello.address.replica_id == *id);
                 there.then_some(*id)
             });

@@ -88,7 +88,7 @@ async fn pristine_members(group: &Group, standing: &Standing) -> Result<BTreeMap
         let heard = if *id == group.replica_id {
             hello_of(group, standing).await.ok_or_else(|| NotYet::Silent("raft has stopped".into()))
         } else {
-            let heard = group.peers.hello(endpoint, ASK_TIMEOUT).await;
+            let heard = group.peers.hello(*id, endpoint, ASK_TIMEOUT).await;
             heard.map_err(|status| NotYet::Silent(status.message().into()))
         };
         let member = heard.and_then(|hello| founder(*id, &group.named, settings, &hello));

@@ -52,7 +52,7 @@ impl Newcomer {
     pub(crate) async fn prove(&self, group: &Group) -> Result<Member, Status> {
         let until = Instant::now() + SILENCE_MAX;
         let hello = loop {
-            match group.peers.hello(&self.peer, ASK_TIMEOUT).await {
+            match group.peers.hello(self.replica_id, &self.peer, ASK_TIMEOUT).await {
                 Ok(hello) => break hello,
                 // Another cluster or another version says so itself.
                 Err(status) if status.code() == Code::FailedPrecondition || Instant::now() >= until => {
@@ -109,9 +109,9 @@ impl Newcomer {
         let mut moved = (None, Instant::now());
         loop {
             let matched = matched(group, self.replica_id).ok_or_else(not_leader)?;
-            match group.peers.hello(&self.peer, ASK_TIMEOUT).await {
+            match group.peers.hello(self.replica_id, &self.peer, ASK_TIMEOUT).await {
                 Ok(hello) => {
-                    self.check(&hello, 0, Some(directory))?;
+                    self.check(&hello, group.applied.read(|state| state.feature_level()), Some(directory))?;
                     heard = Instant::now();
                     if matched.is_some_and(|index| index >= committed) && !hello.pristine {
                         return Ok(());

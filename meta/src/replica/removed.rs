@@ -48,7 +48,7 @@ async fn is_removed(group: &Group) -> Option<bool> {
         return Some(false);
     }
     let others = members.iter().filter(|(id, _)| **id != group.replica_id);
-    let asked = others.map(|(_, member)| group.peers.hello(&member.peer, ASK_TIMEOUT));
+    let asked = others.map(|(id, member)| group.peers.hello(*id, &member.peer, ASK_TIMEOUT));
     let heard = futures::future::join_all(asked).await.into_iter().flatten();
     let known = heard.filter_map(|hello| Some((hello.membership?, hello.members.contains_key(&group.replica_id))));
     let newest = known.chain([(own, members.contains_key(&group.replica_id))]).max_by_key(|(at, _)| *at)?;

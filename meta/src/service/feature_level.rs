@@ -73,7 +73,7 @@ async fn ask_members(group: &Group) -> Vec<wire::MemberLevel> {
 }
 
 async fn ask(group: &Group, replica_id: u64, member: Member) -> wire::MemberLevel {
-    let hello = group.peers.hello(&member.peer, HELLO_TIMEOUT).await.ok();
+    let hello = group.peers.hello(replica_id, &member.peer, HELLO_TIMEOUT).await.ok();
     // Another replica at this endpoint does not speak for the member.
     let hello = hello.filter(|hello| hello.address == Address::of(replica_id, member.directory));
     wire::MemberLevel { replica_id, endpoint: member.peer, known: hello.map_or(0, |hello| hello.feature_level) }

@@ -19,6 +19,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::cluster::{Cluster, free_endpoint, settings};
 use crate::membership::{add, replace};
+use crate::proxy::Proxy;
 
 /// A replica that says hello and does nothing else: it never catches up.
 struct OnlyHello {
@@ -154,6 +155,26 @@ async fn another_members_endpoint_is_refused_whoever_is_asked() {
         }
     }
     is_untouched(&cluster, &[1, 2, 3]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newcomer_whose_name_led_to_a_member_for_a_while_is_taken_in() {
+    let mut cluster = Cluster::started(3).await;
+    let follower = cluster.follower().await;
+    let name = Proxy::to(&cluster.sites[&follower].endpoint).await;
+    let endpoint = free_endpoint();
+    cluster.add_site(4, endpoint.clone(), BTreeMap::new());
+    cluster.start(4).await;
+    let request = add(4, &name.endpoint.to_string());
+    let error = cluster.admin(follower).add_replica(request.clone()).await.unwrap_err();
+    assert!(error.message().contains(&format!("replica {follower} answers there")), "{error}");
+    // Whoever is connected stays connected, and would go on asking the member.
+    name.leads_newcomers_to(&endpoint);
+    let added = cluster.eventually("a member of that name", async || {
+        let added = cluster.admin(follower).add_replica(request.clone()).await;
+        added.ok().map(|added| added.into_inner().voters)
+    });
+    assert_eq!(added.await, [1, 2, 3, 4]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
