@@ -1,7 +1,8 @@
 //! Changes of the group's membership, by the leader, one at a time: nobody votes before proof.
 //!
 //! A newcomer says hello, its id becomes its directory's for ever, it learns, and once it has what was committed when the change
-//! began it becomes a voter. A change that gives up takes it out again.
+//! began it becomes a voter. A change that gives up takes it out again. The hello is waited for before the change has its turn: an
+//! address where nobody is, by a slip of the pen, holds up no other change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -74,42 +75,41 @@ impl Changes {
 
     /// Takes a replica in; one that is a voter already stays it.
     pub(crate) async fn add(self: &Arc<Self>, newcomer: Newcomer) -> Result<Voters, Status> {
-        if let Some(voters) = self.is_voter_there(&newcomer)? {
+        if let Some(voters) = self.is_added(&newcomer)? {
             return Ok(voters);
         }
+        let member = newcomer.prove(&self.group).await?;
         let what = format!("adding replica {}", newcomer.replica_id);
         let turn = self.turn(what, Some(newcomer.replica_id)).await?;
         let changes = self.clone();
         to_its_end(async move {
-            changes.refuse_taken_endpoint(&newcomer, None)?;
+            // Others may have changed the group before this turn.
+            if let Some(voters) = changes.is_added(&newcomer)? {
+                return Ok(voters);
+            }
             let voters = ChangeMembers::AddVoterIds(BTreeSet::from([newcomer.replica_id]));
-            changes.take_in(&turn, &newcomer, voters).await
+            changes.take_in(&turn, &newcomer, member, voters).await
         })
         .await
     }
 
     /// Puts a replica in the place of another.
     pub(crate) async fn replace(self: &Arc<Self>, old: u64, newcomer: Newcomer) -> Result<Voters, Status> {
-        let mut voters = self.voters();
-        if !voters.remove(&old) {
-            // Asked again after it was done.
-            if let (false, Some(voters)) = (self.members().contains_key(&old), self.is_voter_there(&newcomer)?) {
-                return Ok(voters);
-            }
-            let message = format!("old_replica_id: expected one of {:?}, got {old}", self.voters());
-            return Err(status_for(Code::NotFound, "old_replica_id", message));
+        if let Some(voters) = self.is_replaced(old, &newcomer)? {
+            return Ok(voters);
         }
-        if self.is_voter_there(&newcomer)?.is_some() {
-            let message = format!("new_replica_id: expected one that does not vote, {} does", newcomer.replica_id);
-            return Err(status_for(Code::AlreadyExists, "new_replica_id", message));
-        }
-        voters.insert(newcomer.replica_id);
+        let member = newcomer.prove(&self.group).await?;
         let what = format!("replacing replica {old} by {}", newcomer.replica_id);
         let turn = self.turn(what, Some(newcomer.replica_id)).await?;
         let changes = self.clone();
         let replaced = to_its_end(async move {
-            changes.refuse_taken_endpoint(&newcomer, Some(old))?;
-            changes.take_in(&turn, &newcomer, ChangeMembers::ReplaceAllVoters(voters)).await
+            if let Some(voters) = changes.is_replaced(old, &newcomer)? {
+                return Ok(voters);
+            }
+            let mut voters = changes.voters();
+            voters.remove(&old);
+            voters.insert(newcomer.replica_id);
+            changes.take_in(&turn, &newcomer, member, ChangeMembers::ReplaceAllVoters(voters)).await
         });
         replaced.await.inspect(|_| sometimes(Marker::ReplicaReplaced))
     }
@@ -207,6 +207,32 @@ impl Changes {
         self.membership().voter_ids().collect()
     }
 
+    /// The voters, if the newcomer is one of them already. Refuses what can never be made.
+    fn is_added(&self, newcomer: &Newcomer) -> Result<Option<Voters>, Status> {
+        if let Some(voters) = self.is_voter_there(newcomer)? {
+            return Ok(Some(voters));
+        }
+        self.refuse_taken_endpoint(newcomer, None)?;
+        Ok(None)
+    }
+
+    /// The voters, if the newcomer has taken the place of `old` already: it is asked again after it was done.
+    fn is_replaced(&self, old: u64, newcomer: &Newcomer) -> Result<Option<Voters>, Status> {
+        if !self.voters().contains(&old) {
+            if let (false, Some(voters)) = (self.members().contains_key(&old), self.is_voter_there(newcomer)?) {
+                return Ok(Some(voters));
+            }
+            let message = format!("old_replica_id: expected one of {:?}, got {old}", self.voters());
+            return Err(status_for(Code::NotFound, "old_replica_id", message));
+        }
+        if self.is_voter_there(newcomer)?.is_some() {
+            let message = format!("new_replica_id: expected one that does not vote, {} does", newcomer.replica_id);
+            return Err(status_for(Code::AlreadyExists, "new_replica_id", message));
+        }
+        self.refuse_taken_endpoint(newcomer, Some(old))?;
+        Ok(None)
+    }
+
     /// The voters, if the newcomer is one of them at this endpoint. An id that votes elsewhere is refused.
     fn is_voter_there(&self, newcomer: &Newcomer) -> Result<Option<Voters>, Status> {
         let (voters, members) = (self.voters(), self.members());
@@ -238,15 +264,15 @@ impl Changes {
         Ok(())
     }
 
-    /// From hello to a vote, or back to nothing.
+    /// From hello to a vote, or back to nothing. `member`: as it said hello.
     async fn take_in(
         &self,
         turn: &Turn,
         newcomer: &Newcomer,
+        member: Member,
         then: ChangeMembers<u64, Member>,
     ) -> Result<Voters, Status> {
         let id = newcomer.replica_id;
-        let member = newcomer.prove(&self.group).await?;
         self.record_members().await?;
         self.record(id, &member).await?;
         let deadline = Instant::now() + STEP_DEADLINE;

@@ -199,6 +199,23 @@ async fn nobody_is_not_taken_in_and_a_group_of_one_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_does_not_answer_holds_up_no_other_change() {
+    let mut cluster = Cluster::started(1).await;
+    let endpoint = free_endpoint();
+    cluster.add_site(2, endpoint.clone(), BTreeMap::new());
+    cluster.start(2).await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (mut admin, slip) = (cluster.admin(1), add(3, &silent.local_addr().unwrap().to_string()));
+    let slip = tokio::spawn(async move { admin.add_replica(slip).await });
+    let _nothing_is_said = silent.accept().await.unwrap();
+    let added = cluster.admin(1).add_replica(add(2, &endpoint.to_string())).await.unwrap().into_inner();
+    assert_eq!(added.voters, [1, 2]);
+    let error = slip.await.unwrap().unwrap_err();
+    assert_eq!(refused(&error), (Code::FailedPrecondition, Some("endpoint")), "{error}");
+    is_untouched(&cluster, &[1, 2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newcomer_that_does_not_catch_up_leaves_nothing_and_others_wait_for_their_turn() {
     let cluster = Cluster::started(1).await;
     let mute = Mute::new(2, DirectoryId([2; 16])).await;
@@ -207,7 +224,8 @@ async fn a_newcomer_that_does_not_catch_up_leaves_nothing_and_others_wait_for_th
     let adding = tokio::spawn(async move { first.add_replica(request).await });
     let learns = async || (cluster.status(1).await.learners == [2]).then_some(());
     cluster.eventually("a learner", learns).await;
-    let error = cluster.admin(1).add_replica(add(3, "127.0.0.1:1")).await.unwrap_err();
+    let third = Mute::new(3, DirectoryId([3; 16])).await;
+    let error = cluster.admin(1).add_replica(add(3, &third.endpoint.to_string())).await.unwrap_err();
     assert_eq!(refused(&error), (Code::FailedPrecondition, Some("membership")), "{error}");
     assert!(error.message().contains("adding replica 2"), "{error}");
     // An operator who thinks better of it.
