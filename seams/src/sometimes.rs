@@ -87,6 +87,8 @@ markers! {
     // Proposals and reads of the group.
     /// A proposal was refused because the leader's queue is full.
     ProposalQueueFull = "proposal-queue-full",
+    /// A proposal was answered with "nobody knows": its leader or term is no more.
+    ProposalUnknown = "proposal-unknown",
     /// A proposal failed for want of a leader, or lost it on the way, and goes to whoever leads next.
     ProposalRetried = "proposal-retried",
     /// A follower asked the leader for the revision of a linearizable read.

@@ -294,6 +294,19 @@ impl History {
         self.watched.push(watched);
     }
 
+    /// The median time of a put whose pages were all published, in milliseconds; 0: there was none.
+    pub fn put_ms_p50(&self) -> u64 {
+        let published = |record: &&Record| match &record.result {
+            Outcome::Published { outcomes } => outcomes.iter().all(|page| page.outcome == PutResult::Published),
+            _ => false,
+        };
+        let puts = self.records.iter().filter(published);
+        let took = |record: &Record| Some(record.returned?.millis() - record.invoked.millis());
+        let mut took: Vec<u64> = puts.filter_map(took).collect();
+        took.sort_unstable();
+        took.get(took.len() / 2).copied().unwrap_or(0)
+    }
+
     /// A call whose result matters to no check.
     pub fn hint(&mut self, client: u32, line: impl FnOnce() -> String) {
         self.totals.attempted += 1;

@@ -115,6 +115,8 @@ pub struct Report {
     /// Entries of the log.
     pub committed: u64,
     pub totals: Totals,
+    /// The median time of a put whose pages were all published; 0: there was none.
+    pub put_ms_p50: u64,
     pub faults: BTreeMap<&'static str, u64>,
     pub markers: BTreeMap<&'static str, u64>,
     pub schedule: Vec<Fault>,
@@ -135,6 +137,7 @@ impl Report {
             events: 0,
             committed: 0,
             totals: Totals::default(),
+            put_ms_p50: 0,
             faults: BTreeMap::new(),
             markers: BTreeMap::new(),
             schedule: options.schedule.clone().unwrap_or_else(|| options.drawn_schedule()),
@@ -351,6 +354,7 @@ fn report(
         events: trace.events,
         committed: observer.committed(),
         totals: history.totals.clone(),
+        put_ms_p50: history.put_ms_p50(),
         faults: cluster.faults_seen.clone(),
         markers,
         schedule,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use foreword_proto::bad_input::status_for;
 use foreword_proto::wire::raft as wire;
+use foreword_seams::{Marker, sometimes};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{Code, Status};
 
@@ -62,7 +63,13 @@ pub(crate) async fn hand_over(group: &Group, to: u64, lease: Duration) -> Result
     let mut metrics = group.raft.metrics();
     let elected = metrics.wait_for(|metrics| metrics.current_term > term && metrics.current_leader.is_some());
     match timeout_at(Instant::now() + ELECTION, elected).await {
-        Ok(Ok(metrics)) => Ok(metrics.current_leader.unwrap_or_default()),
+        Ok(Ok(metrics)) => {
+            let leader = metrics.current_leader.unwrap_or_default();
+            if leader == to {
+                sometimes(Marker::LeadershipMoved);
+            }
+            Ok(leader)
+        }
         _ => Err(stays(to, "nobody was elected")),
     }
 }

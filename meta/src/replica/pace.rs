@@ -12,6 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreword_seams::{Marker, sometimes};
 use openraft::ServerState;
 use tokio::time::{Instant, sleep};
 
@@ -65,6 +66,7 @@ impl Pace {
                 && let Some((own, follower)) = self.too_slow()
             {
                 handed_over = Some(Instant::now());
+                sometimes(Marker::SlowLeaderYielded);
                 tracing::warn!(
                     ?own,
                     ?follower,

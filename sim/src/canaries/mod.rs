@@ -67,7 +67,7 @@ pub const CANARIES: &[Canary] = &[
         invariant: "generations-never-fall",
         what: "every disk's syncs make nothing durable: after a power cut of all, slots are granted again",
         profile: Some("power"),
-        seed_hint: 9,
+        seed_hint: 22,
         plant: |options| lie_to_the_end(options),
     },
     Canary {
@@ -115,7 +115,7 @@ pub const CANARIES: &[Canary] = &[
         invariant: "no-voter-unproven",
         what: "an empty data directory that is made for a member's id says that it is the one that the id belongs to",
         profile: Some("members"),
-        seed_hint: 0,
+        seed_hint: 5,
         plant: |options| options.seams.copied_directories = true,
     },
     Canary {
@@ -208,7 +208,7 @@ pub const CANARIES: &[Canary] = &[
         invariant: "protected-pages-stand",
         what: "gets of page files that find no page are answered with the one that the key had two seconds ago",
         profile: Some("page-files"),
-        seed_hint: 0,
+        seed_hint: 1,
         plant: |options| lie_to_page_engines(options, pages::old_pages),
     },
     Canary {

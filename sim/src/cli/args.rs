@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::PossibleValuesParser;
 use clap::{ArgGroup, Parser};
 
-use crate::profiles::Profile;
+use crate::profiles::{PROFILES, Profile};
 use crate::run::SECONDS_MIN;
 
 const EXAMPLES: &str = "\
@@ -38,7 +38,7 @@ pub(super) struct Args {
     #[arg(long)]
     pub(super) list: bool,
     /// Instead of the seed's own
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Profile::all().map(|profile| profile.name)))]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(PROFILES.iter().map(|profile| profile.name)))]
     profile: Option<String>,
     /// Simulated seconds a seed
     #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(SECONDS_MIN..=86_400))]

@@ -5,12 +5,12 @@ use foreword_seams::Marker;
 use super::{canary, say};
 use crate::faults::FaultKind;
 use crate::invariants::Checks;
-use crate::profiles::Profile;
+use crate::profiles::PROFILES;
 
 /// Prints them.
 pub(super) fn print() {
-    say("profiles, in the order in which seeds go through them, then those that run when they are named:");
-    for profile in Profile::all() {
+    say("profiles, in the order in which seeds go through them:");
+    for profile in &PROFILES {
         say(format_args!("  {:<16} {} replicas, {} agents", profile.name, profile.replicas, profile.agents));
     }
     section("invariants", Checks::new().compared().map(|(name, _)| name));

@@ -55,6 +55,10 @@ impl Cluster {
                 let back = Change::Add { id, endpoint };
                 self.order(vec![Order::insist(Change::Remove { id }), Order::insist(back)]);
             }
+            FaultKind::MoveLeader(to) => {
+                let to = self.machines.member(to).disk.identity().replica_id;
+                self.order(vec![Order::once(Change::Lead { to })]);
+            }
             _ => {}
         }
     }
@@ -108,6 +112,11 @@ impl Cluster {
 
     fn add_used_id(&mut self, replica: Replica) {
         let id = self.machines.member(replica).disk.identity().replica_id;
+        // One that the group has not taken in yet could be anybody's.
+        let leader = self.replicas().nth(self.leader()).and_then(|(_, running)| running);
+        if !leader.is_some_and(|leader| leader.group.voters().contains(&id)) {
+            return;
+        }
         let host = format!("stray-{}", self.machines.all.len());
         let (members, joins) = self.second_init();
         let stray = self.add_replica(ReplicaSite { host: host.clone(), listen: host.clone(), id, members, joins });

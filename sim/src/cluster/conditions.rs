@@ -84,12 +84,9 @@ impl Conditions {
                 self.stale_names.insert((host(&Place::Replica(*at)), name), host(&Place::Replica(*to)));
             }
             FaultKind::SlowDisks(ms) | FaultKind::Flood(ms) => {
-                for replica in 0..machines.replicas.len() {
-                    let weather = self.disks.entry(replica).or_default();
-                    weather.sync_us_min = weather.sync_us_min.max(ms * 1000);
-                    weather.sync_us_max = weather.sync_us_max.max(ms * 1000);
-                }
+                (0..machines.replicas.len()).for_each(|replica| self.slow_disk(replica, *ms));
             }
+            FaultKind::SlowLeaderDisk(ms) => self.slow_disk(leader, *ms),
             FaultKind::SlowLinks(place, ms) => *self.slow_ms.entry(host(place)).or_default() += ms,
             FaultKind::Drift(place, ppm) => *self.drift_ppm.entry(machines.seat(*place)).or_default() += ppm,
             FaultKind::SlowDisk(replica, ms) => {
@@ -103,6 +100,13 @@ impl Conditions {
             FaultKind::Resets(..) | FaultKind::Replace(_) => {}
             _ => self.add_l3(kind),
         }
+    }
+
+    /// Each sync takes so long, or longer by another fault.
+    fn slow_disk(&mut self, replica: Replica, ms: u64) {
+        let weather = self.disks.entry(replica).or_default();
+        weather.sync_us_min = weather.sync_us_min.max(ms * 1000);
+        weather.sync_us_max = weather.sync_us_max.max(ms * 1000);
     }
 
     fn add_l3(&mut self, kind: &FaultKind) {

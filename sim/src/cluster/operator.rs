@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Attempts of a call that is not insisted on.
 const ATTEMPTS_MAX: usize = 4;
 
-/// A change of who is in the group.
+/// A change of who is in the group, or leads it.
 #[derive(Debug, Clone)]
 pub(super) enum Change {
     Add {
@@ -34,6 +34,10 @@ pub(super) enum Change {
         new: u64,
         endpoint: Endpoint,
     },
+    /// A member leads.
+    Lead {
+        to: u64,
+    },
 }
 
 impl Change {
@@ -41,7 +45,7 @@ impl Change {
     fn joins(&self) -> Option<u64> {
         match self {
             Self::Add { id, .. } | Self::Replace { new: id, .. } => Some(*id),
-            Self::Remove { .. } => None,
+            Self::Remove { .. } | Self::Lead { .. } => None,
         }
     }
 }
@@ -100,7 +104,7 @@ pub(super) async fn carry_out(net: Arc<dyn Net>, members: Vec<Endpoint>, orders:
             let answer = tokio::time::timeout(ATTEMPT, ask(net.clone(), member, &change)).await;
             let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
             context::event(Kind::Client, || match &answer {
-                Ok(voters) => format!("operator: {change:?} made: {voters:?}"),
+                Ok(who) => format!("operator: {change:?} made: {who:?}"),
                 Err(status) => format!("operator: {change:?} at {member}: {}", status.message()),
             });
             let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
@@ -130,7 +134,7 @@ impl Orders {
     }
 }
 
-/// The voters after the change.
+/// The voters after the change; who leads, where that was changed.
 async fn ask(net: Arc<dyn Net>, member: &Endpoint, change: &Change) -> Result<Vec<u64>, Status> {
     let mut admin = AdminClient::new(rpc::channel(net, member));
     let answer = match change.clone() {
@@ -147,6 +151,10 @@ async fn ask(net: Arc<dyn Net>, member: &Endpoint, change: &Change) -> Result<Ve
                 client_endpoint: String::new(),
             };
             admin.replace_replica(request).await
+        }
+        Change::Lead { to } => {
+            let moved = admin.move_leader(wire::MoveLeaderRequest { to }).await?;
+            return Ok(vec![moved.into_inner().leader]);
         }
     };
     answer.map(Response::into_inner).map(|answer| answer.voters)

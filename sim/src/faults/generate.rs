@@ -34,7 +34,7 @@ pub struct Mix {
     pub members: u32,
     /// Resolvers with old addresses.
     pub names: u32,
-    /// Whoever leads is cut off.
+    /// Whoever leads is cut off, or asked to hand over.
     pub leaders: u32,
     /// Two agents of one name.
     pub twins: u32,
@@ -122,8 +122,11 @@ impl Drawing {
             _ => self.overload(),
         };
         let longest = match &kind {
-            FaultKind::AddNobody | FaultKind::RemoveLeader => 200,
-            FaultKind::SplitOffLeader | FaultKind::IsolateLeader | FaultKind::Flood(_) => 14_000,
+            FaultKind::AddNobody | FaultKind::RemoveLeader | FaultKind::MoveLeader(_) => 200,
+            FaultKind::SplitOffLeader
+            | FaultKind::IsolateLeader
+            | FaultKind::Flood(_)
+            | FaultKind::SlowLeaderDisk(_) => 14_000,
             FaultKind::Twin(_) => 24_000,
             FaultKind::Crash(_) | FaultKind::PowerCut(_) | FaultKind::PowerCutAll => 6_000,
             FaultKind::DiskRot(_) | FaultKind::MarkRot(_) | FaultKind::LostTail(_) | FaultKind::SnapshotRot(_) => 3_000,
@@ -218,7 +221,7 @@ impl Drawing {
 
     fn member(&mut self) -> FaultKind {
         let victim = self.victim;
-        match self.rng.gen_range(0..9) {
+        match self.rng.gen_range(0..10) {
             drawn @ 0..=3 if !self.removes && !self.replaced => {
                 self.replaced = true;
                 match drawn {
@@ -240,6 +243,7 @@ impl Drawing {
                 FaultKind::ReplaceByMember(old, at)
             }
             7 => FaultKind::AddUsedId(self.replica()),
+            8 => FaultKind::MoveLeader(self.replica()),
             _ => FaultKind::ReplaceByLeader(self.replica()),
         }
     }
@@ -251,7 +255,11 @@ impl Drawing {
     }
 
     fn leader(&mut self) -> FaultKind {
-        if self.rng.gen_ratio(1, 2) { FaultKind::SplitOffLeader } else { FaultKind::IsolateLeader }
+        match self.rng.gen_range(0..6) {
+            0 | 1 => FaultKind::SplitOffLeader,
+            2 | 3 => FaultKind::IsolateLeader,
+            _ => FaultKind::MoveLeader(self.replica()),
+        }
     }
 
     /// One a run: the number of clients that it needs is fixed.
@@ -263,11 +271,12 @@ impl Drawing {
     }
 
     fn overload(&mut self) -> FaultKind {
-        match self.rng.gen_range(0..4) {
+        match self.rng.gen_range(0..5) {
             0 => FaultKind::Flood(self.rng.gen_range(20..=60)),
             1 => FaultKind::SlowDisk(self.replica(), self.rng.gen_range(20..=400)),
             2 => FaultKind::SlowDisks(self.rng.gen_range(10..=60)),
-            _ => FaultKind::SlowDisks(self.rng.gen_range(60..=250)),
+            3 => FaultKind::SlowDisks(self.rng.gen_range(60..=250)),
+            _ => FaultKind::SlowLeaderDisk(self.rng.gen_range(200..=400)),
         }
     }
 

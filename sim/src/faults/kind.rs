@@ -114,11 +114,15 @@ pub enum FaultKind {
     Flood(u64),
     /// Each sync of each log takes so many milliseconds.
     SlowDisks(u64),
+    /// The operator moves leadership to a replica.
+    MoveLeader(Replica),
+    /// Each sync of the log of whoever leads when it begins takes so many milliseconds.
+    SlowLeaderDisk(u64),
 }
 
 impl FaultKind {
     /// Names of all kinds, in order.
-    pub const NAMES: [&'static str; 41] = [
+    pub const NAMES: [&'static str; 43] = [
         "crash",
         "power-cut",
         "power-cut-all",
@@ -160,6 +164,8 @@ impl FaultKind {
         "twin",
         "flood",
         "slow-disks",
+        "move-leader",
+        "slow-leader-disk",
     ];
 
     /// The kind's position in [`Self::NAMES`].
@@ -206,6 +212,8 @@ impl FaultKind {
             Self::Twin(_) => 38,
             Self::Flood(_) => 39,
             Self::SlowDisks(_) => 40,
+            Self::MoveLeader(_) => 41,
+            Self::SlowLeaderDisk(_) => 42,
         }
     }
 
@@ -245,7 +253,8 @@ impl fmt::Display for FaultKind {
             }
             Self::Twin(agent) => write!(f, " of agent {}", agent + 1),
             Self::Flood(ms) => write!(f, " on disks that sync in {ms} ms"),
-            Self::SlowDisks(ms) => write!(f, " by {ms} ms"),
+            Self::SlowDisks(ms) | Self::SlowLeaderDisk(ms) => write!(f, " by {ms} ms"),
+            Self::MoveLeader(to) => write!(f, " to replica {}", to + 1),
             _ => Ok(()),
         }
     }

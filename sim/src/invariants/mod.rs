@@ -92,6 +92,13 @@ impl DiskView {
         let logged = |log: &Disk| log.durable_last() >= Some(entry.index) && log.item(entry.index).is_some_and(is_it);
         self.covered >= Some(entry.index) || self.log.as_ref().is_some_and(logged)
     }
+
+    /// The last entry of the log that a power cut now would leave.
+    pub fn last_entry(&self) -> Option<LogId> {
+        let log = self.log.as_ref()?;
+        let last = log.durable_last()?;
+        decode_entry(last, &log.item(last)?).ok().map(|entry| entry.log_id)
+    }
 }
 
 /// What the checks must know of the run.

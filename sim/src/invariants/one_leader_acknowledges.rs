@@ -35,6 +35,9 @@ pub struct OneLeaderAcknowledges {
     leaders: BTreeMap<u64, Led>,
     /// The directory by which each voter was one first.
     proven: BTreeMap<u64, Directory>,
+    /// The last entry that each directory ever held, with all that its leader had logged before it. What a disk loses later was there
+    /// when it was acknowledged, though its leader may hear of that, or be done with its own flush, only now.
+    held: BTreeMap<(u64, Directory), LogId>,
     /// When each replica could have heard a quorum last.
     heard: BTreeMap<u64, SimTime>,
     records_seen: usize,
@@ -53,11 +56,25 @@ impl OneLeaderAcknowledges {
         }
     }
 
-    /// An entry that was acknowledged is on a majority of one of these memberships.
+    fn note(&mut self, disks: &[DiskView]) {
+        for disk in disks {
+            let Some(last) = disk.last_entry() else { continue };
+            let ever = self.held.entry((disk.replica, disk.directory)).or_insert(last);
+            *ever = last.max(*ever);
+        }
+    }
+
+    fn held_once(&self, replica: u64, directory: Directory, entry: LogId) -> bool {
+        let last = self.held.get(&(replica, directory));
+        last.is_some_and(|last| last.leader_id == entry.leader_id && last.index >= entry.index)
+    }
+
+    /// An entry that was acknowledged is, or was, on a majority of one of these memberships.
     fn is_held(&self, leader: u64, entry: LogId, configs: &[Configs], disks: &[DiskView]) -> Result<(), Violation> {
         let holds = |voter: &u64| {
-            let proven = self.proven.get(voter);
-            disks.iter().any(|disk| disk.replica == *voter && Some(&disk.directory) == proven && disk.holds(entry))
+            let Some(proven) = self.proven.get(voter) else { return false };
+            let own = |disk: &&DiskView| disk.replica == *voter && disk.directory == *proven;
+            disks.iter().find(own).is_some_and(|disk| disk.holds(entry)) || self.held_once(*voter, *proven, entry)
         };
         let enough = configs.iter().any(|configs| !configs.is_empty() && are_majorities(configs, holds));
         ensure(NAME, enough, || {
@@ -135,6 +152,7 @@ impl Invariant for OneLeaderAcknowledges {
 
     fn observe(&mut self, view: &View<'_>) -> Result<(), Violation> {
         let led_before = self.leaders.iter().map(|(id, led)| (*id, led.term)).collect();
+        self.note(&view.disks);
         self.leaders.retain(|id, _| view.replicas.iter().any(|replica| replica.id == *id));
         for replica in &view.replicas {
             self.follow(replica, &view.disks)?;
@@ -178,6 +196,11 @@ mod tests {
         assert!(check.is_held(1, entry(5), &grown[..1], &disks).is_err());
         let other = [covering(1, Some(5)), DiskView { directory: (2, 2), ..covering(2, Some(9)) }];
         assert!(check.is_held(1, entry(5), &now, &other).is_err(), "another directory is not the voter's");
+        let of_term_2 = LogId { leader_id: CommittedLeaderId::new(2, 1), index: 9 };
+        check.held.insert((3, disk(3, None).directory), of_term_2);
+        assert!(check.is_held(1, entry(5), &now, &disks).is_err(), "it held what another leader logged");
+        check.held.insert((3, disk(3, None).directory), entry(6));
+        assert_eq!(check.is_held(1, entry(5), &now, &disks), Ok(()), "it was there before it was lost");
     }
 
     #[test]

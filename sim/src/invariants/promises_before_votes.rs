@@ -14,6 +14,8 @@ const NAME: &str = "promises-before-votes";
 #[derive(Debug, Default)]
 pub struct PromisesBeforeVotes {
     durable: BTreeMap<u64, u64>,
+    /// The same of each directory.
+    held: BTreeMap<(u64, Directory), u64>,
     /// Of each replica's directory, the last committed entry that some leader counted as matched on it.
     promised: BTreeMap<(u64, Directory), u64>,
     committed: Revision,
@@ -25,6 +27,16 @@ impl PromisesBeforeVotes {
             let Some(last) = disk.durable_last else { continue };
             let ever = self.durable.entry(disk.replica).or_default();
             *ever = last.max(*ever);
+            let held = self.held.entry((disk.replica, disk.directory)).or_default();
+            *held = last.max(*held);
+        }
+    }
+
+    /// A leader counts this as matched. What it still counts of a directory that is lost, the next one has not promised.
+    fn promises(&mut self, whose: (u64, Directory), matched: u64) {
+        if self.held.get(&whose).is_some_and(|held| *held >= matched) {
+            let promised = self.promised.entry(whose).or_default();
+            *promised = matched.max(*promised);
         }
     }
 
@@ -107,8 +119,7 @@ impl Invariant for PromisesBeforeVotes {
                     // A leader that others have replaced matches entries that were never committed.
                     let disk = view.disks.iter().find(|disk| disk.replica == *member);
                     if let Some(disk) = disk.filter(|_| view.oracle.log_id_at(matched.index) == Some(matched)) {
-                        let promised = self.promised.entry((*member, disk.directory)).or_default();
-                        *promised = matched.index.max(*promised);
+                        self.promises((*member, disk.directory), matched.index);
                     }
                 }
             }
@@ -145,12 +156,16 @@ mod tests {
 
     #[test]
     fn who_lost_what_it_acknowledged_does_not_vote() {
-        let check = PromisesBeforeVotes { promised: BTreeMap::from([((1, (1, 1)), 5)]), ..Default::default() };
-        assert_eq!(check.keeps_its_promise((1, (1, 1)), true, Some(5)), Ok(()));
-        assert_eq!(check.keeps_its_promise((1, (1, 1)), true, Some(4)).unwrap_err().name, NAME);
-        assert!(check.keeps_its_promise((1, (1, 1)), true, None).is_err());
-        assert_eq!(check.keeps_its_promise((1, (1, 1)), false, None), Ok(()));
-        assert_eq!(check.keeps_its_promise((1, (1, 2)), true, None), Ok(()), "another directory promised nothing");
+        let mut check = PromisesBeforeVotes::default();
+        check.disks(&[disk(1, Some(5))]);
+        let own = disk(1, None).directory;
+        check.promises((1, own), 5);
+        check.promises((1, (9, 9)), 5);
+        assert_eq!(check.keeps_its_promise((1, own), true, Some(5)), Ok(()));
+        assert_eq!(check.keeps_its_promise((1, own), true, Some(4)).unwrap_err().name, NAME);
+        assert!(check.keeps_its_promise((1, own), true, None).is_err());
+        assert_eq!(check.keeps_its_promise((1, own), false, None), Ok(()));
+        assert_eq!(check.keeps_its_promise((1, (9, 9)), true, None), Ok(()), "another directory promised nothing");
         assert_eq!(check.keeps_its_promise((2, (2, 1)), true, None), Ok(()), "it promised nothing");
     }
 }

@@ -166,8 +166,9 @@ impl Load {
     pub fn twins() -> Self {
         Self {
             name: "twins".into(),
-            // No room is missed for want of it, and none by a prompt that is there already.
-            l3_bytes: 16 * MIB,
+            // What crashed agents held rests for long, and is no reason to evict: it has room beside the pages.
+            high_watermark_percent: 75,
+            low_watermark_percent: 60,
             prompts: Prompts::Churn { again_percent: 45 },
             engines: 6,
             think_ms: (30, 120),

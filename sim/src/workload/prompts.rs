@@ -27,6 +27,8 @@ pub enum Prompts {
         /// Of a hundred prompts, those that were asked for before.
         again_percent: u32,
     },
+    /// Prompts that were never seen, all of one length.
+    Fresh { pages: u32 },
 }
 
 /// Pages of a prompt.
@@ -52,6 +54,7 @@ impl Source {
             Prompts::SharedPrefixes { roots, tails } => self.shared(random, roots, tails),
             Prompts::Herd { round_ms } => herd(now_ms / round_ms.max(1)),
             Prompts::Churn { again_percent } => self.churn(random, again_percent),
+            Prompts::Fresh { pages } => (0..pages).map(|_| random.u64() | FRESH).collect(),
         };
         chain_keys(&blocks)
     }

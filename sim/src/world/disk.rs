@@ -270,8 +270,12 @@ impl Disk {
         context::event(Kind::Disk, || format!("h{host} the mark rots, both halves: {both}"));
     }
 
-    /// Loses the last items although they were synced, and leaves the mark.
+    /// Loses the last items although they were synced, and leaves the mark. With a rotten mark it keeps them: two faults of one disk
+    /// at once are more than anybody is told of.
     pub fn lose_tail(&self, items: usize) {
+        if self.state.lock().mark.rotten {
+            return;
+        }
         self.log.lose_tail(items);
         let host = self.state.lock().host;
         context::event(Kind::Disk, || format!("h{host} disk loses the log's last {items} items"));

@@ -4,5 +4,6 @@ mod canaries;
 mod cluster;
 mod determinism;
 mod regressions;
+mod slow_disks;
 mod swarm;
 mod workload;

@@ -15,7 +15,7 @@ struct Regression {
     was: &'static str,
 }
 
-const REGRESSIONS: [Regression; 12] = [
+const REGRESSIONS: [Regression; 16] = [
     Regression {
         seed: 0,
         profile: "shared-prefixes",
@@ -107,6 +107,35 @@ const REGRESSIONS: [Regression; 12] = [
         schedule: None,
         was: "promises-before-votes: an entry committed by a membership that was appended and not applied yet; the simulator's own",
     },
+    Regression {
+        seed: 30,
+        profile: "members",
+        seconds: 24,
+        schedule: Some(NAME_OF_THE_REMOVED),
+        was: "liveness: a leader connected to a member by a stale name; that one answered there for ever, and the removed replica was \
+              not taken in again; meta/tests/group/newcomers.rs has it alone",
+    },
+    Regression {
+        seed: 14,
+        profile: "members",
+        seconds: 24,
+        schedule: Some(NAME_OF_THE_LEADER),
+        was: "liveness: the same, between a replica that started and its leader: it was never ready",
+    },
+    Regression {
+        seed: 63,
+        profile: "members",
+        seconds: 24,
+        schedule: Some(NOBODY_BEFORE_A_LOSS),
+        was: "liveness: an address where nobody is held up the replacement of a lost replica; meta/tests/group/newcomers.rs has it alone",
+    },
+    Regression {
+        seed: 39,
+        profile: "members",
+        seconds: 24,
+        schedule: Some(r#"[{"at_ms":5220,"lasts_ms":1136,"kind":{"EmptyDirectory":1}}]"#),
+        was: "promises-before-votes: what the directory before had promised was expected of an empty one; the simulator's own",
+    },
 ];
 
 /// The old leader stands still while the others elect another; one of those loses its mark and comes back when the other stands still
@@ -117,6 +146,27 @@ const REJOIN: &str = r#"[
     {"at_ms":9590,"lasts_ms":7546,"kind":{"DiskError":2}},
     {"at_ms":11909,"lasts_ms":3984,"kind":{"SplitGroup":1}},
     {"at_ms":15375,"lasts_ms":7988,"kind":{"Pause":{"Replica":1}}}
+]"#;
+
+/// A removed leader's name leads another replica to itself while it is taken in again, by whoever leads then.
+const NAME_OF_THE_REMOVED: &str = r#"[
+    {"at_ms":5955,"lasts_ms":1333,"kind":{"StaleName":[0,2,0]}},
+    {"at_ms":5997,"lasts_ms":1122,"kind":{"StaleName":[0,1,0]}},
+    {"at_ms":6663,"lasts_ms":380,"kind":{"ReplaceByLeader":1}},
+    {"at_ms":7165,"lasts_ms":53,"kind":"RemoveLeader"},
+    {"at_ms":7271,"lasts_ms":1217,"kind":{"Resets":[{"Agent":0},{"Replica":2}]}},
+    {"at_ms":8367,"lasts_ms":1483,"kind":{"StaleName":[2,1,2]}},
+    {"at_ms":9551,"lasts_ms":823,"kind":{"PowerCut":{"Agent":0}}}
+]"#;
+
+const NAME_OF_THE_LEADER: &str = r#"[
+    {"at_ms":2699,"lasts_ms":4837,"kind":{"Crash":{"Replica":2}}},
+    {"at_ms":4622,"lasts_ms":5134,"kind":{"StaleName":[2,0,1]}}
+]"#;
+
+const NOBODY_BEFORE_A_LOSS: &str = r#"[
+    {"at_ms":9741,"lasts_ms":1860,"kind":{"EmptyDirectory":1}},
+    {"at_ms":10826,"lasts_ms":86,"kind":"AddNobody"}
 ]"#;
 
 #[test]

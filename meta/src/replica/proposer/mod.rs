@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreword_proto::Revision;
-use foreword_seams::Telemetry;
+use foreword_seams::{Marker, Telemetry, sometimes};
 use openraft::Raft;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -98,6 +98,7 @@ impl Proposer {
         let (reply, outcome) = oneshot::channel();
         self.queue.push(author, Proposal { checked, deadline, reply })?;
         outcome.await.unwrap_or_else(|_| {
+            sometimes(Marker::ProposalUnknown);
             self.queue.meters.unknown.increment(1);
             Err(ProposeError::Unknown)
         })

@@ -20,11 +20,13 @@ pub(super) struct MarkImage {
     /// What a crash leaves of it, where that differs: the disk has lied.
     durable: Option<Box<[u8; MARK_BYTES]>>,
     storing: Option<(usize, Half)>,
+    /// What was stored last may not be readable.
+    pub(super) rotten: bool,
 }
 
 impl Default for MarkImage {
     fn default() -> Self {
-        Self { bytes: [0; MARK_BYTES], durable: None, storing: None }
+        Self { bytes: [0; MARK_BYTES], durable: None, storing: None, rotten: false }
     }
 }
 
@@ -68,6 +70,7 @@ impl MarkImage {
 
     /// A bit of a half's record flips, on the medium.
     pub(super) fn rot(&mut self, half: usize) {
+        self.rotten = true;
         let bit = context::random_below(RECORD_BYTES * 8);
         let (at, mask) = (half * MARK_HALF_BYTES + (bit / 8) as usize, 1 << (bit % 8));
         self.bytes[at] ^= mask;
@@ -107,6 +110,7 @@ impl SimMark {
                 mark.durable = Some(Box::new(mark.bytes));
             }
             mark.finish();
+            mark.rotten = false;
         })
     }
 }
