@@ -100,6 +100,7 @@ impl Core {
             Err(_) => self.saved_mirror(&namespace, registered.namespace_id, registered.epoch).await,
         };
         let open = self.enter(namespace, geometry, &registered, saved)?;
+        open.mirror.group_has(registered.revision);
         open.mirror.synced(deadline).await;
         // What was there before the namespace was opened is seen by the first lookup.
         open.mirror.reached(registered.revision, deadline).await;

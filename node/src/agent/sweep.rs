@@ -1,4 +1,4 @@
-//! What has to be looked at now and then: pages whose shards did not all come in time, and the arena's state.
+//! What has to be looked at now and then: pages whose shards did not all come in time, the arena's state, and whether mirrors keep up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,9 @@ pub(super) async fn sweep(core: Arc<Core>) {
         core.follow_epoch();
         core.replace_quarantined();
         let namespaces: Vec<Arc<OpenNamespace>> = core.namespaces.read().values().cloned().collect();
+        let revision = core.sessions.revision();
         for open in namespaces {
+            open.mirror.group_has(revision);
             let late: Vec<Arc<PageWork>> = {
                 let works = open.works.lock();
                 works

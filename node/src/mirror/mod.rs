@@ -59,9 +59,13 @@ impl Mirror {
         result
     }
 
+    /// The group was heard to have this revision: a stream that does not bring it is of no use.
+    pub fn group_has(&self, revision: Revision) {
+        self.known.send_if_modified(|known| *known < revision && std::mem::replace(known, revision) < revision);
+    }
+
     /// Waits until this revision is applied; answers with the revision seen, a smaller one if the deadline came first.
     pub async fn reached(&self, revision: Revision, deadline: Instant) -> Revision {
-        self.known.send_if_modified(|known| *known < revision && std::mem::replace(known, revision) < revision);
         let mut progress = self.progress.subscribe();
         let waited = tokio::time::timeout_at(deadline, progress.wait_for(|now| now.revision >= revision)).await;
         drop(waited);
@@ -97,5 +101,40 @@ impl Mirror {
     /// Time since the last frame of the watch stream.
     pub fn age(&self) -> Duration {
         self.last_frame.read().elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(3);
+
+    async fn stands_still_within(mirror: &Mirror, time: Duration) -> bool {
+        tokio::time::timeout(time, mirror.stands_still(PATIENCE)).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mirror_stands_still_when_the_group_has_more_and_nothing_comes() {
+        let mirror = Mirror::new(1, 1);
+        assert!(!stands_still_within(&mirror, PATIENCE * 10).await, "a group at rest");
+        mirror.group_has(7);
+        assert!(stands_still_within(&mirror, PATIENCE * 2).await);
+        // A reader's own idea of a revision says nothing of the group.
+        mirror.write(|view| view.restore(1, 7, table::Table::new(1, 0)));
+        mirror.reached(u64::MAX, Instant::now() + PATIENCE).await;
+        assert!(!stands_still_within(&mirror, PATIENCE * 10).await);
+        // A long snapshot brings no revision before its end, and frames all the time.
+        mirror.group_has(9);
+        let filling = async {
+            for _ in 0..20 {
+                tokio::time::sleep(PATIENCE / 2).await;
+                mirror.heard();
+            }
+        };
+        tokio::select! {
+            () = mirror.stands_still(PATIENCE) => panic!("frames came"),
+            () = filling => {}
+        }
     }
 }

@@ -133,7 +133,10 @@ async fn renew(sessions: &Sessions, session: &Session) {
             async move { client.renew_session(request).await }
         };
         match sessions.meta.retry(Instant::now() + session.lease, call).await {
-            Ok(_) => *session.renewed.lock() = *sent.lock(),
+            Ok(answer) => {
+                sessions.revision.fetch_max(answer.revision, Ordering::Relaxed);
+                *session.renewed.lock() = *sent.lock();
+            }
             Err(status) if says_session_lost(&status) => {
                 tracing::warn!(session = %session.id, %status, "the session is over");
                 return;

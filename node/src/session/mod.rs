@@ -7,12 +7,12 @@ pub mod window;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use foreword_proto::bad_input::field_of;
 use foreword_proto::wire::meta as wire;
-use foreword_proto::{Sequence, SessionId};
+use foreword_proto::{Revision, Sequence, SessionId};
 use foreword_seams::{Marker, sometimes};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -116,17 +116,24 @@ pub struct Sessions {
     current: watch::Sender<Option<Arc<Session>>>,
     /// The group's last answer was that this agent gets none: its name is another's.
     refused: AtomicBool,
+    /// The highest revision that a renewal's answer named.
+    revision: AtomicU64,
 }
 
 impl Sessions {
     /// None yet; [`keep`] opens one.
     pub fn new(meta: MetaClient) -> Self {
-        Self { meta, current: watch::Sender::new(None), refused: AtomicBool::new(false) }
+        Self { meta, current: watch::Sender::new(None), refused: AtomicBool::new(false), revision: AtomicU64::new(0) }
     }
 
     /// The session, if one is open.
     pub fn current(&self) -> Option<Arc<Session>> {
         self.current.borrow().clone()
+    }
+
+    /// A revision that the group has, as of the last renewal; 0 before the first.
+    pub fn revision(&self) -> Revision {
+        self.revision.load(Ordering::Relaxed)
     }
 
     /// True if no L3 write may be submitted now.

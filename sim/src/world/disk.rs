@@ -262,6 +262,10 @@ impl Disk {
     pub fn rot_mark(&self, both: bool) {
         let mut state = self.state.lock();
         let first = context::random_below(2) as usize;
+        // Of one disk that lost its log's end, an older mark would say nothing: that is more than one fault at once, too.
+        if state.mark.tail_lost && !both {
+            return;
+        }
         for half in [first, 1 - first].into_iter().take(if both { 2 } else { 1 }) {
             state.mark.rot(half);
         }
@@ -273,11 +277,15 @@ impl Disk {
     /// Loses the last items although they were synced, and leaves the mark. With a rotten mark it keeps them: two faults of one disk
     /// at once are more than anybody is told of.
     pub fn lose_tail(&self, items: usize) {
-        if self.state.lock().mark.rotten {
-            return;
-        }
+        let host = {
+            let mut state = self.state.lock();
+            if state.mark.rotten {
+                return;
+            }
+            state.mark.tail_lost = true;
+            state.host
+        };
         self.log.lose_tail(items);
-        let host = self.state.lock().host;
         context::event(Kind::Disk, || format!("h{host} disk loses the log's last {items} items"));
     }
 

@@ -22,11 +22,13 @@ pub(super) struct MarkImage {
     storing: Option<(usize, Half)>,
     /// What was stored last may not be readable.
     pub(super) rotten: bool,
+    /// The log lost its end since: only what was stored last says so.
+    pub(super) tail_lost: bool,
 }
 
 impl Default for MarkImage {
     fn default() -> Self {
-        Self { bytes: [0; MARK_BYTES], durable: None, storing: None, rotten: false }
+        Self { bytes: [0; MARK_BYTES], durable: None, storing: None, rotten: false, tail_lost: false }
     }
 }
 
@@ -110,7 +112,7 @@ impl SimMark {
                 mark.durable = Some(Box::new(mark.bytes));
             }
             mark.finish();
-            mark.rotten = false;
+            (mark.rotten, mark.tail_lost) = (false, false);
         })
     }
 }
