@@ -169,10 +169,20 @@ const NOBODY_BEFORE_A_LOSS: &str = r#"[
     {"at_ms":10826,"lasts_ms":86,"kind":"AddNobody"}
 ]"#;
 
+/// Two tests, so that two cores share them.
 #[test]
 fn what_was_mended_stays_mended() {
+    stays_mended(REGRESSIONS.iter().step_by(2));
+}
+
+#[test]
+fn what_else_was_mended_stays_mended() {
+    stays_mended(REGRESSIONS.iter().skip(1).step_by(2));
+}
+
+fn stays_mended<'a>(regressions: impl Iterator<Item = &'a Regression>) {
     let mut again = Vec::new();
-    for Regression { seed, profile, seconds, schedule, was } in &REGRESSIONS {
+    for Regression { seed, profile, seconds, schedule, was } in regressions {
         let profile = Profile::named(profile).unwrap_or_else(|| panic!("seed {seed}: no profile {profile}"));
         let case = Case::new(*seed, profile, *seconds);
         let mut options = case.options().unwrap();
