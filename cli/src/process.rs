@@ -1,6 +1,7 @@
 //! What every command of the binary shares with its process: logs, signals, the parent, and the one line a server prints.
 
 use std::io::{IsTerminal, Write};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -9,7 +10,7 @@ use foreword_seams::Telemetry;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_appender::non_blocking::WorkerGuard;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 /// The environment variable that filters the log: `info`, `foreword_meta=debug,warn`, ...
@@ -49,11 +50,17 @@ impl Announcement {
 /// What is fatal to it ends a replica with a reason of ours.
 const OPENRAFT_QUIET: &str = "openraft=off";
 
+/// Lines of log that wait for whoever reads them; each is some hundred bytes. More are dropped, and counted.
+const LOG_LINES_WAITING_MAX: usize = 8192;
+
+/// Of the server's log; none in other commands.
+static LINES_DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
 /// While it lives, what is logged is written.
 pub type LogsEnd = WorkerGuard;
 
 /// Logs to stderr, filtered by `FOREWORD_LOG`, else by `default`. openraft is quiet unless the filter names it. A server never waits for
-/// whoever reads its log: beyond 128,000 lines that nobody takes they are dropped.
+/// whoever reads its log: what is beyond [`LOG_LINES_WAITING_MAX`] is dropped.
 ///
 /// Errors: a filter that does not parse.
 pub fn init_logs(default: &str, serves: bool) -> anyhow::Result<Option<LogsEnd>> {
@@ -68,7 +75,9 @@ pub fn init_logs(default: &str, serves: bool) -> anyhow::Result<Option<LogsEnd>>
         let _ = logs.with_writer(std::io::stderr).try_init();
         return Ok(None);
     }
-    let (writer, end) = tracing_appender::non_blocking(std::io::stderr());
+    let queue = NonBlockingBuilder::default().buffered_lines_limit(LOG_LINES_WAITING_MAX);
+    let (writer, end) = queue.finish(std::io::stderr());
+    let _ = LINES_DROPPED.set(writer.error_counter());
     let _ = logs.with_writer(writer).try_init();
     Ok(Some(end))
 }
@@ -86,13 +95,15 @@ pub fn raise_descriptor_limit() {
     }
 }
 
-/// Tells of open descriptors and their limit for as long as the process runs.
-pub fn report_descriptors(telemetry: &Telemetry) {
+/// Tells of open descriptors, their limit, and lost lines of log, for as long as the process runs.
+pub fn report_process(telemetry: &Telemetry) {
     const EVERY: Duration = Duration::from_secs(5);
     let open = telemetry.gauge("foreword_descriptors_open", "Files, sockets and pipes that this process has open");
     let max = telemetry.gauge("foreword_descriptors_max", "How many it may have open");
+    let lost = telemetry.gauge("foreword_log_lines_dropped", "Lines of log that nobody took in time");
     tokio::spawn(async move {
         loop {
+            lost.set(LINES_DROPPED.get().map_or(0.0, |lines| lines.dropped_lines() as f64));
             let limit = getrlimit(Resource::Nofile).current.map_or(f64::INFINITY, |limit| limit as f64);
             max.set(limit);
             // Listing takes a descriptor itself: where there is none, all are open.

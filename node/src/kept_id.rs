@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 
 use foreword_proto::AgentId;
-use foreword_seams::Entropy;
+use foreword_seams::{Entropy, replace_file};
 
 /// The file in the state directory: 32 hexadecimal digits and a line feed.
 const FILE: &str = "agent-id";
@@ -78,18 +78,14 @@ impl KeptId {
 
 /// Counts this process, durably: a later one must come after it.
 fn one_more_start(dir: &Path) -> Result<u32, KeptIdError> {
-    let (path, next) = (dir.join(STARTS), dir.join(format!("{STARTS}.next")));
+    let path = dir.join(STARTS);
     let before: u32 = match std::fs::read_to_string(&path) {
         Ok(text) => text.trim_end().parse().map_err(|_| KeptIdError::DamagedStarts(text.clone()))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(error.into()),
     };
     let starts = before.saturating_add(1);
-    let mut file = File::create(&next)?;
-    writeln!(file, "{starts}")?;
-    file.sync_all()?;
-    std::fs::rename(&next, &path)?;
-    File::open(dir)?.sync_all()?;
+    replace_file(&path, format!("{starts}\n").as_bytes())?;
     Ok(starts)
 }
 

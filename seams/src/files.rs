@@ -2,7 +2,7 @@
 //!
 //! A file is created, appended to and sealed; only a sealed file is ever listed or opened, so a crash leaves whole files or none.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -18,6 +18,17 @@ pub trait Files: Send + Sync + 'static {
     fn list(&self) -> BoxFuture<'static, io::Result<Vec<String>>>;
     /// Removes a sealed file; one that is not there is no error. An open reader keeps its bytes.
     fn remove(&self, name: &str) -> BoxFuture<'static, io::Result<()>>;
+}
+
+/// Replaces a file in one step: written beside it under the name with `.next`, synced, renamed, and its directory synced. Blocks.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut next = path.as_os_str().to_owned();
+    next.push(".next");
+    let mut file = std::fs::File::create(&next)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&next, path)?;
+    std::fs::File::open(path.parent().unwrap_or(path))?.sync_all()
 }
 
 /// A file being written. Dropping it unsealed leaves nothing.
@@ -152,7 +163,6 @@ impl FileWriter for LocalWriter {
     fn append(&mut self, bytes: Bytes) -> BoxFuture<'_, io::Result<()>> {
         let file = self.file.clone();
         Box::pin(blocking(move || {
-            use std::io::Write;
             let file = file.ok_or_else(|| io::Error::other("the file is sealed"))?;
             (&*file).write_all(&bytes)
         }))

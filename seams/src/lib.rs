@@ -21,7 +21,7 @@ pub mod sometimes;
 pub mod telemetry;
 
 pub use entropy::{Entropy, OsEntropy, SeededEntropy};
-pub use files::{FileReader, FileWriter, Files, LocalFiles};
+pub use files::{FileReader, FileWriter, Files, LocalFiles, replace_file};
 pub use net::{Endpoint, Incoming, Net, Stream, TokioNet};
 pub use sometimes::{Marker, sometimes};
 pub use telemetry::Telemetry;

@@ -13,7 +13,7 @@ use foreword_seams::{OsEntropy, Telemetry, TokioNet};
 use super::Done;
 use crate::args::RunArgs;
 use crate::config::{Section, Source};
-use crate::process::{Announcement, report_descriptors, stop_signal};
+use crate::process::{Announcement, report_process, stop_signal};
 
 /// Runs the command.
 pub async fn run(args: RunArgs) -> Done {
@@ -77,7 +77,7 @@ async fn stop_failed(config: &MetaConfig, handle: Handle, failure: Failure) -> D
 
 async fn open(config: &MetaConfig) -> Result<Deps, OpenDirError> {
     let telemetry = Telemetry::new();
-    report_descriptors(&telemetry);
+    report_process(&telemetry);
     open_data_dir(config, Arc::new(TokioNet), Arc::new(OsEntropy), telemetry).await
 }
 

@@ -13,7 +13,7 @@ use foreword_seams::{Files, LocalFiles, OsEntropy, Telemetry, TokioNet};
 use super::Done;
 use crate::args::NodeArgs;
 use crate::config::{Section, Source};
-use crate::process::{Announcement, report_descriptors, stop_signal};
+use crate::process::{Announcement, report_process, stop_signal};
 
 /// Runs the command.
 pub async fn run(args: NodeArgs) -> Done {
@@ -35,7 +35,7 @@ pub async fn run(args: NodeArgs) -> Done {
         )),
     };
     let telemetry = Telemetry::new();
-    report_descriptors(&telemetry);
+    report_process(&telemetry);
     let Machine { store, regions } = {
         let (config, telemetry) = (config.clone(), telemetry.clone());
         let made = tokio::task::spawn_blocking(move || machine(&config, &telemetry)).await?;

@@ -68,8 +68,7 @@ impl Calls {
             return Ok(answer);
         }
         // It may have been made a moment ago, elsewhere.
-        let revision = self.group.read_index(deadline).await?;
-        self.group.wait_applied(revision, deadline).await?;
+        let revision = self.group.catch_up(deadline).await?;
         Ok(look().unwrap_or_else(|| Answer::no_file(&name.deployment, name.rank, &name.pool, revision)))
     }
 
@@ -79,9 +78,9 @@ impl Calls {
             Ok(Body { request: Err(error), .. }) | Err(error) => return Ok(Answer::unprocessable(&error)),
             Ok(body) => return Err(Unavailable::Stopped(format!("initialize was read as {:?}", body.request))),
         };
-        // A file never changes its size. It may have been dropped a moment ago, elsewhere.
-        let revision = self.group.read_index(deadline).await?;
-        self.group.wait_applied(revision, deadline).await?;
+        // A file never changes its size. It may have been dropped a moment ago, elsewhere. While nobody leads, an engine that starts is
+        // answered from what is known here, as its reads are.
+        let _nobody_leads = self.group.catch_up(deadline).await.is_err();
         let known = self.group.applied.read(|state| {
             let file = state.hf3fs().file(state.hf3fs().file_id(&name)?)?;
             Some((file.pages(), state.revision()))
@@ -91,7 +90,7 @@ impl Calls {
         }
         let command = Command::Hf3fs(Hf3fsCommand::Initialize { name: name.clone(), pages });
         let (revision, outcome) = self.group.propose_one(command, deadline).await?;
-        self.catch_up(revision, deadline).await;
+        self.see(revision, deadline).await;
         answer_of(&name, pages, revision, outcome)
     }
 
@@ -113,12 +112,12 @@ impl Calls {
 
     async fn forward(&self, leader: &Peer, call: &Call, deadline: Instant) -> Result<Answer, Unavailable> {
         let answer = self.forwards.ask(leader, call, deadline).await?;
-        self.catch_up(answer.revision, deadline).await;
+        self.see(answer.revision, deadline).await;
         Ok(answer)
     }
 
     /// Waits until this replica has seen what a call did, so that its own next answer is not older. The call is done either way.
-    async fn catch_up(&self, revision: foreword_proto::Revision, deadline: Instant) {
+    async fn see(&self, revision: foreword_proto::Revision, deadline: Instant) {
         let _ = self.group.wait_applied(revision, deadline).await;
     }
 }

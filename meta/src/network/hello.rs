@@ -81,7 +81,7 @@ impl Hello {
                 index: id.index,
             }),
             members: members.collect(),
-            settings: Some(settings_to_wire(&self.settings)),
+            settings: serde_json::to_string(&self.settings).unwrap_or_default(),
         }
     }
 
@@ -100,56 +100,10 @@ impl Hello {
                 .membership
                 .map(|at| LogId { leader_id: CommittedLeaderId::new(at.term, at.leader), index: at.index }),
             members: members.collect::<Result<_, BadInput>>()?,
-            settings: settings_from_wire(message.settings)?,
+            settings: serde_json::from_str(&message.settings)
+                .map_err(|error| BadInput::new("settings", format!("the cluster's settings: {error}")))?,
         })
     }
-}
-
-fn settings_to_wire(settings: &ClusterSettings) -> wire::ClusterSettings {
-    let ClusterSettings {
-        chunk_bytes,
-        slab_bytes,
-        l3_bytes,
-        read_rest_ms,
-        write_rest_ms,
-        hf3fs_protection_ms,
-        lease_ms,
-        first_feature_level,
-    } = *settings;
-    wire::ClusterSettings {
-        chunk_bytes,
-        slab_bytes,
-        l3_bytes,
-        read_rest_ms,
-        write_rest_ms,
-        hf3fs_protection_ms,
-        lease_ms,
-        first_feature_level,
-    }
-}
-
-fn settings_from_wire(settings: Option<wire::ClusterSettings>) -> Result<ClusterSettings, BadInput> {
-    let settings = settings.ok_or_else(|| BadInput::new("settings", "the cluster's settings, got none"))?;
-    let wire::ClusterSettings {
-        chunk_bytes,
-        slab_bytes,
-        l3_bytes,
-        read_rest_ms,
-        write_rest_ms,
-        hf3fs_protection_ms,
-        lease_ms,
-        first_feature_level,
-    } = settings;
-    Ok(ClusterSettings {
-        chunk_bytes,
-        slab_bytes,
-        l3_bytes,
-        read_rest_ms,
-        write_rest_ms,
-        hf3fs_protection_ms,
-        lease_ms,
-        first_feature_level,
-    })
 }
 
 fn directory_to_wire(directory: Option<DirectoryId>) -> bytes::Bytes {

@@ -276,6 +276,13 @@ impl Group {
         }
     }
 
+    /// Waits until everything that was acknowledged before this call is applied here.
+    pub async fn catch_up(&self, deadline: Instant) -> Result<Revision, Unavailable> {
+        let revision = self.read_index(deadline).await?;
+        self.wait_applied(revision, deadline).await?;
+        Ok(revision)
+    }
+
     /// The read index, if this replica leads.
     pub async fn read_index_here(&self) -> Option<Revision> {
         self.read_index.here().await.map(|read| read.revision)

@@ -91,7 +91,7 @@ impl Progress {
 
 /// Keeps `standing` told, until the task is dropped. `election`: the longest election timeout.
 pub async fn keep_readiness(group: Arc<Group>, standing: Arc<Standing>, election: Duration) {
-    while !catch_up(&group).await {}
+    while group.catch_up(Instant::now() + TRY).await.is_err() {}
     let within = election * 2;
     let mut progress = Progress { goal: 0, since: Instant::now() };
     loop {
@@ -109,14 +109,6 @@ pub async fn keep_readiness(group: Arc<Group>, standing: Arc<Standing>, election
         let removed = standing.removed().then_some(NotReady::Removed);
         standing.readiness_is(removed.or(alone).or(behind));
         tokio::time::sleep(LOOK).await;
-    }
-}
-
-/// Whether what is committed now is applied here.
-async fn catch_up(group: &Group) -> bool {
-    match group.read_index(Instant::now() + TRY).await {
-        Ok(revision) => group.wait_applied(revision, Instant::now() + TRY).await.is_ok(),
-        Err(_) => false,
     }
 }
 

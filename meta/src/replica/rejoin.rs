@@ -132,12 +132,7 @@ pub(crate) async fn rejoin(
         sometimes(Marker::PromisesFound);
     }
     tracing::warn!("no vote until everything committed is applied here again");
-    loop {
-        let Ok(revision) = group.read_index(Instant::now() + TRY).await else { continue };
-        if group.wait_applied(revision, Instant::now() + TRY).await.is_ok() {
-            break;
-        }
-    }
+    while group.catch_up(Instant::now() + TRY).await.is_err() {}
     if let Err(error) = file.caught_up() {
         tracing::error!(%error, "could not note that this replica has caught up; it will not vote");
         return;

@@ -115,8 +115,7 @@ impl MetaService {
         if let Ok(shards) = self.shards(namespace) {
             return Ok(shards);
         }
-        let revision = self.group.read_index(deadline).await?;
-        self.group.wait_applied(revision, deadline).await?;
+        self.group.catch_up(deadline).await?;
         self.shards(namespace)
     }
 
@@ -231,8 +230,7 @@ impl Meta for MetaService {
             Renewal::Unknown => {}
         }
         // A leader that has not applied everything yet, or was deposed, must not say that a session is gone.
-        let revision = self.group.read_index(deadline).await?;
-        self.group.wait_applied(revision, deadline).await?;
+        self.group.catch_up(deadline).await?;
         if self.group.applied.read(|state| state.session(session).is_some()) {
             return Err(Status::unavailable("this replica has just become the leader"));
         }

@@ -77,8 +77,7 @@ pub(super) async fn drop_page_file(
 }
 
 async fn as_of_now<T>(group: &Group, deadline: Instant, look: impl FnOnce(&State) -> T) -> Result<T, Status> {
-    let revision = group.read_index(deadline).await?;
-    group.wait_applied(revision, deadline).await?;
+    group.catch_up(deadline).await?;
     Ok(group.applied.read(look))
 }
 

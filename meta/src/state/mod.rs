@@ -10,6 +10,7 @@ pub mod codec;
 pub mod command;
 mod digest;
 mod frozen;
+mod grid;
 pub mod hf3fs;
 mod input;
 pub mod invariants;

@@ -11,12 +11,12 @@
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use foreword_proto::limits::{FEATURE_LEVEL_MAX, FORMAT_VERSION, FORMAT_VERSIONS};
 use foreword_proto::versions::{Foreign, OtherVersion};
 use foreword_proto::{BadInput, ClusterId, DirectoryId};
+use foreword_seams::replace_file;
 use serde::{Deserialize, Serialize};
 
 use super::mark;
@@ -343,19 +343,14 @@ impl DataDir {
         Ok(())
     }
 
-    /// Replaces IDENTITY in one step: written aside, synced, renamed.
     fn write_identity(&self, identity: &Identity) -> Result<(), DataDirError> {
-        let (path, next) = (self.path.join(IDENTITY), self.path.join("IDENTITY.next"));
+        let path = self.path.join(IDENTITY);
         let write = || {
             let mut text = serde_json::to_vec_pretty(identity)?;
             text.push(b'\n');
-            let mut file = File::create(&next)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            std::fs::rename(&next, &path)
+            replace_file(&path, &text)
         };
-        write().map_err(at(&path))?;
-        sync_dir(&self.path)
+        write().map_err(at(&path))
     }
 }
 

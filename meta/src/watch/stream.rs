@@ -54,8 +54,7 @@ pub(crate) async fn watch(
     let (mut epoch, mut revision) = look();
     if epoch.is_none() {
         // Registered a moment ago, elsewhere: a watcher that was told otherwise would give it up.
-        let acknowledged = group.read_index(deadline).await?;
-        group.wait_applied(acknowledged, deadline).await?;
+        group.catch_up(deadline).await?;
         (epoch, revision) = look();
     }
     if revision < request.from_revision {

@@ -275,3 +275,18 @@ async fn status_and_metrics_tell() {
         assert_eq!(cluster.counter(follower, &name), 1, "{name}");
     }
 }
+
+/// An engine that starts while nobody leads is not kept from it: its page file is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_known_page_file_is_initialized_without_a_leader() {
+    let mut cluster = Cluster::started(3).await;
+    let left = cluster.follower().await;
+    let mut client = Client::new(&cluster, left, "/m/0");
+    client.initialize(8).await;
+    for id in (1..=3).filter(|id| *id != left) {
+        cluster.crash(id).await;
+    }
+    client.initialize(8).await;
+    let other = client.post("initialize", &json!({ "num_pages": 9 })).await;
+    assert_eq!(other.status, 409, "nor told that another size will do");
+}

@@ -49,21 +49,6 @@ impl Mute {
     }
 }
 
-/// What the cluster was made with, as a replica says it.
-fn wire_settings() -> r::ClusterSettings {
-    let settings = settings();
-    r::ClusterSettings {
-        chunk_bytes: settings.chunk_bytes,
-        slab_bytes: settings.slab_bytes,
-        l3_bytes: settings.l3_bytes,
-        read_rest_ms: settings.read_rest_ms,
-        write_rest_ms: settings.write_rest_ms,
-        hf3fs_protection_ms: settings.hf3fs_protection_ms,
-        lease_ms: settings.lease_ms,
-        first_feature_level: settings.first_feature_level,
-    }
-}
-
 fn does_nothing<T>() -> Result<Response<T>, Status> {
     Err(Status::unavailable("it only says hello"))
 }
@@ -81,7 +66,7 @@ impl Raft for OnlyHello {
             wire_version_min: WIRE_VERSIONS.min,
             wire_version_max: WIRE_VERSIONS.max,
             feature_level: FEATURE_LEVEL_MAX,
-            settings: Some(wire_settings()),
+            settings: serde_json::to_string(&settings()).unwrap(),
             ..r::HelloResponse::default()
         }))
     }

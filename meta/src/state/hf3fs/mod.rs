@@ -13,7 +13,6 @@ pub mod command;
 mod dropped;
 mod dues;
 mod file;
-mod grid;
 mod lists;
 mod pieces;
 mod places;

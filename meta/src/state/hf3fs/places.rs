@@ -4,8 +4,8 @@ use foreword_proto::EntryKey;
 use hashbrown::HashTable;
 
 use super::PageIndex;
-use super::grid::Grid;
 use super::table::Table;
+use crate::state::grid::Grid;
 
 /// Pages of the file for one bucket: 5 to 13 KB, what the first change after a freeze copies.
 const PAGES_PER_BUCKET: u32 = 1024;

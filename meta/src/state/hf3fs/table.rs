@@ -6,8 +6,8 @@ use foreword_proto::EntryKey;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::PageIndex;
-use super::grid::Grid;
 use super::lists::{Ends, ListName, NO_PAGE};
+use crate::state::grid::Grid;
 
 /// Records of one chunk: 10 KiB, what the first change after a freeze copies.
 const CHUNK_RECORDS: usize = 256;

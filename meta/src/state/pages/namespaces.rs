@@ -1,7 +1,6 @@
 //! Registered namespaces: identity, epoch and the table its entries are in.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use foreword_proto::limits::NAMESPACES_MAX;
@@ -12,6 +11,7 @@ use super::index::TableId;
 use crate::state::codec::{Decode, Encode, Sink};
 use crate::state::command::{Invalid, Limit, Refusal, Registered};
 use crate::state::digest::Fields;
+use crate::state::grid::Grid;
 use crate::state::input::{DecodeError, Input};
 
 /// A registered namespace.
@@ -76,7 +76,9 @@ impl NamespaceInfo {
 /// All namespaces. Ids count from 1; that of one that was dropped is never given out again.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Namespaces {
-    by_id: Arc<BTreeMap<NamespaceId, Arc<NamespaceInfo>>>,
+    /// Each publish counts in one: after a freeze it copies what it touches, not all of them.
+    by_id: Grid<NamespaceInfo>,
+    registered: usize,
     /// The highest id given out.
     last_id: NamespaceId,
     by_fingerprint: Arc<BTreeMap<Fingerprint, NamespaceId>>,
@@ -85,21 +87,21 @@ pub(super) struct Namespaces {
 
 impl Namespaces {
     pub(super) fn get(&self, id: NamespaceId) -> Option<&NamespaceInfo> {
-        self.by_id.get(&id).map(|info| &**info)
+        self.by_id.get(id as usize)
     }
 
     pub(super) fn get_mut(&mut self, id: NamespaceId) -> Option<&mut NamespaceInfo> {
-        Arc::make_mut(&mut self.by_id).get_mut(&id).map(Arc::make_mut)
+        self.by_id.present_mut(id as usize)
     }
 
     /// In the order of their ids.
     pub(super) fn iter(&self) -> impl Iterator<Item = &NamespaceInfo> {
-        self.by_id.values().map(|info| &**info)
+        self.by_id.iter().map(|(_, info)| info)
     }
 
     /// Those with ids above `id`, in their order.
     pub(super) fn after(&self, id: NamespaceId) -> impl Iterator<Item = &NamespaceInfo> {
-        self.by_id.range((Bound::Excluded(id), Bound::Unbounded)).map(|(_, info)| &**info)
+        self.by_id.iter_from((id as usize).saturating_add(1)).map(|(_, info)| info)
     }
 
     /// The highest id given out, 0 for none.
@@ -118,7 +120,7 @@ impl Namespaces {
         if let Some(info) = known.and_then(|id| self.get(*id)) {
             return Err(Refusal::OtherGeometry { namespace: info.id, registered: info.registered_for(namespace) });
         }
-        if self.by_id.len() >= NAMESPACES_MAX {
+        if self.len() >= NAMESPACES_MAX {
             return Err(Refusal::TooMany(Limit::Namespaces));
         }
         Ok(())
@@ -139,30 +141,36 @@ impl Namespaces {
     pub(super) fn add(&mut self, info: NamespaceInfo) {
         Arc::make_mut(&mut self.by_fingerprint).insert(info.fingerprint, info.id);
         Arc::make_mut(&mut self.by_identity).insert(info.namespace.identity_without_geometry(), info.id);
-        Arc::make_mut(&mut self.by_id).insert(info.id, Arc::new(info));
+        self.registered += 1;
+        self.by_id.put(info.id as usize, info);
     }
 
     /// Takes a namespace out; None if it is not there.
     pub(super) fn remove(&mut self, id: NamespaceId) -> Option<Arc<NamespaceInfo>> {
-        let info = Arc::make_mut(&mut self.by_id).remove(&id)?;
+        let info = self.by_id.take(id as usize)?;
+        self.registered -= 1;
         Arc::make_mut(&mut self.by_fingerprint).remove(&info.fingerprint);
         Arc::make_mut(&mut self.by_identity).remove(&info.namespace.identity_without_geometry());
         Some(info)
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.registered
+    }
+
     /// All of them, in the order of their ids.
     pub(super) fn into_list(self) -> impl Iterator<Item = Arc<NamespaceInfo>> {
-        Arc::unwrap_or_clone(self.by_id).into_values()
+        self.by_id.into_items()
     }
 
     /// A namespace counts with its fingerprint, which is of all its fields.
     pub(super) fn hash_into(&self, fields: &mut Fields) {
-        let Self { by_id, last_id, by_fingerprint: _, by_identity: _ } = self;
-        fields.add(last_id);
-        fields.add_all(by_id.values().map(|info| {
-            let NamespaceInfo { id, namespace: _, fingerprint, epoch, geometry: _, slot_bytes: _, pages, table } =
-                &**info;
-            (id, fingerprint, (epoch, table, pages))
-        }));
+        let Self { by_id, registered, last_id, by_fingerprint: _, by_identity: _ } = self;
+        fields.add((last_id, *registered as u64));
+        for (_, info) in by_id.iter() {
+            let NamespaceInfo { id, namespace: _, fingerprint, epoch, geometry: _, slot_bytes: _, pages, table } = info;
+            fields.add((id, fingerprint, (epoch, table, pages)));
+        }
     }
 }

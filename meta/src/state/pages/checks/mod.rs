@@ -50,6 +50,8 @@ fn namespaces_are_distinct(pages: &Pages) -> Result<(), Violation> {
         let fresh = tables.insert(info.table) && info.table < pages.next_table;
         ensure(NAME, fresh, || format!("table {} of namespace {}", info.table, info.id))?;
     }
+    let (there, counted) = (pages.namespaces().count(), pages.namespaces.len());
+    ensure(NAME, there == counted, || format!("{there} namespaces are registered, {counted} are counted"))?;
     for garbage in &pages.garbage {
         let fresh = tables.insert(garbage.table);
         ensure(NAME, fresh, || format!("table {} is cleared and in use", garbage.table))?;

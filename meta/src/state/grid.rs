@@ -25,15 +25,41 @@ impl<T: Clone> Grid<T> {
         self.segments.get(at / SEGMENT_ITEMS)?.as_ref()?[at % SEGMENT_ITEMS].as_deref()
     }
 
+    /// The item, to be changed: copied if a view shares it. None if it is not there.
+    pub(super) fn present_mut(&mut self, at: usize) -> Option<&mut T> {
+        self.get(at)?;
+        Some(Arc::make_mut(self.slot(at).as_mut()?))
+    }
+
+    /// Puts an item in place of what is there.
+    pub(super) fn put(&mut self, at: usize, item: T) {
+        *self.slot(at) = Some(Arc::new(item));
+    }
+
+    /// Takes an item out; None if it is not there. A segment without any is let go of.
+    pub(super) fn take(&mut self, at: usize) -> Option<Arc<T>> {
+        self.get(at)?;
+        let taken = self.slot(at).take();
+        let segment = &mut self.segments[at / SEGMENT_ITEMS];
+        if segment.as_ref().is_some_and(|items| items.iter().all(Option::is_none)) {
+            *segment = None;
+        }
+        taken
+    }
+
     /// The item, to be changed: made if absent, copied if a view shares it.
     pub(super) fn get_mut(&mut self, at: usize, make: impl FnOnce() -> T) -> &mut T {
+        Arc::make_mut(self.slot(at).get_or_insert_with(|| Arc::new(make())))
+    }
+
+    /// The place of an item, in a segment that no view shares.
+    fn slot(&mut self, at: usize) -> &mut Option<Arc<T>> {
         let segment = at / SEGMENT_ITEMS;
         if segment >= self.segments.len() {
             self.segments.resize(segment + 1, None);
         }
         let segment = self.segments[segment].get_or_insert_with(|| Arc::new([const { None }; SEGMENT_ITEMS]));
-        let item = &mut Arc::make_mut(segment)[at % SEGMENT_ITEMS];
-        Arc::make_mut(item.get_or_insert_with(|| Arc::new(make())))
+        &mut Arc::make_mut(segment)[at % SEGMENT_ITEMS]
     }
 
     /// Lets go of the items of one segment; false if there is none left.
@@ -43,11 +69,24 @@ impl<T: Clone> Grid<T> {
 
     /// The items there are, with their numbers, in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
-        let segments = self.segments.iter().enumerate();
-        segments.filter_map(|(number, segment)| Some((number, segment.as_ref()?))).flat_map(|(number, segment)| {
-            let items = segment.iter().enumerate();
-            items.filter_map(move |(at, item)| Some((number * SEGMENT_ITEMS + at, &**item.as_ref()?)))
-        })
+        self.iter_from(0)
+    }
+
+    /// The same, from a number on.
+    pub(super) fn iter_from(&self, from: usize) -> impl Iterator<Item = (usize, &T)> {
+        let segments = self.segments.iter().enumerate().skip(from / SEGMENT_ITEMS);
+        segments
+            .filter_map(|(number, segment)| Some((number, segment.as_ref()?)))
+            .flat_map(|(number, segment)| {
+                let items = segment.iter().enumerate();
+                items.filter_map(move |(at, item)| Some((number * SEGMENT_ITEMS + at, &**item.as_ref()?)))
+            })
+            .skip_while(move |(at, _)| *at < from)
+    }
+
+    /// All items, in order. What has been passed is let go of.
+    pub(super) fn into_items(self) -> impl Iterator<Item = Arc<T>> {
+        self.segments.into_iter().flatten().flat_map(|segment| Arc::unwrap_or_clone(segment).into_iter().flatten())
     }
 
     /// Heap bytes, without what the items themselves hold on the heap.
