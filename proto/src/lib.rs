@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bad_input;
+pub mod buckets;
 pub mod chain;
 pub mod checksum;
 pub mod ids;
