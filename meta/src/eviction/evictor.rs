@@ -13,9 +13,9 @@ use super::{EntryId, EvictionPolicy, LeafLru, Watermarks};
 use crate::replica::applied::Applied;
 use crate::replica::clock::LeaderClock;
 use crate::replica::duties::Duty;
-use crate::replica::observer::Observer;
+use crate::replica::observer::{EntryEvents, Observer};
 use crate::state::State;
-use crate::state::command::{Command, Event, Retirement};
+use crate::state::command::{Command, Retirement};
 
 const RETIRE_ENTRIES_MAX: usize = 4096;
 /// A new leader evicts once every live agent has reported heat, or after this.
@@ -28,12 +28,12 @@ pub struct LeaderPolicy {
 }
 
 impl Observer for LeaderPolicy {
-    fn applied(&self, _state: &State, events: &[Event]) {
-        if events.is_empty() {
+    fn applied(&self, _state: &State, entry: &Arc<EntryEvents>) {
+        if entry.events.is_empty() {
             return;
         }
         if let Some(policy) = self.policy.lock().as_mut() {
-            events.iter().for_each(|event| policy.observe(event));
+            entry.events.iter().for_each(|event| policy.observe(event));
         }
     }
 

@@ -9,10 +9,10 @@ use openraft::LogId;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use super::observer::Observer;
+use super::observer::{EntryEvents, Observer};
 use crate::consensus::types::StoredMembership;
 use crate::state::State;
-use crate::state::command::{Command, Outcome};
+use crate::state::command::{Command, Event, Outcome};
 
 /// The log position and membership of a state.
 #[derive(Debug, Clone, Default)]
@@ -79,7 +79,7 @@ impl Applied {
             let outcomes = commands.iter().map(|command| state.apply(log_id.index, command, &mut events)).collect();
             state.finish_entry(log_id.index);
             inner.position.last_applied = Some(log_id);
-            self.observers.iter().for_each(|observer| observer.applied(&inner.state, &events));
+            self.tell(&inner.state, log_id.index, events);
             self.note_digest(&inner.state);
             outcomes
         };
@@ -101,7 +101,7 @@ impl Applied {
             if let Some(membership) = membership {
                 inner.position.membership = membership;
             }
-            self.observers.iter().for_each(|observer| observer.applied(&inner.state, &[]));
+            self.tell(&inner.state, log_id.index, Vec::new());
         }
         self.revision.send_replace(log_id.index);
     }
@@ -115,6 +115,11 @@ impl Applied {
             self.observers.iter().for_each(|observer| observer.replaced(&inner.state));
         }
         self.revision.send_replace(revision);
+    }
+
+    fn tell(&self, state: &State, revision: Revision, events: Vec<Event>) {
+        let entry = Arc::new(EntryEvents { revision, events });
+        self.observers.iter().for_each(|observer| observer.applied(state, &entry));
     }
 
     /// The digest noted at a revision.

@@ -11,7 +11,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::replica::observer::Observer;
+use crate::replica::observer::{EntryEvents, Observer};
 use crate::state::State;
 use crate::state::command::Event;
 
@@ -147,8 +147,9 @@ impl WatchHub {
 }
 
 impl Observer for WatchHub {
-    fn applied(&self, state: &State, events: &[Event]) {
-        self.push(state.revision(), events, |namespace| state.namespace(namespace).map(|info| info.shards()));
+    fn applied(&self, state: &State, entry: &Arc<EntryEvents>) {
+        let shards = |namespace| state.namespace(namespace).map(|info| info.shards());
+        self.push(entry.revision, &entry.events, shards);
     }
 
     fn replaced(&self, state: &State) {
