@@ -94,8 +94,13 @@ pub const ENTRY_FRAME_BYTES: usize = 64;
 pub const RAFT_PAYLOAD_ENTRIES_MAX: u64 = 64;
 /// Bytes of entries after which a read of the log stops (it always returns at least one): what keeps AppendEntries below its message limit.
 pub const RAFT_PAYLOAD_BYTES_SOFT_MAX: usize = 8 << 20;
-/// Bytes of one frame of a snapshot stream.
-pub const SNAPSHOT_FRAME_BYTES: usize = 1 << 20;
+/// Bytes of a snapshot's file that are read and sent at once.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+/// A piece of the state in a snapshot ends with the record that reaches this size; how large a record may be is said in
+/// `meta/src/state/pieces.rs`.
+pub const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
+/// Bytes of one frame of a snapshot's file, which is one piece of the state.
+pub const SNAPSHOT_FRAME_BYTES_MAX: usize = 16 << 20;
 /// Commands of one log entry: what is read of one before it is applied stays within some tens of MB, and so does applying it.
 pub const COMMANDS_PER_ENTRY_MAX: usize = 16_384;
 /// Proposals of callers that wait at the leader, and the bytes they take in entries: some seconds of a slow disk. More are refused.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use foreword_proto::limits::SNAPSHOT_FRAME_BYTES;
+use foreword_proto::limits::SNAPSHOT_CHUNK_BYTES;
 use foreword_proto::wire::raft as wire;
 use foreword_seams::{Marker, sometimes};
 use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
@@ -206,7 +206,7 @@ async fn send_frames(
         let mut offset = 0;
         let mut header = header;
         while offset < file.len() || !header.is_empty() {
-            let chunk = file.read_at(offset, SNAPSHOT_FRAME_BYTES).await?;
+            let chunk = file.read_at(offset, SNAPSHOT_CHUNK_BYTES).await?;
             offset += chunk.len() as u64;
             let frame = wire::SnapshotFrame { header: std::mem::take(&mut header), chunk };
             if frames.send(frame).await.is_err() {

@@ -284,7 +284,7 @@ async fn copy(from: &SnapshotHandle, to: &str) -> std::io::Result<()> {
     let mut writer = from.files.create(to).await?;
     let mut offset = 0;
     while offset < reader.len() {
-        let chunk = reader.read_at(offset, foreword_proto::limits::SNAPSHOT_FRAME_BYTES).await?;
+        let chunk = reader.read_at(offset, foreword_proto::limits::SNAPSHOT_CHUNK_BYTES).await?;
         offset += chunk.len() as u64;
         writer.append(chunk).await?;
     }

@@ -101,6 +101,7 @@ impl State {
             PieceKind::Members => self.members.take_members(input),
             PieceKind::Agents => self.agents.take_agents(input),
             PieceKind::Sessions => self.agents.take_sessions(input),
+            PieceKind::Outcomes => self.agents.take_outcomes(input),
             PieceKind::Suspicions => self.agents.take_suspicions(input),
             PieceKind::Room => self.room.take_room(input),
             PieceKind::Classes => self.room.take_classes(input),

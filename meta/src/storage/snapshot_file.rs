@@ -14,15 +14,13 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use foreword_proto::ClusterId;
-use foreword_proto::limits::{FORMAT_VERSIONS, SNAPSHOT_FRAME_BYTES};
+use foreword_proto::limits::{FORMAT_VERSIONS, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_FRAME_BYTES_MAX};
 use foreword_proto::versions::{Foreign, OtherVersion};
 use foreword_seams::{FileReader, FileWriter, Files};
 use serde::{Deserialize, Serialize};
 
 use crate::consensus::types::{SnapshotHandle, SnapshotMeta};
 
-/// Bytes of one frame, at most.
-pub const FRAME_BYTES_MAX: usize = 16 << 20;
 /// Bytes of the header's JSON, at most: a membership of a few replicas.
 const HEADER_JSON_BYTES_MAX: usize = 1 << 20;
 
@@ -172,8 +170,8 @@ impl Parser {
     fn frame(&mut self) -> Result<Option<Part>, SnapshotFault> {
         let Some(mut prefix) = self.buffer.get(1..FRAME_PREFIX_BYTES) else { return Ok(None) };
         let (bytes, crc) = (prefix.get_u32_le() as usize, prefix.get_u32_le());
-        if bytes > FRAME_BYTES_MAX {
-            return Err(self.bad_frame(format!("{bytes} bytes, at most {FRAME_BYTES_MAX}")));
+        if bytes > SNAPSHOT_FRAME_BYTES_MAX {
+            return Err(self.bad_frame(format!("{bytes} bytes, at most {SNAPSHOT_FRAME_BYTES_MAX}")));
         }
         if self.buffer.len() < FRAME_PREFIX_BYTES + bytes {
             return Ok(None);
@@ -235,10 +233,10 @@ impl SnapshotWriter {
         Ok(writer)
     }
 
-    /// Appends one frame of at most [`FRAME_BYTES_MAX`].
+    /// Appends one frame of at most [`SNAPSHOT_FRAME_BYTES_MAX`].
     pub async fn append(&mut self, frame: Bytes) -> Result<(), SnapshotError> {
-        if frame.len() > FRAME_BYTES_MAX {
-            let what = format!("{} bytes, at most {FRAME_BYTES_MAX}", frame.len());
+        if frame.len() > SNAPSHOT_FRAME_BYTES_MAX {
+            let what = format!("{} bytes, at most {SNAPSHOT_FRAME_BYTES_MAX}", frame.len());
             return Err(SnapshotFault::BadFrame { frame: self.frames, what }.of(&self.name));
         }
         let mut prefix = BytesMut::with_capacity(FRAME_PREFIX_BYTES);
@@ -319,7 +317,7 @@ impl SnapshotReader {
             if let Some(part) = self.parser.next()? {
                 return Ok(part);
             }
-            let bytes = self.file.read_at(self.offset, SNAPSHOT_FRAME_BYTES).await?;
+            let bytes = self.file.read_at(self.offset, SNAPSHOT_CHUNK_BYTES).await?;
             if bytes.is_empty() {
                 self.parser.end()?;
             }

@@ -8,5 +8,6 @@ mod markers;
 mod memory;
 mod model;
 mod operations;
+mod pieces;
 pub(crate) mod random;
 mod restore;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use foreword_meta::consensus::types::SnapshotMeta;
-use foreword_meta::storage::snapshot_file::{FRAME_BYTES_MAX, SnapshotFault};
+use foreword_meta::storage::snapshot_file::SnapshotFault;
 use foreword_meta::storage::{SnapshotError, SnapshotHeader, SnapshotReader, SnapshotReceiver, SnapshotWriter};
 use foreword_proto::ClusterId;
-use foreword_proto::limits::FORMAT_VERSION;
+use foreword_proto::limits::{FORMAT_VERSION, SNAPSHOT_FRAME_BYTES_MAX};
 use foreword_seams::{Files, LocalFiles};
 
 use crate::support::log_id;
@@ -134,7 +134,7 @@ async fn a_frame_that_is_too_large_is_refused_and_an_unsealed_file_leaves_nothin
     let place = place();
     let header = SnapshotHeader { cluster_id: CLUSTER, meta: meta() };
     let mut writer = SnapshotWriter::create(place.files.clone(), "a", FORMAT_VERSION, &header).await.unwrap();
-    let frame = Bytes::from(vec![0; FRAME_BYTES_MAX + 1]);
+    let frame = Bytes::from(vec![0; SNAPSHOT_FRAME_BYTES_MAX + 1]);
     assert!(matches!(writer.append(frame).await.unwrap_err().what, SnapshotFault::BadFrame { frame: 0, .. }));
     drop(writer);
     assert!(place.files.list().await.unwrap().is_empty());

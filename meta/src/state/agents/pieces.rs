@@ -3,13 +3,15 @@
 //! ```text
 //! agents      next holder
 //! sessions    count, then each: id, node, agent, incarnation, endpoint, opened, holder, suspicions, limited, window
-//! window      highest u64, count, then each: sequence, outcome
+//! window      highest u64, 0 u32
+//! outcomes    count, then each: session, sequence, outcome
 //! suspicions  count, then each: namespace, key; session, since
 //! ```
-//! What a session was granted is in the slots' pieces.
+//! What a session was granted is in the slots' pieces. A window's outcomes are records of their own: all of one session may take
+//! 34 MB.
 
-use bytes::BytesMut;
-use foreword_proto::{SessionId, SlabId, Slot};
+use bytes::{Bytes, BytesMut};
+use foreword_proto::{Sequence, SessionId, SlabId, Slot};
 
 use super::Agents;
 use super::sessions::{Session, Sessions};
@@ -24,8 +26,14 @@ impl Agents {
     pub(in crate::state) fn into_pieces(self) -> impl Iterator<Item = BytesMut> {
         let Self { sessions, suspicions } = self;
         let Sessions { open, holders: _, next } = sessions;
+        let sessions: Vec<_> = open.iter().map(|(id, session)| (*id, session.without_outcomes())).collect();
+        let outcomes = open.into_iter().flat_map(|(id, session)| {
+            let outcomes = session.window.outcomes.clone();
+            outcomes.into_iter().map(move |(sequence, outcome)| (id, sequence, outcome))
+        });
         std::iter::once(piece(PieceKind::Agents, next))
-            .chain(pieces(PieceKind::Sessions, (), open.into_iter()))
+            .chain(pieces(PieceKind::Sessions, (), sessions.into_iter()))
+            .chain(pieces(PieceKind::Outcomes, (), outcomes))
             .chain(pieces(PieceKind::Suspicions, (), suspicions.into_pending().into_iter()))
     }
 
@@ -39,6 +47,18 @@ impl Agents {
             let holder = session.holder;
             if !self.sessions.insert(id, session) {
                 return Err(input.invalid(format!("session {id}, or holder {holder}, is there twice")));
+            }
+        }
+        Ok(())
+    }
+
+    pub(in crate::state) fn take_outcomes(&mut self, input: &mut Input<'_>) -> Result<(), DecodeError> {
+        for _ in 0..input.count(<(SessionId, Sequence, Bytes)>::BYTES_MIN)? {
+            let (id, sequence, outcome) = <(SessionId, Sequence, Bytes)>::decode(input)?;
+            let kept = self.sessions.get_mut(id).is_some_and(|session| session.window.put_back(sequence, &outcome));
+            if !kept {
+                let what = format!("outcome {sequence} of session {id}: twice, outside its window, or of no session");
+                return Err(input.invalid(what));
             }
         }
         Ok(())

@@ -75,6 +75,23 @@ impl Session {
         }
     }
 
+    /// As it is in a snapshot, beside its outcomes and what it was granted.
+    pub(super) fn without_outcomes(&self) -> Self {
+        let Self { node, agent, incarnation, endpoint, opened_ms, holder, suspicions, suspect_limited, .. } = self;
+        Self {
+            node: node.clone(),
+            agent: *agent,
+            incarnation: *incarnation,
+            endpoint: endpoint.clone(),
+            opened_ms: *opened_ms,
+            holder: *holder,
+            granted: BTreeSet::new(),
+            window: Window { highest: self.window.highest, outcomes: BTreeMap::new() },
+            suspicions: *suspicions,
+            suspect_limited: *suspect_limited,
+        }
+    }
+
     /// What status shows of it.
     pub(super) fn info(&self, id: SessionId) -> SessionInfo<'_> {
         SessionInfo {
@@ -122,9 +139,11 @@ impl Decode for Window {
     fn decode(input: &mut Input<'_>) -> Result<Self, DecodeError> {
         let highest = Decode::decode(input)?;
         let outcomes = Vec::<(Sequence, Bytes)>::decode(input)?;
-        // Copies: slices would keep the whole piece alive.
-        let copied = |(sequence, outcome): (Sequence, Bytes)| (sequence, Bytes::copy_from_slice(&outcome));
-        Ok(Self { highest, outcomes: outcomes.into_iter().map(copied).collect() })
+        let mut window = Self { highest, outcomes: BTreeMap::new() };
+        match outcomes.iter().all(|(sequence, outcome)| window.put_back(*sequence, outcome)) {
+            true => Ok(window),
+            false => Err(input.invalid(format!("outcomes of a window up to {highest}: twice, or outside it"))),
+        }
     }
 }
 
@@ -138,6 +157,16 @@ impl Window {
             return Seen::TooOld;
         }
         Seen::New
+    }
+
+    /// Puts an outcome of a snapshot back; false if it cannot be there.
+    pub(super) fn put_back(&mut self, sequence: Sequence, outcome: &[u8]) -> bool {
+        let within = sequence <= self.highest && self.seen(sequence) == Seen::New;
+        if within {
+            // A copy: a slice would keep the whole piece alive.
+            self.outcomes.insert(sequence, Bytes::copy_from_slice(outcome));
+        }
+        within
     }
 
     /// Keeps the outcome of a new sequence, and drops those that leave the window.
