@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use foreword_seams::Endpoint;
 
 use crate::commands::{
-    demo, feature_level, import_hf3fs, keyed, membership, meta_init, names, replay, status, usrbiod,
+    bench, demo, feature_level, import_hf3fs, keyed, membership, meta_init, names, replay, status, usrbiod,
 };
 use crate::config::meta::MetaFlags;
 use crate::config::node::NodeFlags;
@@ -60,6 +60,8 @@ pub enum Command {
     Get(Box<keyed::GetArgs>),
     /// Write a page through an agent
     Put(Box<keyed::PutArgs>),
+    /// Measure what the group can do on this machine
+    Bench(bench::BenchArgs),
     /// Take over what SGLang's 3FS metadata server saved
     ImportHf3fs(import_hf3fs::ImportArgs),
 }

@@ -26,8 +26,8 @@ use foreword_proto::BadInput;
 use self::args::{Cli, Command, MetaCommand};
 use self::commands::membership::Change;
 use self::commands::{
-    Done, demo, feature_level, import_hf3fs, keyed, membership, meta_init, meta_run, names, node, replay, status,
-    usrbiod,
+    Done, bench, demo, feature_level, import_hf3fs, keyed, membership, meta_init, meta_run, names, node, replay,
+    status, usrbiod,
 };
 
 /// Runs the binary: parses the command line, runs the command, says what went wrong. Exit codes: `foreword --help`.
@@ -107,6 +107,7 @@ async fn dispatch(cli: Cli) -> Done {
         Command::Lookup(args) => keyed::lookup(*args, json).await,
         Command::Get(args) => keyed::get(*args, json).await,
         Command::Put(args) => keyed::put(*args, json).await,
+        Command::Bench(args) => bench::run(args, json).await,
         Command::ImportHf3fs(args) => import_hf3fs::run(args, json).await,
     }
 }

@@ -7,6 +7,7 @@
 pub mod config;
 pub mod consensus;
 pub mod eviction;
+pub mod generated;
 pub mod hf3fs;
 pub mod network;
 pub mod open;

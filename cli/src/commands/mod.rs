@@ -1,5 +1,6 @@
 //! One file for each subcommand: from arguments to calls to what is printed.
 
+pub mod bench;
 mod claims;
 pub mod demo;
 pub mod feature_level;

@@ -6,6 +6,7 @@ mod cluster;
 mod digests;
 mod failover;
 mod feature_level;
+mod generated;
 mod hf3fs;
 mod hf3fs_http;
 mod leases;
