@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use foreword_proto::limits::POLICY_FEED_BYTES_MAX;
 use foreword_proto::versions::OtherVersion;
-use foreword_seams::{Entropy, LocalFiles, Marker, Net, Telemetry, sometimes};
+use foreword_seams::{Entropy, LocalFiles, Marker, Net, Runner, Telemetry, on_a_thread, sometimes};
 use parking_lot::Mutex;
 
 use crate::config::MetaConfig;
+use crate::eviction::PolicyPlace;
 use crate::replica::state_machine::{LoadError, Newest, Snapshots};
 use crate::serve::Deps;
 use crate::storage::{
-    DataDir, DataDirError, IdentityFile, LocalMark, LogEngine, LogStore, MarkFile, OpenError, Recovered, Runner,
-    SledEngine, on_a_thread,
+    DataDir, DataDirError, IdentityFile, LocalMark, LogEngine, LogStore, MarkFile, OpenError, Recovered, SledEngine,
 };
 
 /// The log's engine and its mark.
@@ -134,7 +135,7 @@ pub async fn open_data_dir(
         tracing::warn!(?moved, "kept for someone to look at");
         Ok(())
     };
-    let (log, recovered, set_aside) = open_log(parts, &on_a_thread(), set_aside)?;
+    let (log, recovered, set_aside) = open_log(parts, &on_a_thread("foreword-log"), set_aside)?;
     tracing::info!(?recovered, "opened the log");
     {
         let mut dir = dir.0.lock();
@@ -150,7 +151,9 @@ pub async fn open_data_dir(
     };
     // A log that was set aside took the snapshots with it.
     let newest = if set_aside { Newest::default() } else { newest };
-    Ok(Deps { net, entropy, telemetry, identity, identity_file: dir, log, snapshots: Arc::new(snapshots), newest })
+    let policy = PolicyPlace { runner: on_a_thread("foreword-evict"), feed_bytes_max: POLICY_FEED_BYTES_MAX };
+    let snapshots = Arc::new(snapshots);
+    Ok(Deps { net, entropy, telemetry, identity, identity_file: dir, log, snapshots, newest, policy })
 }
 
 async fn newest_snapshot(dir: &DataDir) -> Result<Newest, LoadError> {

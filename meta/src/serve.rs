@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::MetaConfig;
 use crate::consensus::types::{TypeConfig, seed_thread};
-use crate::eviction::{Evictor, LeaderPolicy, Watermarks};
+use crate::eviction::{Evictor, Policy, PolicyPlace, Watermarks};
 use crate::hf3fs::{self, Calls, ForwardedCalls};
 use crate::network::{Heard, NetworkFactory, PeerIdentity, Peers};
 use crate::replica::applied::{Applied, Position};
@@ -59,6 +59,7 @@ pub struct Deps {
     pub snapshots: Arc<dyn Files>,
     /// What is in `snapshots` ([`Snapshots::load_newest`]).
     pub newest: Newest,
+    pub policy: PolicyPlace,
 }
 
 /// Why a replica did not start.
@@ -78,6 +79,8 @@ pub enum ServeError {
     /// An entry or a snapshot that this binary does not know.
     #[error("data_dir.{0}")]
     OtherVersion(OtherVersion),
+    #[error("the eviction policy's thread: {0}")]
+    Thread(io::Error),
     #[error("raft: {0}")]
     Raft(String),
 }
@@ -177,8 +180,8 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     }
     snapshots.remove(&newest.unusable).await.map_err(ServeError::Snapshots)?;
     let hub = Arc::new(WatchHub::new(config.watch_bytes_max as usize));
-    let policy = Arc::new(LeaderPolicy::default());
-    let applied = Arc::new(Applied::new(state, position, vec![policy.clone(), hub.clone()]));
+    let policy = Policy::new(deps.policy, &deps.telemetry);
+    let applied = Arc::new(Applied::new(state, position, vec![policy.observer(), hub.clone()]));
     // Bound before Raft starts: a port in use must stop the replica before it takes part in an election.
     let listeners = Listeners { net: &*deps.net, telemetry: &deps.telemetry };
     let (incoming, endpoint) = listeners.bind("listen", &config.listen, Protocol::Http2).await?;
@@ -224,10 +227,10 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let lease = Duration::from_millis(identity.settings.lease_ms);
     let reservation = Duration::from_millis(config.hf3fs_reservation_ms);
     let leases = Arc::new(Leases::new(group.clone(), clock.clone(), LeaseTimes { lease, election }, &deps.telemetry));
-    let evictor = Arc::new(Evictor::new(applied.clone(), clock.clone(), watermarks, policy, &deps.telemetry));
+    let evictor = Arc::new(Evictor::new(applied.clone(), clock.clone(), watermarks, &policy, &deps.telemetry));
     let page_files = Arc::new(hf3fs::Leader::new(group.clone(), clock.clone(), reservation));
     let duties: Vec<Arc<dyn Duty>> =
-        vec![leases.clone(), Arc::new(Reclaim::new(applied)), evictor.clone(), page_files.clone()];
+        vec![leases.clone(), Arc::new(Reclaim::new(applied.clone())), evictor.clone(), page_files.clone()];
     let source = StatusSource {
         group: group.clone(),
         election,
@@ -239,6 +242,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
 
     tell_other_port(&group, &endpoint);
     let stop = CancellationToken::new();
+    policy.start(applied, &deps.telemetry, (failing.clone(), stop.clone())).map_err(ServeError::Thread)?;
     let mut tasks = JoinSet::new();
     let watching = watch_raft(raft.clone(), halt.clone(), failing.clone());
     let comparing = stop_when_diverged(

@@ -58,6 +58,16 @@ pub const SLOTS_PER_GRANT_MAX: u32 = 4096;
 pub const SLOTS_PER_ABORT_MAX: usize = 16_384;
 pub const SUSPECTS_PER_REPORT_MAX: usize = 256;
 pub const HEAT_KEYS_PER_REPORT_MAX: usize = 65_536;
+/// Bytes of reports of heat that wait for the eviction policy; more are dropped.
+pub const HEAT_REPORTS_BYTES_MAX: usize = 16 << 20;
+/// Bytes of events that wait for the eviction policy: some seconds of publishes. More, and it starts over from a view of the state.
+pub const POLICY_FEED_BYTES_MAX: usize = 64 << 20;
+/// Pages that one command retires, each under one hold of the applied state's lock, and that the leader decides to evict in one
+/// round.
+pub const RETIREMENTS_PER_COMMAND_MAX: usize = 1024;
+pub const RETIREMENTS_PER_ROUND_MAX: usize = 8192;
+/// Keys looked up in the applied state under one hold of its lock by whoever has many.
+pub const KEYS_PER_LOCK_HOLD_MAX: usize = 1024;
 /// A session's commands under way at once, and its outcomes kept for a retry.
 pub const SESSION_WINDOW: usize = 64;
 
@@ -119,8 +129,16 @@ const _: () = {
     assert!(RAFT_PAYLOAD_BYTES_SOFT_MAX + ENTRY_BYTES_MAX + (1 << 20) <= RAFT_MESSAGE_BYTES_MAX);
     assert!(ENTRY_BYTES_SOFT_MAX <= ENTRY_BYTES_MAX);
     assert!(ENTRY_BYTES_MAX <= PROPOSALS_WAITING_BYTES_MAX && ENTRY_BYTES_MAX <= PROPOSALS_OWN_BYTES_MAX);
-    // What the leader decides in one round fits one entry: ends of sessions, and for each page file what expired and what was read.
-    assert!(SESSIONS_MAX + 2 * HF3FS_FILES_MAX + 16 <= COMMANDS_PER_ENTRY_MAX);
+    // What the leader decides in one round fits one entry: ends of sessions, for each page file what expired and what was read, and
+    // retirements of 32 bytes.
+    assert!(
+        SESSIONS_MAX + 2 * HF3FS_FILES_MAX + RETIREMENTS_PER_ROUND_MAX / RETIREMENTS_PER_COMMAND_MAX + 16
+            <= COMMANDS_PER_ENTRY_MAX
+    );
+    assert!(RETIREMENTS_PER_ROUND_MAX * 32 + (64 << 10) <= ENTRY_BYTES_MAX);
+    assert!(HEAT_KEYS_PER_REPORT_MAX * ENTRY_KEY_BYTES <= HEAT_REPORTS_BYTES_MAX);
+    // An entry's events take up to three times its bytes.
+    assert!(4 * ENTRY_BYTES_MAX <= POLICY_FEED_BYTES_MAX);
     assert!(PIECES_BYTES_MAX + (64 << 10) <= NODE_MESSAGE_BYTES_MAX);
     assert!(KEYS_MAX * PAGE_KEY_BYTES + (64 << 10) <= NODE_MESSAGE_BYTES_MAX);
     assert!(TOKEN_IDS_BYTES_MAX + (64 << 10) <= META_MESSAGE_BYTES_MAX);

@@ -123,6 +123,10 @@ markers! {
     GrantFoundNoRoom = "grant-found-no-room",
     /// A slot whose rest is over became free.
     SlotReleased = "slot-released",
+    /// A leader's question which pages to evict waited until the policy had seen what was applied.
+    EvictionAwaitedPolicy = "eviction-awaited-policy",
+    /// The eviction policy did not keep up with what was applied, and started over from a view of the state.
+    PolicyRebuiltAfterOverflow = "policy-rebuilt-after-overflow",
     /// A slot whose write has no known result was given back, to rest.
     UnknownWriteRested = "unknown-write-rested",
     /// A published page was there already: the first writer's location was the answer.

@@ -21,6 +21,8 @@ pub struct Profile {
     pub l3_deadline_ms: u64,
     /// Bytes of events that a replica keeps for its watchers.
     pub watch_bytes_max: u64,
+    /// Bytes of events that wait for a replica's eviction policy.
+    pub policy_feed_bytes_max: usize,
     /// How long a slot rests whose write has no known result.
     pub write_rest_ms: u64,
 }
@@ -40,6 +42,7 @@ const BASE: Profile = Profile {
     mix: Mix::ALL,
     l3_deadline_ms: 500,
     watch_bytes_max: 1 << 20,
+    policy_feed_bytes_max: 1 << 20,
     write_rest_ms: WRITE_REST_MS,
 };
 
@@ -68,7 +71,8 @@ pub const PROFILES: [Profile; 15] = [
         name: "slow-watchers",
         load: Load::slow_watchers,
         watch_bytes_max: 4 << 10,
-
+        // A few pages: the policy starts over all the time.
+        policy_feed_bytes_max: 512,
         mix: Mix { network: 8, ..Mix::ALL },
         ..BASE
     },
@@ -149,6 +153,7 @@ impl Profile {
             agents: self.agents,
             settings: self.settings(),
             page_files: load.page_engines > 0,
+            policy_feed_bytes_max: self.policy_feed_bytes_max,
             meta: Arc::new(move |config| {
                 config.log_bytes_per_snapshot = 16 << 10;
                 config.watch_bytes_max = watch_bytes_max;

@@ -1,79 +1,55 @@
-//! The leader's duty to make room: asks its policy which pages leave, once it knows what agents ask for.
+//! The leader's duty to make room: asks the policy which pages leave, once it knows what agents ask for.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreword_proto::limits::{RETIREMENTS_PER_COMMAND_MAX, RETIREMENTS_PER_ROUND_MAX};
 use foreword_proto::{EntryKey, Epoch, NamespaceId, RetireReason, SessionId};
 use foreword_seams::{Marker, Telemetry, sometimes};
 use metrics::Counter;
 use parking_lot::Mutex;
 
-use super::{EntryId, EvictionPolicy, LeafLru, Watermarks};
+use super::desk::{Desk, Need, Question, Victims};
+use super::reports::{Report, Reports};
+use super::{Policy, Watermarks};
 use crate::replica::applied::Applied;
 use crate::replica::clock::LeaderClock;
 use crate::replica::duties::Duty;
-use crate::replica::observer::{EntryEvents, Observer};
-use crate::state::State;
 use crate::state::command::{Command, Retirement};
 
-const RETIRE_ENTRIES_MAX: usize = 4096;
 /// A new leader evicts once every live agent has reported heat, or after this.
 const HEAT_WAIT_MAX: Duration = Duration::from_secs(10);
-
-/// The leader's policy, which follows what is applied; none while another leads. Its lock comes after the applied state's.
-#[derive(Default)]
-pub struct LeaderPolicy {
-    policy: Mutex<Option<Box<dyn EvictionPolicy>>>,
-}
-
-impl Observer for LeaderPolicy {
-    fn applied(&self, _state: &State, entry: &Arc<EntryEvents>) {
-        if entry.events.is_empty() {
-            return;
-        }
-        if let Some(policy) = self.policy.lock().as_mut() {
-            entry.events.iter().for_each(|event| policy.observe(event));
-        }
-    }
-
-    fn replaced(&self, state: &State) {
-        if let Some(policy) = self.policy.lock().as_mut() {
-            policy.rebuild(state);
-        }
-    }
-}
 
 /// Retires cold pages where a class of slots runs out of room.
 pub struct Evictor {
     applied: Arc<Applied>,
     clock: Arc<LeaderClock>,
     watermarks: Watermarks,
-    policy: Arc<LeaderPolicy>,
+    desk: Arc<Desk>,
+    reports: Arc<Reports>,
     /// Sessions that reported heat to this leader.
     reported: Mutex<BTreeSet<SessionId>>,
     evicted: Counter,
 }
 
 impl Evictor {
-    /// Evicts by `policy`, which is one of the observers of `applied`.
+    /// Evicts what `policy` picks.
     pub fn new(
         applied: Arc<Applied>,
         clock: Arc<LeaderClock>,
         watermarks: Watermarks,
-        policy: Arc<LeaderPolicy>,
+        policy: &Policy,
         telemetry: &Telemetry,
     ) -> Self {
         let evicted = telemetry.counter("foreword_meta_pages_evicted_total", "Pages the leader decided to evict");
-        Self { applied, clock, watermarks, policy, reported: Mutex::default(), evicted }
+        let (desk, reports) = (policy.desk.clone(), policy.reports.clone());
+        Self { applied, clock, watermarks, desk, reports, reported: Mutex::default(), evicted }
     }
 
     /// Takes an agent's report of accesses, oldest first.
-    pub fn heat(&self, session: SessionId, namespace: NamespaceId, epoch: Epoch, keys: &[EntryKey]) {
-        let heated: Vec<_> = keys.iter().map(|key| EntryId { namespace, epoch, key: *key }).collect();
-        if let Some(policy) = self.policy.policy.lock().as_mut() {
-            policy.heat(&heated);
-        }
+    pub fn heat(&self, session: SessionId, namespace: NamespaceId, epoch: Epoch, keys: Vec<EntryKey>) {
+        self.reports.push(Report { namespace, epoch, keys });
         if self.reported.lock().insert(session) {
             sometimes(Marker::HeatReachedNewLeader);
         }
@@ -88,36 +64,38 @@ impl Evictor {
         self.applied.read(|state| state.sessions().all(|session| reported.contains(&session.id)))
     }
 
-    fn victims(&self) -> Vec<Retirement> {
-        self.applied.read(|state| {
-            let mut retirements = Vec::new();
-            let mut policy = self.policy.policy.lock();
-            let Some(policy) = policy.as_mut() else { return retirements };
+    /// What is to be asked of the policy, when `leaving` is about to be proposed; None if there is room.
+    fn question(&self, leaving: &[Victims]) -> Option<Question> {
+        let term = self.clock.term()?;
+        let leaves = |slot_bytes| {
+            let of_class = leaving.iter().filter(|victims| victims.slot_bytes == slot_bytes);
+            of_class.map(|victims| victims.pages.len()).sum::<usize>()
+        };
+        let mut room = RETIREMENTS_PER_ROUND_MAX;
+        let mut needs = Vec::new();
+        let revision = self.applied.read(|state| {
             for class in state.classes() {
-                let need = self.watermarks.slots_to_free(&class) as usize;
-                if need > 0 {
-                    let need = need.min(RETIRE_ENTRIES_MAX - retirements.len());
-                    retirements.extend(policy.victims(state, class.slot_bytes, need));
+                let slots = self.watermarks.slots_to_free(&class) as usize;
+                let slots = slots.saturating_sub(leaves(class.slot_bytes)).min(room);
+                if slots > 0 {
+                    needs.push(Need { slot_bytes: class.slot_bytes, slots });
+                    room -= slots;
                 }
             }
-            retirements
-        })
+            state.revision()
+        });
+        (!needs.is_empty()).then_some(Question { term, revision, needs })
     }
 }
 
 impl Duty for Evictor {
     fn take_office(&self, _term: u64) {
         self.reported.lock().clear();
-        let mut policy = LeafLru::new();
-        // Read-locked, the state does not move on between what the policy starts from and the first event it is told.
-        self.applied.read(|state| {
-            policy.rebuild(state);
-            *self.policy.policy.lock() = Some(Box::new(policy));
-        });
+        self.desk.clear();
     }
 
     fn leave_office(&self) {
-        *self.policy.policy.lock() = None;
+        self.desk.clear();
     }
 
     fn commands(&self, _now_ms: u64) -> Vec<Command> {
@@ -125,11 +103,16 @@ impl Duty for Evictor {
             sometimes(Marker::EvictionAwaitedHeat);
             return Vec::new();
         }
-        let entries = self.victims();
-        if entries.is_empty() {
-            return Vec::new();
+        let Some(leaving) = self.desk.answer() else { return Vec::new() };
+        // The policy looks for the next ones while these are proposed.
+        if let Some(question) = self.question(&leaving) {
+            self.desk.ask(question);
         }
-        self.evicted.increment(entries.len() as u64);
-        vec![Command::Retire { reason: RetireReason::Evicted, entries }]
+        let pages: Vec<Retirement> = leaving.into_iter().flat_map(|victims| victims.pages).collect();
+        self.evicted.increment(pages.len() as u64);
+        // Each command is applied under one hold of the applied state's lock.
+        let retire =
+            |entries: &[Retirement]| Command::Retire { reason: RetireReason::Evicted, entries: entries.to_vec() };
+        pages.chunks(RETIREMENTS_PER_COMMAND_MAX).map(retire).collect()
     }
 }

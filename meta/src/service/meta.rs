@@ -329,7 +329,7 @@ impl Meta for MetaService {
         if self.group.applied.read(|state| state.session(session).is_none()) {
             return Err(refused(Refusal::NoSession { session }));
         }
-        self.evictor.heat(session, request.namespace_id, request.epoch, &keys);
+        self.evictor.heat(session, request.namespace_id, request.epoch, keys);
         Ok(Response::new(wire::ReportHeatResponse {}))
     }
 

@@ -1,10 +1,20 @@
 //! A view of the state at one revision, for snapshots and for watchers that start over.
 
+use foreword_proto::key::ParentHint;
 use foreword_proto::records::PageRecord;
 use foreword_proto::{EntryKey, Epoch, NamespaceId};
 
 use super::State;
 use super::snapshot::Chunks;
+
+/// A page that is present, as the eviction policy starts from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PresentPage {
+    pub namespace: NamespaceId,
+    pub key: EntryKey,
+    /// The hint of its parent; 0 for none.
+    pub parent: ParentHint,
+}
 
 /// The state as it was when it was frozen; later changes to the live one copy what they touch. Reads go through
 /// [`Frozen::state`].
@@ -30,6 +40,12 @@ impl Frozen {
     /// The namespace's epoch at this revision.
     pub fn epoch(&self, namespace: NamespaceId) -> Option<Epoch> {
         self.0.namespace(namespace).map(|info| info.epoch)
+    }
+
+    /// Every present page of all namespaces, bucket by bucket in one pass. Each bucket is let go of once it was handed out.
+    pub fn into_pages(self) -> impl Iterator<Item = Vec<PresentPage>> + Send {
+        let State { pages, room, .. } = self.0;
+        pages.into_present(room)
     }
 
     /// The pages of a namespace bucket by bucket, buckets without any left out. None for a namespace that is not

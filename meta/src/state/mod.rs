@@ -40,7 +40,7 @@ use pages::Pages;
 use room::{Room, SlotUse};
 
 pub use agents::{SUSPICION_ALONE_MS, SUSPICION_KEPT_MS, SUSPICIONS_PER_SESSION_MAX, SessionInfo};
-pub use frozen::Frozen;
+pub use frozen::{Frozen, PresentPage};
 pub use input::DecodeError;
 pub use pages::{LocationRef, NamespaceInfo};
 pub use restore::{RestoreError, Restorer};

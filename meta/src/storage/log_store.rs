@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use foreword_proto::limits::RAFT_PAYLOAD_BYTES_SOFT_MAX;
-use foreword_seams::{Marker, sometimes};
+use foreword_seams::{Marker, Runner, sometimes};
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader, StorageIOError};
 use parking_lot::RwLock;
@@ -18,7 +18,7 @@ use super::engine::{Item, LogEngine, hole};
 use super::flushes::Flushes;
 use super::mark::{Mark, MarkFile, MarkKeeper};
 use super::recovery::{OpenError, recover};
-use super::writer::{Ack, Change, Op, Position, Runner, Writer, WriterEnd};
+use super::writer::{Ack, Change, Op, Position, Writer, WriterEnd};
 use crate::consensus::entry_codec::{encode_entry, encode_log_id, entry_bytes};
 use crate::consensus::types::{Entry, LogId, StorageError, TypeConfig, Vote};
 use crate::consensus::write_version::WriteVersion;

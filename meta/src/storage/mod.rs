@@ -23,4 +23,3 @@ pub use mark::{LocalMark, MarkFile};
 pub use recovery::OpenError;
 pub use sled_engine::{SledEngine, SledOpenError};
 pub use snapshot_file::{SnapshotError, SnapshotHeader, SnapshotReader, SnapshotReceiver, SnapshotWriter};
-pub use writer::{Runner, on_a_task, on_a_thread};

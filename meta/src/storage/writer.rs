@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use foreword_seams::{Marker, sometimes};
-use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 
 use super::engine::{Item, LogEngine, MetaKey};
@@ -32,26 +31,6 @@ const PURGE_ITEMS_WHEN_IDLE: usize = 16;
 const PURGE_PAUSE: Duration = Duration::from_millis(5);
 /// How long a committed position waits for a group to be saved with.
 const COMMITTED_PAUSE: Duration = Duration::from_millis(200);
-
-/// Runs the writer's future to its end, somewhere.
-pub type Runner = Arc<dyn Fn(BoxFuture<'static, ()>) -> io::Result<()> + Send + Sync>;
-
-/// A thread with a runtime of its own: the engine may block.
-pub fn on_a_thread() -> Runner {
-    Arc::new(|writer| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        std::thread::Builder::new().name("foreword-log".to_owned()).spawn(move || runtime.block_on(writer))?;
-        Ok(())
-    })
-}
-
-/// A task of the current runtime: for engines that do not block, so that a simulator owns the order of events.
-pub fn on_a_task() -> Runner {
-    Arc::new(|writer| {
-        tokio::spawn(writer);
-        Ok(())
-    })
-}
 
 /// Told once, when the operation is durable or has failed.
 pub(crate) type Ack = Box<dyn FnOnce(io::Result<()>) + Send>;

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreword_meta::config::MetaConfig;
+use foreword_meta::eviction::PolicyPlace;
 use foreword_meta::open::open_log;
 use foreword_meta::replica::state_machine::Snapshots;
 use foreword_meta::serve::{Deps, Handle, ServeError, serve};
 use foreword_meta::state::command::ClusterSettings;
 use foreword_meta::storage::mark::MemoryMark;
 use foreword_meta::storage::memory_engine::MemoryDisk;
-use foreword_meta::storage::{Identity, IdentityFile, LogEngine, MarkFile, on_a_task};
+use foreword_meta::storage::{Identity, IdentityFile, LogEngine, MarkFile};
 use foreword_proto::limits::WIRE_VERSION;
 use foreword_proto::records::{self, PageRecord};
 use foreword_proto::status::ReplicaStatus;
@@ -24,7 +25,7 @@ use foreword_proto::wire::meta::{
     self as wire, GrantRequest, OpenSessionRequest, PublishRequest, RegisterNamespaceRequest,
 };
 use foreword_proto::{AgentId, ClusterId, DirectoryId, EntryKey, Location, Namespace, PageKey, SessionId, SlotRef};
-use foreword_seams::{Endpoint, Entropy, LocalFiles, OsEntropy, Telemetry, TokioNet, rpc};
+use foreword_seams::{Endpoint, Entropy, LocalFiles, OsEntropy, Runner, Telemetry, TokioNet, on_a_task, rpc};
 use tonic::transport::Channel;
 
 use crate::links::Links;
@@ -86,6 +87,9 @@ pub(crate) struct Cluster {
     pub(crate) hf3fs_protection_ms: u64,
     /// When a follower stands for election, at least and at most; none: as by default.
     pub(crate) election_ms: Option<(u64, u64)>,
+    /// Where each replica's eviction policy runs, and how far it may be behind.
+    pub(crate) policy_runner: Runner,
+    pub(crate) policy_feed_bytes_max: usize,
     /// Between the replicas.
     pub(crate) links: Links,
 }
@@ -117,6 +121,8 @@ impl Cluster {
             hf3fs_reservation_ms: 60_000,
             write_rest_ms: settings().write_rest_ms,
             election_ms: None,
+            policy_runner: on_a_task(),
+            policy_feed_bytes_max: 1 << 20,
             links: Links::default(),
         };
         let members: BTreeMap<u64, Endpoint> = (1..=replicas).map(|id| (id, free_endpoint())).collect();
@@ -204,6 +210,7 @@ impl Cluster {
             log,
             snapshots,
             newest,
+            policy: PolicyPlace { runner: self.policy_runner.clone(), feed_bytes_max: self.policy_feed_bytes_max },
         };
         site.bootstrapped = true;
         let mut config = MetaConfig::new(site.dir.path(), site.endpoint.clone());

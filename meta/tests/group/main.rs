@@ -4,6 +4,7 @@ mod bad_input;
 mod client;
 mod cluster;
 mod digests;
+mod eviction;
 mod failover;
 mod feature_level;
 mod generated;

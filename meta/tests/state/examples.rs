@@ -471,6 +471,9 @@ fn a_retire_spares_the_page_that_came_after() {
     assert_eq!(cluster.apply(retire(vec![old])), Outcome::Retired { entries: 0 });
     assert_eq!(cluster.state.location(1, &page_key(1)).unwrap().slot, slots[1]);
     assert_eq!(cluster.state.parent_of(1, &page_key(1)), Some(page_key(0).parent_hint()));
+    let mut present = cluster.state.freeze().into_pages().flatten();
+    let page = present.find(|page| page.key == page_key(1)).unwrap();
+    assert_eq!((page.namespace, page.parent), (1, page_key(0).parent_hint()));
 }
 
 #[test]

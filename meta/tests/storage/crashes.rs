@@ -1,8 +1,8 @@
 //! Random work on a log store whose disk loses what was not synced: what was acknowledged is always there.
 
 use foreword_meta::consensus::types::{LogId, Vote};
-use foreword_meta::storage::{LogStore, Recovered, on_a_task};
-use foreword_seams::{Entropy, SeededEntropy};
+use foreword_meta::storage::{LogStore, Recovered};
+use foreword_seams::{Entropy, SeededEntropy, on_a_task};
 use openraft::RaftLogReader;
 use openraft::storage::RaftLogStorage;
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use foreword_meta::consensus::types::Vote;
 use foreword_meta::storage::mark::MARK_BYTES;
-use foreword_meta::storage::{DataDir, LocalMark, LogStore, OpenError, SledEngine, SledOpenError, on_a_thread};
+use foreword_meta::storage::{DataDir, LocalMark, LogStore, OpenError, SledEngine, SledOpenError};
+use foreword_seams::on_a_thread;
 use openraft::storage::RaftLogStorage;
 use tokio::time::Instant;
 
@@ -131,7 +132,7 @@ async fn a_sled_log_that_went_back_in_time_is_lost_and_one_that_does_not_open_to
     let open = || -> Result<LogStore, String> {
         let engine = open_unlocked(&log).map_err(|error| error.to_string())?;
         let mark = LocalMark::open(&mark).unwrap();
-        let opened = LogStore::open(Box::new(engine), Box::new(mark), &on_a_thread());
+        let opened = LogStore::open(Box::new(engine), Box::new(mark), &on_a_thread("log"));
         Ok(opened.map_err(|error| error.to_string())?.0)
     };
     let mut store = open().unwrap();
@@ -168,7 +169,7 @@ async fn a_lost_replica_is_set_aside_and_starts_empty() {
     fn open(dir: &DataDir) -> Result<LogStore, OpenError> {
         let engine = SledEngine::open(&dir.log())?;
         let mark = LocalMark::open(&dir.mark())?;
-        Ok(LogStore::open(Box::new(engine), Box::new(mark), &on_a_thread())?.0)
+        Ok(LogStore::open(Box::new(engine), Box::new(mark), &on_a_thread("log"))?.0)
     }
     let root = tempfile::tempdir().unwrap();
     let mut dir = DataDir::init(&root.path().join("replica"), &identity()).unwrap();

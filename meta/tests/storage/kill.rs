@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use foreword_meta::storage::sled_engine::SledEngine;
-use foreword_meta::storage::{LocalMark, LogStore, on_a_thread};
+use foreword_meta::storage::{LocalMark, LogStore};
+use foreword_seams::on_a_thread;
 use openraft::RaftLogReader;
 use openraft::storage::RaftLogStorage;
 
@@ -16,7 +17,7 @@ const DIR: &str = "FOREWORD_TEST_KILL_DIR";
 fn open(dir: &Path) -> LogStore {
     let engine = SledEngine::open(&dir.join("log")).unwrap();
     let mark = LocalMark::open(&dir.join("MARK")).unwrap();
-    LogStore::open(Box::new(engine), Box::new(mark), &on_a_thread()).unwrap().0
+    LogStore::open(Box::new(engine), Box::new(mark), &on_a_thread("log")).unwrap().0
 }
 
 /// The child's side: appends, truncates and purges for ever and says what was acknowledged. Only the test below gives it a

@@ -8,8 +8,8 @@ use foreword_meta::consensus::types::{
 use foreword_meta::storage::mark::MemoryMark;
 use foreword_meta::storage::memory_engine::MemoryDisk;
 use foreword_meta::storage::sled_engine::SledEngine;
-use foreword_meta::storage::{LocalMark, LogStore, on_a_task, on_a_thread};
-use foreword_seams::LocalFiles;
+use foreword_meta::storage::{LocalMark, LogStore};
+use foreword_seams::{LocalFiles, on_a_task, on_a_thread};
 use openraft::storage::RaftStateMachine;
 use openraft::testing::{StoreBuilder, Suite};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
@@ -118,7 +118,7 @@ impl StoreBuilder<TypeConfig, LogStore, Applied, tempfile::TempDir> for OnSled {
         let dir = tempfile::tempdir().unwrap();
         let engine = SledEngine::open(&dir.path().join("log")).unwrap();
         let mark = LocalMark::open(&dir.path().join("MARK")).unwrap();
-        let (store, _) = LogStore::open(Box::new(engine), Box::new(mark), &on_a_thread()).unwrap();
+        let (store, _) = LogStore::open(Box::new(engine), Box::new(mark), &on_a_thread("log")).unwrap();
         let applied = state_machine(&dir);
         Ok((dir, store, applied))
     }

@@ -9,7 +9,8 @@ use foreword_meta::storage::conformance::World;
 use foreword_meta::storage::mark::MemoryMark;
 use foreword_meta::storage::memory_engine::{MemoryDisk, MemoryEngine};
 use foreword_meta::storage::sled_engine::SledEngine;
-use foreword_meta::storage::{LogEngine, LogStore, OpenError, Recovered, on_a_task};
+use foreword_meta::storage::{LogEngine, LogStore, OpenError, Recovered};
+use foreword_seams::on_a_task;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::{CommittedLeaderId, EntryPayload};
 

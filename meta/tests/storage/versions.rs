@@ -12,12 +12,10 @@ use foreword_meta::open::{OpenDirError, open_data_dir, open_log};
 use foreword_meta::serve::Deps;
 use foreword_meta::state::State;
 use foreword_meta::storage::mark::{MARK_BYTES, MARK_HALF_BYTES};
-use foreword_meta::storage::{
-    DataDir, LogEngine, MetaKey, OpenError, SledEngine, SnapshotHeader, SnapshotWriter, on_a_task,
-};
+use foreword_meta::storage::{DataDir, LogEngine, MetaKey, OpenError, SledEngine, SnapshotHeader, SnapshotWriter};
 use foreword_proto::limits::{FORMAT_VERSION, FORMAT_VERSIONS};
 use foreword_proto::versions::Foreign;
-use foreword_seams::{LocalFiles, OsEntropy, Telemetry, TokioNet};
+use foreword_seams::{LocalFiles, OsEntropy, Telemetry, TokioNet, on_a_task};
 use openraft::storage::RaftLogStorage;
 
 use crate::data_dir::identity;

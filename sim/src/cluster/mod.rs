@@ -57,6 +57,8 @@ pub struct Plan {
     pub settings: ClusterSettings,
     /// Replicas serve the clients of page files.
     pub page_files: bool,
+    /// Bytes of events that wait for a replica's eviction policy.
+    pub policy_feed_bytes_max: usize,
     /// Changes of the configurations' defaults.
     pub meta: Arc<dyn Fn(&mut MetaConfig) + Send + Sync>,
     pub node: Arc<dyn Fn(&mut NodeConfig) + Send + Sync>,
@@ -244,6 +246,7 @@ impl Cluster {
             snapshots: SimFiles::new(u32::from(host.id())),
             net: self.net_of(&host),
             engine: self.plan.seams.engine.clone(),
+            policy_feed_bytes_max: self.plan.policy_feed_bytes_max,
             running: Arc::default(),
             recovered_from_full: Arc::default(),
             full_seen: Arc::default(),

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use foreword_meta::config::MetaConfig;
+use foreword_meta::eviction::PolicyPlace;
 use foreword_meta::open::{LogParts, open_log};
 use foreword_meta::replica::group::Group;
 use foreword_meta::replica::rejoin::Standing;
 use foreword_meta::replica::state_machine::Snapshots;
 use foreword_meta::serve::{Deps, Failure, Handle, ServeError, serve};
-use foreword_meta::storage::{LogStore, OpenError, on_a_task};
-use foreword_seams::{Files, Net, Telemetry};
+use foreword_meta::storage::{LogStore, OpenError};
+use foreword_seams::{Files, Net, Telemetry, on_a_task};
 use parking_lot::Mutex;
 
 use super::EngineSeam;
@@ -38,6 +39,8 @@ pub struct ReplicaParts {
     pub snapshots: SimFiles,
     pub net: Arc<dyn Net>,
     pub engine: EngineSeam,
+    /// Bytes of events that wait for the eviction policy.
+    pub policy_feed_bytes_max: usize,
     /// Filled while it serves.
     pub running: Arc<Mutex<Option<RunningReplica>>>,
     /// Starts that served after a full disk had ended an earlier one, and how much of that was seen.
@@ -134,6 +137,7 @@ impl ReplicaParts {
             log,
             snapshots,
             newest,
+            policy: PolicyPlace { runner: on_a_task(), feed_bytes_max: self.policy_feed_bytes_max },
         })
     }
 

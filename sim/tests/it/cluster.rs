@@ -8,20 +8,21 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use foreword_meta::config::MetaConfig;
+use foreword_meta::eviction::PolicyPlace;
 use foreword_meta::open::open_log;
 use foreword_meta::replica::state_machine::Newest;
 use foreword_meta::state::command::ClusterSettings;
 use foreword_meta::storage::IdentityFile;
 use foreword_meta::storage::mark::MemoryMark;
 use foreword_meta::storage::memory_engine::MemoryDisk;
-use foreword_meta::storage::{Identity, LogEngine, MarkFile, on_a_task};
+use foreword_meta::storage::{Identity, LogEngine, MarkFile};
 use foreword_node::arena::HeapRegions;
 use foreword_node::store::{ClusterMark, MemoryL3, MemoryStore};
 use foreword_node::{L3Location, NodeConfig};
 use foreword_proto::versions::OtherVersion;
 use foreword_proto::{ClusterId, DirectoryId};
 use foreword_seams::files::{FileReader, FileWriter};
-use foreword_seams::{Endpoint, Files, Incoming, Net, SeededEntropy, Stream, Telemetry};
+use foreword_seams::{Endpoint, Files, Incoming, Net, SeededEntropy, Stream, Telemetry, on_a_task};
 use foreword_sim::workload::Load;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -207,6 +208,7 @@ async fn meta(load: &Load, net: &PipeNet, endpoint: &Endpoint) -> foreword_meta:
         log,
         snapshots: Arc::new(MemoryFiles::default()),
         newest: Newest::default(),
+        policy: PolicyPlace { runner: on_a_task(), feed_bytes_max: 1 << 20 },
     };
     let mut config = MetaConfig::new(Path::new("/nowhere"), endpoint.clone());
     config.high_watermark_percent = load.high_watermark_percent;

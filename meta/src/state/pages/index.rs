@@ -188,6 +188,11 @@ impl Bucket {
         (0..self.entries.len()).map(move |place| (self.entries[place], self.location(place, shards)))
     }
 
+    /// Its entries, without their checksums.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (TableId, EntryKey, SlotRef)> {
+        self.entries.iter().map(|entry| (entry.table, entry.key, entry.slot))
+    }
+
     fn heap_bytes(&self) -> usize {
         self.entries.capacity() * size_of::<Entry>()
             + self.further.capacity() * size_of::<u64>()
@@ -321,6 +326,11 @@ impl Index {
             });
             (shards, entries)
         })
+    }
+
+    /// All buckets. What has been passed is let go of.
+    pub(super) fn into_buckets(self) -> impl Iterator<Item = Arc<Bucket>> {
+        self.groups.into_values().flat_map(|group| group.buckets)
     }
 
     /// The sum over the hashes of all entries.

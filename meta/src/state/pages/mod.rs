@@ -8,13 +8,14 @@ mod pieces;
 mod publishing;
 mod removal;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use foreword_proto::records::PageRecord;
 use foreword_proto::{EntryKey, Epoch, Fingerprint, Namespace, NamespaceId, PageKey, SlotRef};
 
 use super::command::{Limit, Refusal};
 use super::digest::{Fields, Sums};
+use super::frozen::PresentPage;
 use super::room::Room;
 use garbage::Garbage;
 use index::{BUCKETS, Index, TableId, hash_of_entry};
@@ -118,6 +119,20 @@ impl Pages {
             (bucket as u32, pages)
         };
         Some((0..BUCKETS).map(of_bucket).filter(|(_, pages)| !pages.is_empty()))
+    }
+
+    /// Every page that is present, bucket by bucket. What has been passed is let go of.
+    pub(super) fn into_present(self, room: Room) -> impl Iterator<Item = Vec<PresentPage>> + Send {
+        let Self { namespaces, index, .. } = self;
+        let tables: BTreeMap<TableId, NamespaceId> = namespaces.iter().map(|info| (info.table, info.id)).collect();
+        index.into_buckets().map(move |bucket| {
+            // Entries of other tables wait to be reclaimed.
+            let present = |(table, key, slot)| {
+                let namespace = *tables.get(&table)?;
+                Some(PresentPage { namespace, key, parent: room.parent_of(slot) })
+            };
+            bucket.entries().filter_map(present).collect()
+        })
     }
 
     /// Pages present in all namespaces.

@@ -3,8 +3,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use foreword_meta::consensus::types::{Entry, EntryBatch, LogId, TypeConfig, Vote};
 use foreword_meta::open::open_log;
 use foreword_meta::state::command::ClusterSettings;
-use foreword_meta::storage::{LogStore, OpenError, Recovered, on_a_task};
+use foreword_meta::storage::{LogStore, OpenError, Recovered};
 use foreword_proto::{ClusterId, DirectoryId};
+use foreword_seams::on_a_task;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::{CommittedLeaderId, EntryPayload};
 
