@@ -1,15 +1,16 @@
-# make demo: see it work.  make test: all tests.  make test-upgrade: two versions in one group.  make test-slow-disk: replicas on slow disks, measured.  make sim: a swarm of simulated clusters.  make lint: formatting, clippy, unused dependencies.
+# make demo: see it work.  make test: all tests.  make test-upgrade: two versions in one group.  make test-slow-disk: replicas on slow disks, measured.  make sim: a swarm of simulated clusters.  make bench: every figure, with five million pages.  make bench-quick: the figures of a million, with floors.  make lint: formatting, clippy, unused dependencies.
 # Cargo's flags live in .cargo/config.toml; nothing here sets RUSTFLAGS (it would replace them and rebuild everything).
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 DEMO_FLAGS ?=
+BENCH_FLAGS ?=
 SIM_SEEDS ?= 0..200
 SIM_SECONDS ?= 60
 SIM_FLAGS ?= --all-must-be-seen
 # How long the swarm may take, without its build; 0: as long as it wants.
 SIM_LIMIT ?= 0
 
-.PHONY: help demo test test-upgrade test-slow-disk sim lint
+.PHONY: help demo test test-upgrade test-slow-disk sim bench bench-quick bench-build lint
 .DEFAULT_GOAL := help
 
 help:
@@ -38,6 +39,17 @@ test-slow-disk:
 sim:
 	cargo build --release -p sim
 	timeout $(SIM_LIMIT) $(TARGET_DIR)/release/sim --seeds $(SIM_SEEDS) --seconds $(SIM_SECONDS) $(SIM_FLAGS)
+
+# On a machine that does nothing else: half an hour.
+bench: bench-build
+	$(TARGET_DIR)/release/foreword bench $(BENCH_FLAGS)
+
+# Fails below its floors, which are a third of what was reached.
+bench-quick: bench-build
+	$(TARGET_DIR)/release/foreword bench --quick --floors tests/bench-quick.floors $(BENCH_FLAGS)
+
+bench-build:
+	cargo build --release -p foreword -p foreword-bench
 
 lint:
 	cargo fmt --all --check

@@ -99,6 +99,7 @@ fn spec() -> anyhow::Result<Spec> {
         read_rest: REST,
         write_rest: REST,
         config: String::new(),
+        generated: None,
     })
 }
 

@@ -40,7 +40,8 @@ pub fn admin(endpoint: &Endpoint) -> AdminClient<Channel> {
     AdminClient::new(rpc::channel(Arc::new(TokioNet), endpoint)).max_decoding_message_size(META_MESSAGE_BYTES_MAX)
 }
 
-fn replica(endpoint: &Endpoint) -> Replica {
+/// A client of one replica, with a connection of its own.
+pub fn replica(endpoint: &Endpoint) -> Replica {
     MetaClient::new(rpc::channel(Arc::new(TokioNet), endpoint))
         .max_decoding_message_size(META_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(META_MESSAGE_BYTES_MAX)

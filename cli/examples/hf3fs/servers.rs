@@ -29,6 +29,7 @@ pub(crate) async fn foreword(binary: &Path, dir: &Path) -> anyhow::Result<Cluste
         read_rest: Span(Duration::from_secs(1)),
         write_rest: Span(Duration::from_secs(1)),
         config: "[meta]\nhf3fs = \"127.0.0.1:0\"\n".into(),
+        generated: None,
     };
     Cluster::start(spec, |line| eprintln!("{line}")).await
 }

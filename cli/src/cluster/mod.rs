@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, bail, ensure};
+use foreword_meta::generated::{Plan, directories};
 use foreword_seams::Endpoint;
 use futures::future::try_join_all;
 use rustix::process::Signal;
@@ -67,6 +68,8 @@ pub struct Spec {
     /// A configuration file for all servers, with [meta] and [node] sections: what flags do not say. `{agent}` in it stands
     /// for an agent's number.
     pub config: String,
+    /// What the group holds when it starts; None: nothing.
+    pub generated: Option<Plan>,
 }
 
 struct Replica {
@@ -121,12 +124,16 @@ impl ClusterDir {
 impl Cluster {
     /// Lays out the directories, starts replicas and agents, and waits until all are ready. `say` hears what happens.
     pub async fn start(spec: Spec, say: impl Fn(&str)) -> anyhow::Result<Self> {
-        ensure!(spec.replicas > 0 && spec.agents > 0, "cluster: expected at least one replica and one agent");
+        ensure!(spec.replicas > 0, "cluster: expected at least one replica");
         let mut layout = 1;
         loop {
             let dir = ClusterDir::new(&spec)?;
             let mut cluster = Self { replicas: Vec::new(), agents: Vec::new(), standin: None, spec: spec.clone(), dir };
             cluster.lay_out().await?;
+            if let Some(plan) = &spec.generated {
+                let dirs: Vec<PathBuf> = cluster.replica_ids().into_iter().map(|id| cluster.data_dir(id)).collect();
+                directories::fill(plan, &dirs).await?;
+            }
             say(&format!("starting {} meta replicas in {}", spec.replicas, cluster.dir.path().display()));
             match cluster.start_replicas().await {
                 Ok(()) => {}

@@ -290,5 +290,6 @@ fn spec(args: &DemoArgs, script: &Script) -> anyhow::Result<Spec> {
         read_rest: REST,
         write_rest: if through_standin { USRBIO_WRITE_REST } else { REST },
         config: format!("{CONFIG}{}", if through_standin { USRBIO_CONFIG } else { "" }),
+        generated: None,
     })
 }

@@ -51,6 +51,7 @@ pub(crate) fn spec(replicas: usize, agents: usize) -> Spec {
         read_rest: "100ms".parse().unwrap(),
         write_rest: "100ms".parse().unwrap(),
         config: String::new(),
+        generated: None,
     }
 }
 

@@ -92,6 +92,7 @@ pub(crate) fn spec() -> Spec {
         read_rest: REST,
         write_rest: REST,
         config: String::new(),
+        generated: None,
     }
 }
 

@@ -1,0 +1,49 @@
+//! What users would pick instead, measured on the same machine: Redis 7 and etcd, as Debian ships them. `foreword bench --peers` runs it.
+//!
+//! ```text
+//! apt-get install redis-server etcd-server
+//! cargo build --release -p foreword-bench && target/release/bench-peers PAGES RUNS
+//! ```
+//!
+//! One JSON object a figure, as `foreword bench --json` prints them. A peer that is not installed is skipped, aloud.
+
+#![forbid(unsafe_code)]
+
+mod etcd;
+mod redis;
+
+use anyhow::Context;
+use foreword_cli::commands::bench::figure::Figure;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let mut args = std::env::args().skip(1);
+    let mut number =
+        |what: &str| args.next().and_then(|text| text.parse::<u64>().ok()).context(format!("{what}: a number"));
+    let (pages, runs) = (number("pages")?, number("runs")? as usize);
+    let dir = tempfile::tempdir()?;
+    if installed("redis-server") {
+        print(redis::measure(dir.path(), pages, runs).await?)?;
+    }
+    if installed("etcd") {
+        print(etcd::measure(dir.path(), runs).await?)?;
+    }
+    Ok(())
+}
+
+/// Whether a program can be started; says so when it cannot.
+fn installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
+    if !found {
+        eprintln!("{program}: skipped, it is not installed");
+    }
+    found
+}
+
+fn print(figures: Vec<Figure>) -> anyhow::Result<()> {
+    for figure in figures {
+        println!("{}", serde_json::to_string(&figure)?);
+    }
+    Ok(())
+}
