@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use foreword_meta::state::command::ClusterSettings;
 
-use crate::cluster::{Plan, Seams};
+use crate::cluster::{Plan, PolicyPace, Seams};
 use crate::faults::Mix;
 use crate::workload::Load;
 use crate::workload::page_files::{PROTECTION_MS, RESERVATION_MS};
@@ -21,8 +21,7 @@ pub struct Profile {
     pub l3_deadline_ms: u64,
     /// Bytes of events that a replica keeps for its watchers.
     pub watch_bytes_max: u64,
-    /// Bytes of events that wait for a replica's eviction policy.
-    pub policy_feed_bytes_max: usize,
+    pub policy: PolicyPace,
     /// How long a slot rests whose write has no known result.
     pub write_rest_ms: u64,
 }
@@ -42,7 +41,7 @@ const BASE: Profile = Profile {
     mix: Mix::ALL,
     l3_deadline_ms: 500,
     watch_bytes_max: 1 << 20,
-    policy_feed_bytes_max: 1 << 20,
+    policy: PolicyPace { feed_bytes_max: 1 << 20, starved_ms_max: 0 },
     write_rest_ms: WRITE_REST_MS,
 };
 
@@ -71,8 +70,8 @@ pub const PROFILES: [Profile; 15] = [
         name: "slow-watchers",
         load: Load::slow_watchers,
         watch_bytes_max: 4 << 10,
-        // A few pages: the policy starts over all the time.
-        policy_feed_bytes_max: 512,
+        // A few pages: it starts over all the time.
+        policy: PolicyPace { feed_bytes_max: 512, starved_ms_max: 60 },
         mix: Mix { network: 8, ..Mix::ALL },
         ..BASE
     },
@@ -153,7 +152,7 @@ impl Profile {
             agents: self.agents,
             settings: self.settings(),
             page_files: load.page_engines > 0,
-            policy_feed_bytes_max: self.policy_feed_bytes_max,
+            policy: self.policy,
             meta: Arc::new(move |config| {
                 config.log_bytes_per_snapshot = 16 << 10;
                 config.watch_bytes_max = watch_bytes_max;

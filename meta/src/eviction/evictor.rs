@@ -75,7 +75,8 @@ impl Evictor {
         let mut needs = Vec::new();
         let revision = self.applied.read(|state| {
             for class in state.classes() {
-                let slots = self.watermarks.slots_to_free(&class) as usize;
+                let cleared = state.reclaimable_of(class.slot_bytes);
+                let slots = self.watermarks.slots_to_free(&class, cleared) as usize;
                 let slots = slots.saturating_sub(leaves(class.slot_bytes)).min(room);
                 if slots > 0 {
                     needs.push(Need { slot_bytes: class.slot_bytes, slots });

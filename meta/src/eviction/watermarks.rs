@@ -16,17 +16,19 @@ impl Default for Watermarks {
 }
 
 impl Watermarks {
-    /// Slots to retire now. Slots that rest count as room that is coming: retiring more would not bring it sooner.
+    /// Slots to retire now. Slots that rest, and those of `cleared` entries that wait to be reclaimed, count as room that is coming:
+    /// retiring more would not bring it sooner.
     ///
-    /// The caller asks again only when the retires it proposed are applied, else it takes twice what is needed.
-    pub fn slots_to_free(&self, class: &ClassStatus) -> u64 {
+    /// Pages that are about to be retired are the caller's to take off, else it takes twice what is needed.
+    pub fn slots_to_free(&self, class: &ClassStatus, cleared: u64) -> u64 {
         let room = class.room_slots();
-        let held = class.slots.granted + class.slots.published;
+        let present = class.slots.published.saturating_sub(cleared);
+        let held = class.slots.granted + present;
         let fill = |percent: u8| room / 100 * u64::from(percent) + room % 100 * u64::from(percent) / 100;
-        if held + class.slots.resting <= fill(self.high_percent) {
+        if held + cleared + class.slots.resting <= fill(self.high_percent) {
             return 0;
         }
-        held.saturating_sub(fill(self.low_percent.min(self.high_percent))).min(class.slots.published)
+        held.saturating_sub(fill(self.low_percent.min(self.high_percent))).min(present)
     }
 }
 
@@ -44,25 +46,32 @@ mod tests {
 
     #[test]
     fn nothing_is_freed_below_the_high_mark() {
-        assert_eq!(MARKS.slots_to_free(&class(10, 10, 80, 0, 0)), 0);
-        assert_eq!(MARKS.slots_to_free(&class(0, 100, 800, 0, 100)), 0);
-        assert_eq!(MARKS.slots_to_free(&class(0, 0, 0, 0, 0)), 0);
+        assert_eq!(MARKS.slots_to_free(&class(10, 10, 80, 0, 0), 0), 0);
+        assert_eq!(MARKS.slots_to_free(&class(0, 100, 800, 0, 100), 0), 0);
+        assert_eq!(MARKS.slots_to_free(&class(0, 0, 0, 0, 0), 0), 0);
     }
 
     #[test]
     fn above_it_the_fill_goes_down_to_the_low_mark() {
-        assert_eq!(MARKS.slots_to_free(&class(5, 5, 90, 0, 0)), 15);
-        assert_eq!(MARKS.slots_to_free(&class(0, 0, 100, 0, 0)), 20);
+        assert_eq!(MARKS.slots_to_free(&class(5, 5, 90, 0, 0), 0), 15);
+        assert_eq!(MARKS.slots_to_free(&class(0, 0, 100, 0, 0), 0), 20);
     }
 
     #[test]
     fn resting_slots_are_room_that_is_coming() {
-        assert_eq!(MARKS.slots_to_free(&class(0, 5, 80, 15, 0)), 5);
-        assert_eq!(MARKS.slots_to_free(&class(0, 5, 70, 25, 0)), 0);
+        assert_eq!(MARKS.slots_to_free(&class(0, 5, 80, 15, 0), 0), 5);
+        assert_eq!(MARKS.slots_to_free(&class(0, 5, 70, 25, 0), 0), 0);
+    }
+
+    #[test]
+    fn what_was_cleared_is_room_that_is_coming_too() {
+        assert_eq!(MARKS.slots_to_free(&class(0, 5, 95, 0, 0), 15), 5);
+        assert_eq!(MARKS.slots_to_free(&class(0, 5, 95, 0, 0), 20), 0);
+        assert_eq!(MARKS.slots_to_free(&class(0, 0, 100, 0, 0), 100), 0);
     }
 
     #[test]
     fn no_more_is_freed_than_is_published() {
-        assert_eq!(MARKS.slots_to_free(&class(0, 97, 3, 0, 0)), 3);
+        assert_eq!(MARKS.slots_to_free(&class(0, 97, 3, 0, 0), 0), 3);
     }
 }

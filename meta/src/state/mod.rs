@@ -221,6 +221,11 @@ impl State {
         self.pages.reclaimable()
     }
 
+    /// The same, of one class of slot size.
+    pub fn reclaimable_of(&self, slot_bytes: u64) -> u64 {
+        self.pages.reclaimable_of(slot_bytes)
+    }
+
     /// A hash over the whole state at this revision: equal on replicas that applied the same entries.
     pub fn digest(&self) -> u64 {
         self.digest_with(Sums::Kept)

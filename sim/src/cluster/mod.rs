@@ -6,6 +6,7 @@ mod conditions;
 mod lives;
 mod machines;
 mod operator;
+mod policy;
 pub mod replica;
 mod troubles;
 
@@ -34,6 +35,7 @@ use crate::world::net::{HostId, Network};
 use agent::{AgentParts, RunningAgent};
 use machines::{Machine, Machines, Role};
 pub use operator::Orders;
+pub use policy::PolicyPace;
 use replica::{ReplicaParts, RunningReplica};
 use troubles::Active;
 
@@ -57,8 +59,7 @@ pub struct Plan {
     pub settings: ClusterSettings,
     /// Replicas serve the clients of page files.
     pub page_files: bool,
-    /// Bytes of events that wait for a replica's eviction policy.
-    pub policy_feed_bytes_max: usize,
+    pub policy: PolicyPace,
     /// Changes of the configurations' defaults.
     pub meta: Arc<dyn Fn(&mut MetaConfig) + Send + Sync>,
     pub node: Arc<dyn Fn(&mut NodeConfig) + Send + Sync>,
@@ -246,7 +247,7 @@ impl Cluster {
             snapshots: SimFiles::new(u32::from(host.id())),
             net: self.net_of(&host),
             engine: self.plan.seams.engine.clone(),
-            policy_feed_bytes_max: self.plan.policy_feed_bytes_max,
+            policy: self.plan.policy,
             running: Arc::default(),
             recovered_from_full: Arc::default(),
             full_seen: Arc::default(),

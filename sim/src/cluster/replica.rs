@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use foreword_meta::config::MetaConfig;
-use foreword_meta::eviction::PolicyPlace;
 use foreword_meta::open::{LogParts, open_log};
 use foreword_meta::replica::group::Group;
 use foreword_meta::replica::rejoin::Standing;
@@ -14,7 +13,7 @@ use foreword_meta::storage::{LogStore, OpenError};
 use foreword_seams::{Files, Net, Telemetry, on_a_task};
 use parking_lot::Mutex;
 
-use super::EngineSeam;
+use super::{EngineSeam, PolicyPace};
 use crate::world::context::{self, Kind};
 use crate::world::disk::Disk;
 use crate::world::entropy::HostEntropy;
@@ -39,8 +38,7 @@ pub struct ReplicaParts {
     pub snapshots: SimFiles,
     pub net: Arc<dyn Net>,
     pub engine: EngineSeam,
-    /// Bytes of events that wait for the eviction policy.
-    pub policy_feed_bytes_max: usize,
+    pub policy: PolicyPace,
     /// Filled while it serves.
     pub running: Arc<Mutex<Option<RunningReplica>>>,
     /// Starts that served after a full disk had ended an earlier one, and how much of that was seen.
@@ -137,7 +135,7 @@ impl ReplicaParts {
             log,
             snapshots,
             newest,
-            policy: PolicyPlace { runner: on_a_task(), feed_bytes_max: self.policy_feed_bytes_max },
+            policy: self.policy.place(self.host),
         })
     }
 

@@ -12,13 +12,16 @@ pub(super) struct Garbage {
     /// Buckets before this one hold none of them.
     pub(super) bucket: u32,
     pub(super) entries: u64,
+    /// The size of the slots they hold.
+    pub(super) slot_bytes: u64,
 }
 
-record!(Garbage { table, shards, bucket, entries });
+record!(Garbage { table, shards, bucket, entries, slot_bytes });
 
 impl Garbage {
     /// All pages that are in a namespace now.
     pub(super) fn of(info: &NamespaceInfo) -> Self {
-        Self { table: info.table, shards: info.shards() as u32, bucket: 0, entries: info.pages }
+        let &NamespaceInfo { table, pages: entries, slot_bytes, .. } = info;
+        Self { table, shards: info.shards() as u32, bucket: 0, entries, slot_bytes }
     }
 }

@@ -145,6 +145,12 @@ impl Pages {
         self.garbage.iter().map(|garbage| garbage.entries).sum()
     }
 
+    /// The same, of one class.
+    pub(super) fn reclaimable_of(&self, slot_bytes: u64) -> u64 {
+        let of_class = self.garbage.iter().filter(|garbage| garbage.slot_bytes == slot_bytes);
+        of_class.map(|garbage| garbage.entries).sum()
+    }
+
     /// Registers a namespace, or finds it.
     pub(super) fn register(&mut self, namespace: &Namespace, chunk_bytes: u32) -> Result<&NamespaceInfo, Refusal> {
         let id = match self.namespaces.by_fingerprint(&namespace.fingerprint()) {

@@ -3,7 +3,7 @@
 //! ```text
 //! index       next_table, last namespace id
 //! namespaces  count, then each: id, namespace, epoch, table, pages
-//! garbage     count, then each: table, shards, bucket, entries
+//! garbage     count, then each: table, shards, bucket, entries, slot size
 //! entries     shards, count, then each: table, key, slot, a checksum a shard
 //! ```
 
