@@ -2,6 +2,7 @@
 //!
 //! Every figure is of real processes of this binary, with a state of real size, flushes on, through the gRPC that agents use.
 
+mod churn;
 mod during;
 pub mod figure;
 mod floors;
@@ -84,12 +85,16 @@ pub struct BenchArgs {
 pub enum BenchCommand {
     /// Fill the data directories of a new group with a state of any size
     Prepare(prepare::PrepareArgs),
+    /// A day of a full cache in short: nothing may be lost, grow or stall
+    Churn(churn::ChurnArgs),
 }
 
 /// Runs the command.
 pub async fn run(args: BenchArgs, json: bool) -> Done {
-    if let Some(BenchCommand::Prepare(args)) = args.command {
-        return prepare::run(args, json).await;
+    match args.command {
+        Some(BenchCommand::Prepare(args)) => return prepare::run(args, json).await,
+        Some(BenchCommand::Churn(args)) => return churn::run(args, json).await,
+        None => {}
     }
     let bench = Bench::new(args, json)?;
     // Dropping the bench drops its clusters: no process, no file.

@@ -198,8 +198,10 @@ mod tests {
     async fn the_longest_gap_is_between_two_acknowledgements_or_at_an_end() {
         let from = Instant::now();
         let at = |ms| from + Duration::from_millis(ms);
-        let acks: Vec<Ack> =
-            [10, 500, 20].map(|ms| Ack { submitted: from, acked: at(ms), pages: 1 }).into_iter().collect();
+        let acks: Vec<Ack> = [10, 500, 20]
+            .map(|ms| Ack { submitted: from, acked: at(ms), first: 0, pages: 1, revision: 1 })
+            .into_iter()
+            .collect();
         assert_eq!(longest_gap(&acks, from, at(600)), Duration::from_millis(480));
         assert_eq!(longest_gap(&acks, from, at(2000)), Duration::from_millis(1500));
         assert_eq!(longest_gap(&[], from, at(7)), Duration::from_millis(7));

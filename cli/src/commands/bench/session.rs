@@ -15,7 +15,7 @@ use foreword_node::session::window::SequenceWindow;
 use foreword_proto::limits::SLOTS_PER_GRANT_MAX;
 use foreword_proto::records::{self, PageRecord, Record};
 use foreword_proto::wire::meta as m;
-use foreword_proto::{PublishOutcome, SlotRef};
+use foreword_proto::{PublishOutcome, Revision, SlotRef};
 use foreword_seams::{Endpoint, Entropy, OsEntropy};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -84,7 +84,10 @@ impl Replicas {
 pub(super) struct Ack {
     pub(super) submitted: Instant,
     pub(super) acked: Instant,
+    /// The number of its first page.
+    pub(super) first: u64,
     pub(super) pages: usize,
+    pub(super) revision: Revision,
 }
 
 /// An open session; dropped, it ends by its lease.
@@ -159,7 +162,7 @@ impl Session {
     /// Errors: a page that was not published; a lost lease.
     pub(super) async fn publish(&self, pages: usize) -> anyhow::Result<Ack> {
         let inner = &*self.inner;
-        let records = inner.records(pages).await?;
+        let (first, records) = inner.records(pages).await?;
         let sequence = inner.sequence().await;
         let request = m::PublishRequest {
             session: inner.session.clone(),
@@ -171,10 +174,11 @@ impl Session {
         let submitted = Instant::now();
         let answer = inner.replicas.call(request, |mut to, request| async move { to.publish(request).await }).await;
         inner.answered(sequence);
-        let outcomes = answer.map_err(|status| clients::said_no("bench: publish", &status))?.outcomes;
+        let m::PublishResponse { outcomes, revision, .. } =
+            answer.map_err(|status| clients::said_no("bench: publish", &status))?;
         let published = outcomes.iter().filter(|outcome| **outcome == PublishOutcome::Published as u8).count();
         ensure!(published == pages, "publish: expected {pages} pages to be published, {published} were");
-        Ok(Ack { submitted, acked: Instant::now(), pages })
+        Ok(Ack { submitted, acked: Instant::now(), first, pages, revision })
     }
 
     /// Waits until as many slots are in hand as a session keeps.
@@ -190,8 +194,8 @@ impl Session {
 }
 
 impl Inner {
-    /// Records for the next pages, in slots in hand; waits for slots.
-    async fn records(&self, pages: usize) -> anyhow::Result<Bytes> {
+    /// Records for the next pages, with the first one's number, in slots in hand; waits for slots.
+    async fn records(&self, pages: usize) -> anyhow::Result<(u64, Bytes)> {
         loop {
             let came = self.slots_came.notified();
             if let Some(records) = self.try_records(pages) {
@@ -203,7 +207,7 @@ impl Inner {
         }
     }
 
-    fn try_records(&self, pages: usize) -> Option<Bytes> {
+    fn try_records(&self, pages: usize) -> Option<(u64, Bytes)> {
         let mut slots = self.slots.lock();
         if slots.len() < pages {
             return None;
@@ -213,7 +217,7 @@ impl Inner {
         for (number, slot) in (first..).zip(slots.drain(..pages)) {
             self.keys.record(number, slot).put(&mut records);
         }
-        Some(records.freeze())
+        Some((first, records.freeze()))
     }
 
     async fn sequence(&self) -> u64 {
