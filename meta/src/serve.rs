@@ -181,7 +181,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     snapshots.remove(&newest.unusable).await.map_err(ServeError::Snapshots)?;
     let hub = Arc::new(WatchHub::new(config.watch_bytes_max as usize));
     let policy = Policy::new(deps.policy, &deps.telemetry);
-    let applied = Arc::new(Applied::new(state, position, vec![policy.observer(), hub.clone()]));
+    let applied = Arc::new(Applied::new(state, position, vec![policy.observer(), hub.clone()], &deps.telemetry));
     // Bound before Raft starts: a port in use must stop the replica before it takes part in an election.
     let listeners = Listeners { net: &*deps.net, telemetry: &deps.telemetry };
     let (incoming, endpoint) = listeners.bind("listen", &config.listen, Protocol::Http2).await?;

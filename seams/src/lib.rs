@@ -19,6 +19,7 @@ pub mod rpc_metrics;
 pub mod runner;
 pub mod seldom;
 pub mod sometimes;
+pub mod stopwatch;
 pub mod telemetry;
 
 pub use entropy::{Entropy, OsEntropy, SeededEntropy};

@@ -3,12 +3,27 @@
 use std::sync::Arc;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, SharedString, Unit};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Bucket bounds of durations, in seconds: 10 µs to 10 s.
 const SECONDS_BUCKETS: [f64; 13] = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0];
 
+/// The same of work that others wait for: 10 µs to 1 s, finer around the 5 ms that no lock may be held for.
+const HELD_SECONDS_BUCKETS: [f64; 17] =
+    [1e-5, 3e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 7e-3, 1e-2, 2e-2, 5e-2, 1e-1, 3e-1, 1.0];
+/// How the names of histograms with such bounds end.
+const HELD_SECONDS: &str = "_held_seconds";
+const HELD_CPU_SECONDS: &str = "_held_cpu_seconds";
+
 const METADATA: Metadata<'static> = Metadata::new("foreword", Level::INFO, None);
+
+fn with_buckets() -> Result<PrometheusBuilder, BuildError> {
+    let mut builder = PrometheusBuilder::new().set_buckets(&SECONDS_BUCKETS)?;
+    for name in [HELD_SECONDS, HELD_CPU_SECONDS] {
+        builder = builder.set_buckets_for_metric(Matcher::Suffix(name.to_owned()), &HELD_SECONDS_BUCKETS)?;
+    }
+    Ok(builder)
+}
 
 /// A host's metrics: registers them and renders them for Prometheus.
 #[derive(Clone)]
@@ -26,9 +41,7 @@ impl Default for Telemetry {
 impl Telemetry {
     /// A recorder of this host's own.
     pub fn new() -> Self {
-        let builder = PrometheusBuilder::new();
-        let builder = builder.set_buckets(&SECONDS_BUCKETS).unwrap_or_else(|_| PrometheusBuilder::new());
-        let recorder = builder.build_recorder();
+        let recorder = with_buckets().unwrap_or_default().build_recorder();
         let handle = recorder.handle();
         Self { recorder: Arc::new(recorder), handle }
     }

@@ -58,7 +58,7 @@ pub async fn fill(plan: &Plan, dirs: &[PathBuf]) -> Result<Generated, GenerateEr
     let last = LogId::new(CommittedLeaderId::new(TERM, first.replica_id), revision);
     let position = Position { last_applied: Some(last), membership: membership(&identities) };
     let first_stopped = stopped_at(&dirs[0], first, last).await?;
-    let applied = Arc::new(Applied::new(state, position, Vec::new()));
+    let applied = Arc::new(Applied::new(state, position, Vec::new(), &Telemetry::new()));
     let snapshot = write_snapshot(applied, &first_stopped).await?;
     close(first_stopped).await;
     let name = Path::new("snapshots").join(&snapshot.name);

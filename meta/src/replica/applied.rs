@@ -5,14 +5,20 @@ use std::sync::Arc;
 
 use foreword_proto::Revision;
 use foreword_proto::limits::{DIGEST_EVERY_ENTRIES, DIGESTS_KEPT};
+use foreword_seams::Telemetry;
 use openraft::LogId;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use tokio::sync::watch;
 
+use super::lock_meters::{Hold, LockMeters};
 use super::observer::{EntryEvents, Observer};
 use crate::consensus::types::StoredMembership;
 use crate::state::State;
 use crate::state::command::{Command, Event, Outcome};
+
+/// Changes of an entry, and commands of it, after which whoever waits for the lock gets it: some tenths of a millisecond.
+const EVENTS_PER_HOLD: usize = 256;
+const COMMANDS_PER_HOLD: usize = 16;
 
 /// The log position and membership of a state.
 #[derive(Debug, Clone, Default)]
@@ -26,37 +32,53 @@ struct Inner {
     position: Position,
 }
 
-/// The applied state: read by lookups, written by the apply task only. The lock is never held across an await.
+/// The applied state: read by lookups, written by the apply task only. No lock is held across an await.
 pub struct Applied {
+    /// Held from an entry's first command to its last observer; taken before `inner`.
+    entry: Mutex<()>,
+    /// Let go of within an entry, so that lookups wait for some hundred pages at most, and not for all of an entry.
     inner: RwLock<Inner>,
     observers: Vec<Arc<dyn Observer>>,
     revision: watch::Sender<Revision>,
     /// Digests at the revisions that all replicas note, oldest first.
     digests: Mutex<VecDeque<(Revision, u64)>>,
+    held: LockMeters,
 }
 
 impl Applied {
     /// Starts from a state at its position; `observers` follow it, each told in this order.
-    pub fn new(state: State, position: Position, observers: Vec<Arc<dyn Observer>>) -> Self {
+    pub fn new(state: State, position: Position, observers: Vec<Arc<dyn Observer>>, telemetry: &Telemetry) -> Self {
         let revision = state.revision();
         observers.iter().for_each(|observer| observer.replaced(&state));
         Self {
+            entry: Mutex::default(),
             inner: RwLock::new(Inner { state, position }),
             observers,
             revision: watch::Sender::new(revision),
             digests: Mutex::default(),
+            held: LockMeters::new(telemetry),
         }
     }
 
-    /// Reads the state; keep it short: applying waits.
+    /// Reads the state at the end of an entry; keep it short: applying waits.
     pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
-        look(&self.inner.read().state)
+        self.read_with_position(|state, _| look(state))
     }
 
-    /// Reads the state with its position.
+    /// Reads the state at the end of an entry, with its position.
     pub fn read_with_position<T>(&self, look: impl FnOnce(&State, &Position) -> T) -> T {
+        let _entry = self.entry.lock();
         let inner = self.inner.read();
-        look(&inner.state, &inner.position)
+        let hold = self.held.begin();
+        let result = look(&inner.state, &inner.position);
+        self.held.end(hold);
+        result
+    }
+
+    /// Reads the state as it is, perhaps in the middle of an entry: of the one that follows its revision, some commands
+    /// may be applied, each whole. For what needs one command's effects at most, and for no more than some hundred keys.
+    pub fn peek<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.inner.read().state)
     }
 
     /// Watches the applied revision.
@@ -71,50 +93,69 @@ impl Applied {
 
     /// Applies one entry's commands, then tells the observers.
     pub fn apply_commands(&self, log_id: LogId<u64>, commands: &[Command]) -> Vec<Outcome> {
-        let mut events = Vec::new();
-        let outcomes = {
-            let mut inner = self.inner.write();
-            let state = &mut inner.state;
-            state.begin_entry(log_id.leader_id.term, log_id.index);
-            let outcomes = commands.iter().map(|command| state.apply(log_id.index, command, &mut events)).collect();
-            state.finish_entry(log_id.index);
-            inner.position.last_applied = Some(log_id);
-            self.tell(&inner.state, log_id.index, events);
-            self.note_digest(&inner.state);
-            outcomes
-        };
-        self.revision.send_replace(log_id.index);
+        let _entry = self.entry.lock();
+        let (mut events, mut outcomes) = (Vec::new(), Vec::with_capacity(commands.len()));
+        let mut inner = self.inner.write();
+        let mut hold = self.held.begin();
+        inner.state.begin_entry(log_id.leader_id.term, log_id.index);
+        let mut events_before = 0;
+        for (number, command) in commands.iter().enumerate() {
+            outcomes.push(inner.state.apply(log_id.index, command, &mut events));
+            if events.len() - events_before >= EVENTS_PER_HOLD || (number + 1).is_multiple_of(COMMANDS_PER_HOLD) {
+                events_before = events.len();
+                self.held.end(hold);
+                RwLockWriteGuard::bump(&mut inner);
+                hold = self.held.begin();
+            }
+        }
+        inner.state.finish_entry(log_id.index);
+        self.end_entry(inner, hold, log_id, events);
         outcomes
     }
 
     /// Applies an entry without commands.
     pub fn apply_empty(&self, log_id: LogId<u64>, membership: Option<StoredMembership>) {
-        {
-            let mut inner = self.inner.write();
-            inner.state.begin_entry(log_id.leader_id.term, log_id.index);
-            // The entry that forms the group has index 0, which as a revision means "nothing applied yet".
-            if log_id.index > 0 {
-                inner.state.finish_entry(log_id.index);
-                self.note_digest(&inner.state);
-            }
-            inner.position.last_applied = Some(log_id);
-            if let Some(membership) = membership {
-                inner.position.membership = membership;
-            }
-            self.tell(&inner.state, log_id.index, Vec::new());
+        let _entry = self.entry.lock();
+        let mut inner = self.inner.write();
+        let hold = self.held.begin();
+        inner.state.begin_entry(log_id.leader_id.term, log_id.index);
+        // The entry that forms the group has index 0, which as a revision means "nothing applied yet".
+        if log_id.index > 0 {
+            inner.state.finish_entry(log_id.index);
         }
+        if let Some(membership) = membership {
+            inner.position.membership = membership;
+        }
+        self.end_entry(inner, hold, log_id, Vec::new());
+    }
+
+    /// Ends an entry: from here on lookups go on beside.
+    fn end_entry(&self, mut inner: RwLockWriteGuard<'_, Inner>, hold: Hold, log_id: LogId<u64>, events: Vec<Event>) {
+        inner.position.last_applied = Some(log_id);
+        let inner = RwLockWriteGuard::downgrade(inner);
+        self.tell(&inner.state, log_id.index, events);
+        if log_id.index > 0 {
+            self.note_digest(&inner.state);
+        }
+        self.held.end(hold);
+        drop(inner);
         self.revision.send_replace(log_id.index);
     }
 
     /// Replaces everything with a snapshot's state; watchers start over.
     pub fn replace(&self, state: State, position: Position) {
         let revision = state.revision();
-        {
+        let _entry = self.entry.lock();
+        let old = {
             let mut inner = self.inner.write();
-            *inner = Inner { state, position };
+            let hold = self.held.begin();
+            let old = std::mem::replace(&mut *inner, Inner { state, position });
             self.observers.iter().for_each(|observer| observer.replaced(&inner.state));
-        }
+            self.held.end(hold);
+            old
+        };
         self.revision.send_replace(revision);
+        drop(old);
     }
 
     fn tell(&self, state: &State, revision: Revision, events: Vec<Event>) {

@@ -200,7 +200,7 @@ impl Group {
     /// Checks what is to be logged.
     pub fn check(&self, encoded: Vec<Bytes>, author: Author) -> Result<Checked, Unloggable> {
         // A level is only ever raised: one that was read a moment ago lets no command through that the newer one would not.
-        Checked::new(encoded, author, self.applied.read(|state| state.feature_level()))
+        Checked::new(encoded, author, self.applied.peek(|state| state.feature_level()))
     }
 
     async fn forward(

@@ -62,7 +62,7 @@ impl Leases {
 
     /// Notes a renewal.
     pub fn renew(&self, session: SessionId) -> Renewal {
-        if self.clock.term().is_none() || self.group.applied.read(|state| state.session(session).is_none()) {
+        if self.clock.term().is_none() || self.group.applied.peek(|state| state.session(session).is_none()) {
             return Renewal::Unknown;
         }
         if !self.group.quorum_heard_within(self.times.election) {

@@ -14,6 +14,7 @@ pub(crate) mod handover;
 pub(crate) mod introduce;
 pub mod leases;
 pub(crate) mod level;
+mod lock_meters;
 mod names_taken;
 pub(crate) mod newcomer;
 pub mod observer;

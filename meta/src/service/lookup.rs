@@ -8,14 +8,18 @@ use foreword_proto::limits::META_MESSAGE_BYTES_MAX;
 use foreword_proto::records::Record;
 use foreword_proto::wire::common::Freshness;
 use foreword_proto::wire::meta as wire;
-use foreword_proto::{BadInput, Location, NamespaceId, PageKey, Revision};
+use foreword_proto::{BadInput, Location, PageKey, Revision};
 use tokio::time::Instant;
 use tonic::Status;
 
 use crate::refusal::refused;
 use crate::replica::group::Group;
-use crate::state::LocationRef;
 use crate::state::command::Refusal;
+use crate::state::{LocationRef, State};
+
+/// Keys looked up while the lock is held: some tens of microseconds. A change in between is of a later revision than the answer
+/// names, and shows or not, as with any read beside a write.
+const KEYS_PER_LOOK: usize = 1024;
 
 /// Answers a lookup.
 ///
@@ -27,15 +31,28 @@ pub(super) async fn lookup(
 ) -> Result<wire::LookupResponse, Status> {
     refresh(group, request.freshness, deadline).await?;
     let keys = keys_of(group, &request)?;
-    let found = group.applied.read(|state| {
-        let info = state.namespace(request.namespace_id)?;
-        let shards = info.shards();
-        let mut out = Found::new(keys.len(), request.with_locations, Location::bytes(shards));
-        state.lookup(request.namespace_id, &keys, request.every_key, |_, location| out.add(location));
-        Some((out, state.revision()))
-    });
-    let (found, revision) = found.ok_or_else(|| unknown_namespace(request.namespace_id))?;
-    found.answer(revision)
+    let namespace = request.namespace_id;
+    let unknown = || refused(Refusal::NoNamespace { namespace });
+    loop {
+        let start = |state: &State| {
+            let info = state.namespace(namespace)?;
+            let found = Found::new(keys.len(), request.with_locations, Location::bytes(info.shards()));
+            Some((found, info.epoch, state.revision()))
+        };
+        let (mut found, epoch, revision) = group.applied.peek(start).ok_or_else(unknown)?;
+        let mut of_one_epoch = true;
+        for some in keys.chunks(KEYS_PER_LOOK) {
+            let look = |state: &State| state.lookup(namespace, some, request.every_key, |_, at| found.add(at));
+            of_one_epoch &= group.applied.peek(look).ok_or_else(unknown)? == epoch;
+            if !of_one_epoch || !(found.unbroken || request.every_key) {
+                break;
+            }
+        }
+        if of_one_epoch {
+            return found.answer(revision);
+        }
+        // Cleared between two looks: what was found before would be of another epoch than what came after.
+    }
 }
 
 /// Waits until this replica may answer.
@@ -51,15 +68,10 @@ pub(super) async fn refresh(group: &Group, freshness: Option<Freshness>, deadlin
     Ok(())
 }
 
-fn unknown_namespace(namespace: NamespaceId) -> Status {
-    refused(Refusal::NoNamespace { namespace })
-}
-
 fn keys_of(group: &Group, request: &wire::LookupRequest) -> Result<Vec<PageKey>, Status> {
-    let page_tokens = group
-        .applied
-        .read(|state| state.namespace(request.namespace_id).map(|info| info.namespace.page_tokens))
-        .ok_or_else(|| unknown_namespace(request.namespace_id))?;
+    let namespace = request.namespace_id;
+    let page_tokens = group.applied.peek(|state| state.namespace(namespace).map(|info| info.namespace.page_tokens));
+    let page_tokens = page_tokens.ok_or_else(|| refused(Refusal::NoNamespace { namespace }))?;
     Ok(asked_keys(&request.keys, request.tokens.as_ref(), page_tokens)?)
 }
 

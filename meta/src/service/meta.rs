@@ -14,7 +14,7 @@ use foreword_proto::wire::meta::meta_client::MetaClient;
 use foreword_proto::wire::meta::meta_server::{Meta, MetaServer};
 use foreword_proto::wire::namespace_from_wire;
 use foreword_proto::{
-    AgentId, BadInput, ClusterId, EntryKey, NamespaceId, Revision, Sequence, SessionId, SlotRef, Versions,
+    AgentId, BadInput, ClusterId, EntryKey, NamespaceId, PageKey, Revision, Sequence, SessionId, SlotRef, Versions,
 };
 use foreword_seams::Entropy;
 use foreword_seams::deadline::deadline_of;
@@ -34,6 +34,9 @@ use crate::replica::unavailable::Unavailable;
 use crate::state::command::{Command, Outcome, Refusal, SessionOperation};
 use crate::watch;
 use crate::watch::hub::WatchHub;
+
+/// Keys of one command that deletes pages: who waits for the lock of the applied state gets it between two.
+const KEYS_PER_DELETE: usize = 1024;
 
 /// The service of one replica.
 pub struct MetaService {
@@ -106,7 +109,7 @@ impl MetaService {
 
     /// Shards of a registered namespace: the record size of its batches.
     fn shards(&self, namespace: NamespaceId) -> Result<usize, Status> {
-        let shards = self.group.applied.read(|state| state.namespace(namespace).map(|info| info.shards()));
+        let shards = self.group.applied.peek(|state| state.namespace(namespace).map(|info| info.shards()));
         shards.ok_or_else(|| refused(Refusal::NoNamespace { namespace }))
     }
 
@@ -203,7 +206,7 @@ impl Meta for MetaService {
         match self.open((node, agent), (incarnation, endpoint), deadline).await? {
             (revision, Outcome::SessionOpened { session }) => Ok(Response::new(wire::OpenSessionResponse {
                 session: session.to_wire(),
-                lease_ms: self.group.applied.read(|state| state.settings().lease_ms) as u32,
+                lease_ms: self.group.applied.peek(|state| state.settings().lease_ms) as u32,
                 window: SESSION_WINDOW as u32,
                 revision,
             })),
@@ -223,7 +226,7 @@ impl Meta for MetaService {
         match self.leases.renew(session) {
             Renewal::Renewed => {
                 let (lease_ms, revision) =
-                    self.group.applied.read(|state| (state.settings().lease_ms, state.revision()));
+                    self.group.applied.peek(|state| (state.settings().lease_ms, state.revision()));
                 return Ok(Response::new(wire::RenewSessionResponse { lease_ms: lease_ms as u32, revision }));
             }
             Renewal::NoQuorum => return Err(Status::unavailable("this leader has not heard a quorum lately")),
@@ -231,7 +234,7 @@ impl Meta for MetaService {
         }
         // A leader that has not applied everything yet, or was deposed, must not say that a session is gone.
         self.group.catch_up(deadline).await?;
-        if self.group.applied.read(|state| state.session(session).is_some()) {
+        if self.group.applied.peek(|state| state.session(session).is_some()) {
             return Err(Status::unavailable("this replica has just become the leader"));
         }
         Err(refused(Refusal::NoSession { session }))
@@ -326,7 +329,7 @@ impl Meta for MetaService {
         let request = request.into_inner();
         let keys: Vec<EntryKey> = records::decode("keys", &request.keys, 0, HEAT_KEYS_PER_REPORT_MAX)?;
         let session = SessionId::from_wire(&request.session)?;
-        if self.group.applied.read(|state| state.session(session).is_none()) {
+        if self.group.applied.peek(|state| state.session(session).is_none()) {
             return Err(refused(Refusal::NoSession { session }));
         }
         self.evictor.heat(session, request.namespace_id, request.epoch, keys);
@@ -359,12 +362,22 @@ impl Meta for MetaService {
         let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
         let request = request.into_inner();
         let keys = page_keys_from_wire("keys", &request.keys, KEYS_MAX)?;
-        let keys = keys.iter().map(|key| key.entry()).collect();
-        match self.propose(Command::Delete { namespace: request.namespace_id, keys }, deadline).await? {
-            (revision, Outcome::Retired { entries }) => {
-                Ok(Response::new(wire::DeleteResponse { deleted: entries, revision }))
+        let namespace = request.namespace_id;
+        let command = |keys: &[PageKey]| Command::Delete { namespace, keys: keys.iter().map(PageKey::entry).collect() };
+        // Without keys, one that says whether there is such a namespace.
+        let commands: Vec<Command> = match keys.as_slice() {
+            [] => vec![command(&[])],
+            keys => keys.chunks(KEYS_PER_DELETE).map(command).collect(),
+        };
+        let (revision, outcomes) = self.group.propose(&commands, deadline).await?;
+        let mut deleted = 0;
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Retired { entries } => deleted += entries,
+                Outcome::Refused(refusal) => return Err(refused(refusal)),
+                other => return Err(unexpected(&other)),
             }
-            (_, other) => Err(unexpected(&other)),
         }
+        Ok(Response::new(wire::DeleteResponse { deleted, revision }))
     }
 }

@@ -102,7 +102,7 @@ pub(super) fn namespace(info: &NamespaceInfo) -> NamespaceStatus {
         tenant: info.namespace.tenant.clone(),
         model: info.namespace.model.clone(),
         model_revision: info.namespace.revision.clone(),
-        pages: info.pages,
+        pages: info.pages(),
         shards: info.shards() as u32,
         slot_bytes: info.slot_bytes,
     }

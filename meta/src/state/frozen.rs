@@ -48,13 +48,32 @@ impl Frozen {
         pages.into_present(room)
     }
 
-    /// The pages of a namespace bucket by bucket, buckets without any left out. None for a namespace that is not
-    /// registered.
+    /// The pages of a namespace bucket by bucket, buckets without any left out; costs what the namespace has, whatever
+    /// others have. None for a namespace that is not registered.
     pub fn entries_of(
         &self,
         namespace: NamespaceId,
     ) -> Option<impl Iterator<Item = (u32, Vec<PageRecord>)> + Send + '_> {
         self.0.pages.entries_of(namespace, &self.0.room)
+    }
+}
+
+impl Frozen {
+    /// The same. All else of the view is let go of at once, and each bucket when it was passed, so that the live state
+    /// copies nothing more for it.
+    pub fn into_entries_of(
+        self,
+        namespace: NamespaceId,
+    ) -> Option<impl Iterator<Item = (u32, Vec<PageRecord>)> + Send> {
+        let State { pages, room, .. } = self.0;
+        pages.into_entries_of(namespace, room)
+    }
+
+    /// The digests of a namespace's pages in each of 2^`bits` buckets, as [`foreword_proto::buckets`] divides and
+    /// hashes them; `bits` at most [`foreword_proto::buckets::BUCKET_BITS_MAX`]. None for a namespace that is not
+    /// registered.
+    pub fn digests_of(&self, namespace: NamespaceId, bits: u32) -> Option<Vec<u64>> {
+        self.0.pages.digests_of(namespace, bits)
     }
 }
 

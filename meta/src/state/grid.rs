@@ -84,9 +84,23 @@ impl<T: Clone> Grid<T> {
             .skip_while(move |(at, _)| *at < from)
     }
 
+    /// The items there are, in order, each to be shared.
+    pub(super) fn shared(&self) -> impl Iterator<Item = Arc<T>> {
+        self.segments.iter().flatten().flat_map(|segment| segment.iter().flatten().cloned())
+    }
+
     /// All items, in order. What has been passed is let go of.
     pub(super) fn into_items(self) -> impl Iterator<Item = Arc<T>> {
-        self.segments.into_iter().flatten().flat_map(|segment| Arc::unwrap_or_clone(segment).into_iter().flatten())
+        self.into_numbered().map(|(_, item)| item)
+    }
+
+    /// The same, each with its number.
+    pub(super) fn into_numbered(self) -> impl Iterator<Item = (usize, Arc<T>)> {
+        let segments = self.segments.into_iter().enumerate().filter_map(|(number, segment)| Some((number, segment?)));
+        segments.flat_map(|(number, segment)| {
+            let items = Arc::unwrap_or_clone(segment).into_iter().enumerate();
+            items.filter_map(move |(at, item)| Some((number * SEGMENT_ITEMS + at, item?)))
+        })
     }
 
     /// Heap bytes, without what the items themselves hold on the heap.

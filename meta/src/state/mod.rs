@@ -242,7 +242,7 @@ impl State {
         fields.add(settings).add((revision, tick_ms, feature_level));
         pages.hash_into(&mut fields, sums);
         room.hash_into(&mut fields, sums);
-        agents.hash_into(&mut fields);
+        agents.hash_into(&mut fields, sums);
         hf3fs.hash_into(&mut fields, sums);
         members.hash_into(&mut fields);
         fields.finish()
@@ -258,7 +258,7 @@ impl State {
         Frozen::new(self.clone())
     }
 
-    /// Estimated heap bytes of the index, the slot tables and the page files, from their capacities.
+    /// Estimated heap bytes of the index, the slot tables, the rests and the page files, from their capacities.
     pub fn heap_bytes(&self) -> usize {
         self.pages.heap_bytes() + self.room.heap_bytes() + self.hf3fs.heap_bytes()
     }

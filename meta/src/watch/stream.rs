@@ -103,7 +103,7 @@ impl Watcher {
 
     async fn snapshot(&self, frozen: Frozen) -> Result<Revision, Left> {
         let revision = frozen.state().revision();
-        let (epoch, entries) = frozen.state().namespace(self.namespace).map_or((0, 0), |n| (n.epoch, n.pages));
+        let (epoch, entries) = frozen.state().namespace(self.namespace).map_or((0, 0), |n| (n.epoch, n.pages()));
         self.send(Kind::Begin(wire::SnapshotBegin { revision, epoch, entries })).await?;
         let mut out = BytesMut::new();
         let mut last_bucket = 0;

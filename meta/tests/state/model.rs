@@ -538,7 +538,7 @@ impl Model {
         assert_eq!(state.namespaces().count(), self.namespaces.len());
         for (info, (id, known)) in state.namespaces().zip(&self.namespaces) {
             assert_eq!((info.id, &info.namespace, info.epoch), (*id, &known.namespace, known.epoch));
-            assert_eq!(state.namespaces_after(id - 1).next(), Some(info));
+            assert_eq!(state.namespaces_after(id - 1).next().map(|next| next.id), Some(info.id));
             let mut pages = Vec::new();
             state.pages_of(info.id, |page| pages.push(page));
             pages.sort_by_key(|page| page.key);

@@ -105,7 +105,7 @@ impl Run {
             for info in state.namespaces() {
                 let buckets: Vec<(u32, Vec<PageRecord>)> = view.frozen.entries_of(info.id).unwrap().collect();
                 assert!(buckets.is_sorted_by_key(|(bucket, _)| *bucket));
-                assert_eq!(buckets.iter().map(|(_, pages)| pages.len() as u64).sum::<u64>(), info.pages);
+                assert_eq!(buckets.iter().map(|(_, pages)| pages.len() as u64).sum::<u64>(), info.pages());
             }
             assert_eq!(restored(state).digest(), view.digest);
         }

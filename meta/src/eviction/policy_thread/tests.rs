@@ -53,7 +53,7 @@ impl Site {
             lease_ms: 1000,
         };
         let observers = policies.iter().map(|policy| policy.observer()).collect();
-        let applied = Arc::new(Applied::new(State::new(settings), Position::default(), observers));
+        let applied = Arc::new(Applied::new(State::new(settings), Position::default(), observers, &Telemetry::new()));
         let mut site = Self { applied, stop: CancellationToken::new(), index: 0, sequence: 0 };
         for policy in policies {
             let (failing, _) = Failing::new();

@@ -80,7 +80,9 @@ impl SessionHandler<'_> {
         }
         let slots = self.room.grant(self.holder(session)?, slot_bytes, slots, self.at.settings)?;
         if let Some(open) = self.agents.sessions.get_mut(session) {
-            open.granted.extend(slots.iter().map(|slot| (slot.slab, slot.slot)));
+            for slot in &slots {
+                open.granted.insert(slot.slab, slot.slot);
+            }
         }
         Ok(Outcome::Granted { slots })
     }
@@ -98,7 +100,7 @@ impl SessionHandler<'_> {
         if let Some(open) = self.agents.sessions.get_mut(session) {
             for event in &self.events[from..] {
                 if let Event::Published { page, .. } = event {
-                    open.granted.remove(&(page.location.slot.slab, page.location.slot.slot));
+                    open.granted.remove(page.location.slot.slab, page.location.slot.slot);
                 }
             }
         }
@@ -128,6 +130,6 @@ impl SessionHandler<'_> {
 
     fn take_back(&mut self, session: SessionId, slot: SlotRef) -> bool {
         let Some(open) = self.agents.sessions.get_mut(session) else { return false };
-        self.room.is_granted(slot, open.holder) && open.granted.remove(&(slot.slab, slot.slot))
+        self.room.is_granted(slot, open.holder) && open.granted.remove(slot.slab, slot.slot)
     }
 }

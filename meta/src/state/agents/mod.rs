@@ -2,6 +2,7 @@
 
 mod checks;
 mod commands;
+mod granted;
 mod pieces;
 mod sessions;
 mod suspecting;
@@ -12,7 +13,7 @@ use foreword_proto::{SessionId, SlabId, Slot};
 use foreword_seams::{Marker, sometimes};
 
 use super::command::{Event, Invalid, Limit, Outcome, Refusal};
-use super::digest::Fields;
+use super::digest::{Fields, Sums};
 use super::moment::Moment;
 use super::room::{Holder, RestKind, Room};
 use sessions::{Session, Sessions};
@@ -55,7 +56,7 @@ impl Agents {
 
     /// Slots that a session holds, in order.
     pub(super) fn granted(&self, id: SessionId) -> impl Iterator<Item = (SlabId, Slot)> + '_ {
-        self.sessions.get(id).into_iter().flat_map(|session| session.granted.iter().copied())
+        self.sessions.get(id).into_iter().flat_map(|session| session.granted.iter())
     }
 
     /// Opens a session under a node's name and an id that no session has; that of the same agent's earlier process ends.
@@ -107,8 +108,8 @@ impl Agents {
         if !ended.granted.is_empty() {
             sometimes(Marker::SessionEndedHoldingSlots);
         }
-        for (slab, slot) in &ended.granted {
-            if let Some(slot) = room.present(*slab, *slot) {
+        for (slab, slot) in ended.granted.iter() {
+            if let Some(slot) = room.present(slab, slot) {
                 room.rest(slot, RestKind::Write, at);
             }
         }
@@ -142,9 +143,9 @@ impl Agents {
         reporter.suspect_limited &= reporter.suspicions > 0;
     }
 
-    pub(super) fn hash_into(&self, fields: &mut Fields) {
+    pub(super) fn hash_into(&self, fields: &mut Fields, sums: Sums) {
         let Self { sessions, suspicions } = self;
-        sessions.hash_into(fields);
+        sessions.hash_into(fields, sums);
         suspicions.hash_into(fields);
     }
 }

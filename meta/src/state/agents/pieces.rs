@@ -28,8 +28,8 @@ impl Agents {
         let Sessions { open, holders: _, next } = sessions;
         let sessions: Vec<_> = open.iter().map(|(id, session)| (*id, session.without_outcomes())).collect();
         let outcomes = open.into_iter().flat_map(|(id, session)| {
-            let outcomes = session.window.outcomes.clone();
-            outcomes.into_iter().map(move |(sequence, outcome)| (id, sequence, outcome))
+            let outcomes = session.window.outcomes();
+            outcomes.map(move |(sequence, outcome)| (id, sequence, outcome))
         });
         std::iter::once(piece(PieceKind::Agents, next))
             .chain(pieces(PieceKind::Sessions, (), sessions.into_iter()))
@@ -75,6 +75,6 @@ impl Agents {
     pub(in crate::state) fn hold(&mut self, holder: Holder, slab: SlabId, slot: Slot) -> bool {
         let open = self.holding(holder).and_then(|session| self.sessions.get_mut(session));
         let Some(open) = open else { return false };
-        open.granted.insert((slab, slot))
+        open.granted.insert(slab, slot)
     }
 }

@@ -1,14 +1,16 @@
 //! Sessions of agents: what each holds, and the last outcomes of its commands.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use foreword_proto::limits::SESSION_WINDOW;
-use foreword_proto::{AgentId, Sequence, SessionId, SlabId, Slot};
+use foreword_proto::{AgentId, Sequence, SessionId};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::granted::Granted;
 use crate::state::codec::{Decode, Encode, Sink, record};
-use crate::state::digest::Fields;
+use crate::state::digest::{Fields, Sums};
 use crate::state::input::{DecodeError, Input};
 use crate::state::room::Holder;
 
@@ -51,7 +53,7 @@ pub(super) struct Session {
     /// What its slots name it by.
     pub(super) holder: Holder,
     /// Slots granted and neither published nor given back.
-    pub(super) granted: BTreeSet<(SlabId, Slot)>,
+    pub(super) granted: Granted,
     pub(super) window: Window,
     pub(super) suspicions: u32,
     pub(super) suspect_limited: bool,
@@ -68,7 +70,7 @@ impl Session {
             endpoint: opening.endpoint.into(),
             opened_ms,
             holder,
-            granted: BTreeSet::new(),
+            granted: Granted::default(),
             window: Window::default(),
             suspicions: 0,
             suspect_limited: false,
@@ -85,8 +87,8 @@ impl Session {
             endpoint: endpoint.clone(),
             opened_ms: *opened_ms,
             holder: *holder,
-            granted: BTreeSet::new(),
-            window: Window { highest: self.window.highest, outcomes: BTreeMap::new() },
+            granted: Granted::default(),
+            window: Window { highest: self.window.highest, ..Window::default() },
             suspicions: *suspicions,
             suspect_limited: *suspect_limited,
         }
@@ -121,12 +123,14 @@ pub(super) enum Seen {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Window {
     pub(super) highest: Sequence,
-    pub(super) outcomes: BTreeMap<Sequence, Bytes>,
+    outcomes: BTreeMap<Sequence, Bytes>,
+    /// Sum over the hashes of all outcomes.
+    digest: u64,
 }
 
 impl Encode for Window {
     fn encode(&self, out: &mut impl Sink) {
-        let Self { highest, outcomes } = self;
+        let Self { highest, outcomes, digest: _ } = self;
         highest.encode(out);
         (outcomes.len() as u32).encode(out);
         outcomes.iter().for_each(|outcome| outcome.encode(out));
@@ -139,7 +143,7 @@ impl Decode for Window {
     fn decode(input: &mut Input<'_>) -> Result<Self, DecodeError> {
         let highest = Decode::decode(input)?;
         let outcomes = Vec::<(Sequence, Bytes)>::decode(input)?;
-        let mut window = Self { highest, outcomes: BTreeMap::new() };
+        let mut window = Self { highest, ..Self::default() };
         match outcomes.iter().all(|(sequence, outcome)| window.put_back(*sequence, outcome)) {
             true => Ok(window),
             false => Err(input.invalid(format!("outcomes of a window up to {highest}: twice, or outside it"))),
@@ -164,7 +168,7 @@ impl Window {
         let within = sequence <= self.highest && self.seen(sequence) == Seen::New;
         if within {
             // A copy: a slice would keep the whole piece alive.
-            self.outcomes.insert(sequence, Bytes::copy_from_slice(outcome));
+            self.insert(sequence, Bytes::copy_from_slice(outcome));
         }
         within
     }
@@ -172,11 +176,45 @@ impl Window {
     /// Keeps the outcome of a new sequence, and drops those that leave the window.
     pub(super) fn keep(&mut self, sequence: Sequence, outcome: Bytes) {
         self.highest = self.highest.max(sequence);
-        self.outcomes.insert(sequence, outcome);
-        if let Some(oldest) = self.highest.checked_sub(SESSION_WINDOW as u64 - 1) {
-            self.outcomes = self.outcomes.split_off(&oldest);
+        self.insert(sequence, outcome);
+        let oldest = self.highest.saturating_sub(SESSION_WINDOW as u64 - 1);
+        while let Some(leaves) = self.outcomes.first_entry().filter(|first| *first.key() < oldest) {
+            let (sequence, outcome) = leaves.remove_entry();
+            self.digest = self.digest.wrapping_sub(hash_of_outcome(sequence, &outcome));
         }
     }
+
+    fn insert(&mut self, sequence: Sequence, outcome: Bytes) {
+        self.digest = self.digest.wrapping_add(hash_of_outcome(sequence, &outcome));
+        self.outcomes.insert(sequence, outcome);
+    }
+
+    /// The outcomes that are kept, by sequence.
+    pub(super) fn outcomes(&self) -> impl Iterator<Item = (Sequence, Bytes)> {
+        self.outcomes.clone().into_iter()
+    }
+
+    /// A fault for the check that recomputes digests.
+    #[cfg(test)]
+    pub(super) fn spoil_digest(&mut self) {
+        self.digest ^= 1;
+    }
+
+    fn hash_into(&self, fields: &mut Fields, sums: Sums) {
+        let Self { highest, outcomes, digest } = self;
+        let digest = match sums {
+            Sums::Kept => *digest,
+            Sums::FromScratch => {
+                let hashes = outcomes.iter().map(|(sequence, outcome)| hash_of_outcome(*sequence, outcome));
+                hashes.fold(0, u64::wrapping_add)
+            }
+        };
+        fields.add((highest, outcomes.len() as u64, digest));
+    }
+}
+
+fn hash_of_outcome(sequence: Sequence, outcome: &[u8]) -> u64 {
+    xxh3_64_with_seed(outcome, sequence)
 }
 
 /// All open sessions, by id and by holder.
@@ -233,9 +271,16 @@ impl Sessions {
         self.open.iter().find(|(_, session)| session.node == node).map(|(id, _)| *id)
     }
 
-    pub(super) fn hash_into(&self, fields: &mut Fields) {
+    /// Costs a session's few fields for each, however much it holds.
+    pub(super) fn hash_into(&self, fields: &mut Fields, sums: Sums) {
         let Self { open, holders: _, next } = self;
-        fields.add(next).add_all(open.iter());
-        fields.add_all(open.values().map(|session| session.granted.len() as u64));
+        fields.add((next, open.len() as u64));
+        for (id, session) in open {
+            let Session { node, agent, incarnation, endpoint, opened_ms, holder, granted, .. } = &**session;
+            let Session { window, suspicions, suspect_limited, .. } = &**session;
+            fields.add((id, agent, incarnation)).add(node).add(endpoint).add((opened_ms, holder));
+            fields.add((granted.len() as u64, suspicions, suspect_limited));
+            window.hash_into(fields, sums);
+        }
     }
 }

@@ -1,28 +1,30 @@
-//! Which pages exist, and where: namespaces, the index of their entries, and what clears left in it.
+//! Which pages exist, and where: namespaces with the tables of their pages, and what clears left.
 
+mod bucket;
 mod checks;
 mod garbage;
-mod index;
+mod location;
 mod namespaces;
 mod pieces;
+mod places;
 mod publishing;
 mod removal;
+mod table;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use foreword_proto::records::PageRecord;
-use foreword_proto::{EntryKey, Epoch, Fingerprint, Namespace, NamespaceId, PageKey, SlotRef};
+use foreword_proto::{EntryKey, Epoch, Fingerprint, Namespace, NamespaceId, PageKey};
 
-use super::command::{Limit, Refusal};
+use super::command::Refusal;
 use super::digest::{Fields, Sums};
 use super::frozen::PresentPage;
 use super::room::Room;
 use garbage::Garbage;
-use index::{BUCKETS, Index, TableId, hash_of_entry};
 use namespaces::Namespaces;
 
 pub(super) use checks::{Summary, check, check_step};
-pub use index::LocationRef;
+pub use location::LocationRef;
 pub use namespaces::NamespaceInfo;
 pub(super) use publishing::PublishHandler;
 pub(super) use removal::RemovalHandler;
@@ -31,25 +33,13 @@ pub(super) use removal::RemovalHandler;
 #[derive(Debug, Clone)]
 pub(super) struct Pages {
     namespaces: Namespaces,
-    /// Ids of tables are never given out twice.
-    next_table: TableId,
-    index: Index,
-    /// Sum over the hashes of all entries.
-    entries_digest: u64,
-    /// What clears left, in the order in which it is reclaimed.
-    garbage: VecDeque<Garbage>,
+    garbage: Garbage,
 }
 
 impl Pages {
     /// No namespace yet.
     pub(super) fn new() -> Self {
-        Self {
-            namespaces: Namespaces::default(),
-            next_table: 1,
-            index: Index::default(),
-            entries_digest: 0,
-            garbage: VecDeque::new(),
-        }
+        Self { namespaces: Namespaces::default(), garbage: Garbage::default() }
     }
 
     /// A registered namespace.
@@ -87,15 +77,13 @@ impl Pages {
         visit: impl FnMut(usize, Option<LocationRef<'a>>),
     ) -> Option<Epoch> {
         let info = self.namespaces.get(namespace)?;
-        let keys = keys.iter().map(PageKey::entry);
-        self.index.visit(info.shards(), info.table, keys, every_key, visit);
+        info.table.visit(keys.iter().map(PageKey::entry), every_key, visit);
         Some(info.epoch)
     }
 
     /// Where one page is.
     pub(super) fn location(&self, namespace: NamespaceId, key: &EntryKey) -> Option<LocationRef<'_>> {
-        let info = self.namespaces.get(namespace)?;
-        self.index.get(info.shards(), info.table, key)
+        self.namespaces.get(namespace)?.table.get(key)
     }
 
     /// The pages of a namespace bucket by bucket, buckets without any left out. None for a namespace that is not
@@ -105,50 +93,58 @@ impl Pages {
         namespace: NamespaceId,
         room: &'a Room,
     ) -> Option<impl Iterator<Item = (u32, Vec<PageRecord>)> + Send + 'a> {
-        let info = self.namespaces.get(namespace)?;
-        let (shards, table) = (info.shards(), info.table);
-        let of_bucket = move |bucket: usize| {
-            let entries = self.index.bucket(shards, bucket).filter(move |(entry, _)| entry.table == table);
-            let pages: Vec<PageRecord> = entries
-                .map(|(entry, location)| PageRecord {
-                    key: entry.key,
-                    parent: room.parent_of(entry.slot),
-                    location: location.to_location(),
-                })
-                .collect();
-            (bucket as u32, pages)
-        };
-        Some((0..BUCKETS).map(of_bucket).filter(|(_, pages)| !pages.is_empty()))
+        let table = &self.namespaces.get(namespace)?.table;
+        let of_bucket = move |bucket: u32| (bucket, records(table.pages_in(bucket), room));
+        Some((0..table.count()).map(of_bucket).filter(|(_, pages)| !pages.is_empty()))
+    }
+
+    /// The same; what has been passed is let go of.
+    pub(super) fn into_entries_of(
+        self,
+        namespace: NamespaceId,
+        room: Room,
+    ) -> Option<impl Iterator<Item = (u32, Vec<PageRecord>)> + Send> {
+        let table = self.namespaces.get(namespace)?.table.clone();
+        drop(self);
+        let shards = table.shards();
+        Some(table.into_buckets().map(move |(number, bucket)| (number, records(bucket.iter(shards), &room))))
     }
 
     /// Every page that is present, bucket by bucket. What has been passed is let go of.
     pub(super) fn into_present(self, room: Room) -> impl Iterator<Item = Vec<PresentPage>> + Send {
-        let Self { namespaces, index, .. } = self;
-        let tables: BTreeMap<TableId, NamespaceId> = namespaces.iter().map(|info| (info.table, info.id)).collect();
-        index.into_buckets().map(move |bucket| {
-            // Entries of other tables wait to be reclaimed.
-            let present = |(table, key, slot)| {
-                let namespace = *tables.get(&table)?;
-                Some(PresentPage { namespace, key, parent: room.parent_of(slot) })
-            };
-            bucket.entries().filter_map(present).collect()
+        let room = Arc::new(room);
+        self.namespaces.into_list().flat_map(move |info| {
+            let (room, namespace, shards, table) = (room.clone(), info.id, info.shards(), info.table.clone());
+            drop(info);
+            table.into_buckets().map(move |(_, bucket)| {
+                let present = |(key, location): (EntryKey, LocationRef<'_>)| {
+                    let parent = room.parent_of(location.slot);
+                    PresentPage { namespace, key, parent }
+                };
+                bucket.iter(shards).map(present).collect()
+            })
         })
+    }
+
+    /// The digests of a namespace's pages in each of 2^`bits` buckets ([`foreword_proto::buckets`]). None for a
+    /// namespace that is not registered.
+    pub(super) fn digests_of(&self, namespace: NamespaceId, bits: u32) -> Option<Vec<u64>> {
+        Some(self.namespaces.get(namespace)?.table.digests(bits))
     }
 
     /// Pages present in all namespaces.
     pub(super) fn count(&self) -> u64 {
-        self.namespaces.iter().map(|info| info.pages).sum()
+        self.namespaces.pages()
     }
 
     /// Cleared entries that still take slots.
     pub(super) fn reclaimable(&self) -> u64 {
-        self.garbage.iter().map(|garbage| garbage.entries).sum()
+        self.garbage.entries
     }
 
     /// The same, of one class.
     pub(super) fn reclaimable_of(&self, slot_bytes: u64) -> u64 {
-        let of_class = self.garbage.iter().filter(|garbage| garbage.slot_bytes == slot_bytes);
-        of_class.map(|garbage| garbage.entries).sum()
+        self.garbage.entries_of(slot_bytes)
     }
 
     /// Registers a namespace, or finds it.
@@ -157,52 +153,33 @@ impl Pages {
             Some(info) => info.id,
             None => {
                 self.namespaces.check_new(namespace)?;
-                let (table, id) = (self.take_table()?, self.namespaces.take_id()?);
-                self.namespaces.add(NamespaceInfo::new(id, namespace.clone(), chunk_bytes, 1, table));
+                let id = self.namespaces.take_id()?;
+                self.namespaces.add(NamespaceInfo::new(id, namespace.clone(), chunk_bytes, 1, 1));
                 id
             }
         };
         self.namespaces.get(id).ok_or(Refusal::NoNamespace { namespace: id })
     }
 
-    /// A table id that was never given out.
-    fn take_table(&mut self) -> Result<TableId, Refusal> {
-        let table = self.next_table;
-        self.next_table = table.checked_add(1).ok_or(Refusal::TooMany(Limit::Clears))?;
-        Ok(table)
-    }
-
-    /// Adds an entry, with one checksum a shard. False: its bucket is full.
-    fn insert(&mut self, table: TableId, key: EntryKey, slot: SlotRef, checksums: &[u64]) -> bool {
-        if self.index.insert(table, key, slot, checksums).is_err() {
-            return false;
-        }
-        let location = LocationRef { slot, checksum: checksums[0], further: &checksums[1..] };
-        self.entries_digest = self.entries_digest.wrapping_add(hash_of_entry(table, &key, &location));
-        true
-    }
-
-    /// Takes an entry out; its slot.
-    fn remove(&mut self, shards: usize, table: TableId, key: &EntryKey) -> Option<SlotRef> {
-        let location = self.index.get(shards, table, key)?;
-        let (slot, hash) = (location.slot, hash_of_entry(table, key, &location));
-        self.index.remove(shards, table, key);
-        self.entries_digest = self.entries_digest.wrapping_sub(hash);
-        Some(slot)
-    }
-
     pub(super) fn hash_into(&self, fields: &mut Fields, sums: Sums) {
-        let Self { namespaces, next_table, index, entries_digest, garbage } = self;
-        let entries = match sums {
-            Sums::Kept => *entries_digest,
-            Sums::FromScratch => index.digest_from_scratch(),
-        };
-        fields.add(next_table).add(entries).add_all(garbage.iter());
-        namespaces.hash_into(fields);
+        let Self { namespaces, garbage } = self;
+        namespaces.hash_into(fields, sums);
+        garbage.hash_into(fields, sums);
     }
 
     /// Heap bytes of the index, from capacities.
     pub(super) fn heap_bytes(&self) -> usize {
-        self.index.heap_bytes()
+        let left = self.garbage.left.iter().map(|left| left.table.heap_bytes());
+        self.namespaces.heap_bytes() + left.sum::<usize>()
     }
+}
+
+/// Pages as records, each with its parent's hint.
+fn records<'a>(pages: impl Iterator<Item = (EntryKey, LocationRef<'a>)>, room: &Room) -> Vec<PageRecord> {
+    let record = |(key, location): (EntryKey, LocationRef<'a>)| PageRecord {
+        key,
+        parent: room.parent_of(location.slot),
+        location: location.to_location(),
+    };
+    pages.map(record).collect()
 }

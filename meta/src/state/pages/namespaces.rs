@@ -1,4 +1,4 @@
-//! Registered namespaces: identity, epoch and the table its entries are in.
+//! Registered namespaces: identity, epoch, and the table of their pages.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,16 +6,17 @@ use std::sync::Arc;
 use foreword_proto::limits::NAMESPACES_MAX;
 use foreword_proto::namespace::Geometry;
 use foreword_proto::{Epoch, Fingerprint, Namespace, NamespaceId};
+use xxhash_rust::xxh3::xxh3_64;
 
-use super::index::TableId;
+use super::table::{BUCKETS_MAX, Table};
 use crate::state::codec::{Decode, Encode, Sink};
 use crate::state::command::{Invalid, Limit, Refusal, Registered};
-use crate::state::digest::Fields;
+use crate::state::digest::{Fields, Sums};
 use crate::state::grid::Grid;
 use crate::state::input::{DecodeError, Input};
 
-/// A registered namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A registered namespace and its pages.
+#[derive(Debug, Clone)]
 pub struct NamespaceInfo {
     pub id: NamespaceId,
     pub namespace: Namespace,
@@ -25,39 +26,61 @@ pub struct NamespaceInfo {
     pub geometry: Geometry,
     /// Bytes of the slots its pages take.
     pub slot_bytes: u64,
-    /// Pages present now.
-    pub pages: u64,
-    pub(super) table: TableId,
+    pub(super) table: Table,
 }
 
-/// What follows from the namespace and the cluster's chunks is not written.
+/// What follows from the namespace and the cluster's chunks is not written, and pages are written apart.
 impl Encode for NamespaceInfo {
     fn encode(&self, out: &mut impl Sink) {
-        let Self { id, namespace, fingerprint: _, epoch, geometry: _, slot_bytes: _, pages, table } = self;
+        let Self { id, namespace, fingerprint: _, epoch, geometry: _, slot_bytes: _, table } = self;
         id.encode(out);
         namespace.encode(out);
-        (epoch, table, pages).encode(out);
+        (epoch, table.count()).encode(out);
     }
 }
 
 impl NamespaceInfo {
     /// Bytes of one at least.
-    pub(super) const BYTES_MIN: usize = <(NamespaceId, Namespace, (Epoch, TableId, u64))>::BYTES_MIN;
+    pub(super) const BYTES_MIN: usize = <(NamespaceId, Namespace, (Epoch, u32))>::BYTES_MIN;
 
     /// The counterpart of its encoding.
     pub(super) fn decode(chunk_bytes: u32, input: &mut Input<'_>) -> Result<Self, DecodeError> {
         let id = NamespaceId::decode(input)?;
         let namespace = Namespace::decode(input)?;
         namespace.validate().map_err(|error| input.invalid(error.to_string()))?;
-        let (epoch, table, pages) = Decode::decode(input)?;
-        Ok(Self { pages, ..Self::new(id, namespace, chunk_bytes, epoch, table) })
+        let (epoch, buckets) = Decode::decode(input)?;
+        if !(1..=BUCKETS_MAX).contains(&buckets) {
+            return Err(input.invalid(format!("namespace {id} with {buckets} buckets")));
+        }
+        Ok(Self::new(id, namespace, chunk_bytes, epoch, buckets))
     }
 
-    /// A namespace that is registered now, or was before with this epoch and table.
-    pub(super) fn new(id: NamespaceId, namespace: Namespace, chunk_bytes: u32, epoch: Epoch, table: TableId) -> Self {
+    /// A namespace without pages in this epoch, which has room for some in `buckets` buckets.
+    pub(super) fn new(id: NamespaceId, namespace: Namespace, chunk_bytes: u32, epoch: Epoch, buckets: u32) -> Self {
         let geometry = namespace.geometry();
         let slot_bytes = geometry.slot_bytes(chunk_bytes);
-        Self { id, fingerprint: namespace.fingerprint(), namespace, epoch, geometry, slot_bytes, pages: 0, table }
+        let table = Table::new(geometry.shards(), buckets);
+        Self { id, fingerprint: namespace.fingerprint(), namespace, epoch, geometry, slot_bytes, table }
+    }
+
+    /// Pages present now.
+    pub fn pages(&self) -> u64 {
+        self.table.entries()
+    }
+
+    /// What the digests of its pages count times, so that those of another namespace or epoch are others.
+    pub(super) fn weight(&self) -> u64 {
+        (u64::from(self.id) << 32 | u64::from(self.epoch)).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
+    }
+
+    /// Its hash, without its pages: it counts with its fingerprint, which is of all its fields.
+    fn hash(&self) -> u64 {
+        let mut bytes = [0; 44];
+        bytes[..32].copy_from_slice(&self.fingerprint.0);
+        bytes[32..36].copy_from_slice(&self.id.to_le_bytes());
+        bytes[36..40].copy_from_slice(&self.epoch.to_le_bytes());
+        bytes[40..].copy_from_slice(&self.table.count().to_le_bytes());
+        xxh3_64(&bytes)
     }
 
     /// Shards of one page.
@@ -83,6 +106,12 @@ pub(super) struct Namespaces {
     last_id: NamespaceId,
     by_fingerprint: Arc<BTreeMap<Fingerprint, NamespaceId>>,
     by_identity: Arc<BTreeMap<Fingerprint, NamespaceId>>,
+    /// Sum over the hashes of all namespaces.
+    hashes: u64,
+    /// Pages of all namespaces.
+    pages: u64,
+    /// Sum over the digests of all tables, each times its weight.
+    pages_digest: u64,
 }
 
 impl Namespaces {
@@ -90,8 +119,25 @@ impl Namespaces {
         self.by_id.get(id as usize)
     }
 
-    pub(super) fn get_mut(&mut self, id: NamespaceId) -> Option<&mut NamespaceInfo> {
-        self.by_id.present_mut(id as usize)
+    /// Changes a namespace; None if it is not there.
+    pub(super) fn change<T>(&mut self, id: NamespaceId, change: impl FnOnce(&mut NamespaceInfo) -> T) -> Option<T> {
+        let info = self.by_id.present_mut(id as usize)?;
+        let before = Counted::of(info);
+        let result = change(info);
+        let after = Counted::of(info);
+        self.count(before, after);
+        Some(result)
+    }
+
+    fn count(&mut self, before: Counted, after: Counted) {
+        self.hashes = self.hashes.wrapping_sub(before.hash).wrapping_add(after.hash);
+        self.pages = self.pages - before.pages + after.pages;
+        self.pages_digest = self.pages_digest.wrapping_sub(before.pages_digest).wrapping_add(after.pages_digest);
+    }
+
+    /// Pages of all of them.
+    pub(super) fn pages(&self) -> u64 {
+        self.pages
     }
 
     /// In the order of their ids.
@@ -142,6 +188,7 @@ impl Namespaces {
         Arc::make_mut(&mut self.by_fingerprint).insert(info.fingerprint, info.id);
         Arc::make_mut(&mut self.by_identity).insert(info.namespace.identity_without_geometry(), info.id);
         self.registered += 1;
+        self.count(Counted::default(), Counted::of(&info));
         self.by_id.put(info.id as usize, info);
     }
 
@@ -149,6 +196,7 @@ impl Namespaces {
     pub(super) fn remove(&mut self, id: NamespaceId) -> Option<Arc<NamespaceInfo>> {
         let info = self.by_id.take(id as usize)?;
         self.registered -= 1;
+        self.count(Counted::of(&info), Counted::default());
         Arc::make_mut(&mut self.by_fingerprint).remove(&info.fingerprint);
         Arc::make_mut(&mut self.by_identity).remove(&info.namespace.identity_without_geometry());
         Some(info)
@@ -164,13 +212,49 @@ impl Namespaces {
         self.by_id.into_items()
     }
 
-    /// A namespace counts with its fingerprint, which is of all its fields.
-    pub(super) fn hash_into(&self, fields: &mut Fields) {
-        let Self { by_id, registered, last_id, by_fingerprint: _, by_identity: _ } = self;
-        fields.add((last_id, *registered as u64));
-        for (_, info) in by_id.iter() {
-            let NamespaceInfo { id, namespace: _, fingerprint, epoch, geometry: _, slot_bytes: _, pages, table } = info;
-            fields.add((id, fingerprint, (epoch, table, pages)));
-        }
+    /// All of them, in the order of their ids. A clone shares their pages.
+    pub(super) fn list(&self) -> Vec<Arc<NamespaceInfo>> {
+        self.by_id.shared().collect()
+    }
+
+    pub(super) fn hash_into(&self, fields: &mut Fields, sums: Sums) {
+        let Self { by_id, registered, last_id, by_fingerprint: _, by_identity: _, hashes, pages, pages_digest } = self;
+        fields.add((last_id, *registered as u64)).add(pages);
+        match sums {
+            Sums::Kept => fields.add((hashes, pages_digest)),
+            Sums::FromScratch => {
+                let add = |(hashes, digests): (u64, u64), (_, info): (usize, &NamespaceInfo)| {
+                    let digest = info.table.digest_from_scratch().wrapping_mul(info.weight());
+                    (hashes.wrapping_add(info.hash()), digests.wrapping_add(digest))
+                };
+                fields.add(by_id.iter().fold((0, 0), add))
+            }
+        };
+    }
+
+    /// A fault for the check that recomputes digests.
+    #[cfg(test)]
+    pub(super) fn spoil_digest(&mut self) {
+        self.pages_digest ^= 1;
+    }
+
+    /// Heap bytes of their pages, from capacities.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.iter().map(|info| info.table.heap_bytes()).sum()
+    }
+}
+
+/// What a namespace adds to the sums.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counted {
+    hash: u64,
+    pages: u64,
+    pages_digest: u64,
+}
+
+impl Counted {
+    fn of(info: &NamespaceInfo) -> Self {
+        let pages_digest = info.table.digest().wrapping_mul(info.weight());
+        Self { hash: info.hash(), pages: info.pages(), pages_digest }
     }
 }

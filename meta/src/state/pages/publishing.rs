@@ -1,13 +1,14 @@
 //! How pages enter the index.
 
 use bytes::{Bytes, BytesMut};
-use foreword_proto::limits::PAGES_PER_PUBLISH_MAX;
-use foreword_proto::records::{self, PageRecord, Record};
-use foreword_proto::{Epoch, NamespaceId, PublishOutcome};
+use foreword_proto::limits::{ENTRY_KEY_BYTES, PAGES_PER_PUBLISH_MAX};
+use foreword_proto::records::{PageRecord, Record};
+use foreword_proto::{EntryKey, Epoch, NamespaceId, PublishOutcome};
 use foreword_seams::{Marker, sometimes};
 
 use super::Pages;
-use super::index::TableId;
+use super::namespaces::NamespaceInfo;
+use super::table::{KEYS_AT_ONCE, Table};
 use crate::state::command::{Event, Invalid, Limit, Outcome, Refusal};
 use crate::state::moment::Moment;
 use crate::state::room::{Holder, Room};
@@ -20,17 +21,6 @@ pub(in crate::state) struct PublishHandler<'st> {
     pub(in crate::state) events: &'st mut Vec<Event>,
 }
 
-/// What a publish needs to know of its namespace.
-#[derive(Clone, Copy)]
-struct PublishInto {
-    namespace: NamespaceId,
-    table: TableId,
-    shards: usize,
-    slot_bytes: u64,
-    /// The writer saw another epoch: its pages stay cleared.
-    cleared: bool,
-}
-
 impl PublishHandler<'_> {
     /// Publishes pages that a session wrote into the slots it holds.
     pub(in crate::state) fn apply(
@@ -40,58 +30,90 @@ impl PublishHandler<'_> {
         epoch: Epoch,
         pages: &Bytes,
     ) -> Result<Outcome, Refusal> {
-        let info = self.pages.namespaces.get(namespace).ok_or(Refusal::NoNamespace { namespace })?;
-        let (table, shards, slot_bytes) = (info.table, info.shards(), info.slot_bytes);
-        let into = PublishInto { namespace, table, shards, slot_bytes, cleared: epoch != info.epoch };
+        let Self { pages: index, room, at, events } = self;
+        let publish = |info: &mut NamespaceInfo| {
+            let shards = info.shards();
+            check_size(pages, shards)?;
+            let (slot_bytes, cleared) = (info.slot_bytes, epoch != info.epoch);
+            let mut publish = Publish { holder, slot_bytes, cleared, table: &mut info.table, room };
+            let (outcomes, existing) = publish.pages(pages, |page| events.push(Event::Published { namespace, page }));
+            Ok(Outcome::Published { revision: at.revision, outcomes, existing })
+        };
+        index.namespaces.change(namespace, publish).unwrap_or(Err(Refusal::NoNamespace { namespace }))
+    }
+}
+
+fn check_size(pages: &Bytes, shards: usize) -> Result<(), Refusal> {
+    let record_bytes = PageRecord::bytes(shards);
+    if pages.len() / record_bytes > PAGES_PER_PUBLISH_MAX {
+        return Err(Refusal::TooMany(Limit::PublishedPages));
+    }
+    if !pages.len().is_multiple_of(record_bytes) {
+        let invalid = Invalid::Pages { bytes: pages.len() as u32, record_bytes: record_bytes as u32 };
+        return Err(Refusal::Invalid(invalid));
+    }
+    Ok(())
+}
+
+/// A batch of pages on its way into one table.
+struct Publish<'st> {
+    holder: Holder,
+    slot_bytes: u64,
+    /// The writer saw another epoch: its pages stay cleared.
+    cleared: bool,
+    table: &'st mut Table,
+    room: &'st mut Room,
+}
+
+impl Publish<'_> {
+    /// Publishes whole records; the outcome of each, and the locations of those that exist.
+    fn pages(&mut self, records: &[u8], mut published: impl FnMut(PageRecord)) -> (Vec<PublishOutcome>, Bytes) {
+        let shards = self.table.shards();
         let record_bytes = PageRecord::bytes(shards);
-        let count = pages.len() / record_bytes;
-        if count > PAGES_PER_PUBLISH_MAX {
-            return Err(Refusal::TooMany(Limit::PublishedPages));
-        }
-        let pages: Vec<PageRecord> = records::decode("pages", pages, shards, PAGES_PER_PUBLISH_MAX)
-            .map_err(|_| Invalid::Pages { bytes: pages.len() as u32, record_bytes: record_bytes as u32 })
-            .map_err(Refusal::Invalid)?;
         let mut existing = BytesMut::new();
-        let mut outcomes = Vec::with_capacity(pages.len());
-        for page in pages {
-            let outcome = self.publish_page(holder, into, &page, &mut existing);
-            if outcome == PublishOutcome::Published {
-                self.events.push(Event::Published { namespace, page });
+        let mut outcomes = Vec::with_capacity(records.len() / record_bytes);
+        for some in records.chunks(KEYS_AT_ONCE * record_bytes) {
+            self.table.touch(some.chunks_exact(record_bytes).map(key_of));
+            for mut record in some.chunks_exact(record_bytes) {
+                let Some(page) = PageRecord::take(&mut record, shards) else { continue };
+                let outcome = self.page(&page, &mut existing);
+                if outcome == PublishOutcome::Published {
+                    published(page);
+                }
+                outcomes.push(outcome);
             }
-            outcomes.push(outcome);
         }
-        Ok(Outcome::Published { revision: self.at.revision, outcomes, existing: existing.freeze() })
+        (outcomes, existing.freeze())
     }
 
     /// Publishes one page. The slot is looked at first: only a slot that it holds may be said to stay with it.
-    fn publish_page(
-        &mut self,
-        holder: Holder,
-        into: PublishInto,
-        page: &PageRecord,
-        existing: &mut BytesMut,
-    ) -> PublishOutcome {
+    fn page(&mut self, page: &PageRecord, existing: &mut BytesMut) -> PublishOutcome {
         let slot = page.location.slot;
-        let of_class = self.room.slab(slot.slab).is_some_and(|slab| slab.slot_bytes == into.slot_bytes);
-        if !of_class || !self.room.is_granted(slot, holder) {
+        if !self.room.is_granted_of(slot, self.holder, self.slot_bytes) {
             return PublishOutcome::NotGranted;
         }
-        if into.cleared {
+        if self.cleared {
             sometimes(Marker::PublishAfterClear);
             return PublishOutcome::Cleared;
         }
-        if let Some(location) = self.pages.index.get(into.shards, into.table, &page.key) {
-            sometimes(Marker::PublishFoundExisting);
-            location.put(existing);
-            return PublishOutcome::Existing;
+        match self.table.insert(page.key, slot, page.location.checksums.as_slice()) {
+            Ok(None) => {
+                self.room.publish(slot, page.parent);
+                PublishOutcome::Published
+            }
+            Ok(Some(location)) => {
+                sometimes(Marker::PublishFoundExisting);
+                location.put(existing);
+                PublishOutcome::Existing
+            }
+            Err(_) => PublishOutcome::IndexFull,
         }
-        if !self.pages.insert(into.table, page.key, slot, page.location.checksums.as_slice()) {
-            return PublishOutcome::IndexFull;
-        }
-        self.room.publish(slot, page.parent);
-        if let Some(info) = self.pages.namespaces.get_mut(into.namespace) {
-            info.pages += 1;
-        }
-        PublishOutcome::Published
     }
+}
+
+/// A page record starts with its key.
+fn key_of(record: &[u8]) -> EntryKey {
+    let mut key = [0; ENTRY_KEY_BYTES];
+    key.copy_from_slice(&record[..ENTRY_KEY_BYTES]);
+    EntryKey(key)
 }

@@ -1,18 +1,19 @@
 //! How pages leave the index: retired, deleted, cleared and reclaimed. Their slots rest.
 
 use foreword_proto::limits::KEYS_MAX;
-use foreword_proto::{EntryKey, NamespaceId, RetireReason};
+use foreword_proto::{EntryKey, NamespaceId, RetireReason, SlotRef};
 use foreword_seams::{Marker, sometimes};
 
 use super::Pages;
-use super::garbage::Garbage;
-use super::index::{BUCKETS, TableId};
+use super::garbage::Left;
+use super::namespaces::NamespaceInfo;
+use super::table::Table;
 use crate::state::command::{Event, Limit, Outcome, Refusal, Retirement};
 use crate::state::moment::Moment;
 use crate::state::room::{RestKind, Room};
 
-/// Buckets one reclaim looks through at most, so that a few entries of a cleared namespace cost no walk over the whole
-/// index.
+/// Buckets one reclaim looks through at most, so that a few entries of a namespace that once had many cost no walk over
+/// all its buckets.
 const BUCKETS_PER_RECLAIM_MAX: usize = 512;
 
 /// What a removal may touch.
@@ -59,28 +60,24 @@ impl RemovalHandler<'_> {
         key: &EntryKey,
         reason: RetireReason,
     ) -> bool {
-        let Some(info) = self.pages.namespaces.get(namespace) else { return false };
-        let Some(slot) = self.pages.remove(info.shards(), info.table, key) else { return false };
+        let removed = self.pages.namespaces.change(namespace, |info| info.table.remove(key)).flatten();
+        let Some((slot, _)) = removed else { return false };
         self.room.rest(slot, RestKind::Read, self.at);
-        if let Some(info) = self.pages.namespaces.get_mut(namespace) {
-            info.pages -= 1;
-        }
         self.events.push(Event::Retired { namespace, key: *key, slot, reason });
         true
     }
 
     /// All entries of the namespace are invisible from now on.
     pub(in crate::state) fn clear(&mut self, namespace: NamespaceId) -> Result<Outcome, Refusal> {
-        self.pages.namespace(namespace).ok_or(Refusal::NoNamespace { namespace })?;
-        let fresh = self.pages.take_table()?;
-        let info = self.pages.namespaces.get_mut(namespace).ok_or(Refusal::NoNamespace { namespace })?;
-        let left = Garbage::of(info);
-        // Each clear takes a table id, so an epoch can never run out before they do.
-        info.epoch += 1;
-        info.table = fresh;
-        info.pages = 0;
-        let epoch = info.epoch;
-        self.leave(left);
+        let clear = |info: &mut NamespaceInfo| {
+            info.epoch = info.epoch.checked_add(1).ok_or(Refusal::TooMany(Limit::Clears))?;
+            let fresh = Table::new(info.shards(), 1);
+            let left = std::mem::replace(&mut info.table, fresh);
+            Ok((info.epoch, left, info.slot_bytes))
+        };
+        let cleared = self.pages.namespaces.change(namespace, clear);
+        let (epoch, left, slot_bytes) = cleared.unwrap_or(Err(Refusal::NoNamespace { namespace }))?;
+        self.pages.garbage.add(left, slot_bytes);
         sometimes(Marker::NamespaceCleared);
         self.events.push(Event::Cleared { namespace, epoch });
         Ok(Outcome::Cleared { epoch })
@@ -89,17 +86,10 @@ impl RemovalHandler<'_> {
     /// Forgets the namespace. Its id is never given out again; its entries are reclaimed as those of a clear are.
     pub(in crate::state) fn drop_namespace(&mut self, namespace: NamespaceId) -> Result<Outcome, Refusal> {
         let info = self.pages.namespaces.remove(namespace).ok_or(Refusal::NoNamespace { namespace })?;
-        self.leave(Garbage::of(&info));
+        self.pages.garbage.add(info.table.clone(), info.slot_bytes);
         sometimes(Marker::NamespaceDropped);
         self.events.push(Event::NamespaceDropped { namespace });
-        Ok(Outcome::NamespaceDropped { pages: info.pages })
-    }
-
-    /// Leaves what is in a namespace's table to be reclaimed.
-    fn leave(&mut self, left: Garbage) {
-        if left.entries > 0 {
-            self.pages.garbage.push_back(left);
-        }
+        Ok(Outcome::NamespaceDropped { pages: info.pages() })
     }
 
     /// Reclaims up to `entries_max` cleared entries, looking through a bounded part of the index.
@@ -107,11 +97,13 @@ impl RemovalHandler<'_> {
         let had_some = !self.pages.garbage.is_empty();
         let mut room = entries_max as usize;
         for _ in 0..BUCKETS_PER_RECLAIM_MAX {
-            let Some(mut garbage) = self.pages.garbage.pop_front() else { break };
-            let whole = self.reclaim_bucket(&mut garbage, &mut room);
-            garbage.bucket += u32::from(whole);
-            if garbage.entries > 0 && (garbage.bucket as usize) < BUCKETS {
-                self.pages.garbage.push_front(garbage);
+            let Some(mut left) = self.pages.garbage.left.pop_front() else { break };
+            let before = left.table.entries();
+            let whole = self.reclaim_bucket(&mut left, &mut room);
+            self.pages.garbage.entries -= before - left.table.entries();
+            left.bucket += u32::from(whole);
+            if left.table.entries() > 0 {
+                self.pages.garbage.left.push_front(left);
             }
             if room == 0 {
                 break;
@@ -123,23 +115,25 @@ impl RemovalHandler<'_> {
         Outcome::Reclaimed { left: self.pages.reclaimable() }
     }
 
-    /// Reclaims entries of one bucket, at most `room`, which falls by as many; true if none is left there.
-    fn reclaim_bucket(&mut self, garbage: &mut Garbage, room: &mut usize) -> bool {
-        let (table, shards): (TableId, usize) = (garbage.table, garbage.shards as usize);
-        let entries = self.pages.index.bucket(shards, garbage.bucket as usize);
-        let mut keys: Vec<EntryKey> =
-            entries.filter(|(entry, _)| entry.table == table).map(|(entry, _)| entry.key).collect();
-        let whole = keys.len() <= *room;
+    /// Reclaims entries of the first bucket, at most `room`, which falls by as many; true if none is left there.
+    fn reclaim_bucket(&mut self, left: &mut Left, room: &mut usize) -> bool {
+        let mut entries: Vec<(EntryKey, SlotRef)> =
+            left.table.pages_in(left.bucket).map(|(key, location)| (key, location.slot)).collect();
+        let whole = entries.len() <= *room;
         // Sorted: where an entry lies in its bucket must never decide anything.
-        keys.sort_unstable();
-        keys.truncate(*room);
-        for key in &keys {
-            if let Some(slot) = self.pages.remove(shards, table, key) {
-                self.room.rest(slot, RestKind::Read, self.at);
+        entries.sort_unstable();
+        entries.truncate(*room);
+        if whole {
+            left.table.take_bucket(left.bucket);
+        } else {
+            for (key, _) in &entries {
+                left.table.remove(key);
             }
         }
-        *room -= keys.len();
-        garbage.entries -= keys.len() as u64;
+        for (_, slot) in &entries {
+            self.room.rest(*slot, RestKind::Read, self.at);
+        }
+        *room -= entries.len();
         whole
     }
 }

@@ -66,6 +66,12 @@ impl Room {
         self.get(slot.slab, slot.slot) == Some((slot.generation, SlotUse::Granted(holder)))
     }
 
+    /// The same, if it is of this size besides.
+    pub(super) fn is_granted_of(&self, slot: SlotRef, holder: Holder, slot_bytes: u64) -> bool {
+        let table = self.slots.slabs.get(&slot.slab).filter(|slab| slab.slot_bytes == slot_bytes);
+        table.and_then(|slab| slab.get(slot.slot)) == Some((slot.generation, SlotUse::Granted(holder)))
+    }
+
     /// A slab.
     pub(super) fn slab(&self, slab: SlabId) -> Option<SlabInfo> {
         self.slots.info(slab)
@@ -176,11 +182,11 @@ impl Room {
     pub(super) fn hash_into(&self, fields: &mut Fields, sums: Sums) {
         let Self { slots, rests } = self;
         slots.hash_into(fields, sums);
-        rests.hash_into(fields);
+        rests.hash_into(fields, sums);
     }
 
     /// Heap bytes, from capacities.
     pub(super) fn heap_bytes(&self) -> usize {
-        self.slots.heap_bytes()
+        self.slots.heap_bytes() + self.rests.heap_bytes()
     }
 }

@@ -31,7 +31,7 @@ impl Room {
         room.chain(pieces(PieceKind::Classes, (), classes))
             .chain(pieces(PieceKind::Slabs, (), heads.into_iter()))
             .chain(slots)
-            .chain(rests.into_iter().flat_map(|(kind, queue)| pieces(PieceKind::Rests, kind, queue.into_iter())))
+            .chain(rests.into_iter().flat_map(|(kind, queue)| pieces(PieceKind::Rests, kind, queue.into_rests())))
     }
 
     pub(in crate::state) fn take_room(&mut self, input: &mut Input<'_>) -> Result<(), DecodeError> {

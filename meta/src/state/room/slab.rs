@@ -1,17 +1,18 @@
 //! One slab: what each of its slots is used for. 12 bytes and two bits a slot, in chunks that a frozen view shares
 //! until they change.
 
-use std::sync::Arc;
-
 use foreword_proto::key::ParentHint;
 use foreword_proto::{Generation, Slot, SlotRef};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::state::codec::{Decode, Encode, Sink, unknown_kind};
+use crate::state::grid::Grid;
 use crate::state::input::{DecodeError, Input};
 
-/// Slots of one chunk; a chunk no slot of which was ever granted takes no memory.
-const SLOTS_PER_CHUNK: u32 = 4096;
+/// Slots of one chunk: 6 KiB, which is what the first change after a freeze copies. A chunk no slot of which was ever
+/// granted takes no memory.
+const SLOTS_PER_CHUNK: u32 = 512;
+const WORDS_PER_CHUNK: usize = SLOTS_PER_CHUNK as usize / 64;
 
 /// Who holds a granted slot: the number of its session among all there ever were, never given out twice. The session's id would
 /// not fit the slot's record.
@@ -74,7 +75,7 @@ impl Decode for SlotUse {
 }
 
 /// The generation of a slot and its word, kept at 4-byte alignment.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct SlotRecord {
     generation: Generation,
     word: [u32; 2],
@@ -84,20 +85,17 @@ const _: () = assert!(size_of::<SlotRecord>() == 12);
 
 #[derive(Debug, Clone)]
 struct Chunk {
-    records: Box<[SlotRecord]>,
+    records: [SlotRecord; SLOTS_PER_CHUNK as usize],
     /// Two planes of the slots' kinds, 64 slots a pair; both bits clear is free.
-    kinds: Box<[[u64; 2]]>,
+    kinds: [[u64; 2]; WORDS_PER_CHUNK],
     free: u32,
 }
 
 impl Chunk {
+    /// `slots`: those there are; a slab's last chunk has fewer than there is room for.
     fn new(slots: u32) -> Self {
-        let words = slots.div_ceil(64) as usize;
-        Self {
-            records: vec![SlotRecord::default(); slots as usize].into(),
-            kinds: vec![[0; 2]; words].into(),
-            free: slots,
-        }
+        let records = [SlotRecord { generation: 0, word: [0; 2] }; SLOTS_PER_CHUNK as usize];
+        Self { records, kinds: [[0; 2]; WORDS_PER_CHUNK], free: slots }
     }
 
     fn slot(&self, at: usize) -> (Generation, SlotUse) {
@@ -118,22 +116,33 @@ impl Chunk {
         *high = if kind & 2 == 0 { *high & !bit } else { *high | bit };
     }
 
-    /// The first free slot at or after `from`.
-    fn next_free(&self, from: usize) -> Option<usize> {
-        let mut word = from / 64;
-        let mut mask = u64::MAX << (from % 64);
-        while word < self.kinds.len() {
-            let [low, high] = self.kinds[word];
-            let free = !(low | high) & mask;
-            if free != 0 {
-                let at = word * 64 + free.trailing_zeros() as usize;
-                return (at < self.records.len()).then_some(at);
-            }
-            mask = u64::MAX;
-            word += 1;
-        }
-        None
+    /// Sets a slot; what it was.
+    fn replace(&mut self, at: usize, generation: Generation, new: SlotUse) -> (Generation, SlotUse) {
+        let old = self.slot(at);
+        let word = new.word();
+        self.records[at] = SlotRecord { generation, word: [word as u32, (word >> 32) as u32] };
+        self.set_kind(at, new.kind());
+        self.free = self.free - u32::from(old.1 == SlotUse::Free) + u32::from(new == SlotUse::Free);
+        old
     }
+
+    /// The first free slot at or after `from`, perhaps one that there is only room for.
+    fn next_free(&self, from: usize) -> Option<usize> {
+        let free = self.kinds.map(|[low, high]| !(low | high));
+        next_bit(&free, from)
+    }
+}
+
+/// The first bit that is set at or after `from`.
+fn next_bit(words: &[u64], from: usize) -> Option<usize> {
+    let mut mask = u64::MAX << (from % 64);
+    for (number, word) in words.iter().enumerate().skip(from / 64) {
+        if word & mask != 0 {
+            return Some(number * 64 + (word & mask).trailing_zeros() as usize);
+        }
+        mask = u64::MAX;
+    }
+    None
 }
 
 /// Hash of one slot: 0 for one that was never granted.
@@ -188,19 +197,25 @@ pub(super) struct Slab {
     pub(super) slot_bytes: u64,
     pub(super) slots: Slot,
     pub(super) counts: SlotCounts,
-    chunks: Vec<Option<Arc<Chunk>>>,
+    chunks: Grid<Chunk>,
+    /// A bit for each chunk: it has a free slot.
+    has_free: Vec<u64>,
 }
 
 impl Slab {
     pub(super) fn new(slot_bytes: u64, slots: Slot) -> Self {
-        let chunks = vec![None; slots.div_ceil(SLOTS_PER_CHUNK) as usize];
+        let chunks = slots.div_ceil(SLOTS_PER_CHUNK) as usize;
         let counts = SlotCounts { free: slots.into(), ..SlotCounts::default() };
-        Self { slot_bytes, slots, counts, chunks }
+        let mut has_free = vec![u64::MAX; chunks.div_ceil(64)];
+        if let Some(last) = has_free.last_mut().filter(|_| !chunks.is_multiple_of(64)) {
+            *last = (1 << (chunks % 64)) - 1;
+        }
+        Self { slot_bytes, slots, counts, chunks: Grid::default(), has_free }
     }
 
     /// Bytes of a slot, and the number of slots: all that is not in its slots.
     pub(super) fn size(&self) -> (u64, Slot) {
-        let Self { slot_bytes, slots, counts: _, chunks: _ } = self;
+        let Self { slot_bytes, slots, counts: _, chunks: _, has_free: _ } = self;
         (*slot_bytes, *slots)
     }
 
@@ -214,72 +229,62 @@ impl Slab {
         if slot >= self.slots {
             return None;
         }
-        let Some(chunk) = &self.chunks[(slot / SLOTS_PER_CHUNK) as usize] else { return Some((0, SlotUse::Free)) };
-        Some(chunk.slot((slot % SLOTS_PER_CHUNK) as usize))
+        let chunk = self.chunks.get((slot / SLOTS_PER_CHUNK) as usize);
+        Some(chunk.map_or((0, SlotUse::Free), |chunk| chunk.slot((slot % SLOTS_PER_CHUNK) as usize)))
     }
 
-    /// Sets a slot, which the slab must have.
-    pub(super) fn set(&mut self, slot: Slot, generation: Generation, new: SlotUse) {
-        let number = slot / SLOTS_PER_CHUNK;
-        let slots = SLOTS_PER_CHUNK.min(self.slots - number * SLOTS_PER_CHUNK);
-        let chunk = self.chunks[number as usize].get_or_insert_with(|| Arc::new(Chunk::new(slots)));
-        let chunk = Arc::make_mut(chunk);
-        let at = (slot % SLOTS_PER_CHUNK) as usize;
-        let old_kind = chunk.kind(at);
-        let word = new.word();
-        chunk.records[at] = SlotRecord { generation, word: [word as u32, (word >> 32) as u32] };
-        chunk.set_kind(at, new.kind());
-        *self.counts.of_kind(old_kind) -= 1;
+    /// Sets a slot, which the slab must have; what it was.
+    pub(super) fn replace(&mut self, slot: Slot, generation: Generation, new: SlotUse) -> (Generation, SlotUse) {
+        let number = (slot / SLOTS_PER_CHUNK) as usize;
+        let slots = SLOTS_PER_CHUNK.min(self.slots - number as u32 * SLOTS_PER_CHUNK);
+        let chunk = self.chunks.get_mut(number, || Chunk::new(slots));
+        let old = chunk.replace((slot % SLOTS_PER_CHUNK) as usize, generation, new);
+        let bit = 1 << (number % 64);
+        match chunk.free {
+            0 => self.has_free[number / 64] &= !bit,
+            _ => self.has_free[number / 64] |= bit,
+        }
+        *self.counts.of_kind(old.1.kind()) -= 1;
         *self.counts.of_kind(new.kind()) += 1;
-        chunk.free = chunk.free - u32::from(old_kind == 0) + u32::from(new.kind() == 0);
+        old
     }
 
     /// The first free slot at or after `from`.
     pub(super) fn next_free(&self, from: Slot) -> Option<Slot> {
-        let first = from / SLOTS_PER_CHUNK;
-        for number in first..self.chunks.len() as u32 {
-            let start = number * SLOTS_PER_CHUNK;
-            let within = if number == first { from % SLOTS_PER_CHUNK } else { 0 };
-            let found = match &self.chunks[number as usize] {
-                None => (start + within < self.slots).then_some(within),
+        let (mut number, mut within) = ((from / SLOTS_PER_CHUNK) as usize, (from % SLOTS_PER_CHUNK) as usize);
+        loop {
+            let found = match self.chunks.get(number) {
+                None => Some(within),
                 Some(chunk) if chunk.free == 0 => None,
-                Some(chunk) => chunk.next_free(within as usize).map(|at| at as u32),
+                Some(chunk) => chunk.next_free(within),
             };
-            if let Some(at) = found {
-                return Some(start + at);
+            let slot = found.map(|at| number as u32 * SLOTS_PER_CHUNK + at as u32);
+            if let Some(slot) = slot.filter(|slot| *slot < self.slots) {
+                return Some(slot);
             }
+            (number, within) = (next_bit(&self.has_free, number + 1)?, 0);
         }
-        None
     }
 
     /// All slots that were ever granted: slot, generation, use.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, Generation, SlotUse)> + '_ {
-        self.chunks.iter().enumerate().flat_map(|(number, chunk)| {
-            let chunk = chunk.as_deref();
-            chunk.into_iter().flat_map(move |chunk| {
-                let slots = (0..chunk.records.len()).map(|at| chunk.slot(at));
-                number_granted(number, slots)
-            })
+        self.chunks.iter().flat_map(|(number, chunk)| {
+            let slots = (0..chunk.records.len()).map(|at| chunk.slot(at));
+            number_granted(number, slots)
         })
     }
 
     /// The same; what has been passed is let go of.
     pub(super) fn into_slots(self) -> impl Iterator<Item = (Slot, Generation, SlotUse)> {
-        self.chunks.into_iter().enumerate().filter_map(|(number, chunk)| Some((number, chunk?))).flat_map(
-            |(number, chunk)| {
-                let slots = (0..chunk.records.len()).map(move |at| chunk.slot(at));
-                number_granted(number, slots)
-            },
-        )
+        self.chunks.into_numbered().flat_map(|(number, chunk)| {
+            let slots = (0..chunk.records.len()).map(move |at| chunk.slot(at));
+            number_granted(number, slots)
+        })
     }
 
     /// Heap bytes, from capacities.
     pub(super) fn heap_bytes(&self) -> usize {
-        let of_chunk = |chunk: &Arc<Chunk>| {
-            chunk.records.len() * size_of::<SlotRecord>() + chunk.kinds.len() * 16 + size_of::<Chunk>() + 16
-        };
-        self.chunks.capacity() * size_of::<Option<Arc<Chunk>>>()
-            + self.chunks.iter().flatten().map(of_chunk).sum::<usize>()
+        self.chunks.heap_bytes() + self.has_free.capacity() * size_of::<u64>()
     }
 }
 

@@ -92,11 +92,10 @@ impl Slots {
 
     /// Sets a slot's use and generation, which must be a slot there is.
     pub(super) fn set(&mut self, slot: SlotRef, new: SlotUse) {
-        let Some(slab) = self.slabs.get_mut(&slot.slab) else { return };
-        let Some((generation, old)) = slab.get(slot.slot) else { return };
+        let Some(slab) = self.slabs.get_mut(&slot.slab).filter(|slab| slot.slot < slab.slots) else { return };
+        let (generation, old) = slab.replace(slot.slot, slot.generation, new);
         let before = hash_of_slot(SlotRef { generation, ..slot }, old);
         self.digest = self.digest.wrapping_sub(before).wrapping_add(hash_of_slot(slot, new));
-        slab.set(slot.slot, slot.generation, new);
     }
 
     /// Leases up to `asked` slots of a class to a holder, creating slabs as the budget allows; possibly none.

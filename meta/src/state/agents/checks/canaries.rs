@@ -2,6 +2,7 @@
 
 use foreword_proto::{EntryKey, SessionId};
 
+use crate::state::agents::granted::Granted;
 use crate::state::agents::suspicions::Suspicion;
 use crate::state::invariants::planted::{KEY, SESSION, found, step_found};
 
@@ -15,8 +16,14 @@ fn a_grant_of_a_session_that_ended() {
 
 #[test]
 fn a_grant_that_its_session_forgot() {
-    let name = found(|state, _| state.agents.sessions.get_mut(SESSION).unwrap().granted.clear());
+    let name = found(|state, _| state.agents.sessions.get_mut(SESSION).unwrap().granted = Granted::default());
     assert_eq!(name, "grants-end");
+}
+
+#[test]
+fn a_digest_that_missed_an_outcome() {
+    let name = found(|state, _| state.agents.sessions.get_mut(SESSION).unwrap().window.spoil_digest());
+    assert_eq!(name, "digest-is-true");
 }
 
 #[test]

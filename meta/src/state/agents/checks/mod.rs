@@ -26,7 +26,7 @@ fn grants_end(agents: &Agents, room: &Room) -> Result<(), Violation> {
     for (at, used) in room.all_slots() {
         let SlotUse::Granted(holder) = used else { continue };
         let open = agents.holding(holder).and_then(|session| sessions.get(session));
-        let knows = open.is_some_and(|open| open.granted.contains(&(at.slab, at.slot)));
+        let knows = open.is_some_and(|open| open.granted.contains(at.slab, at.slot));
         ensure(NAME, knows, || format!("{at:?} is granted to holder {holder}, which does not hold it"))?;
         held += 1;
     }

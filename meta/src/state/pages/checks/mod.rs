@@ -1,11 +1,11 @@
 //! What must hold of namespaces and pages: by the names of docs/INVARIANTS.md.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use foreword_proto::{Epoch, NamespaceId};
 
 use super::Pages;
-use super::index::TableId;
+use super::table::Table;
 use crate::state::room::{Room, SlotUse};
 use crate::state::violation::{BACK, Violation, ensure};
 
@@ -19,18 +19,25 @@ pub(in crate::state) fn check(pages: &Pages, room: &Room) -> Result<(), Violatio
     entries_are_counted(pages)
 }
 
+/// All tables, each with whose it is.
+fn tables(pages: &Pages) -> impl Iterator<Item = (String, &Table)> {
+    let owned = pages.namespaces().map(|info| (format!("namespace {}", info.id), &info.table));
+    let left = pages.garbage.left.iter().zip(0..).map(|(left, number)| (format!("garbage {number}"), &left.table));
+    owned.chain(left)
+}
+
 /// `one-slot-one-page`: entries and published slots are a bijection, generation for generation.
 fn one_slot_one_page(pages: &Pages, room: &Room) -> Result<(), Violation> {
     const NAME: &str = "one-slot-one-page";
     let mut taken = BTreeMap::new();
-    for (_, entry, _) in pages.index.iter() {
-        let slot = entry.slot;
-        if let Some(other) = taken.insert((slot.slab, slot.slot), entry.key) {
-            return ensure(NAME, false, || format!("{slot:?} holds {other:?} and {:?}", entry.key));
+    for (key, location) in tables(pages).flat_map(|(_, table)| table.iter()) {
+        let slot = location.slot;
+        if let Some(other) = taken.insert((slot.slab, slot.slot), key) {
+            return ensure(NAME, false, || format!("{slot:?} holds {other:?} and {key:?}"));
         }
         let used = room.get(slot.slab, slot.slot);
         let published = matches!(used, Some((generation, SlotUse::Published(_))) if generation == slot.generation);
-        ensure(NAME, published, || format!("{:?} is at {slot:?}, whose use is {used:?}", entry.key))?;
+        ensure(NAME, published, || format!("{key:?} is at {slot:?}, whose use is {used:?}"))?;
     }
     let published = room.published();
     ensure(NAME, published == taken.len() as u64, || {
@@ -38,42 +45,42 @@ fn one_slot_one_page(pages: &Pages, room: &Room) -> Result<(), Violation> {
     })
 }
 
-/// `namespaces-are-distinct`: one id a fingerprint, one table an epoch.
+/// `namespaces-are-distinct`: one id a fingerprint.
 fn namespaces_are_distinct(pages: &Pages) -> Result<(), Violation> {
     const NAME: &str = "namespaces-are-distinct";
-    let mut tables = BTreeSet::new();
     let last_id = pages.last_namespace();
     for info in pages.namespaces() {
         let found = pages.by_fingerprint(&info.fingerprint).map(|found| found.id);
         let right = (1..=last_id).contains(&info.id) && found == Some(info.id);
         ensure(NAME, right, || format!("namespace {} of {last_id}, its fingerprint finds {found:?}", info.id))?;
-        let fresh = tables.insert(info.table) && info.table < pages.next_table;
-        ensure(NAME, fresh, || format!("table {} of namespace {}", info.table, info.id))?;
     }
     let (there, counted) = (pages.namespaces().count(), pages.namespaces.len());
-    ensure(NAME, there == counted, || format!("{there} namespaces are registered, {counted} are counted"))?;
-    for garbage in &pages.garbage {
-        let fresh = tables.insert(garbage.table);
-        ensure(NAME, fresh, || format!("table {} is cleared and in use", garbage.table))?;
-    }
-    Ok(())
+    ensure(NAME, there == counted, || format!("{there} namespaces are registered, {counted} are counted"))
 }
 
-/// `entries-are-counted`: each entry is found by its key, and each table has as many as its owner says.
+/// `entries-are-counted`: each entry is found by its key, and each table, all namespaces and all garbage have as many as
+/// they say.
 fn entries_are_counted(pages: &Pages) -> Result<(), Violation> {
     const NAME: &str = "entries-are-counted";
-    let mut counted: BTreeMap<TableId, u64> = BTreeMap::new();
-    for (shards, entry, location) in pages.index.iter() {
-        let found = pages.index.get(shards, entry.table, &entry.key);
-        ensure(NAME, found == Some(location), || format!("{:?} is at {location:?}, found at {found:?}", entry.key))?;
-        *counted.entry(entry.table).or_default() += 1;
+    for (owner, table) in tables(pages) {
+        let mut counted = 0;
+        for (key, location) in table.iter() {
+            let found = table.get(&key);
+            ensure(NAME, found == Some(location), || format!("{key:?} is at {location:?}, found at {found:?}"))?;
+            counted += 1;
+        }
+        let kept = table.entries();
+        ensure(NAME, counted == kept, || format!("{owner} has {counted} entries, {kept} are kept"))?;
     }
-    let owners = pages.namespaces().map(|info| (info.table, info.pages));
-    for (table, entries) in owners.chain(pages.garbage.iter().map(|garbage| (garbage.table, garbage.entries))) {
-        let there = counted.remove(&table).unwrap_or(0);
-        ensure(NAME, there == entries, || format!("table {table} has {there} entries, {entries} are counted"))?;
+    let owned: u64 = pages.namespaces().map(|info| info.pages()).sum();
+    let left: u64 = pages.garbage.left.iter().map(|left| left.table.entries()).sum();
+    let kept = (pages.count(), pages.reclaimable());
+    ensure(NAME, (owned, left) == kept, || format!("{owned} pages and {left} cleared ones, {kept:?} are kept"))?;
+    for left in &pages.garbage.left {
+        let passed = (0..left.bucket).map(|bucket| left.table.pages_in(bucket).count()).sum::<usize>();
+        ensure(NAME, passed == 0, || format!("{passed} entries in buckets that were reclaimed"))?;
     }
-    ensure(NAME, counted.is_empty(), || format!("entries of tables that nobody owns: {counted:?}"))
+    Ok(())
 }
 
 /// What later namespaces are held against.

@@ -68,9 +68,9 @@ fn rests_are_ordered(room: &Room) -> Result<(), Violation> {
     for queue in [&room.rests.read, &room.rests.write] {
         let ordered = queue.iter().is_sorted_by_key(|rest| rest.due_ms);
         ensure(NAME, ordered, || format!("deadlines {:?}", queue.iter().map(|rest| rest.due_ms).collect::<Vec<_>>()))?;
-        for Rest { slab, slot, .. } in queue {
-            let used = room.get(*slab, *slot);
-            let rests = matches!(used, Some((_, SlotUse::Resting))) && seen.insert((*slab, *slot));
+        for Rest { slab, slot, .. } in queue.iter() {
+            let used = room.get(slab, slot);
+            let rests = matches!(used, Some((_, SlotUse::Resting))) && seen.insert((slab, slot));
             ensure(NAME, rests, || format!("slot {slot} of slab {slab} waits for its release, its use is {used:?}"))?;
         }
     }

@@ -1,0 +1,70 @@
+//! How long the lock of the applied state is held: whoever wants it waits as long.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use foreword_seams::Telemetry;
+use foreword_seams::stopwatch::Stopwatch;
+use metrics::{Gauge, Histogram};
+
+/// One measured duration: its distribution, and the longest since the start.
+struct Meter {
+    seconds: Histogram,
+    max: Gauge,
+    max_nanos: AtomicU64,
+}
+
+impl Meter {
+    fn record(&self, took: Duration) {
+        self.seconds.record(took.as_secs_f64());
+        let nanos = took.as_nanos() as u64;
+        if self.max_nanos.fetch_max(nanos, Ordering::Relaxed) < nanos {
+            self.max.set(took.as_secs_f64());
+        }
+    }
+}
+
+/// The meters of one lock.
+pub(super) struct LockMeters {
+    wall: Meter,
+    cpu: Meter,
+}
+
+/// The lock is held since then.
+pub(super) struct Hold(Stopwatch);
+
+impl LockMeters {
+    pub(super) fn new(telemetry: &Telemetry) -> Self {
+        let meter = |name, help, max, help_max| Meter {
+            seconds: telemetry.seconds(name, help),
+            max: telemetry.gauge(max, help_max),
+            max_nanos: AtomicU64::new(0),
+        };
+        Self {
+            wall: meter(
+                "foreword_meta_lock_held_seconds",
+                "How long the lock of the applied state was held at a time, lookups left out",
+                "foreword_meta_lock_held_max_seconds",
+                "The longest time that the lock of the applied state was held since the start",
+            ),
+            cpu: meter(
+                "foreword_meta_lock_held_cpu_seconds",
+                "CPU time of its holder meanwhile",
+                "foreword_meta_lock_held_cpu_max_seconds",
+                "The most CPU time that a holder of the lock used since the start",
+            ),
+        }
+    }
+
+    /// The lock was taken.
+    pub(super) fn begin(&self) -> Hold {
+        Hold(Stopwatch::start())
+    }
+
+    /// It is let go of.
+    pub(super) fn end(&self, hold: Hold) {
+        let took = hold.0.took();
+        self.wall.record(took.wall);
+        self.cpu.record(took.cpu);
+    }
+}
