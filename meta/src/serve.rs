@@ -44,7 +44,7 @@ pub use crate::replica::supervise::Failure;
 use crate::service::status::StatusSource;
 use crate::service::{AdminService, MetaService, RaftService, router};
 use crate::state::State;
-use crate::storage::{Identity, IdentityFile, LogStore};
+use crate::storage::{Identity, IdentityFile, LogReader, LogStore};
 use crate::watch::hub::WatchHub;
 
 /// Everything from outside.
@@ -161,7 +161,8 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     seed_thread(deps.entropy.u64());
     let identity = deps.identity;
     let snapshots = Snapshots::new(deps.snapshots.clone(), identity.cluster_id);
-    let log = deps.log;
+    let mut log = deps.log;
+    log.belongs_to(identity.replica_id);
     let log_reader = log.reader();
     let log_vote = log_reader.vote();
     let log_end = log.end();
@@ -199,7 +200,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let raft = Raft::new(
         identity.replica_id,
         Arc::new(raft_config(&config)),
-        NetworkFactory::new(peers.clone(), heard.clone()),
+        NetworkFactory::new(peers.clone(), heard.clone(), log_reader.clone()),
         log,
         StateMachine::new(applied.clone(), snapshots, halt.clone(), level),
     )
@@ -251,6 +252,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         deps.telemetry.clone(),
         (failing.clone(), deps.identity_file.clone()),
     );
+    let telling = tell_log_of_members(raft.clone(), log_reader.clone());
     let noting = note_members(group.clone(), identity.members.clone(), deps.identity_file.clone());
     let joining = form_or_rejoin(group.clone(), identity, deps.identity_file.clone(), standing.clone());
     let snapshots = snapshot_by_bytes(source.clone(), config.log_bytes_per_snapshot);
@@ -275,6 +277,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     tasks.spawn(failing.clone().supervise("the changes of members", changes.clone().tend()));
     tasks.spawn(failing.clone().supervise("the watch for removal", watch_removal(group.clone(), standing.clone())));
     tasks.spawn(failing.clone().supervise("the note of members", noting));
+    tasks.spawn(failing.clone().supervise("the log's knowledge of members", telling));
     tasks.spawn(failing.supervise("forming or joining the group", joining));
     let services = rpc::server()
         .layer(RpcMetricsLayer::new(deps.telemetry.clone()))
@@ -421,6 +424,18 @@ fn tell_other_port(group: &Group, listens: &Endpoint) {
     let port = |endpoint: &str| endpoint.rsplit_once(':').map(|(_, port)| port.to_owned());
     if port(&member.peer) != port(&listens.to_string()) {
         tracing::warn!(reached_at = member.peer, %listens, "the group looks for this replica at another port than it listens on");
+    }
+}
+
+/// Tells the log who votes, as far as it does not have the entry that says so.
+async fn tell_log_of_members(raft: Raft<TypeConfig>, log: LogReader) {
+    let mut metrics = raft.server_metrics();
+    loop {
+        let membership = metrics.borrow_and_update().membership_config.clone();
+        log.membership_is(&membership);
+        if metrics.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -91,6 +91,8 @@ markers! {
     ProposalUnknown = "proposal-unknown",
     /// A proposal failed for want of a leader, or lost it on the way, and goes to whoever leads next.
     ProposalRetried = "proposal-retried",
+    /// A leader replicated entries while its own disk was still at them.
+    FlushedBesideReplication = "flushed-beside-replication",
     /// A follower asked the leader for the revision of a linearizable read.
     ReadIndexForwarded = "read-index-forwarded",
     /// A read gave up because its revision was not applied here in time.

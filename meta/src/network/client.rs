@@ -24,6 +24,7 @@ use super::heard::Heard;
 use super::messages::{append_to_wire, to_body};
 use super::peers::{PeerClient, Peers};
 use crate::consensus::types::{CALL_TIMEOUT_MIN, Member, SnapshotMeta, TypeConfig};
+use crate::storage::LogReader;
 
 /// A whole snapshot of the largest index, over a slow link.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(600);
@@ -42,12 +43,13 @@ const BACKOFF: Duration = Duration::from_millis(100);
 pub struct NetworkFactory {
     peers: Arc<Peers>,
     heard: Arc<Heard>,
+    log: LogReader,
 }
 
 impl NetworkFactory {
-    /// A factory over cached channels; what peers acknowledge goes to `heard`.
-    pub fn new(peers: Arc<Peers>, heard: Arc<Heard>) -> Self {
-        Self { peers, heard }
+    /// A factory over cached channels; what peers acknowledge goes to `heard`, and to openraft once `log` has it, too.
+    pub fn new(peers: Arc<Peers>, heard: Arc<Heard>, log: LogReader) -> Self {
+        Self { peers, heard, log }
     }
 }
 
@@ -55,7 +57,8 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     type Network = PeerNetwork;
 
     async fn new_client(&mut self, target: u64, member: &Member) -> PeerNetwork {
-        PeerNetwork { peers: self.peers.clone(), peer: Peer::member(target, member), heard: self.heard.clone() }
+        let (peers, heard, log) = (self.peers.clone(), self.heard.clone(), self.log.clone());
+        PeerNetwork { peers, peer: Peer::member(target, member), heard, log }
     }
 }
 
@@ -64,6 +67,7 @@ pub struct PeerNetwork {
     peers: Arc<Peers>,
     peer: Peer,
     heard: Arc<Heard>,
+    log: LogReader,
 }
 
 impl PeerNetwork {
@@ -135,6 +139,7 @@ impl RaftNetwork<TypeConfig> for PeerNetwork {
         let flushes = !request.entries.is_empty();
         let deadline = if flushes { APPEND_DEADLINE } else { option.hard_ttl() * HEARTBEATS_PER_ANSWER };
         let term = request.vote.leader_id.term;
+        let matches = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
         let request = append_to_wire(request).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
         let mut client = self.client();
         let sent = Instant::now();
@@ -146,6 +151,12 @@ impl RaftNetwork<TypeConfig> for PeerNetwork {
         // Whoever lacks the entries before these still takes this replica as its leader.
         if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
             self.heard.acknowledged(self.peer.address.replica_id, term, sent);
+        }
+        // openraft counts this replica's own entries as soon as they are appended, while they are still on their way to its
+        // disk: so no other's word that makes a majority of them counts before they are there.
+        if let Some(matches) = matches {
+            let flushed = self.log.flushed(matches.index).await;
+            flushed.map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
         }
         Ok(response)
     }

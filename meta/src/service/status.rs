@@ -47,7 +47,10 @@ impl StatusSource {
             membership.nodes().map(|(id, member)| (*id, member.peer.clone())).collect();
         // Before the state is locked: the office comes first.
         let protected_pages = self.page_files.protected_pages();
-        self.group.applied.read(|state| ReplicaStatus {
+        // The document grows with the namespaces, and is written from a view that holds up nobody.
+        let frozen = self.group.applied.read(State::freeze);
+        let state = frozen.state();
+        ReplicaStatus {
             cluster_id: self.group.cluster_id,
             replica_id: self.group.replica_id,
             version: env!("CARGO_PKG_VERSION").into(),
@@ -80,7 +83,7 @@ impl StatusSource {
                 .collect(),
             l3: state.l3_status(),
             hf3fs: self.hf3fs(state, protected_pages),
-        })
+        }
     }
 
     fn hf3fs(&self, state: &State, protected_pages: Option<u64>) -> Option<Hf3fsStatus> {

@@ -10,17 +10,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use foreword_proto::limits::RAFT_PAYLOAD_BYTES_SOFT_MAX;
 use foreword_seams::{Marker, Runner, sometimes};
 use openraft::storage::{LogFlushed, RaftLogStorage};
-use openraft::{AnyError, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader, StorageIOError};
+use openraft::{
+    AnyError, EntryPayload, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader, StorageIOError,
+};
 use parking_lot::RwLock;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::engine::{Item, LogEngine, hole};
 use super::flushes::Flushes;
 use super::mark::{Mark, MarkFile, MarkKeeper};
+use super::quorums::Quorums;
 use super::recovery::{OpenError, recover};
 use super::writer::{Ack, Change, Op, Position, Writer, WriterEnd};
 use crate::consensus::entry_codec::{encode_entry, encode_log_id, entry_bytes};
-use crate::consensus::types::{Entry, LogId, StorageError, TypeConfig, Vote};
+use crate::consensus::types::{Entry, LogId, StorageError, StoredMembership, TypeConfig, Vote};
 use crate::consensus::write_version::WriteVersion;
 
 /// The log in memory.
@@ -33,6 +36,7 @@ pub(crate) struct Memory {
     entries: VecDeque<Entry>,
     /// Bytes the entries take in the log.
     bytes: u64,
+    quorums: Quorums,
 }
 
 impl Memory {
@@ -55,7 +59,19 @@ impl Memory {
     /// Adds an entry that follows the last one.
     pub(crate) fn push(&mut self, entry: Entry) {
         self.bytes += entry_bytes(&entry) as u64;
+        if let EntryPayload::Membership(membership) = &entry.payload {
+            self.quorums.appended(entry.log_id.index, membership);
+        }
         self.entries.push_back(entry);
+    }
+
+    /// Whether entries of this term are this replica's own as their leader, and nothing commits without another replica: then
+    /// it is enough that the others' acknowledgements wait for its disk ([`LogReader::flushed`]).
+    fn leads_others(&self, replica_id: u64, term: u64) -> bool {
+        let leads = |vote: &Vote| {
+            vote.committed && vote.leader_id.voted_for() == Some(replica_id) && vote.leader_id.term == term
+        };
+        self.vote.as_ref().is_some_and(leads) && self.quorums.need_another()
     }
 
     fn offset(&self, index: u64) -> Option<usize> {
@@ -67,12 +83,17 @@ impl Memory {
         while self.entries.back().is_some_and(|entry| entry.log_id.index >= from) {
             self.forget(VecDeque::pop_back);
         }
+        self.quorums.truncated(from);
     }
 
     fn purge(&mut self, upto: LogId) {
+        if self.last().is_none_or(|last| last.index < upto.index) {
+            self.quorums.unknown();
+        }
         while self.entries.front().is_some_and(|entry| entry.log_id.index <= upto.index) {
             self.forget(VecDeque::pop_front);
         }
+        self.quorums.purged(upto.index);
         self.purged = Some(upto);
     }
 
@@ -122,8 +143,19 @@ pub struct LogStore {
     version: WriteVersion,
     /// Changes that were submitted and are not acknowledged yet.
     unsynced: Arc<AtomicUsize>,
+    flushed: Arc<watch::Sender<Flushed>>,
+    /// Whose log it is; 0 until it is told.
+    replica_id: u64,
     /// What the start found is durable.
     settled: bool,
+}
+
+/// How far the log is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Flushed {
+    index: u64,
+    /// Nothing more will be.
+    failed: bool,
 }
 
 /// Reads the log's entries and numbers from memory; does not keep the writer alive.
@@ -132,9 +164,31 @@ pub struct LogReader {
     memory: Arc<RwLock<Memory>>,
     flushes: Arc<Flushes>,
     unsynced: Arc<AtomicUsize>,
+    flushed: watch::Receiver<Flushed>,
 }
 
+/// The disk failed, or the log was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this replica's own log is not written any more")]
+pub struct NotFlushed;
+
 impl LogReader {
+    /// Waits until the entry at `index` is on this replica's disk.
+    pub async fn flushed(&self, index: u64) -> Result<(), NotFlushed> {
+        let mut flushed = self.flushed.clone();
+        let reached = flushed.wait_for(|flushed| flushed.failed || flushed.index >= index).await;
+        match reached {
+            Ok(flushed) if !flushed.failed => Ok(()),
+            _ => Err(NotFlushed),
+        }
+    }
+
+    /// The membership in force, which may be known from a snapshot only.
+    pub fn membership_is(&self, membership: &StoredMembership) {
+        let index = membership.log_id().map_or(0, |id| id.index);
+        self.memory.write().quorums.known(index, membership.membership());
+    }
+
     /// Bytes of the entries since the purge, as stored.
     pub fn log_bytes(&self) -> u64 {
         self.memory.read().bytes
@@ -196,13 +250,27 @@ impl LogStore {
             log_bytes: memory.bytes,
         };
         memory.vote = memory.vote.map(stand_again);
+        // All of it is durable before anyone hears of it.
+        let flushed = Flushed { index: memory.last().map_or(0, |last| last.index), failed: false };
         let (memory, unsynced) = (Arc::new(RwLock::new(memory)), Arc::default());
-        Ok((Self { memory, flushes, ops, end, version, unsynced, settled: false }, recovered))
+        let flushed = Arc::new(watch::Sender::new(flushed));
+        let log = Self { memory, flushes, ops, end, version, unsynced, flushed, replica_id: 0, settled: false };
+        Ok((log, recovered))
+    }
+
+    /// Says whose log it is: entries that it appends as a leader of others are answered at once, and flushed while they travel.
+    pub fn belongs_to(&mut self, replica_id: u64) {
+        self.replica_id = replica_id;
     }
 
     /// A handle that reads: for openraft's replication, and for whoever decides when to purge.
     pub fn reader(&self) -> LogReader {
-        LogReader { memory: self.memory.clone(), flushes: self.flushes.clone(), unsynced: self.unsynced.clone() }
+        LogReader {
+            memory: self.memory.clone(),
+            flushes: self.flushes.clone(),
+            unsynced: self.unsynced.clone(),
+            flushed: self.flushed.subscribe(),
+        }
     }
 
     /// Bytes of the entries since the purge, as stored.
@@ -344,12 +412,27 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let items = self.remember(entries.into_iter()).map_err(write_fault(ErrorSubject::Logs))?;
-        let Some((items, last)) = items else {
+        let Some((items, last, leads_others)) = items else {
             callback.log_io_completed(Ok(()));
             return Ok(());
         };
-        let ack: Ack = Box::new(|result| callback.log_io_completed(result));
-        self.submit(Change::Append { items, last }, ack).await.map_err(write_fault(ErrorSubject::Logs))
+        let flushed = self.flushed.clone();
+        let note = move |result: &io::Result<()>| match result {
+            Ok(()) => _ = flushed.send_replace(Flushed { index: last.0, failed: false }),
+            Err(_) => flushed.send_modify(|flushed| flushed.failed = true),
+        };
+        if !leads_others {
+            let ack: Ack = Box::new(move |result| {
+                note(&result);
+                callback.log_io_completed(result);
+            });
+            return self.submit(Change::Append { items, last }, ack).await.map_err(write_fault(ErrorSubject::Logs));
+        }
+        sometimes(Marker::FlushedBesideReplication);
+        let ack: Ack = Box::new(move |result| note(&result));
+        self.submit(Change::Append { items, last }, ack).await.map_err(write_fault(ErrorSubject::Logs))?;
+        callback.log_io_completed(Ok(()));
+        Ok(())
     }
 
     async fn truncate(&mut self, since: LogId) -> Result<(), StorageError> {
@@ -360,7 +443,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             memory.last().map(position)
         };
         let change = Change::Truncate { from: since.index, last };
-        self.done(change).await.map_err(write_fault(ErrorSubject::Log(since)))
+        self.done(change).await.map_err(write_fault(ErrorSubject::Log(since)))?;
+        let index = last.map_or(0, |(index, _)| index);
+        self.flushed.send_modify(|flushed| flushed.index = flushed.index.min(index));
+        Ok(())
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
@@ -380,9 +466,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
 impl LogStore {
     /// Puts entries into memory, where they can be read at once, and gives them as items for the writer, with the last one's
-    /// position. Entries that a purge already covers are left out; None when that leaves none.
-    fn remember(&self, entries: impl Iterator<Item = Entry>) -> io::Result<Option<(Vec<Item>, Position)>> {
+    /// position and whether this replica appends them all as a leader of others. Entries that a purge already covers are left
+    /// out; None when that leaves none.
+    fn remember(&self, entries: impl Iterator<Item = Entry>) -> io::Result<Option<(Vec<Item>, Position, bool)>> {
         let mut memory = self.memory.write();
+        // Before and after: a membership among the entries may change it.
+        let mut leads_others = true;
         let mut items = Vec::with_capacity(entries.size_hint().0);
         let purged = memory.purged;
         for entry in entries.filter(|entry| purged.is_none_or(|purged| purged.index < entry.log_id.index)) {
@@ -391,9 +480,12 @@ impl LogStore {
                 return Err(hole(last.index + 1, index));
             }
             items.push((index, encode_entry(self.version.get(), &entry)));
+            let term = entry.log_id.leader_id.term;
+            leads_others &= memory.leads_others(self.replica_id, term);
             memory.push(entry);
+            leads_others &= memory.leads_others(self.replica_id, term);
         }
         let last = memory.last().filter(|_| !items.is_empty());
-        Ok(last.map(|last| (items, position(last))))
+        Ok(last.map(|last| (items, position(last), leads_others)))
     }
 }

@@ -10,6 +10,7 @@ mod flushes;
 pub mod log_store;
 pub mod mark;
 pub mod memory_engine;
+mod quorums;
 mod recovery;
 pub mod sled_engine;
 pub mod snapshot_file;

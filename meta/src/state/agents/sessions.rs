@@ -190,7 +190,7 @@ impl Window {
     }
 
     /// The outcomes that are kept, by sequence.
-    pub(super) fn outcomes(&self) -> impl Iterator<Item = (Sequence, Bytes)> {
+    pub(super) fn outcomes(&self) -> impl Iterator<Item = (Sequence, Bytes)> + use<> {
         self.outcomes.clone().into_iter()
     }
 
