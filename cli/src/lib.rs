@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod driver;
+mod glance;
 pub mod human;
 mod out;
 pub mod process;

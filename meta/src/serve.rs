@@ -239,7 +239,10 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         standing: standing.clone(),
         page_files: page_files.clone(),
         page_files_served: hf3fs_clients.is_some(),
+        data_dir: config.data_dir.clone(),
     };
+    let flush = deps.telemetry.seconds("foreword_meta_flush_seconds", "How long a flush of the log took");
+    log_reader.flushes().record_in(flush);
 
     tell_other_port(&group, &endpoint);
     let stop = CancellationToken::new();

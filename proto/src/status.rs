@@ -29,6 +29,14 @@ pub struct ReplicaStatus {
     pub snapshot_revision: u64,
     pub purged_index: u64,
     pub log_bytes: u64,
+    /// replica id -> entries that it is known to lack; of a leader only
+    #[serde(default)]
+    pub followers_behind: std::collections::BTreeMap<u64, u64>,
+    /// Memory of its process, and what is free on the disk of its data directory; null where that is not known.
+    #[serde(default)]
+    pub resident_bytes: Option<u64>,
+    #[serde(default)]
+    pub disk_free_bytes: Option<u64>,
     /// 16 hexadecimal digits over the whole state at `revision`.
     pub state_digest: String,
     pub feature_level: u32,

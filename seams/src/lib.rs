@@ -12,6 +12,7 @@ pub mod files;
 pub mod http;
 pub mod listener;
 pub mod net;
+pub mod process;
 pub mod requests;
 pub mod rpc;
 pub mod rpc_errors;

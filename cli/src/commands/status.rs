@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::Done;
 use crate::clients;
+use crate::glance::glance;
 use crate::human::Size;
 use crate::out::outln;
 
@@ -17,6 +18,9 @@ const EXAMPLES: &str = "\
 Examples:
   foreword status --meta m1:7400,m2:7400,m3:7400
   foreword status --meta m1:7400 --agent unix:/run/foreword.sock --json";
+
+/// Namespaces and sessions in the table at most.
+const LISTED_MAX: usize = 20;
 
 /// `foreword status`
 #[derive(Debug, Args)]
@@ -63,25 +67,31 @@ fn print_replicas(replicas: &[anyhow::Result<ReplicaStatus>]) {
     if replicas.is_empty() {
         return;
     }
+    let answers: Vec<ReplicaStatus> = replicas.iter().flatten().cloned().collect();
+    for line in glance(&answers, replicas.len()) {
+        outln!("{line}");
+    }
     outln!(
-        "{:<8} {:<10} {:>6} {:>12} {:>10} {:>10}  state digest",
+        "\n{:<8} {:<10} {:>6} {:>12} {:>10} {:>10} {:>10}  state digest",
         "replica",
         "role",
         "term",
         "revision",
         "pages",
-        "log"
+        "log",
+        "memory"
     );
     for replica in replicas {
         match replica {
             Ok(r) => outln!(
-                "{:<8} {:<10} {:>6} {:>12} {:>10} {:>10}  {}{}",
+                "{:<8} {:<10} {:>6} {:>12} {:>10} {:>10} {:>10}  {}{}",
                 r.replica_id,
                 r.role,
                 r.term,
                 r.revision,
                 r.pages,
                 megabytes(r.log_bytes),
+                r.resident_bytes.map_or("?".into(), megabytes),
                 r.state_digest,
                 if r.ready { "" } else { "  not ready" }
             ),
@@ -106,7 +116,9 @@ fn print_replicas(replicas: &[anyhow::Result<ReplicaStatus>]) {
         megabytes(l3.resting_bytes),
         l3.slots_reused
     );
-    for n in &one.namespaces {
+    let mut largest: Vec<_> = one.namespaces.iter().collect();
+    largest.sort_by_key(|namespace| std::cmp::Reverse(namespace.pages));
+    for n in largest.iter().take(LISTED_MAX) {
         outln!(
             "namespace {} ({}/{}): {} pages, epoch {}, {} shards",
             n.id,
@@ -117,8 +129,14 @@ fn print_replicas(replicas: &[anyhow::Result<ReplicaStatus>]) {
             n.shards
         );
     }
-    for s in &one.sessions {
+    if largest.len() > LISTED_MAX {
+        outln!("and {} smaller namespaces: `foreword meta namespaces` lists them", largest.len() - LISTED_MAX);
+    }
+    for s in one.sessions.iter().take(LISTED_MAX) {
         outln!("session {} of {} at {}: {} slots granted", s.id, s.node, s.endpoint, s.granted_slots);
+    }
+    if one.sessions.len() > LISTED_MAX {
+        outln!("and {} more sessions: --json has them all", one.sessions.len() - LISTED_MAX);
     }
 }
 

@@ -95,6 +95,7 @@ impl Applied {
     pub fn apply_commands(&self, log_id: LogId<u64>, commands: &[Command]) -> Vec<Outcome> {
         let _entry = self.entry.lock();
         let (mut events, mut outcomes) = (Vec::new(), Vec::with_capacity(commands.len()));
+        let entry = self.held.begin();
         let mut inner = self.inner.write();
         let mut hold = self.held.begin();
         inner.state.begin_entry(log_id.leader_id.term, log_id.index);
@@ -110,6 +111,7 @@ impl Applied {
         }
         inner.state.finish_entry(log_id.index);
         self.end_entry(inner, hold, log_id, events);
+        self.held.applied(&entry);
         outcomes
     }
 

@@ -28,6 +28,8 @@ impl Meter {
 pub(super) struct LockMeters {
     wall: Meter,
     cpu: Meter,
+    /// From an entry's first command to its last observer.
+    entry: Histogram,
 }
 
 /// The lock is held since then.
@@ -53,12 +55,18 @@ impl LockMeters {
                 "foreword_meta_lock_held_cpu_max_seconds",
                 "The most CPU time that a holder of the lock used since the start",
             ),
+            entry: telemetry.seconds("foreword_meta_apply_seconds", "How long it took to apply an entry"),
         }
     }
 
     /// The lock was taken.
     pub(super) fn begin(&self) -> Hold {
         Hold(Stopwatch::start())
+    }
+
+    /// An entry is applied since then.
+    pub(super) fn applied(&self, since: &Hold) {
+        self.entry.record(since.0.took().wall.as_secs_f64());
     }
 
     /// It is let go of.

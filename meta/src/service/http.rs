@@ -34,10 +34,16 @@ async fn readyz(State(source): State<StatusSource>) -> (StatusCode, String) {
     }
 }
 
+const FOLLOWERS_BEHIND: &str = "foreword_meta_follower_behind_entries";
+
 /// What is read off the state when Prometheus asks.
 #[derive(Clone)]
 struct Gauges {
+    telemetry: Telemetry,
     leader: metrics::Gauge,
+    term: metrics::Gauge,
+    resident_bytes: metrics::Gauge,
+    disk_free_bytes: metrics::Gauge,
     revision: metrics::Gauge,
     pages: metrics::Gauge,
     sessions: metrics::Gauge,
@@ -52,6 +58,10 @@ struct Gauges {
 impl Gauges {
     fn new(telemetry: &Telemetry) -> Self {
         Self {
+            telemetry: telemetry.clone(),
+            term: telemetry.gauge("foreword_meta_term", "Raft's term: it rises with each election"),
+            resident_bytes: telemetry.gauge("foreword_meta_resident_bytes", "Memory of this process"),
+            disk_free_bytes: telemetry.gauge("foreword_meta_disk_free_bytes", "Free on the data directory's disk"),
             leader: telemetry.gauge("foreword_meta_leader", "1 while this replica leads and lately heard a quorum"),
             revision: telemetry.gauge("foreword_meta_revision", "Log index applied here"),
             pages: telemetry.gauge("foreword_meta_pages", "Published pages"),
@@ -67,6 +77,17 @@ impl Gauges {
 
     fn set(&self, status: &ReplicaStatus) {
         self.leader.set(if status.role == ReplicaRole::Leader { 1.0 } else { 0.0 });
+        self.term.set(status.term as f64);
+        for (gauge, bytes) in
+            [(&self.resident_bytes, status.resident_bytes), (&self.disk_free_bytes, status.disk_free_bytes)]
+        {
+            bytes.into_iter().for_each(|bytes| gauge.set(bytes as f64));
+        }
+        let help = "Entries that a replica is known to lack, at the leader";
+        for (replica, entries) in &status.followers_behind {
+            let gauge = self.telemetry.gauge_with(FOLLOWERS_BEHIND, help, "replica", replica.to_string());
+            gauge.set(*entries as f64);
+        }
         self.revision.set(status.revision as f64);
         self.pages.set(status.pages as f64);
         self.sessions.set(status.sessions.len() as f64);

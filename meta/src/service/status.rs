@@ -1,12 +1,15 @@
 //! A replica about itself: one document for /status and the Status call.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use foreword_proto::status::{Hf3fsStatus, NamespaceStatus, PageFileStatus, ReplicaRole, ReplicaStatus, SessionStatus};
-use openraft::ServerState;
+use foreword_seams::process;
+use openraft::{RaftMetrics, ServerState};
 
+use crate::consensus::types::Member;
 use crate::hf3fs;
 use crate::replica::group::Group;
 use crate::replica::rejoin::Standing;
@@ -25,6 +28,7 @@ pub struct StatusSource {
     pub page_files: Arc<hf3fs::Leader>,
     /// Whether this replica serves SGLang's hf3fs metadata clients.
     pub page_files_served: bool,
+    pub data_dir: PathBuf,
 }
 
 impl StatusSource {
@@ -67,6 +71,9 @@ impl StatusSource {
             snapshot_revision: metrics.snapshot.map_or(0, |id| id.index),
             purged_index: metrics.purged.map_or(0, |id| id.index),
             log_bytes: self.log.log_bytes(),
+            followers_behind: followers_behind(&metrics),
+            resident_bytes: process::resident_bytes(),
+            disk_free_bytes: process::disk_free_bytes(&self.data_dir),
             state_digest: format!("{:016x}", state.digest()),
             feature_level: state.feature_level(),
             pages: state.pages(),
@@ -95,6 +102,14 @@ impl StatusSource {
             files,
         })
     }
+}
+
+/// How many entries each of the others is known to lack, at a leader.
+fn followers_behind(metrics: &RaftMetrics<u64, Member>) -> BTreeMap<u64, u64> {
+    let last = metrics.last_log_index.unwrap_or(0);
+    let replication = metrics.replication.iter().flatten();
+    let behind = replication.map(|(id, matched)| (*id, last.saturating_sub(matched.map_or(0, |id| id.index))));
+    behind.filter(|(id, _)| *id != metrics.id).collect()
 }
 
 /// A namespace, as operators see it.

@@ -1,8 +1,11 @@
 //! How long the log's flushes take: what tells a slow disk from a dead network.
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use metrics::Histogram;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -10,9 +13,16 @@ use tokio::time::Instant;
 const KEPT: usize = 32;
 
 /// The flush that is under way, and the last ones.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Flushes {
     inner: Mutex<Inner>,
+    seconds: OnceLock<Histogram>,
+}
+
+impl fmt::Debug for Flushes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -23,6 +33,11 @@ struct Inner {
 }
 
 impl Flushes {
+    /// Each flush is recorded there, too.
+    pub fn record_in(&self, seconds: Histogram) {
+        self.seconds.get_or_init(|| seconds);
+    }
+
     pub(super) fn begin(&self) {
         self.inner.lock().since = Some(Instant::now());
     }
@@ -35,6 +50,9 @@ impl Flushes {
             inner.last.pop_front();
         }
         inner.last.push_back((now, now - since));
+        if let Some(seconds) = self.seconds.get() {
+            seconds.record((now - since).as_secs_f64());
+        }
     }
 
     /// For how long the flush has been under way that is; zero when none is.

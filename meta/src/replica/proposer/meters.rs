@@ -1,7 +1,7 @@
 //! What the proposer counts.
 
 use foreword_seams::Telemetry;
-use metrics::{Counter, Gauge};
+use metrics::{Counter, Gauge, Histogram};
 
 pub(super) struct Meters {
     /// Proposals that wait to be packed, and the bytes they take in entries.
@@ -12,6 +12,8 @@ pub(super) struct Meters {
     pub(super) late: Counter,
     pub(super) unknown: Counter,
     pub(super) restarts: Counter,
+    /// From proposing an entry to its outcome.
+    pub(super) commit: Histogram,
 }
 
 impl Meters {
@@ -32,6 +34,10 @@ impl Meters {
             ),
             restarts: telemetry
                 .counter("foreword_meta_proposer_restarts_total", "Times nothing was applied for no reason"),
+            commit: telemetry.seconds(
+                "foreword_meta_commit_seconds",
+                "How long an entry of this leader took from being proposed to being applied",
+            ),
         }
     }
 }

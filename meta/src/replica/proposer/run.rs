@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use foreword_proto::Revision;
+use futures::FutureExt;
 use futures::stream::{FuturesOrdered, StreamExt};
 use tokio::time::Instant;
 
@@ -48,7 +49,9 @@ pub(super) async fn run(parts: Parts, in_flight: &AtomicUsize) {
                 }
                 let pack = parts.queue.pack(Instant::now());
                 if !pack.waiting.is_empty() {
-                    writes.push_back(parts.log.write(entry(&parts, pack.level, pack.commands)));
+                    let written = parts.log.write(entry(&parts, pack.level, pack.commands));
+                    let (proposed, commit) = (Instant::now(), parts.queue.meters.commit.clone());
+                    writes.push_back(written.inspect(move |_| commit.record(proposed.elapsed().as_secs_f64())));
                     waiting.push_back(pack.waiting);
                 }
             }
