@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::config::MetaConfig;
 use crate::eviction::PolicyPlace;
-use crate::replica::state_machine::{LoadError, Newest, Snapshots};
+use crate::replica::snapshots::{LoadError, Newest, Snapshots};
 use crate::serve::Deps;
 use crate::storage::{
     DataDir, DataDirError, IdentityFile, LocalMark, LogEngine, LogStore, MarkFile, OpenError, Recovered, SledEngine,
@@ -151,9 +151,18 @@ pub async fn open_data_dir(
     };
     // A log that was set aside took the snapshots with it.
     let newest = if set_aside { Newest::default() } else { newest };
-    let policy = PolicyPlace { runner: on_a_thread("foreword-evict"), feed_bytes_max: POLICY_FEED_BYTES_MAX };
-    let snapshots = Arc::new(snapshots);
-    Ok(Deps { net, entropy, telemetry, identity, identity_file: dir, log, snapshots, newest, policy })
+    Ok(Deps {
+        net,
+        entropy,
+        telemetry,
+        identity,
+        identity_file: dir,
+        log,
+        snapshots: Arc::new(snapshots),
+        newest,
+        policy: PolicyPlace { runner: on_a_thread("foreword-evict"), feed_bytes_max: POLICY_FEED_BYTES_MAX },
+        aside: on_a_thread("foreword-aside"),
+    })
 }
 
 async fn newest_snapshot(dir: &DataDir) -> Result<Newest, LoadError> {

@@ -11,7 +11,9 @@ use foreword_proto::versions::OtherVersion;
 use foreword_seams::connection::Protocol;
 use foreword_seams::rpc_errors::NameMessageLayer;
 use foreword_seams::rpc_metrics::RpcMetricsLayer;
-use foreword_seams::{Endpoint, Entropy, Files, Incoming, Marker, Net, Telemetry, http, listener, rpc, sometimes};
+use foreword_seams::{
+    Endpoint, Entropy, Files, Incoming, Marker, Net, Runner, Telemetry, http, listener, rpc, sometimes,
+};
 use openraft::{Raft, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -38,7 +40,10 @@ use crate::replica::readiness::keep_readiness;
 use crate::replica::reclaim::Reclaim;
 use crate::replica::rejoin::{Standing, rejoin};
 use crate::replica::removed::watch_removal;
-use crate::replica::state_machine::{Newest, Snapshots, StateMachine};
+use crate::replica::snapshots::keeper::{Keeper, KeeperParts};
+use crate::replica::snapshots::receiving::Receiving;
+use crate::replica::snapshots::{Newest, Snapshots};
+use crate::replica::state_machine::{StateMachine, StateMachineParts};
 use crate::replica::supervise::Failing;
 pub use crate::replica::supervise::Failure;
 use crate::service::status::StatusSource;
@@ -60,6 +65,8 @@ pub struct Deps {
     /// What is in `snapshots` ([`Snapshots::load_newest`]).
     pub newest: Newest,
     pub policy: PolicyPlace,
+    /// Where work is done that takes a time that grows with the state.
+    pub aside: Runner,
 }
 
 /// Why a replica did not start.
@@ -179,7 +186,10 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         log_end.wait().await;
         return Err(ServeError::SnapshotLost { purged, covered });
     }
-    snapshots.remove(&newest.unusable).await.map_err(ServeError::Snapshots)?;
+    snapshots.clean(&newest.unusable).await.map_err(ServeError::Snapshots)?;
+    if let Some(sealed) = newest.sealed {
+        snapshots.is_sealed(sealed);
+    }
     let hub = Arc::new(WatchHub::new(config.watch_bytes_max as usize));
     let policy = Policy::new(deps.policy, &deps.telemetry);
     let applied = Arc::new(Applied::new(state, position, vec![policy.observer(), hub.clone()], &deps.telemetry));
@@ -195,14 +205,26 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let peers = Arc::new(Peers::new(
         deps.net.clone(),
         PeerIdentity::new(identity.cluster_id, identity.replica_id, identity.directory),
+        &deps.telemetry,
     ));
     let heard = Arc::new(Heard::default());
+    let stop = CancellationToken::new();
+    let receiving = Receiving::new(deps.snapshots.clone(), identity.cluster_id, deps.aside.clone(), halt.clone());
+    let receiving = Arc::new(receiving);
+    let state_machine = StateMachineParts {
+        applied: applied.clone(),
+        snapshots: snapshots.clone(),
+        halt: halt.clone(),
+        level,
+        aside: deps.aside.clone(),
+        stopped: stop.clone(),
+    };
     let raft = Raft::new(
         identity.replica_id,
         Arc::new(raft_config(&config)),
         NetworkFactory::new(peers.clone(), heard.clone(), log_reader.clone()),
         log,
-        StateMachine::new(applied.clone(), snapshots, halt.clone(), level),
+        StateMachine::new(state_machine, &deps.telemetry),
     )
     .await
     .map_err(|error| halt.why().map_or_else(|| ServeError::Raft(error.to_string()), ServeError::OtherVersion))?;
@@ -232,6 +254,15 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let page_files = Arc::new(hf3fs::Leader::new(group.clone(), clock.clone(), reservation));
     let duties: Vec<Arc<dyn Duty>> =
         vec![leases.clone(), Arc::new(Reclaim::new(applied.clone())), evictor.clone(), page_files.clone()];
+    let keeper = KeeperParts {
+        group: group.clone(),
+        log: log_reader.clone(),
+        snapshots,
+        receiving: receiving.clone(),
+        aside: deps.aside,
+        floor: config.log_bytes_per_snapshot,
+    };
+    let (keeper, snapshot_asks) = Keeper::new(keeper, &deps.telemetry);
     let source = StatusSource {
         group: group.clone(),
         election,
@@ -245,7 +276,6 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     log_reader.flushes().record_in(flush);
 
     tell_other_port(&group, &endpoint);
-    let stop = CancellationToken::new();
     policy.start(applied, &deps.telemetry, (failing.clone(), stop.clone())).map_err(ServeError::Thread)?;
     let mut tasks = JoinSet::new();
     let watching = watch_raft(raft.clone(), halt.clone(), failing.clone());
@@ -258,7 +288,6 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let telling = tell_log_of_members(raft.clone(), log_reader.clone());
     let noting = note_members(group.clone(), identity.members.clone(), deps.identity_file.clone());
     let joining = form_or_rejoin(group.clone(), identity, deps.identity_file.clone(), standing.clone());
-    let snapshots = snapshot_by_bytes(source.clone(), config.log_bytes_per_snapshot);
     let readiness = keep_readiness(group.clone(), standing.clone(), election);
     let pace = Pace {
         group: group.clone(),
@@ -275,7 +304,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     tasks.spawn(failing.clone().supervise("the comparison of digests", comparing));
     tasks.spawn(failing.clone().supervise("the pace", pace.keep()));
     tasks.spawn(failing.clone().supervise("the beat of leases", leases.beat().run()));
-    tasks.spawn(failing.clone().supervise("the snapshots", snapshots));
+    tasks.spawn(failing.clone().supervise("the snapshots", keeper.keep()));
     tasks.spawn(failing.clone().supervise("the watch over readiness", readiness));
     tasks.spawn(failing.clone().supervise("the changes of members", changes.clone().tend()));
     tasks.spawn(failing.clone().supervise("the watch for removal", watch_removal(group.clone(), standing.clone())));
@@ -288,8 +317,8 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
         .load_shed(true)
         .concurrency_limit_per_connection(config.requests_max)
         .add_service(MetaService::server(group.clone(), leases, evictor, hub, deps.entropy))
-        .add_service(AdminService::server(source.clone(), changes))
-        .add_service(RaftService::server(group.clone(), standing.clone(), halt))
+        .add_service(AdminService::server(source.clone(), changes, snapshot_asks))
+        .add_service(RaftService::server(group.clone(), standing.clone(), receiving))
         .add_service(ForwardedCalls::server(group.peers.identity(), page_files.clone()));
     let stopped = stop.clone().cancelled_owned();
     tasks.spawn(async move {
@@ -357,9 +386,8 @@ fn raft_config(config: &MetaConfig) -> openraft::Config {
         install_snapshot_timeout: 10_000,
         max_payload_entries: RAFT_PAYLOAD_ENTRIES_MAX,
         snapshot_policy: SnapshotPolicy::Never,
-        // Followers that are only a little behind catch up from the log.
-        max_in_snapshot_log_to_keep: 128,
-        purge_batch_size: 16,
+        // The keeper of snapshots says what of the log may go.
+        max_in_snapshot_log_to_keep: u64::MAX,
         ..openraft::Config::default()
     }
 }
@@ -395,28 +423,6 @@ async fn stop_when_diverged(
         tracing::error!(%error, "could not note that the log is not to be used again");
     }
     failing.fail(diverged.into());
-}
-
-/// Snapshots and purges by log bytes: entries differ in size by four orders of magnitude.
-async fn snapshot_by_bytes(source: StatusSource, bytes_max: u64) {
-    const LOOK: Duration = Duration::from_millis(500);
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let metrics = source.group.raft.metrics().borrow().clone();
-        let behind = metrics.last_applied.map_or(0, |id| id.index) > metrics.snapshot.map_or(0, |id| id.index);
-        if source.log.log_bytes() < bytes_max || !behind {
-            continue;
-        }
-        let wanted = source.group.applied.revision();
-        if let Err(error) = source.group.raft.trigger().snapshot().await {
-            tracing::warn!(%error, "could not ask for a snapshot");
-            continue;
-        }
-        let built = source.group.raft.wait(Some(Duration::from_secs(300)));
-        if let Err(error) = built.metrics(|m| m.snapshot.is_some_and(|id| id.index >= wanted), "snapshot").await {
-            tracing::warn!(%error, "no snapshot was built");
-        }
-    }
 }
 
 /// Says it when the others look for this replica at another port than it listens on: none of them would reach it, and none would say why.

@@ -104,6 +104,8 @@ pub const ENTRY_FRAME_BYTES: usize = 64;
 pub const RAFT_PAYLOAD_ENTRIES_MAX: u64 = 64;
 /// Bytes of entries after which a read of the log stops (it always returns at least one): what keeps AppendEntries below its message limit.
 pub const RAFT_PAYLOAD_BYTES_SOFT_MAX: usize = 8 << 20;
+/// Bytes after which a file that is being written is synced.
+pub const FILE_BYTES_PER_SYNC: usize = 8 << 20;
 /// Bytes of a snapshot's file that are read and sent at once.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 /// A piece of the state in a snapshot ends with the record that reaches this size; how large a record may be is said in
@@ -122,12 +124,15 @@ pub const PROPOSALS_OWN_BYTES_MAX: usize = 2 * ENTRY_BYTES_MAX;
 /// Entries between two revisions at which replicas note their state's digest, and notes kept.
 pub const DIGEST_EVERY_ENTRIES: u64 = 256;
 pub const DIGESTS_KEPT: usize = 64;
-/// Log bytes after which a snapshot is taken and the log before it is purged.
+/// Log bytes between two snapshots: by default at least this, or half the last snapshot's file, which is more from two million pages on;
+/// and at most, unless more is configured: the log since the last snapshot stands in memory.
 pub const LOG_BYTES_PER_SNAPSHOT: u64 = 64 << 20;
+pub const LOG_BYTES_PER_SNAPSHOT_MAX: u64 = 512 << 20;
 
 const _: () = {
     assert!(RAFT_PAYLOAD_BYTES_SOFT_MAX + ENTRY_BYTES_MAX + (1 << 20) <= RAFT_MESSAGE_BYTES_MAX);
     assert!(ENTRY_BYTES_SOFT_MAX <= ENTRY_BYTES_MAX);
+    assert!(LOG_BYTES_PER_SNAPSHOT <= LOG_BYTES_PER_SNAPSHOT_MAX);
     assert!(ENTRY_BYTES_MAX <= PROPOSALS_WAITING_BYTES_MAX && ENTRY_BYTES_MAX <= PROPOSALS_OWN_BYTES_MAX);
     // What the leader decides in one round fits one entry: ends of sessions, for each page file what expired and what was read, and
     // retirements of 32 bytes.

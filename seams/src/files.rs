@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use foreword_proto::limits::FILE_BYTES_PER_SYNC;
 use futures::future::BoxFuture;
 
 /// One directory of sealed files. Names are plain: no separators, not starting with a dot.
@@ -18,6 +19,8 @@ pub trait Files: Send + Sync + 'static {
     fn list(&self) -> BoxFuture<'static, io::Result<Vec<String>>>;
     /// Removes a sealed file; one that is not there is no error. An open reader keeps its bytes.
     fn remove(&self, name: &str) -> BoxFuture<'static, io::Result<()>>;
+    /// Gives a sealed file another name, in one durable step; a file that has it already is replaced.
+    fn rename(&self, from: &str, to: &str) -> BoxFuture<'static, io::Result<()>>;
 }
 
 /// Replaces a file in one step: written beside it under the name with `.next`, synced, renamed, and its directory synced. Blocks.
@@ -33,7 +36,7 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// A file being written. Dropping it unsealed leaves nothing.
 pub trait FileWriter: Send {
-    /// Appends bytes.
+    /// Appends bytes. A long file is synced as it grows: all of it at its seal would hold up whoever else syncs this disk.
     fn append(&mut self, bytes: Bytes) -> BoxFuture<'_, io::Result<()>>;
     /// Makes the file durable and visible under its name, replacing one of the same name.
     fn seal(self: Box<Self>) -> BoxFuture<'static, io::Result<()>>;
@@ -107,7 +110,8 @@ impl Files for LocalFiles {
             unsealed.push(UNSEALED_SUFFIX);
             let unsealed = PathBuf::from(unsealed);
             let file = tokio::fs::File::create(&unsealed).await?.into_std().await;
-            Ok(Box::new(LocalWriter { file: Some(std::sync::Arc::new(file)), unsealed, path }) as Box<dyn FileWriter>)
+            let file = Some(std::sync::Arc::new(file));
+            Ok(Box::new(LocalWriter { file, unsynced: 0, unsealed, path }) as Box<dyn FileWriter>)
         })
     }
 
@@ -151,10 +155,24 @@ impl Files for LocalFiles {
             .await
         })
     }
+
+    fn rename(&self, from: &str, to: &str) -> BoxFuture<'static, io::Result<()>> {
+        let paths = self.path(from).and_then(|from| Ok((from, self.path(to)?)));
+        Box::pin(async move {
+            let (from, to) = paths?;
+            blocking(move || {
+                std::fs::rename(from, &to)?;
+                sync_dir(&to)
+            })
+            .await
+        })
+    }
 }
 
 struct LocalWriter {
     file: Option<std::sync::Arc<std::fs::File>>,
+    /// Bytes since the last sync.
+    unsynced: usize,
     unsealed: PathBuf,
     path: PathBuf,
 }
@@ -162,9 +180,15 @@ struct LocalWriter {
 impl FileWriter for LocalWriter {
     fn append(&mut self, bytes: Bytes) -> BoxFuture<'_, io::Result<()>> {
         let file = self.file.clone();
+        self.unsynced += bytes.len();
+        let sync = self.unsynced >= FILE_BYTES_PER_SYNC;
+        if sync {
+            self.unsynced = 0;
+        }
         Box::pin(blocking(move || {
             let file = file.ok_or_else(|| io::Error::other("the file is sealed"))?;
-            (&*file).write_all(&bytes)
+            (&*file).write_all(&bytes)?;
+            if sync { file.sync_data() } else { Ok(()) }
         }))
     }
 
@@ -229,8 +253,11 @@ mod tests {
         let mut reader = files.open("a").await.unwrap();
         assert_eq!(reader.len(), 11);
         assert_eq!(&reader.read_at(6, 100).await.unwrap()[..], b"world");
-        files.remove("a").await.unwrap();
-        files.remove("a").await.unwrap();
+        files.rename("a", "c").await.unwrap();
+        assert_eq!(files.list().await.unwrap(), ["c"]);
+        assert_eq!(files.rename("a", "d").await.err().unwrap().kind(), io::ErrorKind::NotFound);
+        files.remove("c").await.unwrap();
+        files.remove("c").await.unwrap();
         assert!(files.list().await.unwrap().is_empty());
         assert_eq!(&reader.read_at(0, 5).await.unwrap()[..], b"hello");
     }

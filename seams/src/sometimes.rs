@@ -75,6 +75,10 @@ markers! {
     LogSetAside = "log-set-aside",
     /// A snapshot was built.
     SnapshotBuilt = "snapshot-built",
+    /// A snapshot could not be written, or given its name: that is tried again.
+    SnapshotFailed = "snapshot-failed",
+    /// A snapshot's stream went on where an earlier one had broken.
+    SnapshotTransferResumed = "snapshot-transfer-resumed",
     /// A snapshot did not reach the other replica whole.
     SnapshotTransferFailed = "snapshot-transfer-failed",
     /// A snapshot from the leader replaced a replica's state.

@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::state::State;
 use crate::state::command::Outcome;
 
 openraft::declare_raft_types!(
@@ -133,13 +134,21 @@ impl<'de> Deserialize<'de> for EntryOutcome {
 }
 
 /// A sealed snapshot file.
-#[derive(Clone)]
 pub struct SnapshotHandle {
     /// Its name in `files`.
     pub name: String,
     /// Its size.
     pub bytes: u64,
     pub files: Arc<dyn Files>,
+    /// Of one that was received: what is in it, restored while it came.
+    pub state: Option<Box<State>>,
+}
+
+impl SnapshotHandle {
+    /// One to be read from its file.
+    pub fn sealed(name: String, bytes: u64, files: Arc<dyn Files>) -> Self {
+        Self { name, bytes, files, state: None }
+    }
 }
 
 impl fmt::Debug for SnapshotHandle {

@@ -8,18 +8,16 @@ use std::sync::Arc;
 
 use foreword_proto::{BadInput, Revision};
 use foreword_seams::{Endpoint, OsEntropy, Telemetry, TokioNet};
-use openraft::storage::{RaftLogStorage, RaftStateMachine};
-use openraft::{CommittedLeaderId, Membership, RaftSnapshotBuilder};
+use openraft::storage::RaftLogStorage;
+use openraft::{CommittedLeaderId, Membership};
 
 use super::Plan;
 use super::state::{TERM, generate};
 use crate::config::MetaConfig;
-use crate::consensus::types::{LogId, Member, SnapshotHandle, StorageError, StoredMembership, Vote};
+use crate::consensus::types::{LogId, Member, StorageError, StoredMembership, Vote};
 use crate::open::{OpenDirError, open_data_dir};
 use crate::replica::applied::{Applied, Position};
-use crate::replica::halt::Halt;
-use crate::replica::level::Level;
-use crate::replica::state_machine::{Snapshots, StateMachine};
+use crate::replica::snapshots::{BuildError, Snapshots};
 use crate::serve::Deps;
 use crate::storage::{DataDir, DataDirError, Identity};
 
@@ -34,6 +32,8 @@ pub enum GenerateError {
     Open(#[from] OpenDirError),
     #[error("data_dir: {0}")]
     Storage(#[from] StorageError),
+    #[error("data_dir: {0}")]
+    Snapshot(#[from] BuildError),
     #[error("data_dir: {0}")]
     Io(#[from] io::Error),
 }
@@ -58,8 +58,9 @@ pub async fn fill(plan: &Plan, dirs: &[PathBuf]) -> Result<Generated, GenerateEr
     let last = LogId::new(CommittedLeaderId::new(TERM, first.replica_id), revision);
     let position = Position { last_applied: Some(last), membership: membership(&identities) };
     let first_stopped = stopped_at(&dirs[0], first, last).await?;
-    let applied = Arc::new(Applied::new(state, position, Vec::new(), &Telemetry::new()));
-    let snapshot = write_snapshot(applied, &first_stopped).await?;
+    // The snapshot that a replica would take now.
+    let snapshots = Snapshots::new(first_stopped.snapshots.clone(), identities[0].cluster_id);
+    let snapshot = snapshots.build_now(&Applied::new(state, position, Vec::new(), &Telemetry::new())).await?;
     close(first_stopped).await;
     let name = Path::new("snapshots").join(&snapshot.name);
     for (dir, identity) in dirs.iter().zip(&identities).skip(1) {
@@ -109,14 +110,4 @@ async fn close(deps: Deps) {
     let end = deps.log.end();
     drop(deps);
     end.wait().await;
-}
-
-/// The snapshot that a replica would take now.
-async fn write_snapshot(applied: Arc<Applied>, of: &Deps) -> Result<SnapshotHandle, GenerateError> {
-    let snapshots = Snapshots::new(of.snapshots.clone(), of.identity.cluster_id);
-    let halt = Arc::new(Halt::new(of.identity_file.clone()));
-    let level = Level::new(of.log.write_version(), of.identity_file.clone());
-    let mut machine = StateMachine::new(applied, snapshots, halt, level);
-    let built = machine.get_snapshot_builder().await.build_snapshot().await?;
-    Ok(*built.snapshot)
 }

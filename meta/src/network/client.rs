@@ -4,30 +4,23 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use foreword_proto::limits::SNAPSHOT_CHUNK_BYTES;
 use foreword_proto::wire::raft as wire;
-use foreword_seams::{Marker, sometimes};
 use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::{Snapshot, Vote};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use super::address::Peer;
 use super::heard::Heard;
 use super::messages::{append_to_wire, to_body};
 use super::peers::{PeerClient, Peers};
-use crate::consensus::types::{CALL_TIMEOUT_MIN, Member, SnapshotMeta, TypeConfig};
+use super::transfers::send_snapshot;
+use crate::consensus::types::{CALL_TIMEOUT_MIN, Member, TypeConfig};
 use crate::storage::LogReader;
 
-/// A whole snapshot of the largest index, over a slow link.
-const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(600);
 /// Entries sent and flushed: several flushes of a slow disk, and megabytes over a slow link. A peer that was cut off is noticed by
 /// its channel's keepalive.
 const APPEND_DEADLINE: Duration = Duration::from_secs(3);
@@ -175,59 +168,10 @@ impl RaftNetwork<TypeConfig> for PeerNetwork {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<u64>, StreamingError<TypeConfig, Fatal<u64>>> {
-        let lost = |status: Status| StreamingError::Network(NetworkError::new(&status));
-        let header = SnapshotOffer { vote, meta: snapshot.meta };
-        let header = to_body(&header).map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
-        let _sending = self.peers.sending_snapshot(self.peer.address.replica_id);
-        let mut client = self.client();
-        // Two frames wait while one is on its way: the file is read no faster than the peer takes it.
-        let (frames, stream) = mpsc::channel(2);
-        let reading = tokio::spawn(send_frames(*snapshot.snapshot, header, frames));
-        let sent = tokio::select! {
-            closed = cancel => Err(StreamingError::Closed(closed)),
-            sent = tokio::time::timeout(SNAPSHOT_DEADLINE, client.install_snapshot(ReceiverStream::new(stream))) => {
-                sent.unwrap_or_else(|_| Err(Status::deadline_exceeded("the snapshot took too long"))).map_err(lost)
-            }
-        };
-        reading.abort();
-        let sent = sent.inspect_err(|_| sometimes(Marker::SnapshotTransferFailed))?;
-        serde_json::from_slice(&sent.into_inner().body)
-            .map_err(|error| StreamingError::Network(NetworkError::new(&error)))
+        send_snapshot(&self.peers, &self.peer, vote, snapshot, cancel).await
     }
 
     fn backoff(&self) -> openraft::network::Backoff {
         openraft::network::Backoff::new(std::iter::repeat(BACKOFF))
-    }
-}
-
-/// The first frame of a snapshot stream.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct SnapshotOffer {
-    pub vote: Vote<u64>,
-    pub meta: SnapshotMeta,
-}
-
-async fn send_frames(
-    snapshot: crate::consensus::types::SnapshotHandle,
-    header: Bytes,
-    frames: mpsc::Sender<wire::SnapshotFrame>,
-) {
-    let result = async {
-        let mut file = snapshot.files.open(&snapshot.name).await?;
-        let mut offset = 0;
-        let mut header = header;
-        while offset < file.len() || !header.is_empty() {
-            let chunk = file.read_at(offset, SNAPSHOT_CHUNK_BYTES).await?;
-            offset += chunk.len() as u64;
-            let frame = wire::SnapshotFrame { header: std::mem::take(&mut header), chunk };
-            if frames.send(frame).await.is_err() {
-                break;
-            }
-        }
-        std::io::Result::Ok(())
-    };
-    if let Err(error) = result.await {
-        // The stream ends early; the receiver's verification refuses what it has.
-        tracing::warn!(%error, name = snapshot.name, "could not read a snapshot to send it");
     }
 }

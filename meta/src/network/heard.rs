@@ -33,6 +33,11 @@ impl Heard {
         *last = (*last).max(sent);
     }
 
+    /// Whether this peer acknowledged, in the newest term in which one did, what was sent within this time.
+    pub fn peer_within(&self, peer: u64, within: Duration) -> bool {
+        self.newest.lock().sent.get(&peer).is_some_and(|sent| sent.elapsed() <= within)
+    }
+
     /// Whether a majority of each of these sets of voters, `own` always among those heard, acknowledged in `term` what was sent
     /// within this time.
     pub fn quorum_within(&self, own: u64, term: u64, voters: &[BTreeSet<u64>], within: Duration) -> bool {

@@ -10,10 +10,11 @@ pub(crate) mod messages;
 mod peers;
 mod pulse;
 mod reach;
+pub(crate) mod transfers;
 
 pub use address::{Address, Peer, PeerIdentity};
 pub use client::NetworkFactory;
-pub(crate) use client::SnapshotOffer;
 pub(crate) use forwarded::{forwarded, passed_on, was_forwarded};
 pub use heard::Heard;
 pub use peers::Peers;
+pub(crate) use transfers::SnapshotOffer;

@@ -1,13 +1,12 @@
 //! The other replicas, as this one calls them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use foreword_proto::limits::RAFT_MESSAGE_BYTES_MAX;
 use foreword_proto::wire::raft::raft_client::RaftClient;
-use foreword_seams::Net;
-use parking_lot::Mutex;
+use foreword_seams::{Net, Telemetry};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
@@ -15,6 +14,7 @@ use super::address::{Addressed, Peer, PeerIdentity};
 use super::channels::{Channels, PeerChannel};
 use super::pulse::Pulse;
 use super::reach::Reach;
+use super::transfers::Transfers;
 
 /// A channel that says on every call whose it is and whom it is for.
 pub(crate) type AddressedChannel = InterceptedService<PeerChannel, Addressed>;
@@ -26,17 +26,16 @@ pub(crate) type PeerClient = RaftClient<AddressedChannel>;
 pub struct Peers {
     identity: PeerIdentity,
     channels: Arc<Channels>,
-    /// Snapshots on their way, by the replica that receives them.
-    snapshots: Mutex<BTreeMap<u64, usize>>,
+    transfers: Transfers,
     reach: Reach,
     pulse: Pulse,
 }
 
 impl Peers {
     /// Nobody was called yet.
-    pub fn new(net: Arc<dyn Net>, identity: PeerIdentity) -> Self {
-        let (channels, snapshots) = (Channels::new(net), Mutex::default());
-        Self { identity, channels, snapshots, reach: Reach::default(), pulse: Pulse::default() }
+    pub fn new(net: Arc<dyn Net>, identity: PeerIdentity, telemetry: &Telemetry) -> Self {
+        let (channels, transfers) = (Channels::new(net), Transfers::new(telemetry));
+        Self { identity, channels, transfers, reach: Reach::default(), pulse: Pulse::default() }
     }
 
     /// Which peers can be reached.
@@ -79,15 +78,9 @@ impl Peers {
         self.channels.answered_by_another(endpoint);
     }
 
-    /// Whether a snapshot is on its way to a replica: its log gets no further meanwhile.
-    pub(crate) fn receives_snapshot(&self, replica_id: u64) -> bool {
-        self.snapshots.lock().get(&replica_id).is_some_and(|sending| *sending > 0)
-    }
-
-    /// A snapshot is on its way until this is dropped.
-    pub(super) fn sending_snapshot(self: &Arc<Self>, replica_id: u64) -> SendingSnapshot {
-        *self.snapshots.lock().entry(replica_id).or_default() += 1;
-        SendingSnapshot { peers: self.clone(), replica_id }
+    /// Snapshots on their way to others.
+    pub(crate) fn transfers(&self) -> &Transfers {
+        &self.transfers
     }
 
     /// The channel to a replica, for a service that only replicas call.
@@ -103,20 +96,6 @@ impl Peers {
     /// A client of the Raft service of whichever replica answers at an endpoint: for a hello only.
     pub(super) fn client_of_anyone(&self, endpoint: &str) -> PeerClient {
         raft_client(InterceptedService::new(self.channels.to_peer(endpoint), self.identity.calling(None)))
-    }
-}
-
-/// A snapshot on its way.
-pub(super) struct SendingSnapshot {
-    peers: Arc<Peers>,
-    replica_id: u64,
-}
-
-impl Drop for SendingSnapshot {
-    fn drop(&mut self) {
-        if let Some(sending) = self.peers.snapshots.lock().get_mut(&self.replica_id) {
-            *sending -= 1;
-        }
     }
 }
 

@@ -144,8 +144,10 @@ impl Applied {
         self.revision.send_replace(log_id.index);
     }
 
-    /// Replaces everything with a snapshot's state; watchers start over.
-    pub fn replace(&self, state: State, position: Position) {
+    /// Replaces everything with a snapshot's state; watchers start over. Returns what was there: dropping it takes a time that grows with
+    /// it.
+    #[must_use = "the state is to be dropped where nobody waits for it"]
+    pub fn replace(&self, state: State, position: Position) -> State {
         let revision = state.revision();
         let _entry = self.entry.lock();
         let old = {
@@ -157,7 +159,7 @@ impl Applied {
             old
         };
         self.revision.send_replace(revision);
-        drop(old);
+        old.state
     }
 
     fn tell(&self, state: &State, revision: Revision, events: Vec<Event>) {

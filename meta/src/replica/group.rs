@@ -298,6 +298,11 @@ impl Group {
         office::quorum_heard_within(&self.raft, &self.heard, within)
     }
 
+    /// Whether this replica, as the leader it is or was last, heard another one within this time.
+    pub(crate) fn hears(&self, replica_id: u64, within: Duration) -> bool {
+        self.heard.peer_within(replica_id, within)
+    }
+
     /// Makes sure that this replica still leads in `term`, by asking the others after this call began.
     pub async fn leads_in(&self, term: u64) -> bool {
         self.read_index.here().await.is_some_and(|read| read.term == term)

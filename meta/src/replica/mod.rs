@@ -26,6 +26,7 @@ pub mod readiness;
 pub mod reclaim;
 pub mod rejoin;
 pub(crate) mod removed;
+pub mod snapshots;
 pub mod state_machine;
 pub mod supervise;
 pub mod unavailable;

@@ -122,7 +122,7 @@ impl Newcomer {
                 }
                 Err(_) => {}
             }
-            if matched != moved.0 || group.peers.receives_snapshot(self.replica_id) {
+            if matched != moved.0 || group.peers.transfers().runs_to(self.replica_id) {
                 moved = (matched, Instant::now());
             } else if moved.1.elapsed() >= STANDSTILL_MAX {
                 let at = matched.map_or_else(|| "nothing".to_owned(), |index| format!("entry {index}"));

@@ -18,6 +18,7 @@ use crate::network::{passed_on, was_forwarded};
 use crate::replica::changes::{Changes, Voters};
 use crate::replica::group::{Group, PROPOSE_DEADLINE};
 use crate::replica::newcomer::Newcomer;
+use crate::replica::snapshots::keeper::SnapshotAsks;
 
 /// Elections after which a voter that others were faster than is given up.
 const MOVES_MAX: usize = 3;
@@ -27,12 +28,13 @@ const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(300);
 pub struct AdminService {
     source: StatusSource,
     changes: Arc<Changes>,
+    snapshots: SnapshotAsks,
 }
 
 impl AdminService {
     /// Serves one replica.
-    pub(crate) fn server(source: StatusSource, changes: Arc<Changes>) -> AdminServer<Self> {
-        AdminServer::new(Self { source, changes })
+    pub(crate) fn server(source: StatusSource, changes: Arc<Changes>, snapshots: SnapshotAsks) -> AdminServer<Self> {
+        AdminServer::new(Self { source, changes, snapshots })
     }
 
     fn group(&self) -> &Group {
@@ -132,16 +134,10 @@ impl Admin for AdminService {
         &self,
         _: Request<wire::TriggerSnapshotRequest>,
     ) -> Result<Response<wire::TriggerSnapshotResponse>, Status> {
-        let group = self.group();
-        let wanted = group.applied.revision();
-        group.raft.trigger().snapshot().await.map_err(|error| Status::unavailable(error.to_string()))?;
-        let built = group
-            .raft
-            .wait(Some(SNAPSHOT_DEADLINE))
-            .metrics(|m| m.snapshot.is_some_and(|id| id.index >= wanted), "snapshot built")
-            .await
-            .map_err(|error| Status::deadline_exceeded(error.to_string()))?;
-        Ok(Response::new(wire::TriggerSnapshotResponse { revision: built.snapshot.map_or(0, |id| id.index) }))
+        let built = tokio::time::timeout(SNAPSHOT_DEADLINE, self.snapshots.snapshot()).await;
+        let revision = built.map_err(|_| Status::deadline_exceeded("snapshot: not built yet"))?;
+        let revision = revision.map_err(|error| Status::unavailable(format!("snapshot: {error}")))?;
+        Ok(Response::new(wire::TriggerSnapshotResponse { revision }))
     }
 
     async fn list_namespaces(

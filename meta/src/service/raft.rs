@@ -2,38 +2,40 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use foreword_proto::limits::RAFT_MESSAGE_BYTES_MAX;
 use foreword_proto::wire::raft as wire;
 use foreword_proto::wire::raft::raft_server::{Raft as RaftApi, RaftServer};
 use foreword_seams::deadline::deadline_of;
 use foreword_seams::{Marker, sometimes};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use openraft::Snapshot;
-use openraft::raft::AppendEntriesResponse;
+use openraft::raft::{AppendEntriesResponse, SnapshotResponse};
 use serde::Serialize;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::consensus::types::Vote;
 use crate::network::SnapshotOffer;
 use crate::network::messages::{append_from_wire, from_body, to_body};
 use crate::replica::checked::Author;
 use crate::replica::group::{Group, PROPOSE_DEADLINE};
-use crate::replica::halt::Halt;
 use crate::replica::handover::stand;
 use crate::replica::introduce::hello_of;
 use crate::replica::rejoin::{Standing, promise_of};
+use crate::replica::snapshots::receiving::{Receiving, Spooled};
 use crate::replica::unavailable::not_leader;
-use crate::storage::{SnapshotError, SnapshotReceiver};
 
 /// The service.
 pub struct RaftService {
     group: Arc<Group>,
     standing: Arc<Standing>,
-    halt: Arc<Halt>,
+    receiving: Arc<Receiving>,
 }
 
 impl RaftService {
-    /// The service of one replica; `standing` says what it may answer. A snapshot of another version goes to `halt`.
-    pub fn server(group: Arc<Group>, standing: Arc<Standing>, halt: Arc<Halt>) -> RaftServer<Self> {
-        RaftServer::new(Self { group, standing, halt })
+    /// The service of one replica; `standing` says what it may answer, `receiving` takes snapshots.
+    pub fn server(group: Arc<Group>, standing: Arc<Standing>, receiving: Arc<Receiving>) -> RaftServer<Self> {
+        RaftServer::new(Self { group, standing, receiving })
             .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX)
     }
@@ -48,10 +50,30 @@ impl RaftService {
         ))
     }
 
+    /// The vote of this replica, if it is later than the sender's: openraft would refuse the snapshot when it has come.
+    fn later_vote(&self, offer: &SnapshotOffer) -> Option<Vote> {
+        Some(self.group.raft.metrics().borrow().vote).filter(|vote| *vote > offer.vote)
+    }
+
     fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
         let from = self.group.peers.identity().check(request.metadata())?;
         self.group.check_caller(from)
     }
+}
+
+/// Takes a snapshot's stream and installs it.
+async fn receive(
+    group: Arc<Group>,
+    receiving: Arc<Receiving>,
+    offer: SnapshotOffer,
+    chunks: impl Stream<Item = Result<Bytes, Status>>,
+) -> Result<SnapshotResponse<u64>, Status> {
+    let handle = receiving.receive(&offer, chunks).await?;
+    let name = handle.name.clone();
+    let snapshot = Snapshot { meta: offer.meta, snapshot: Box::new(handle) };
+    let response = group.raft.install_full_snapshot(offer.vote, snapshot).await;
+    receiving.remove(&name).await;
+    response.map_err(|error| Status::unavailable(error.to_string()))
 }
 
 fn body<T: Serialize>(value: &T) -> Result<bytes::Bytes, Status> {
@@ -112,30 +134,30 @@ impl RaftApi for RaftService {
         let mut stream = request.into_inner();
         let first =
             stream.message().await?.ok_or_else(|| Status::invalid_argument("header: expected a first frame"))?;
-        let header: SnapshotOffer = from_body("header", &first.header)?;
-        let spool =
-            self.group.raft.begin_receiving_snapshot().await.map_err(|error| Status::unavailable(error.to_string()))?;
-        let faulty = |error: SnapshotError| {
-            if let Some(other) = error.other_version() {
-                self.halt.stop(other);
-            }
-            Status::data_loss(format!("snapshot: {error}"))
-        };
-        let receiver = SnapshotReceiver::create(spool.files.clone(), &spool.name, self.group.cluster_id);
-        let mut receiver = receiver.await.map_err(faulty)?;
-        receiver.chunk(first.chunk).await.map_err(faulty)?;
-        while let Some(frame) = stream.message().await? {
-            receiver.chunk(frame.chunk).await.map_err(faulty)?;
+        let offer: SnapshotOffer = from_body("header", &first.header)?;
+        if let Some(vote) = self.later_vote(&offer) {
+            return Ok(Response::new(wire::SnapshotResponse { body: body(&SnapshotResponse::new(vote))? }));
         }
-        let (_, handle) = receiver.finish().await.map_err(faulty)?;
-        let snapshot = Snapshot { meta: header.meta, snapshot: Box::new(handle) };
-        let response = self
-            .group
-            .raft
-            .install_full_snapshot(header.vote, snapshot)
-            .await
-            .map_err(|error| Status::unavailable(error.to_string()))?;
+        let chunks = stream::once(async { Ok(first.chunk) }).chain(stream.map_ok(|frame| frame.chunk));
+        // A caller that leaves must not take with it what has come.
+        let received = tokio::spawn(receive(self.group.clone(), self.receiving.clone(), offer, chunks)).await;
+        let response = received.map_err(|error| Status::internal(error.to_string()))??;
         Ok(Response::new(wire::SnapshotResponse { body: body(&response)? }))
+    }
+
+    async fn spooled_snapshot(
+        &self,
+        request: Request<wire::SpooledSnapshotRequest>,
+    ) -> Result<Response<wire::SpooledSnapshotResponse>, Status> {
+        self.check(&request)?;
+        self.may_follow()?;
+        let offer: SnapshotOffer = from_body("body", &request.into_inner().body)?;
+        // A leader of the past hears of it from its stream.
+        let spooled = match self.later_vote(&offer) {
+            Some(_) => Spooled::default(),
+            None => self.receiving.spooled(&offer).await,
+        };
+        Ok(Response::new(wire::SpooledSnapshotResponse { bytes: spooled.bytes, crc: spooled.crc }))
     }
 
     async fn propose(&self, request: Request<wire::ProposeRequest>) -> Result<Response<wire::ProposeResponse>, Status> {

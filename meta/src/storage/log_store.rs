@@ -34,8 +34,10 @@ pub(crate) struct Memory {
     pub(crate) committed: Option<LogId>,
     /// Entries with consecutive indexes.
     entries: VecDeque<Entry>,
-    /// Bytes the entries take in the log.
-    bytes: u64,
+    /// For each of them the bytes that it and all before it, since the start, took in the log.
+    ends: VecDeque<u64>,
+    /// The same of what was purged.
+    purged_end: u64,
     quorums: Quorums,
 }
 
@@ -58,11 +60,35 @@ impl Memory {
 
     /// Adds an entry that follows the last one.
     pub(crate) fn push(&mut self, entry: Entry) {
-        self.bytes += entry_bytes(&entry) as u64;
+        self.ends.push_back(self.end() + entry_bytes(&entry) as u64);
         if let EntryPayload::Membership(membership) = &entry.payload {
             self.quorums.appended(entry.log_id.index, membership);
         }
         self.entries.push_back(entry);
+    }
+
+    fn end(&self) -> u64 {
+        self.ends.back().copied().unwrap_or(self.purged_end)
+    }
+
+    /// Bytes that the entries take in the log.
+    fn bytes(&self) -> u64 {
+        self.end() - self.purged_end
+    }
+
+    /// Bytes of the entries after `index`.
+    fn bytes_after(&self, index: u64) -> u64 {
+        let Some(first) = self.entries.front().map(|entry| entry.log_id.index) else { return 0 };
+        let Some(offset) = index.checked_sub(first) else { return self.bytes() };
+        self.ends.get(offset as usize).map_or(0, |end| self.end() - end)
+    }
+
+    /// The last index with at least `bytes` of entries after it; None when all entries are fewer.
+    fn index_before(&self, bytes: u64) -> Option<u64> {
+        let first = self.entries.front()?.log_id.index;
+        let limit = self.end().checked_sub(bytes)?;
+        let enough = self.ends.partition_point(|end| *end <= limit) as u64;
+        (enough > 0).then(|| first + enough - 1)
     }
 
     /// Whether entries of this term are this replica's own as their leader, and nothing commits without another replica: then
@@ -81,7 +107,8 @@ impl Memory {
 
     fn truncate(&mut self, from: u64) {
         while self.entries.back().is_some_and(|entry| entry.log_id.index >= from) {
-            self.forget(VecDeque::pop_back);
+            self.entries.pop_back();
+            self.ends.pop_back();
         }
         self.quorums.truncated(from);
     }
@@ -91,14 +118,11 @@ impl Memory {
             self.quorums.unknown();
         }
         while self.entries.front().is_some_and(|entry| entry.log_id.index <= upto.index) {
-            self.forget(VecDeque::pop_front);
+            self.entries.pop_front();
+            self.purged_end = self.ends.pop_front().unwrap_or(self.purged_end);
         }
         self.quorums.purged(upto.index);
         self.purged = Some(upto);
-    }
-
-    fn forget(&mut self, pop: impl FnOnce(&mut VecDeque<Entry>) -> Option<Entry>) {
-        self.bytes -= pop(&mut self.entries).map_or(0, |entry| entry_bytes(&entry) as u64);
     }
 
     /// Entries of `start..end` that exist, until `bytes_max` is exceeded; at least one if there is one.
@@ -191,7 +215,17 @@ impl LogReader {
 
     /// Bytes of the entries since the purge, as stored.
     pub fn log_bytes(&self) -> u64 {
-        self.memory.read().bytes
+        self.memory.read().bytes()
+    }
+
+    /// Bytes of the entries after `index`, as stored.
+    pub fn bytes_after(&self, index: u64) -> u64 {
+        self.memory.read().bytes_after(index)
+    }
+
+    /// The last index with at least `bytes` of entries after it; None when all there are are fewer.
+    pub fn index_before(&self, bytes: u64) -> Option<u64> {
+        self.memory.read().index_before(bytes)
     }
 
     /// Index of the last entry, or of the last purged one.
@@ -247,7 +281,7 @@ impl LogStore {
             committed: memory.committed,
             last: memory.last(),
             entries: memory.entries.len() as u64,
-            log_bytes: memory.bytes,
+            log_bytes: memory.bytes(),
         };
         memory.vote = memory.vote.map(stand_again);
         // All of it is durable before anyone hears of it.

@@ -10,7 +10,6 @@
 //! checksum tells another version from damage.
 
 use std::io;
-use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use foreword_proto::ClusterId;
@@ -19,7 +18,7 @@ use foreword_proto::versions::{Foreign, OtherVersion};
 use foreword_seams::{FileReader, FileWriter, Files};
 use serde::{Deserialize, Serialize};
 
-use crate::consensus::types::{SnapshotHandle, SnapshotMeta};
+use crate::consensus::types::SnapshotMeta;
 
 /// Bytes of the header's JSON, at most: a membership of a few replicas.
 const HEADER_JSON_BYTES_MAX: usize = 1 << 20;
@@ -211,7 +210,6 @@ impl Parser {
 /// A snapshot being written; nothing of it is visible before [`SnapshotWriter::seal`].
 pub struct SnapshotWriter {
     name: String,
-    files: Arc<dyn Files>,
     file: Box<dyn FileWriter>,
     bytes: u64,
     frames: u64,
@@ -221,14 +219,14 @@ pub struct SnapshotWriter {
 impl SnapshotWriter {
     /// Starts the file in a format version and writes its header.
     pub async fn create(
-        files: Arc<dyn Files>,
+        files: &dyn Files,
         name: &str,
         version: u32,
         header: &SnapshotHeader,
     ) -> Result<Self, SnapshotError> {
         let encoded = encode_header(version, header).map_err(|fault| fault.of(name))?;
         let file = files.create(name).await.map_err(|error| SnapshotFault::from(error).of(name))?;
-        let mut writer = Self { name: name.to_owned(), files, file, bytes: 0, frames: 0, frame_bytes: 0 };
+        let mut writer = Self { name: name.to_owned(), file, bytes: 0, frames: 0, frame_bytes: 0 };
         writer.write(encoded).await?;
         Ok(writer)
     }
@@ -249,17 +247,17 @@ impl SnapshotWriter {
         self.write(frame).await
     }
 
-    /// Writes the footer and makes the file durable and visible.
-    pub async fn seal(mut self) -> Result<SnapshotHandle, SnapshotError> {
+    /// Writes the footer and makes the file durable and visible. Returns the file's bytes.
+    pub async fn seal(mut self) -> Result<u64, SnapshotError> {
         let mut footer = BytesMut::with_capacity(FOOTER_BYTES);
         footer.put_u8(FOOTER_TAG);
         footer.put_u64_le(self.frames);
         footer.put_u64_le(self.frame_bytes);
         footer.put_u32_le(crc32fast::hash(&footer));
         self.write(footer.freeze()).await?;
-        let Self { name, files, file, bytes, .. } = self;
+        let Self { name, file, bytes, .. } = self;
         file.seal().await.map_err(|error| SnapshotFault::from(error).of(&name))?;
-        Ok(SnapshotHandle { name, bytes, files })
+        Ok(bytes)
     }
 
     async fn write(&mut self, bytes: Bytes) -> Result<(), SnapshotError> {
@@ -295,6 +293,11 @@ impl SnapshotReader {
     /// What the snapshot covers.
     pub fn meta(&self) -> &SnapshotMeta {
         &self.header.meta
+    }
+
+    /// Bytes of the file.
+    pub fn file_bytes(&self) -> u64 {
+        self.file.len()
     }
 
     /// The next frame; None after the last, when the footer agrees and nothing follows.
@@ -335,46 +338,48 @@ fn check_cluster(header: &SnapshotHeader, expected: ClusterId) -> Result<(), Sna
 /// A snapshot arriving from another replica. It is checked while it arrives, and visible only when it is whole.
 pub struct SnapshotReceiver {
     name: String,
-    files: Arc<dyn Files>,
     file: Box<dyn FileWriter>,
     cluster_id: ClusterId,
     parser: Parser,
     header: Option<SnapshotHeader>,
-    bytes: u64,
 }
 
 impl SnapshotReceiver {
     /// Starts the file.
-    pub async fn create(files: Arc<dyn Files>, name: &str, cluster_id: ClusterId) -> Result<Self, SnapshotError> {
+    pub async fn create(files: &dyn Files, name: &str, cluster_id: ClusterId) -> Result<Self, SnapshotError> {
         let file = files.create(name).await.map_err(|error| SnapshotFault::from(error).of(name))?;
-        let parser = Parser::default();
-        Ok(Self { name: name.to_owned(), files, file, cluster_id, parser, header: None, bytes: 0 })
+        Ok(Self { name: name.to_owned(), file, cluster_id, parser: Parser::default(), header: None })
     }
 
-    /// Takes the next bytes of the file, in order.
-    pub async fn chunk(&mut self, bytes: Bytes) -> Result<(), SnapshotError> {
-        self.check(&bytes).map_err(|fault| fault.of(&self.name))?;
-        self.bytes += bytes.len() as u64;
-        self.file.append(bytes).await.map_err(|error| SnapshotFault::from(error).of(&self.name))
+    /// Takes the next bytes of the file, in order. Returns the frames of which they are the end.
+    pub async fn chunk(&mut self, bytes: Bytes) -> Result<Vec<Bytes>, SnapshotError> {
+        let frames = self.check(&bytes).map_err(|fault| fault.of(&self.name))?;
+        self.file.append(bytes).await.map_err(|error| SnapshotFault::from(error).of(&self.name))?;
+        Ok(frames)
     }
 
-    fn check(&mut self, bytes: &[u8]) -> Result<(), SnapshotFault> {
+    fn check(&mut self, bytes: &[u8]) -> Result<Vec<Bytes>, SnapshotFault> {
+        let mut frames = Vec::new();
         self.parser.push(bytes);
         while let Some(part) = self.parser.next()? {
-            if let Part::Header(header) = part {
-                check_cluster(&header, self.cluster_id)?;
-                self.header = Some(*header);
+            match part {
+                Part::Header(header) => {
+                    check_cluster(&header, self.cluster_id)?;
+                    self.header = Some(*header);
+                }
+                Part::Frame(frame) => frames.push(frame),
+                Part::Footer => {}
             }
         }
-        Ok(())
+        Ok(frames)
     }
 
     /// Seals the file when all of it has come; else nothing of it stays.
-    pub async fn finish(self) -> Result<(SnapshotMeta, SnapshotHandle), SnapshotError> {
-        let Self { name, files, file, parser, header, bytes, .. } = self;
+    pub async fn finish(self) -> Result<SnapshotMeta, SnapshotError> {
+        let Self { name, file, parser, header, .. } = self;
         parser.end().map_err(|fault| fault.of(&name))?;
         let header = header.ok_or_else(|| SnapshotFault::Truncated { frames: 0 }.of(&name))?;
         file.seal().await.map_err(|error| SnapshotFault::from(error).of(&name))?;
-        Ok((header.meta, SnapshotHandle { name, bytes, files }))
+        Ok(header.meta)
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use foreword_meta::config::MetaConfig;
 use foreword_meta::eviction::PolicyPlace;
 use foreword_meta::open::open_log;
-use foreword_meta::replica::state_machine::Snapshots;
+use foreword_meta::replica::snapshots::Snapshots;
 use foreword_meta::serve::{Deps, Handle, ServeError, serve};
 use foreword_meta::state::command::ClusterSettings;
 use foreword_meta::storage::mark::MemoryMark;
@@ -25,9 +25,12 @@ use foreword_proto::wire::meta::{
     self as wire, GrantRequest, OpenSessionRequest, PublishRequest, RegisterNamespaceRequest,
 };
 use foreword_proto::{AgentId, ClusterId, DirectoryId, EntryKey, Location, Namespace, PageKey, SessionId, SlotRef};
-use foreword_seams::{Endpoint, Entropy, LocalFiles, OsEntropy, Runner, Telemetry, TokioNet, on_a_task, rpc};
+use foreword_seams::{
+    Endpoint, Entropy, LocalFiles, OsEntropy, Runner, Telemetry, TokioNet, on_a_task, on_a_thread, rpc,
+};
 use tonic::transport::Channel;
 
+use crate::files::{Disk, TestFiles};
 use crate::links::Links;
 
 /// Nothing here should take this long; a test that waits longer has failed.
@@ -68,6 +71,7 @@ pub(crate) struct Site {
     pub(crate) disk: MemoryDisk,
     mark: MemoryMark,
     dir: tempfile::TempDir,
+    pub(crate) snapshot_disk: Disk,
     pub(crate) bootstrapped: bool,
     rejoining: bool,
     pub(crate) members: BTreeMap<u64, Endpoint>,
@@ -153,6 +157,7 @@ impl Cluster {
             disk: MemoryDisk::default(),
             mark: MemoryMark::default(),
             dir: tempfile::tempdir().unwrap(),
+            snapshot_disk: Disk::default(),
             bootstrapped: false,
             rejoining: false,
             members,
@@ -199,7 +204,8 @@ impl Cluster {
         (site.disk, site.mark) = parts.into_inner();
         site.rejoining |= lost;
         identity.rejoining = site.rejoining;
-        let snapshots = Arc::new(LocalFiles::new(site.dir.path()).unwrap());
+        let files = LocalFiles::new(site.dir.path()).unwrap();
+        let snapshots = Arc::new(TestFiles { files, disk: site.snapshot_disk.clone() });
         let newest = Snapshots::new(snapshots.clone(), self.id).load_newest().await.unwrap();
         let deps = Deps {
             net: self.links.of(id),
@@ -211,6 +217,7 @@ impl Cluster {
             snapshots,
             newest,
             policy: PolicyPlace { runner: self.policy_runner.clone(), feed_bytes_max: self.policy_feed_bytes_max },
+            aside: on_a_thread("test-aside"),
         };
         site.bootstrapped = true;
         let mut config = MetaConfig::new(site.dir.path(), site.endpoint.clone());

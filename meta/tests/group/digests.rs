@@ -37,7 +37,7 @@ fn diverge(group: &Group) {
     let (mut state, position) = group.applied.read_with_position(|state, position| (state.clone(), position.clone()));
     let namespace = Box::new(Namespace::simple("only here", 64, vec![4096]));
     state.apply(state.revision(), &Command::RegisterNamespace { namespace }, &mut Vec::new());
-    group.applied.replace(state, position);
+    drop(group.applied.replace(state, position));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -86,6 +86,13 @@ impl Raft for OnlyHello {
         does_nothing()
     }
 
+    async fn spooled_snapshot(
+        &self,
+        _: Request<r::SpooledSnapshotRequest>,
+    ) -> Result<Response<r::SpooledSnapshotResponse>, Status> {
+        does_nothing()
+    }
+
     async fn propose(&self, _: Request<r::ProposeRequest>) -> Result<Response<r::ProposeResponse>, Status> {
         does_nothing()
     }

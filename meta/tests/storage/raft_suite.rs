@@ -31,7 +31,7 @@ struct State {
 
 impl Applied {
     fn handle(&self) -> Box<SnapshotHandle> {
-        Box::new(SnapshotHandle { name: "snapshot".to_owned(), bytes: 0, files: self.files.clone() })
+        Box::new(SnapshotHandle::sealed("snapshot".to_owned(), 0, self.files.clone()))
     }
 }
 

@@ -35,15 +35,15 @@ fn place() -> Place {
 
 async fn write(files: &Arc<dyn Files>) -> Bytes {
     let header = SnapshotHeader { cluster_id: CLUSTER, meta: meta() };
-    let mut writer = SnapshotWriter::create(files.clone(), "a", FORMAT_VERSION, &header).await.unwrap();
+    let mut writer = SnapshotWriter::create(&**files, "a", FORMAT_VERSION, &header).await.unwrap();
     for frame in frames() {
         writer.append(frame).await.unwrap();
     }
     assert!(files.list().await.unwrap().is_empty());
-    let handle = writer.seal().await.unwrap();
+    let bytes = writer.seal().await.unwrap();
     let mut file = files.open("a").await.unwrap();
-    assert_eq!(handle.bytes, file.len());
-    file.read_at(0, handle.bytes as usize).await.unwrap()
+    assert_eq!(bytes, file.len());
+    file.read_at(0, bytes as usize).await.unwrap()
 }
 
 async fn read_whole(files: &dyn Files, name: &str, cluster_id: ClusterId) -> Result<SnapshotMeta, SnapshotError> {
@@ -53,11 +53,14 @@ async fn read_whole(files: &dyn Files, name: &str, cluster_id: ClusterId) -> Res
 }
 
 async fn receive(files: &Arc<dyn Files>, bytes: &[u8], chunk: usize) -> Result<SnapshotMeta, SnapshotError> {
-    let mut receiver = SnapshotReceiver::create(files.clone(), "b", CLUSTER).await?;
+    let mut receiver = SnapshotReceiver::create(&**files, "b", CLUSTER).await?;
+    let mut came = Vec::new();
     for chunk in bytes.chunks(chunk) {
-        receiver.chunk(Bytes::copy_from_slice(chunk)).await?;
+        came.extend(receiver.chunk(Bytes::copy_from_slice(chunk)).await?);
     }
-    Ok(receiver.finish().await?.0)
+    let meta = receiver.finish().await?;
+    assert!(came == frames());
+    Ok(meta)
 }
 
 #[tokio::test]
@@ -133,7 +136,7 @@ async fn another_clusters_snapshot_is_refused_with_both_named() {
 async fn a_frame_that_is_too_large_is_refused_and_an_unsealed_file_leaves_nothing() {
     let place = place();
     let header = SnapshotHeader { cluster_id: CLUSTER, meta: meta() };
-    let mut writer = SnapshotWriter::create(place.files.clone(), "a", FORMAT_VERSION, &header).await.unwrap();
+    let mut writer = SnapshotWriter::create(&*place.files, "a", FORMAT_VERSION, &header).await.unwrap();
     let frame = Bytes::from(vec![0; SNAPSHOT_FRAME_BYTES_MAX + 1]);
     assert!(matches!(writer.append(frame).await.unwrap_err().what, SnapshotFault::BadFrame { frame: 0, .. }));
     drop(writer);

@@ -40,6 +40,37 @@ async fn a_restart_finds_everything() {
     assert_eq!(store.read_vote().await.unwrap(), Some(Vote::new(3, 2)));
 }
 
+#[tokio::test]
+async fn how_much_of_the_log_follows_an_entry_is_known_through_truncations_and_purges() {
+    let replica = MemoryReplica::default();
+    let (mut store, _) = replica.open().unwrap();
+    let log = store.reader();
+    assert_eq!((log.bytes_after(0), log.index_before(1)), (0, None));
+    append(&mut store, (0..10).map(|index| entry(1, index, 1000))).await.unwrap();
+    let one = entry_bytes(&entry(1, 0, 1000)) as u64;
+    let known = |first: u64, next: u64| {
+        assert_eq!(log.log_bytes(), (next - first) * one);
+        for index in first..next {
+            assert_eq!(log.bytes_after(index), (next - 1 - index) * one, "after {index}");
+        }
+        assert_eq!(
+            (log.bytes_after(next), log.bytes_after(first.saturating_sub(2))),
+            (0, log.bytes_after(first) + one)
+        );
+        // So many bytes and not one less.
+        assert_eq!(log.index_before(2 * one), Some(next - 3));
+        assert_eq!(log.index_before(2 * one + 1), Some(next - 4));
+        assert_eq!((log.index_before(0), log.index_before((next - first) * one)), (Some(next - 1), None));
+    };
+    store.truncate(log_id(1, 8)).await.unwrap();
+    append(&mut store, (8..12).map(|index| entry(1, index, 1000))).await.unwrap();
+    store.purge(log_id(1, 4)).await.unwrap();
+    known(5, 12);
+    close(store).await;
+    let (store, _) = replica.open().unwrap();
+    assert_eq!((store.reader().bytes_after(7), store.reader().bytes_after(0)), (4 * one, 7 * one));
+}
+
 /// Found by the simulator: a replica whose disk was full wrote entries without a sync, was started again, and the leader counted them.
 #[tokio::test]
 async fn what_a_killed_process_left_unsynced_is_durable_before_anyone_hears_of_it() {

@@ -56,7 +56,7 @@ impl Replica {
         let files = Arc::new(LocalFiles::new(self.path().join("snapshots")).unwrap());
         let meta = SnapshotMeta { last_log_id: Some(log_id(1, 2)), ..SnapshotMeta::default() };
         let header = SnapshotHeader { cluster_id: identity().cluster_id, meta };
-        let mut writer = SnapshotWriter::create(files, NAME, FORMAT_VERSION, &header).await.unwrap();
+        let mut writer = SnapshotWriter::create(&*files, NAME, FORMAT_VERSION, &header).await.unwrap();
         for piece in pieces {
             writer.append(piece).await.unwrap();
         }

@@ -1,6 +1,6 @@
 //! What the faults under way amount to: faults overlap, and what each host feels is their sum.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Seat;
 use super::machines::Machines;
@@ -24,6 +24,8 @@ pub(super) struct Conditions {
     pub(super) paused: BTreeMap<Seat, u32>,
     pub(super) drift_ppm: BTreeMap<Seat, i64>,
     pub(super) disks: BTreeMap<Replica, DiskWeather>,
+    /// Whose snapshots have no room.
+    pub(super) snapshots_full: BTreeSet<Replica>,
     pub(super) l3: L3Weather,
     pub(super) stale_names: StaleNames,
     cuts: Vec<Cut>,
@@ -97,6 +99,7 @@ impl Conditions {
                 self.disks.entry(*replica).or_default().fault = Some(DiskFault::Io);
             }
             FaultKind::DiskFull(replica) => self.disks.entry(*replica).or_default().fault = Some(DiskFault::NoSpace),
+            FaultKind::SnapshotDiskFull(replica) => _ = self.snapshots_full.insert(*replica),
             FaultKind::Resets(..) | FaultKind::Replace(_) => {}
             _ => self.add_l3(kind),
         }

@@ -7,7 +7,7 @@ use foreword_meta::config::MetaConfig;
 use foreword_meta::open::{LogParts, open_log};
 use foreword_meta::replica::group::Group;
 use foreword_meta::replica::rejoin::Standing;
-use foreword_meta::replica::state_machine::Snapshots;
+use foreword_meta::replica::snapshots::Snapshots;
 use foreword_meta::serve::{Deps, Failure, Handle, ServeError, serve};
 use foreword_meta::storage::{LogStore, OpenError};
 use foreword_seams::{Files, Net, Telemetry, on_a_task};
@@ -136,6 +136,7 @@ impl ReplicaParts {
             snapshots,
             newest,
             policy: self.policy.place(self.host),
+            aside: on_a_task(),
         })
     }
 

@@ -9,6 +9,7 @@ use super::{Cluster, Lies, Seat, Trial};
 use crate::faults::kind::{Place, Replica};
 use crate::faults::{Fault, FaultKind};
 use crate::world::context::{self, Kind};
+use crate::world::disk::DiskFault;
 use crate::world::files::FilesWeather;
 use crate::world::net::HostId;
 
@@ -219,7 +220,8 @@ impl Cluster {
             };
             weather.believed = self.plan.seams.lies == Lies::AfterSlow;
             parts.disk.set_weather(weather);
-            parts.snapshots.set_weather(FilesWeather { fault: weather.fault, ..FilesWeather::default() });
+            let full = conditions.snapshots_full.contains(&replica).then_some(DiskFault::NoSpace);
+            parts.snapshots.set_weather(FilesWeather { fault: weather.fault.or(full), ..FilesWeather::default() });
         }
     }
 }

@@ -191,9 +191,10 @@ impl Drawing {
 
     fn disk(&mut self) -> FaultKind {
         let replica = self.replica();
-        match self.rng.gen_range(0..4) {
-            0 | 1 => FaultKind::SlowDisk(replica, self.rng.gen_range(2..=400)),
-            2 => FaultKind::DiskError(replica),
+        match self.rng.gen_range(0..8) {
+            0..=3 => FaultKind::SlowDisk(replica, self.rng.gen_range(2..=400)),
+            4 | 5 => FaultKind::DiskError(replica),
+            6 => FaultKind::SnapshotDiskFull(replica),
             _ => FaultKind::DiskFull(replica),
         }
     }

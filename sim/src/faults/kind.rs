@@ -118,11 +118,13 @@ pub enum FaultKind {
     MoveLeader(Replica),
     /// Each sync of the log of whoever leads when it begins takes so many milliseconds.
     SlowLeaderDisk(u64),
+    /// The disk has no room for snapshots, and room for the log.
+    SnapshotDiskFull(Replica),
 }
 
 impl FaultKind {
     /// Names of all kinds, in order.
-    pub const NAMES: [&'static str; 43] = [
+    pub const NAMES: [&'static str; 44] = [
         "crash",
         "power-cut",
         "power-cut-all",
@@ -166,6 +168,7 @@ impl FaultKind {
         "slow-disks",
         "move-leader",
         "slow-leader-disk",
+        "snapshot-disk-full",
     ];
 
     /// The kind's position in [`Self::NAMES`].
@@ -214,6 +217,7 @@ impl FaultKind {
             Self::SlowDisks(_) => 40,
             Self::MoveLeader(_) => 41,
             Self::SlowLeaderDisk(_) => 42,
+            Self::SnapshotDiskFull(_) => 43,
         }
     }
 
@@ -246,7 +250,8 @@ impl fmt::Display for FaultKind {
             | Self::ReplaceByNobody(replica)
             | Self::ReplaceByLeader(replica)
             | Self::AddUsedId(replica)
-            | Self::EmptyDirectory(replica) => write!(f, " of replica {}", replica + 1),
+            | Self::EmptyDirectory(replica)
+            | Self::SnapshotDiskFull(replica) => write!(f, " of replica {}", replica + 1),
             Self::ReplaceByMember(old, at) => write!(f, " of replica {} at replica {}", old + 1, at + 1),
             Self::StaleName(at, name, to) => {
                 write!(f, " at replica {}: that of replica {} leads to replica {}", at + 1, name + 1, to + 1)

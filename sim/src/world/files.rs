@@ -52,14 +52,34 @@ enum Op {
     RemoveBegins = 8,
     Removed = 9,
     Fault = 10,
+    RenameBegins = 11,
+    Renamed = 12,
 }
 
-/// A step on its way: the file under its name, or none.
+/// A step on its way.
 struct Step {
-    name: String,
-    file: Option<Bytes>,
+    change: Change,
     /// Its caller left.
     left: bool,
+}
+
+/// What a crash can meet in the middle.
+#[derive(Clone)]
+enum Change {
+    Seal { name: String, file: Bytes },
+    Remove { name: String },
+    Rename { from: String, to: String },
+}
+
+impl Change {
+    /// How it begins and ends in the trace, the file's name there, and its bytes.
+    fn traced(&self) -> (Op, Op, String, u64) {
+        match self {
+            Self::Seal { name, file } => (Op::SealBegins, Op::Sealed, name.clone(), file.len() as u64),
+            Self::Remove { name } => (Op::RemoveBegins, Op::Removed, name.clone(), 0),
+            Self::Rename { from, to } => (Op::RenameBegins, Op::Renamed, format!("{from} {to}"), 0),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -76,12 +96,17 @@ struct Dir {
 
 impl Dir {
     fn finish(&mut self, step: u64) {
-        match self.steps.remove(&step) {
-            Some(Step { name, file: Some(file), .. }) => {
+        match self.steps.remove(&step).map(|step| step.change) {
+            Some(Change::Seal { name, file }) => {
                 self.counts.sealed += 1;
                 self.sealed.insert(name, file);
             }
-            Some(Step { name, file: None, .. }) => _ = self.sealed.remove(&name),
+            Some(Change::Remove { name }) => _ = self.sealed.remove(&name),
+            Some(Change::Rename { from, to }) => {
+                if let Some(file) = self.sealed.remove(&from) {
+                    self.sealed.insert(to, file);
+                }
+            }
             None => {}
         }
     }
@@ -134,7 +159,7 @@ impl SimFiles {
         for step in Vec::from_iter(dir.steps.keys().copied()) {
             if context::random_below(2) == 0 {
                 dir.finish(step);
-            } else if dir.steps.remove(&step).is_some_and(|step| step.file.is_some()) {
+            } else if dir.steps.remove(&step).is_some_and(|step| matches!(step.change, Change::Seal { .. })) {
                 dir.counts.unsealed_lost += 1;
             }
         }
@@ -220,21 +245,27 @@ impl SimFiles {
     }
 
     /// A step that a crash can meet in the middle.
-    async fn step(&self, ops: (Op, Op), name: String, file: Option<Bytes>) -> io::Result<()> {
-        let words = [file.as_ref().map_or(0, |file| file.len() as u64), 0];
+    async fn step(&self, change: Change) -> io::Result<()> {
+        let (begins, ended, name, bytes) = change.traced();
+        let words = [bytes, 0];
         let id = self.with(|dir| {
-            dir.digest(ops.0, &name, words);
-            dir.fault(ops.0, file.is_some())?;
+            dir.digest(begins, &name, words);
+            dir.fault(begins, matches!(change, Change::Seal { .. }))?;
+            if let Change::Rename { from, .. } = &change
+                && !dir.sealed.contains_key(from)
+            {
+                return Err(io::ErrorKind::NotFound.into());
+            }
             dir.steps_ever += 1;
             let id = dir.steps_ever;
-            dir.steps.insert(id, Step { name: name.clone(), file, left: false });
+            dir.steps.insert(id, Step { change, left: false });
             Ok(id)
         })?;
         let under_way = UnderWay { files: self, id };
         pause(self.draw_time()).await;
         self.with(|dir| {
             dir.finish(under_way.id);
-            dir.digest(ops.1, &name, words);
+            dir.digest(ended, &name, words);
             Ok(())
         })
     }
@@ -290,7 +321,12 @@ impl Files for SimFiles {
 
     fn remove(&self, name: &str) -> BoxFuture<'static, io::Result<()>> {
         let (files, name) = (self.clone(), plain(name));
-        Box::pin(async move { files.step((Op::RemoveBegins, Op::Removed), name?, None).await })
+        Box::pin(async move { files.step(Change::Remove { name: name? }).await })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> BoxFuture<'static, io::Result<()>> {
+        let (files, from, to) = (self.clone(), plain(from), plain(to));
+        Box::pin(async move { files.step(Change::Rename { from: from?, to: to? }).await })
     }
 }
 
@@ -317,7 +353,7 @@ impl FileWriter for SimWriter {
         Box::pin(async move {
             self.sealing = true;
             drop(self);
-            files.step((Op::SealBegins, Op::Sealed), name, Some(bytes)).await
+            files.step(Change::Seal { name, file: bytes }).await
         })
     }
 }

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use foreword_meta::config::MetaConfig;
 use foreword_meta::eviction::PolicyPlace;
 use foreword_meta::open::open_log;
-use foreword_meta::replica::state_machine::Newest;
+use foreword_meta::replica::snapshots::Newest;
 use foreword_meta::state::command::ClusterSettings;
 use foreword_meta::storage::IdentityFile;
 use foreword_meta::storage::mark::MemoryMark;
@@ -93,6 +93,13 @@ impl Files for MemoryFiles {
     fn remove(&self, name: &str) -> BoxFuture<'static, io::Result<()>> {
         self.0.lock().remove(name);
         Box::pin(async { Ok(()) })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> BoxFuture<'static, io::Result<()>> {
+        let mut files = self.0.lock();
+        let file = files.remove(from);
+        let renamed = file.map(|file| _ = files.insert(to.to_owned(), file));
+        Box::pin(async move { renamed.ok_or_else(|| io::ErrorKind::NotFound.into()) })
     }
 }
 
@@ -209,6 +216,7 @@ async fn meta(load: &Load, net: &PipeNet, endpoint: &Endpoint) -> foreword_meta:
         snapshots: Arc::new(MemoryFiles::default()),
         newest: Newest::default(),
         policy: PolicyPlace { runner: on_a_task(), feed_bytes_max: 1 << 20 },
+        aside: on_a_task(),
     };
     let mut config = MetaConfig::new(Path::new("/nowhere"), endpoint.clone());
     config.high_watermark_percent = load.high_watermark_percent;

@@ -31,6 +31,9 @@ fn only_sealed_files_are_seen_and_survive() {
         write(&first, "a", b"first").await.unwrap();
         write(&first, "a", b"second").await.unwrap();
         drop(first.create("dropped").await.unwrap());
+        write(&first, "before", b"moved").await.unwrap();
+        first.rename("before", "a").await.unwrap();
+        assert_eq!(first.rename("before", "a").await.err().unwrap().kind(), io::ErrorKind::NotFound);
         let mut open = first.open("b").await.unwrap();
         let mut unsealed = first.create("c").await.unwrap();
         unsealed.append(Bytes::from_static(b"lost")).await.unwrap();
@@ -43,14 +46,14 @@ fn only_sealed_files_are_seen_and_survive() {
     let files = first.open_dir();
     process(async {
         assert_eq!((files.names(), files.list().await.unwrap().len()), (vec!["a".to_owned(), "b".to_owned()], 2));
-        assert_eq!(read(&files, "a").await.unwrap(), "second");
+        assert_eq!(read(&files, "a").await.unwrap(), "moved");
         let mut reader = files.open("b").await.unwrap();
         files.remove("b").await.unwrap();
         files.remove("b").await.unwrap();
         assert_eq!(reader.read_at(6, 100).await.unwrap(), "world", "an open reader keeps its bytes");
         assert_eq!(files.open("b").await.err().unwrap().kind(), io::ErrorKind::NotFound);
     });
-    assert_eq!(files.counts().sealed, 3);
+    assert_eq!(files.counts().sealed, 4);
 }
 
 #[test]
