@@ -134,6 +134,7 @@ impl Keeper {
             }
             self.parts.receiving.forget_old();
             self.counts.age.set(sealed_at.elapsed().as_secs_f64());
+            self.counts.bytes.set(self.parts.snapshots.newest().map_or(0, |sealed| sealed.bytes) as f64);
         }
     }
 
@@ -163,7 +164,6 @@ impl Keeper {
                 tracing::info!(name = sealed.name, bytes = sealed.bytes, took = ?since.elapsed(), "a snapshot is sealed");
                 self.counts.built.increment(1);
                 self.counts.seconds.record(since.elapsed().as_secs_f64());
-                self.counts.bytes.set(sealed.bytes as f64);
             }
             Err(error) => {
                 sometimes(Marker::SnapshotFailed);
