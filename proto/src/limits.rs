@@ -67,7 +67,7 @@ pub const POLICY_FEED_BYTES_MAX: usize = 64 << 20;
 pub const RETIREMENTS_PER_COMMAND_MAX: usize = 1024;
 pub const RETIREMENTS_PER_ROUND_MAX: usize = 8192;
 /// Keys looked up in the applied state under one hold of its lock by whoever has many.
-pub const KEYS_PER_LOCK_HOLD_MAX: usize = 1024;
+pub const KEYS_PER_LOCK_HOLD_MAX: usize = 256;
 /// A session's commands under way at once, and its outcomes kept for a retry.
 pub const SESSION_WINDOW: usize = 64;
 

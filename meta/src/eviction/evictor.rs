@@ -18,7 +18,7 @@ use crate::replica::clock::LeaderClock;
 use crate::replica::duties::Duty;
 use crate::state::command::{Command, Retirement};
 
-/// A new leader evicts once every live agent has reported heat, or after this.
+/// A new leader evicts once every live agent has reported heat, or after this; before only where there is nothing left to grant.
 const HEAT_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Retires cold pages where a class of slots runs out of room.
@@ -65,8 +65,12 @@ impl Evictor {
     }
 
     /// What is to be asked of the policy, when `leaving` is about to be proposed; None if there is room.
+    ///
+    /// Before heat is known a class waits, as long as it has something to grant. After that a page that will be asked for again is
+    /// worth less than every publish: the policy goes by the order in which pages were published.
     fn question(&self, leaving: &[Victims]) -> Option<Question> {
         let term = self.clock.term()?;
+        let heat_is_known = self.heat_is_known();
         let leaves = |slot_bytes| {
             let of_class = leaving.iter().filter(|victims| victims.slot_bytes == slot_bytes);
             of_class.map(|victims| victims.pages.len()).sum::<usize>()
@@ -75,6 +79,10 @@ impl Evictor {
         let mut needs = Vec::new();
         let revision = self.applied.read(|state| {
             for class in state.classes() {
+                if !heat_is_known && !Watermarks::is_short(&class) {
+                    sometimes(Marker::EvictionAwaitedHeat);
+                    continue;
+                }
                 let cleared = state.reclaimable_of(class.slot_bytes);
                 let slots = self.watermarks.slots_to_free(&class, cleared) as usize;
                 let slots = slots.saturating_sub(leaves(class.slot_bytes)).min(room);
@@ -100,10 +108,6 @@ impl Duty for Evictor {
     }
 
     fn commands(&self, _now_ms: u64) -> Vec<Command> {
-        if !self.heat_is_known() {
-            sometimes(Marker::EvictionAwaitedHeat);
-            return Vec::new();
-        }
         let Some(leaving) = self.desk.answer() else { return Vec::new() };
         // The policy looks for the next ones while these are proposed.
         if let Some(question) = self.question(&leaving) {

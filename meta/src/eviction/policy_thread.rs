@@ -140,7 +140,7 @@ impl PolicyThread {
                 Next::Entry(entry) if Some(entry.revision) <= self.seen => {}
                 Next::Entry(entry) => {
                     let slot_bytes_of = |namespace: NamespaceId| {
-                        self.applied.read(|state| state.namespace(namespace).map(|info| info.slot_bytes))
+                        self.applied.peek(|state| state.namespace(namespace).map(|info| info.slot_bytes))
                     };
                     for events in entry.events.chunks(SLICE) {
                         events.iter().for_each(|event| self.policy.observe(event, &slot_bytes_of));
@@ -225,7 +225,7 @@ impl PolicyThread {
 async fn locate(applied: &Applied, picked: &[EntryId]) -> Vec<Retirement> {
     let mut located = Vec::with_capacity(picked.len());
     for some in picked.chunks(KEYS_PER_LOCK_HOLD_MAX) {
-        applied.read(|state| {
+        applied.peek(|state| {
             let of_page = |id: &EntryId| {
                 let slot = state.location(id.namespace, &id.key)?.slot;
                 Some(Retirement { namespace: id.namespace, key: id.key, slot })

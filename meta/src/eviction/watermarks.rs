@@ -16,6 +16,11 @@ impl Default for Watermarks {
 }
 
 impl Watermarks {
+    /// Whether grants will find nothing before long: less than a hundredth of the class is free.
+    pub fn is_short(class: &ClassStatus) -> bool {
+        class.slots.free + class.creatable_slots < class.room_slots().div_ceil(100)
+    }
+
     /// Slots to retire now. Slots that rest, and those of `cleared` entries that wait to be reclaimed, count as room that is coming:
     /// retiring more would not bring it sooner.
     ///
@@ -68,6 +73,14 @@ mod tests {
         assert_eq!(MARKS.slots_to_free(&class(0, 5, 95, 0, 0), 15), 5);
         assert_eq!(MARKS.slots_to_free(&class(0, 5, 95, 0, 0), 20), 0);
         assert_eq!(MARKS.slots_to_free(&class(0, 0, 100, 0, 0), 100), 0);
+    }
+
+    #[test]
+    fn a_class_is_short_when_less_than_a_hundredth_can_be_granted() {
+        assert!(Watermarks::is_short(&class(0, 100, 800, 100, 0)));
+        assert!(Watermarks::is_short(&class(9, 100, 891, 0, 0)));
+        assert!(!Watermarks::is_short(&class(9, 100, 890, 0, 1)));
+        assert!(Watermarks::is_short(&class(0, 1, 1, 0, 0)), "also one of few slots");
     }
 
     #[test]
