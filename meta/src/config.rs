@@ -41,6 +41,9 @@ pub struct MetaConfig {
     /// Encoded events kept for watchers.
     #[serde(default = "defaults::watch_bytes_max")]
     pub watch_bytes_max: u64,
+    /// A watcher that takes nothing for so long is dropped.
+    #[serde(default = "defaults::watch_stuck_ms")]
+    pub watch_stuck_ms: u64,
     /// Eviction starts when more than this share of a class's slots is in use, and frees down to the lower one.
     #[serde(default = "defaults::high_watermark_percent")]
     pub high_watermark_percent: u8,
@@ -69,6 +72,9 @@ mod defaults {
     }
     pub(super) fn watch_bytes_max() -> u64 {
         256 << 20
+    }
+    pub(super) fn watch_stuck_ms() -> u64 {
+        foreword_proto::limits::WATCH_STUCK_MS
     }
     pub(super) fn high_watermark_percent() -> u8 {
         98
@@ -99,6 +105,7 @@ impl MetaConfig {
             election_ms_max: defaults::election_ms_max(),
             log_bytes_per_snapshot: defaults::log_bytes_per_snapshot(),
             watch_bytes_max: defaults::watch_bytes_max(),
+            watch_stuck_ms: defaults::watch_stuck_ms(),
             high_watermark_percent: defaults::high_watermark_percent(),
             low_watermark_percent: defaults::low_watermark_percent(),
             requests_max: defaults::requests_max(),
@@ -130,6 +137,9 @@ impl MetaConfig {
         if self.requests_max == 0 {
             return Err(BadInput::new("requests_max", "at least 1, got 0"));
         }
+        if self.watch_stuck_ms == 0 {
+            return Err(BadInput::new("watch_stuck_ms", "at least 1, got 0"));
+        }
         if self.log_bytes_per_snapshot < 4 << 10 {
             let expected = format!("at least 4096, got {}", self.log_bytes_per_snapshot);
             return Err(BadInput::new("log_bytes_per_snapshot", expected));
@@ -147,13 +157,14 @@ mod tests {
         let good = MetaConfig::new("/x", "127.0.0.1:0".parse().unwrap());
         good.validate().unwrap();
         type Spoil = fn(&mut MetaConfig);
-        let cases: [(Spoil, &str); 7] = [
+        let cases: [(Spoil, &str); 8] = [
             (|c| c.hf3fs_reservation_ms = HOUR_MS + 1, "hf3fs_reservation_ms"),
             (|c| c.heartbeat_ms = 300, "heartbeat_ms"),
             (|c| c.election_ms_max = 300, "election_ms_max"),
             (|c| c.high_watermark_percent = 101, "high_watermark_percent"),
             (|c| c.low_watermark_percent = 99, "low_watermark_percent"),
             (|c| c.requests_max = 0, "requests_max"),
+            (|c| c.watch_stuck_ms = 0, "watch_stuck_ms"),
             (|c| c.log_bytes_per_snapshot = 1, "log_bytes_per_snapshot"),
         ];
         for (spoil, field) in cases {

@@ -190,7 +190,8 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     if let Some(sealed) = newest.sealed {
         snapshots.is_sealed(sealed);
     }
-    let hub = Arc::new(WatchHub::new(config.watch_bytes_max as usize));
+    let stuck = Duration::from_millis(config.watch_stuck_ms);
+    let hub = Arc::new(WatchHub::new(config.watch_bytes_max as usize, stuck, &deps.telemetry));
     let policy = Policy::new(deps.policy, &deps.telemetry);
     let applied = Arc::new(Applied::new(state, position, vec![policy.observer(), hub.clone()], &deps.telemetry));
     // Bound before Raft starts: a port in use must stop the replica before it takes part in an election.

@@ -34,6 +34,21 @@ pub fn hash_of_page(key: &EntryKey, slot: SlotRef, first: u64, further: &[u64]) 
     further.iter().fold(xxh3_64(&bytes), fold)
 }
 
+/// The bits at which `pages` pages lie about `per_bucket` to a bucket, or a few less.
+pub fn bits_for(pages: u64, per_bucket: u64) -> u32 {
+    pages.div_ceil(per_bucket).max(1).next_power_of_two().trailing_zeros().min(BUCKET_BITS_MAX)
+}
+
+/// Digests of buckets (2^n of them) as those of 2^`bits` buckets, which are not more.
+pub fn folded(digests: &[u64], bits: u32) -> Vec<u64> {
+    let mut folded = vec![0u64; 1 << bits];
+    for (bucket, digest) in digests.iter().enumerate() {
+        let of = &mut folded[bucket & ((1 << bits) - 1)];
+        *of = of.wrapping_add(*digest);
+    }
+    folded
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,6 +65,29 @@ mod tests {
             assert_eq!(bucket_of(&key(number), 5), fine & 31);
             assert_eq!(bucket_of(&key(number), 0), 0);
         }
+    }
+
+    #[test]
+    fn folded_digests_are_those_of_the_coarser_buckets() {
+        let at = |bits| {
+            let mut digests = vec![0u64; 1usize << bits];
+            for number in 0..1000 {
+                let key = key(number);
+                let slot = SlotRef { slab: 1, slot: number as u32, generation: 1 };
+                let digest = &mut digests[bucket_of(&key, bits) as usize];
+                *digest = digest.wrapping_add(hash_of_page(&key, slot, number, &[]));
+            }
+            digests
+        };
+        for bits in 0..=8 {
+            assert_eq!(folded(&at(8), bits), at(bits));
+        }
+    }
+
+    #[test]
+    fn bits_follow_the_pages() {
+        let bits = [0, 1, 1000, 1001, 2000, 5_000_000, u64::MAX >> 1].map(|pages| bits_for(pages, 1000));
+        assert_eq!(bits, [0, 0, 0, 1, 1, 13, BUCKET_BITS_MAX]);
     }
 
     #[test]

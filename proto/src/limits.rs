@@ -121,6 +121,20 @@ pub const PROPOSALS_WAITING_BYTES_MAX: usize = 32 << 20;
 /// The same of the leader's own decisions, which no caller can crowd out.
 pub const PROPOSALS_OWN_MAX: usize = 16;
 pub const PROPOSALS_OWN_BYTES_MAX: usize = 2 * ENTRY_BYTES_MAX;
+/// Namespaces of one watch stream, and so of one agent.
+pub const WATCHED_NAMESPACES_MAX: usize = 1024;
+/// Bits of the buckets whose digests a mirror sends to be told what differs: 32 KiB of digests, at most.
+pub const WATCH_DIGEST_BITS_MAX: u32 = 12;
+/// Pages of a bucket of a resync, about: what one difference costs, and what one slice of a replica's work is.
+pub const WATCH_BUCKET_PAGES: u64 = 1024;
+/// Bytes of events or pages in one frame of a watch stream, about, and frames that wait for a watcher: all that it makes a replica hold.
+pub const WATCH_FRAME_BYTES: usize = 256 << 10;
+pub const WATCH_FRAMES_WAITING_MAX: usize = 8;
+/// Resyncs that one replica serves at once; others wait in the order in which they came.
+pub const WATCH_RESYNCS_MAX: usize = 8;
+/// A watcher that takes no frame for so long is dropped.
+pub const WATCH_STUCK_MS: u64 = 30_000;
+
 /// Entries between two revisions at which replicas note their state's digest, and notes kept.
 pub const DIGEST_EVERY_ENTRIES: u64 = 256;
 pub const DIGESTS_KEPT: usize = 64;
@@ -144,6 +158,10 @@ const _: () = {
     assert!(HEAT_KEYS_PER_REPORT_MAX * ENTRY_KEY_BYTES <= HEAT_REPORTS_BYTES_MAX);
     // An entry's events take up to three times its bytes.
     assert!(4 * ENTRY_BYTES_MAX <= POLICY_FEED_BYTES_MAX);
+    // A frame of a watch stream is over its bytes by one entry's events at most, which are hardly more than the entry; all digests fit.
+    assert!(WATCH_FRAME_BYTES + ENTRY_BYTES_SOFT_MAX + (1 << 20) <= META_MESSAGE_BYTES_MAX);
+    assert!(WATCH_FRAME_BYTES + RETIREMENTS_PER_ROUND_MAX * 32 + (1 << 20) <= META_MESSAGE_BYTES_MAX);
+    assert!((8 << WATCH_DIGEST_BITS_MAX) + (64 << 10) <= META_MESSAGE_BYTES_MAX);
     assert!(PIECES_BYTES_MAX + (64 << 10) <= NODE_MESSAGE_BYTES_MAX);
     assert!(KEYS_MAX * PAGE_KEY_BYTES + (64 << 10) <= NODE_MESSAGE_BYTES_MAX);
     assert!(TOKEN_IDS_BYTES_MAX + (64 << 10) <= META_MESSAGE_BYTES_MAX);

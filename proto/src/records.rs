@@ -205,6 +205,12 @@ impl NamespaceEvent {
         }
     }
 
+    /// Appends the event that this page was published.
+    pub fn put_published(page: &PageRecord, out: &mut BytesMut) {
+        out.put_u8(Self::PUBLISHED);
+        page.put(out);
+    }
+
     /// Decodes the events of one entry; an error names `events`.
     pub fn decode_all(mut input: &[u8], shards: usize) -> Result<Vec<Self>, BadInput> {
         let mut events = Vec::new();

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::{self, Stream, StreamExt};
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint as Target, Server, Uri};
 use tower::layer::util::{Identity, Stack};
 
 use crate::net::{Endpoint, Net};
-use crate::requests::RequestsLayer;
+use crate::requests::{BODY_DEADLINE, RequestsLayer};
 
 /// Without these a connection that a partition cut stays "open" until the kernel gives up (facts/STACK.md).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -16,6 +17,18 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of an HTTP/2 window: one message of the largest kind goes out without a round trip.
 const WINDOW_BYTES: u32 = 8 << 20;
+
+/// How often who streams requests says something: well before the other side takes the stream for a request whose body does not come.
+pub const BEAT: Duration = BODY_DEADLINE.checked_div(3).expect("3 is not 0");
+
+/// Requests of a stream that stays open until it is dropped: the first ones, and then `beat` again and again.
+pub fn held_open<T: Clone + Send + 'static>(first: Vec<T>, beat: T) -> impl Stream<Item = T> + Send + 'static {
+    let beats = stream::unfold(beat, |beat| async move {
+        tokio::time::sleep(BEAT).await;
+        Some((beat.clone(), beat))
+    });
+    stream::iter(first).chain(beats)
+}
 
 /// A lazily connected channel, with keepalive and a connect timeout; it reconnects by itself.
 pub fn channel(net: Arc<dyn Net>, endpoint: &Endpoint) -> Channel {

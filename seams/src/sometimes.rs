@@ -187,9 +187,15 @@ markers! {
     WatcherFellBehind = "watcher-fell-behind",
     /// A watcher was told to resync because its namespace was cleared.
     WatcherMetClear = "watcher-met-clear",
+    /// A watcher took nothing for too long and was dropped.
+    WatcherDroppedStuck = "watcher-dropped-stuck",
+    /// A resync waited because a replica serves only so many at once.
+    ResyncAwaitedTurn = "resync-awaited-turn",
+    /// A mirror that lost its place had buckets equal to the replica's, which were not sent.
+    ResyncByDigests = "resync-by-digests",
     /// A replica refused a watcher that had seen more than itself.
     WatchRefusedBehind = "watch-refused-behind",
-    /// A mirror that had been synced was filled anew from a snapshot.
+    /// A mirror that had been synced was resynced.
     WatcherResynced = "watcher-resynced",
     /// A watcher left a replica that said nothing while the group had more.
     WatcherLeftStandstill = "watcher-left-standstill",

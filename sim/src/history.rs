@@ -168,19 +168,23 @@ pub struct Watched {
 /// What a frame said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchFrame {
-    /// The stream goes on after this revision, as was asked, without a snapshot.
+    /// The stream goes on after this revision, as was asked.
     Resumed {
         epoch: Epoch,
         revision: Revision,
     },
-    SnapshotBegin {
+    /// All pages follow, bucket by bucket, and the events of all entries meanwhile.
+    ResyncBegin {
         epoch: Epoch,
         revision: Revision,
     },
-    SnapshotPart {
+    /// The pages of one bucket, where there are 2^`bits` of them.
+    Bucket {
+        bits: u32,
+        bucket: u32,
         pages: Vec<PageRecord>,
     },
-    SnapshotEnd {
+    ResyncEnd {
         revision: Revision,
     },
     /// Everything up to `revision` that concerns the namespace and was not told before.

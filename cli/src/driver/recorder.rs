@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use foreword_proto::records::NamespaceEvent;
 use foreword_proto::wire::meta as m;
+use foreword_proto::wire::meta::watch_request::Kind as Ask;
 use foreword_proto::wire::meta::watch_response::Kind;
 use foreword_proto::{BadInput, EntryKey, RetireReason, Revision};
+use foreword_seams::rpc::held_open;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -28,6 +30,9 @@ pub struct Record {
     /// The revision up to which every event is in the record.
     pub revision: Revision,
     epoch: u32,
+    /// What the stream tells of revisions holds for the record: it is past its resync, or went on.
+    tailing: bool,
+    resyncing: bool,
     /// Of each key that was retired, the last revision at which it was.
     retired: HashMap<EntryKey, Revision>,
     /// Published pages whose slot was used before.
@@ -47,18 +52,24 @@ impl Record {
     fn take(&mut self, kind: Kind, shards: usize) -> Result<(), BadInput> {
         match kind {
             Kind::Begin(begin) => {
-                // A snapshot in the middle of a record stands for events that were not seen.
+                // A resync in the middle of a record stands for events that were not seen.
                 self.gap |= self.revision > 0 && begin.revision > self.revision;
-                self.epoch = begin.epoch;
+                (self.epoch, self.tailing, self.resyncing) = (begin.epoch, false, true);
             }
-            Kind::Part(_) => {}
-            Kind::End(end) => self.revision = self.revision.max(end.revision),
+            Kind::Bucket(_) => {}
+            Kind::End(end) => {
+                self.revision = self.revision.max(end.revision);
+                (self.tailing, self.resyncing) = (true, false);
+            }
             Kind::Events(events) => {
                 for entry in events.entries {
                     self.entry(entry.revision, &entry.events, shards)?;
                 }
-                self.revision = self.revision.max(events.revision);
+                self.tailing |= !self.resyncing;
+                self.reached(events.revision);
             }
+            Kind::Progress(progress) => self.reached(progress.revision),
+            Kind::Dropped(_) => self.gap = true,
             Kind::Resync(resync) => {
                 tracing::debug!(reason = resync.reason, "the watch stream starts again");
                 self.gap = true;
@@ -66,6 +77,12 @@ impl Record {
             }
         }
         Ok(())
+    }
+
+    fn reached(&mut self, revision: Revision) {
+        if self.tailing {
+            self.revision = self.revision.max(revision);
+        }
     }
 
     fn entry(&mut self, revision: Revision, events: &[u8], shards: usize) -> Result<(), BadInput> {
@@ -140,21 +157,24 @@ async fn one_stream(
     record: &Mutex<Record>,
     begun: &watch::Sender<bool>,
 ) -> Result<(), tonic::Status> {
-    let request = {
-        let record = record.lock();
-        // Without an epoch there was no snapshot yet, or the last stream asked for one.
+    let open = {
+        let mut record = record.lock();
+        (record.tailing, record.resyncing) = (false, false);
+        // Without an epoch there was no resync yet, or the last stream asked for one.
         let from_revision = if record.epoch == 0 { 0 } else { record.revision };
-        m::WatchRequest { namespace_id, from_revision, epoch: record.epoch }
+        m::WatchOpen { namespace_id, from_revision, epoch: record.epoch, ..m::WatchOpen::default() }
     };
+    let first = m::WatchRequest { kind: Some(Ask::Open(open)), node: "recorder".into() };
+    let requests = held_open(vec![first], m::WatchRequest::default());
     let silence = |_| tonic::Status::deadline_exceeded("the stream is silent");
     let mut replica = group.pick();
-    let mut stream = timeout(SILENCE_MAX, replica.watch(request)).await.map_err(silence)??.into_inner();
+    let mut stream = timeout(SILENCE_MAX, replica.watch(requests)).await.map_err(silence)??.into_inner();
     while let Some(message) = timeout(SILENCE_MAX, stream.message()).await.map_err(silence)?? {
         let Some(kind) = message.kind else { continue };
-        let resync = matches!(kind, Kind::Resync(_));
-        let snapshot_over = matches!(kind, Kind::End(_));
+        let resync = matches!(kind, Kind::Resync(_) | Kind::Dropped(_));
+        let whole = matches!(kind, Kind::End(_));
         record.lock().take(kind, shards).map_err(tonic::Status::from)?;
-        if snapshot_over {
+        if whole {
             begun.send_replace(true);
         }
         if resync {
@@ -192,7 +212,7 @@ mod tests {
         let location = Location { slot: slot(2), checksums: Checksums::new(&[7]) };
         let published = NamespaceEvent::Published { key, parent: 0, location };
         let retired = NamespaceEvent::Retired { key, slot: slot(2), reason: RetireReason::Evicted };
-        record.take(Kind::End(m::SnapshotEnd { revision: 3 }), 1).unwrap();
+        record.take(Kind::End(m::ResyncEnd { revision: 3 }), 1).unwrap();
         record.take(events(9, &[(5, published.clone()), (8, retired)]), 1).unwrap();
         record.take(events(9, &[(5, published)]), 1).unwrap();
         assert_eq!((record.revision, record.slots_reused), (9, 1), "an event that comes twice counts once");
@@ -202,11 +222,11 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_in_the_middle_is_a_gap() {
+    fn a_resync_in_the_middle_is_a_gap() {
         let mut record = Record::default();
-        let begin = |revision| Kind::Begin(m::SnapshotBegin { revision, epoch: 1, entries: 0 });
+        let begin = |revision| Kind::Begin(m::ResyncBegin { revision, epoch: 1, entries: 0 });
         record.take(begin(4), 1).unwrap();
-        record.take(Kind::End(m::SnapshotEnd { revision: 4 }), 1).unwrap();
+        record.take(Kind::End(m::ResyncEnd { revision: 4 }), 1).unwrap();
         assert!(!record.gap);
         record.take(begin(9), 1).unwrap();
         assert!(record.gap);

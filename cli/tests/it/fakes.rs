@@ -181,7 +181,7 @@ macro_rules! not_here {
                 Ok(Response::new(self.answer(request.get_ref())?))
             }
 
-            async fn watch(&self, _: Request<m::WatchRequest>) -> Answer<Self::WatchStream> {
+            async fn watch(&self, _: Request<Streaming<m::WatchRequest>>) -> Answer<Self::WatchStream> {
                 Ok(Response::new(self.events()))
             }
 
@@ -223,11 +223,11 @@ impl FakeMeta {
         });
         let revision = self.retired.iter().map(|(_, revision)| *revision).max().unwrap_or(0);
         let kinds = [
-            Kind::Begin(m::SnapshotBegin { revision: 0, epoch: 1, entries: 0 }),
-            Kind::End(m::SnapshotEnd { revision: 0 }),
+            Kind::Begin(m::ResyncBegin { revision: 0, epoch: 1, entries: 0 }),
+            Kind::End(m::ResyncEnd { revision: 0 }),
             Kind::Events(m::Events { revision, entries: entries.collect() }),
         ];
-        let said = stream::iter(kinds.map(|kind| Ok(m::WatchResponse { kind: Some(kind) })));
+        let said = stream::iter(kinds.map(|kind| Ok(m::WatchResponse { namespace_id: 1, kind: Some(kind) })));
         said.chain(stream::pending()).boxed()
     }
 }

@@ -93,7 +93,7 @@ impl Applied {
 
     /// Applies one entry's commands, then tells the observers.
     pub fn apply_commands(&self, log_id: LogId<u64>, commands: &[Command]) -> Vec<Outcome> {
-        let _entry = self.entry.lock();
+        let whole = self.entry.lock();
         let (mut events, mut outcomes) = (Vec::new(), Vec::with_capacity(commands.len()));
         let entry = self.held.begin();
         let mut inner = self.inner.write();
@@ -110,14 +110,16 @@ impl Applied {
             }
         }
         inner.state.finish_entry(log_id.index);
-        self.end_entry(inner, hold, log_id, events);
+        let told = self.end_entry(inner, hold, log_id, events);
         self.held.applied(&entry);
+        drop(whole);
+        self.released(&told);
         outcomes
     }
 
     /// Applies an entry without commands.
     pub fn apply_empty(&self, log_id: LogId<u64>, membership: Option<StoredMembership>) {
-        let _entry = self.entry.lock();
+        let whole = self.entry.lock();
         let mut inner = self.inner.write();
         let hold = self.held.begin();
         inner.state.begin_entry(log_id.leader_id.term, log_id.index);
@@ -128,20 +130,29 @@ impl Applied {
         if let Some(membership) = membership {
             inner.position.membership = membership;
         }
-        self.end_entry(inner, hold, log_id, Vec::new());
+        let entry = self.end_entry(inner, hold, log_id, Vec::new());
+        drop(whole);
+        self.released(&entry);
     }
 
     /// Ends an entry: from here on lookups go on beside.
-    fn end_entry(&self, mut inner: RwLockWriteGuard<'_, Inner>, hold: Hold, log_id: LogId<u64>, events: Vec<Event>) {
+    fn end_entry(
+        &self,
+        mut inner: RwLockWriteGuard<'_, Inner>,
+        hold: Hold,
+        log_id: LogId<u64>,
+        events: Vec<Event>,
+    ) -> Arc<EntryEvents> {
         inner.position.last_applied = Some(log_id);
         let inner = RwLockWriteGuard::downgrade(inner);
-        self.tell(&inner.state, log_id.index, events);
+        let entry = self.tell(&inner.state, log_id.index, events);
         if log_id.index > 0 {
             self.note_digest(&inner.state);
         }
         self.held.end(hold);
         drop(inner);
         self.revision.send_replace(log_id.index);
+        entry
     }
 
     /// Replaces everything with a snapshot's state; watchers start over. Returns what was there: dropping it takes a time that grows with
@@ -162,9 +173,14 @@ impl Applied {
         old.state
     }
 
-    fn tell(&self, state: &State, revision: Revision, events: Vec<Event>) {
+    fn tell(&self, state: &State, revision: Revision, events: Vec<Event>) -> Arc<EntryEvents> {
         let entry = Arc::new(EntryEvents { revision, events });
         self.observers.iter().for_each(|observer| observer.applied(state, &entry));
+        entry
+    }
+
+    fn released(&self, entry: &Arc<EntryEvents>) {
+        self.observers.iter().for_each(|observer| observer.released(entry));
     }
 
     /// The digest noted at a revision.

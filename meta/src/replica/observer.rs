@@ -20,6 +20,9 @@ pub trait Observer: Send + Sync {
     /// An entry was applied, and `state` stands at its end.
     fn applied(&self, state: &State, entry: &Arc<EntryEvents>);
 
+    /// The same entry once the lock is released, in the same order: for what needs no state.
+    fn released(&self, _entry: &Arc<EntryEvents>) {}
+
     /// The state was replaced by a snapshot's, or is the one that this replica starts from: what was followed before is void.
     fn replaced(&self, state: &State);
 }

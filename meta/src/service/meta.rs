@@ -22,7 +22,7 @@ use futures::stream::BoxStream;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::lookup;
 use crate::eviction::Evictor;
@@ -343,10 +343,11 @@ impl Meta for MetaService {
 
     type WatchStream = BoxStream<'static, Result<wire::WatchResponse, Status>>;
 
-    async fn watch(&self, request: Request<wire::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
-        let stream = watch::watch(&self.group, &self.hub, request.into_inner(), deadline).await?;
-        Ok(Response::new(stream))
+    async fn watch(
+        &self,
+        request: Request<Streaming<wire::WatchRequest>>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        Ok(Response::new(watch::watch(&self.group, &self.hub, request.into_inner())))
     }
 
     async fn clear(&self, request: Request<wire::ClearRequest>) -> Result<Response<wire::ClearResponse>, Status> {

@@ -83,6 +83,22 @@ impl State {
         self.location(namespace, key).map(|location| self.room.parent_of(location.slot))
     }
 
+    /// The digests of a namespace's 2^n buckets ([`foreword_proto::buckets`]), and n, which is at most `bits_max`; costs what it has in
+    /// buckets.
+    pub fn bucket_digests(&self, namespace: NamespaceId, bits_max: u32) -> (u32, Vec<u64>) {
+        self.pages.bucket_digests(namespace, bits_max)
+    }
+
+    /// The pages of one of a namespace's buckets, where there are 2^`bits` of them; costs what is in it.
+    pub fn pages_in_bucket(
+        &self,
+        namespace: NamespaceId,
+        bits: u32,
+        bucket: u32,
+    ) -> impl Iterator<Item = PageRecord> + '_ {
+        self.pages.pages_in_bucket(namespace, (bits, bucket), &self.room)
+    }
+
     /// All pages of a namespace, as [`Frozen::entries_of`] gives them.
     pub fn pages_of(&self, namespace: NamespaceId, mut visit: impl FnMut(PageRecord)) {
         if let Some(buckets) = self.pages.entries_of(namespace, &self.room) {

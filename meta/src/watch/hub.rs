@@ -1,61 +1,32 @@
-//! What watchers tail: the last entries' events, each encoded once for all of them, bounded in time and bytes.
+//! What watchers tail: the last entries' events, each encoded once for all of them, bounded in time and bytes; and who is woken by
+//! which.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use foreword_proto::records::NamespaceEvent;
-use foreword_proto::{Epoch, NamespaceId, Revision};
-use parking_lot::RwLock;
-use tokio::sync::watch;
+use foreword_proto::limits::WATCH_RESYNCS_MAX;
+use foreword_proto::{NamespaceId, Revision};
+use foreword_seams::Telemetry;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::encoded::EncodedEntry;
+use super::measures::Measures;
+use super::wakes::{Wake, Wakes};
 use crate::replica::observer::{EntryEvents, Observer};
 use crate::state::State;
-use crate::state::command::Event;
 
 /// Events are kept at least this long, as far as the bytes allow.
 const KEPT_MIN: Duration = Duration::from_secs(600);
 
-/// One entry's events, by namespace.
-#[derive(Debug)]
-pub struct EncodedEntry {
-    pub revision: Revision,
-    by_namespace: Vec<(NamespaceId, NamespaceChange)>,
-    bytes: usize,
-    at: Instant,
-}
-
-/// What one entry did to one namespace.
-#[derive(Debug, Clone, Default)]
-pub struct NamespaceChange {
-    /// [`NamespaceEvent`] records, in order; empty when nothing was published or retired.
-    pub events: Bytes,
-    /// Its watchers start over after this entry.
-    pub over: Option<StartOver>,
-}
-
-/// Why a watcher starts over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StartOver {
-    /// The namespace was cleared: it is in this epoch now.
-    Cleared(Epoch),
-    /// There is no such namespace any more: who asks again is told so.
-    Dropped,
-}
-
-impl EncodedEntry {
-    /// What this entry did to a namespace, if anything.
-    pub fn of(&self, namespace: NamespaceId) -> Option<&NamespaceChange> {
-        self.by_namespace.iter().find(|(id, _)| *id == namespace).map(|(_, change)| change)
-    }
-}
-
+#[derive(Default)]
 struct Ring {
     /// Every entry above this revision that changed anything is in `entries`.
     complete_after: Revision,
-    entries: VecDeque<Arc<EncodedEntry>>,
+    entries: VecDeque<(Arc<EncodedEntry>, Instant)>,
     bytes: usize,
 }
 
@@ -63,7 +34,12 @@ struct Ring {
 pub struct WatchHub {
     ring: RwLock<Ring>,
     bytes_max: usize,
-    revision: watch::Sender<Revision>,
+    pub(super) stuck: Duration,
+    revision: AtomicU64,
+    wakes: Mutex<Wakes>,
+    /// Whose turn it is to be resynced.
+    pub(super) turns: Arc<Semaphore>,
+    pub(super) measures: Measures,
 }
 
 /// What a watcher finds behind its revision.
@@ -75,59 +51,87 @@ pub enum Tail {
 }
 
 impl WatchHub {
-    /// An empty hub that keeps at most `bytes_max` of encoded events.
-    pub fn new(bytes_max: usize) -> Self {
-        let ring = Ring { complete_after: 0, entries: VecDeque::new(), bytes: 0 };
-        Self { ring: RwLock::new(ring), bytes_max, revision: watch::Sender::new(0) }
-    }
-
-    /// Forgets everything: the state jumped to `revision`.
-    pub fn restart_at(&self, revision: Revision) {
-        *self.ring.write() = Ring { complete_after: revision, entries: VecDeque::new(), bytes: 0 };
-        self.revision.send_replace(revision);
-    }
-
-    /// Adds an entry's events. `shards` gives a namespace's number of shards, the record size.
-    pub fn push(&self, revision: Revision, events: &[Event], shards: impl Fn(NamespaceId) -> Option<usize>) {
-        if !events.is_empty() {
-            let entry = Arc::new(encode(revision, events, shards));
-            let mut ring = self.ring.write();
-            ring.bytes += entry.bytes;
-            ring.entries.push_back(entry);
-            self.trim(&mut ring);
+    /// An empty hub that keeps at most `bytes_max` of encoded events, and whose watchers are dropped when they take nothing for `stuck`.
+    pub fn new(bytes_max: usize, stuck: Duration, telemetry: &Telemetry) -> Self {
+        Self {
+            ring: RwLock::default(),
+            bytes_max,
+            stuck,
+            revision: AtomicU64::new(0),
+            wakes: Mutex::default(),
+            turns: Arc::new(Semaphore::new(WATCH_RESYNCS_MAX)),
+            measures: Measures::new(telemetry),
         }
-        self.revision.send_replace(revision);
     }
 
-    fn trim(&self, ring: &mut Ring) {
-        while let Some(oldest) = ring.entries.front() {
+    /// Forgets everything: the state jumped to `revision`. Whoever has not seen that revision is resynced.
+    pub fn restart_at(&self, revision: Revision) {
+        let forgotten = {
+            let ring = Ring { complete_after: revision, ..Ring::default() };
+            std::mem::replace(&mut *self.ring.write(), ring)
+        };
+        drop(forgotten);
+        self.measures.hub_bytes.set(0.0);
+        let woken = self.wakes.lock().all(revision);
+        self.revision.store(revision, Ordering::Release);
+        woken.iter().for_each(|wake| wake.up());
+    }
+
+    /// Adds an entry's events; entries come in order.
+    pub fn push(&self, entry: &EntryEvents) {
+        let revision = entry.revision;
+        let mut woken = Vec::new();
+        if !entry.events.is_empty() {
+            let began = Instant::now();
+            let encoded = Arc::new(EncodedEntry::new(entry));
+            woken = self.wakes.lock().touched(&encoded);
+            let forgotten = self.keep(encoded, began);
+            self.measures.encoded.record(began.elapsed());
+            drop(forgotten);
+        }
+        // Told only now: who sees the revision finds the entry, and that it concerns him.
+        self.revision.store(revision, Ordering::Release);
+        woken.iter().for_each(|wake| wake.up());
+        self.wakes.lock().eager().for_each(|wake| wake.up());
+    }
+
+    /// Takes an entry in; answers with those that leave, to be freed outside the lock.
+    fn keep(&self, entry: Arc<EncodedEntry>, now: Instant) -> Vec<Arc<EncodedEntry>> {
+        let mut ring = self.ring.write();
+        ring.bytes += entry.bytes;
+        ring.entries.push_back((entry, now));
+        let mut forgotten = Vec::new();
+        while let Some((_, at)) = ring.entries.front() {
             let over = ring.bytes > self.bytes_max;
             // Old entries cost memory only; they are dropped once they fill half of what is allowed.
-            let old = ring.bytes > self.bytes_max / 2 && oldest.at.elapsed() > KEPT_MIN;
+            let old = ring.bytes > self.bytes_max / 2 && now - *at > KEPT_MIN;
             if !over && !old {
-                return;
+                break;
             }
+            let Some((oldest, _)) = ring.entries.pop_front() else { break };
             ring.bytes -= oldest.bytes;
             ring.complete_after = oldest.revision;
-            ring.entries.pop_front();
+            forgotten.push(oldest);
         }
+        self.measures.hub_bytes.set(ring.bytes as f64);
+        forgotten
     }
 
     /// Entries after `from`, up to about `bytes_max` of them.
     pub fn tail(&self, from: Revision, bytes_max: usize) -> Tail {
         // Read first: what the ring has beyond it is sent the next time.
-        let upto = *self.revision.borrow();
+        let upto = self.revision();
         let ring = self.ring.read();
         if from < ring.complete_after {
             return Tail::Gone;
         }
-        let start = ring.entries.partition_point(|entry| entry.revision <= from);
+        let start = ring.entries.partition_point(|(entry, _)| entry.revision <= from);
         let mut bytes = 0;
-        let mut entries = Vec::new();
-        for entry in ring.entries.range(start..).take_while(|entry| entry.revision <= upto) {
+        let mut entries: Vec<Arc<EncodedEntry>> = Vec::new();
+        for (entry, _) in ring.entries.range(start..).take_while(|(entry, _)| entry.revision <= upto) {
             if bytes > bytes_max {
-                let last: &Arc<EncodedEntry> = &entries[entries.len() - 1];
-                return Tail::Entries { upto: last.revision, entries };
+                let last = entries.last().map_or(from, |entry| entry.revision);
+                return Tail::Entries { upto: last, entries };
             }
             bytes += entry.bytes;
             entries.push(entry.clone());
@@ -135,21 +139,37 @@ impl WatchHub {
         Tail::Entries { upto: upto.max(from), entries }
     }
 
-    /// Watches the revision the hub has reached.
-    pub fn revisions(&self) -> watch::Receiver<Revision> {
-        self.revision.subscribe()
+    /// The revision it has reached.
+    pub fn revision(&self) -> Revision {
+        self.revision.load(Ordering::Acquire)
     }
 
     /// Bytes of encoded events held.
     pub fn bytes(&self) -> usize {
         self.ring.read().bytes
     }
+
+    /// From now on entries that change this namespace wake `wake`.
+    pub(super) fn follow(&self, namespace: NamespaceId, wake: &Arc<Wake>) {
+        self.wakes.lock().follow(namespace, wake);
+    }
+
+    /// The counterpart of [`Self::follow`].
+    pub(super) fn leave(&self, namespace: NamespaceId, wake: &Arc<Wake>) {
+        self.wakes.lock().leave(namespace, wake);
+    }
+
+    /// Whether every entry wakes `wake`.
+    pub(super) fn be_eager(&self, wake: &Arc<Wake>, eager: bool) {
+        self.wakes.lock().be_eager(wake, eager);
+    }
 }
 
 impl Observer for WatchHub {
-    fn applied(&self, state: &State, entry: &Arc<EntryEvents>) {
-        let shards = |namespace| state.namespace(namespace).map(|info| info.shards());
-        self.push(entry.revision, &entry.events, shards);
+    fn applied(&self, _: &State, _: &Arc<EntryEvents>) {}
+
+    fn released(&self, entry: &Arc<EntryEvents>) {
+        self.push(entry);
     }
 
     fn replaced(&self, state: &State) {
@@ -157,53 +177,26 @@ impl Observer for WatchHub {
     }
 }
 
-fn encode(revision: Revision, events: &[Event], shards: impl Fn(NamespaceId) -> Option<usize>) -> EncodedEntry {
-    let mut by_namespace: BTreeMap<NamespaceId, (BytesMut, Option<StartOver>)> = BTreeMap::new();
-    for event in events {
-        match event {
-            Event::Published { namespace, page } => {
-                // None: it was dropped in the same entry.
-                let of_namespace = shards(*namespace);
-                debug_assert!(of_namespace.is_none_or(|shards| shards == page.location.checksums.as_slice().len()));
-                let published =
-                    NamespaceEvent::Published { key: page.key, parent: page.parent, location: page.location.clone() };
-                published.put(&mut by_namespace.entry(*namespace).or_default().0);
-            }
-            Event::Retired { namespace, key, slot, reason } => {
-                let retired = NamespaceEvent::Retired { key: *key, slot: *slot, reason: *reason };
-                retired.put(&mut by_namespace.entry(*namespace).or_default().0);
-            }
-            Event::Cleared { namespace, epoch } => {
-                let change = by_namespace.entry(*namespace).or_default();
-                change.0.clear();
-                change.1 = Some(StartOver::Cleared(*epoch));
-            }
-            Event::NamespaceDropped { namespace } => {
-                let change = by_namespace.entry(*namespace).or_default();
-                change.0.clear();
-                change.1 = Some(StartOver::Dropped);
-            }
-            Event::SessionEnded { .. } => {}
-        }
-    }
-    let by_namespace: Vec<_> = by_namespace
-        .into_iter()
-        .map(|(namespace, (events, over))| (namespace, NamespaceChange { events: events.freeze(), over }))
-        .collect();
-    let bytes = by_namespace.iter().map(|(_, change)| change.events.len() + 64).sum();
-    EncodedEntry { revision, by_namespace, bytes, at: Instant::now() }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use foreword_proto::location::{Checksums, Location};
-    use foreword_proto::records::PageRecord;
     use foreword_proto::{EntryKey, RetireReason, SlotRef};
 
-    fn retired(namespace: NamespaceId) -> Event {
+    use super::*;
+    use crate::state::command::Event;
+
+    fn hub(bytes_max: usize) -> WatchHub {
+        WatchHub::new(bytes_max, Duration::from_secs(30), &Telemetry::new())
+    }
+
+    fn push(hub: &WatchHub, revision: Revision, namespaces: &[NamespaceId]) {
         let slot = SlotRef { slab: 1, slot: 2, generation: 3 };
-        Event::Retired { namespace, key: EntryKey([7; 16]), slot, reason: RetireReason::Evicted }
+        let retired = |namespace: &NamespaceId| Event::Retired {
+            namespace: *namespace,
+            key: EntryKey([7; 16]),
+            slot,
+            reason: RetireReason::Evicted,
+        };
+        hub.push(&EntryEvents { revision, events: namespaces.iter().map(retired).collect() });
     }
 
     fn revisions(tail: Tail) -> Option<(Revision, Vec<Revision>)> {
@@ -215,11 +208,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_tail_is_complete_or_gone() {
-        let hub = WatchHub::new(1000);
+        let hub = hub(1000);
         hub.restart_at(10);
-        hub.push(11, &[retired(1)], |_| Some(1));
-        hub.push(12, &[], |_| Some(1));
-        hub.push(13, &[retired(2)], |_| Some(1));
+        push(&hub, 11, &[1]);
+        push(&hub, 12, &[]);
+        push(&hub, 13, &[2]);
         assert_eq!(revisions(hub.tail(10, 1 << 20)), Some((13, vec![11, 13])));
         assert_eq!(revisions(hub.tail(11, 1 << 20)), Some((13, vec![13])));
         assert_eq!(revisions(hub.tail(13, 1 << 20)), Some((13, vec![])));
@@ -229,10 +222,10 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_are_bounded_and_what_fell_out_is_gone() {
-        let hub = WatchHub::new(500);
+        let hub = hub(500);
         hub.restart_at(0);
         for revision in 1..=100 {
-            hub.push(revision, &[retired(1)], |_| Some(1));
+            push(&hub, revision, &[1]);
         }
         assert!(hub.bytes() <= 500);
         assert_eq!(revisions(hub.tail(1, 1 << 20)), None);
@@ -240,25 +233,31 @@ mod tests {
         assert_eq!((upto, tail), (100, vec![99, 100]));
     }
 
-    #[test]
-    fn a_clear_drops_what_came_before_it_in_its_entry() {
-        let entry = encode(1, &[retired(1), Event::Cleared { namespace: 1, epoch: 2 }, retired(1)], |_| Some(1));
-        let change = entry.of(1).unwrap();
-        assert_eq!(change.over, Some(StartOver::Cleared(2)));
-        assert_eq!(NamespaceEvent::decode_all(&change.events, 1).unwrap().len(), 1);
-        assert!(entry.of(2).is_none());
+    async fn woken(wake: &Wake) -> bool {
+        tokio::time::timeout(Duration::ZERO, wake.woken()).await.is_ok()
     }
 
-    #[test]
-    fn a_namespace_dropped_in_the_entry_that_published_in_it_ends_its_watchers() {
-        let page = PageRecord {
-            key: EntryKey([7; 16]),
-            parent: 0,
-            location: Location { slot: SlotRef { slab: 1, slot: 2, generation: 3 }, checksums: Checksums::new(&[5]) },
-        };
-        let events = [Event::Published { namespace: 1, page }, Event::NamespaceDropped { namespace: 1 }];
-        let entry = encode(1, &events, |_| None);
-        let change = entry.of(1).unwrap();
-        assert_eq!((change.over, change.events.is_empty()), (Some(StartOver::Dropped), true));
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_wakes_those_it_concerns_and_those_who_wait_for_any() {
+        let hub = hub(1 << 20);
+        let [seven, eight] = [7, 8].map(|namespace| {
+            let wake = Arc::default();
+            hub.follow(namespace, &wake);
+            wake
+        });
+        push(&hub, 1, &[7, 7, 9]);
+        assert!(woken(&seven).await && !woken(&eight).await);
+        assert_eq!((seven.touched(), eight.touched()), (1, 0));
+        hub.be_eager(&eight, true);
+        push(&hub, 2, &[]);
+        assert!(!woken(&seven).await && woken(&eight).await);
+        hub.be_eager(&eight, false);
+        hub.leave(7, &seven);
+        push(&hub, 3, &[7]);
+        assert!(!woken(&seven).await && !woken(&eight).await);
+        // A state that was replaced concerns everybody who follows anything.
+        hub.restart_at(9);
+        assert!(!woken(&seven).await && woken(&eight).await);
+        assert_eq!(eight.touched(), 9);
     }
 }

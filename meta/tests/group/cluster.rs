@@ -85,6 +85,9 @@ pub(crate) struct Cluster {
     pub(crate) telemetry: BTreeMap<u64, Telemetry>,
     pub(crate) log_bytes_per_snapshot: u64,
     pub(crate) watch_bytes_max: u64,
+    pub(crate) watch_stuck_ms: u64,
+    /// The cluster's, set once.
+    pub(crate) l3_bytes: u64,
     pub(crate) hf3fs_reservation_ms: u64,
     /// The cluster's, set once.
     pub(crate) write_rest_ms: u64,
@@ -121,6 +124,8 @@ impl Cluster {
             telemetry: BTreeMap::new(),
             log_bytes_per_snapshot: 64 << 20,
             watch_bytes_max: 64 << 20,
+            watch_stuck_ms: 30_000,
+            l3_bytes: settings().l3_bytes,
             hf3fs_protection_ms: settings().hf3fs_protection_ms,
             hf3fs_reservation_ms: 60_000,
             write_rest_ms: settings().write_rest_ms,
@@ -181,6 +186,7 @@ impl Cluster {
     pub(crate) async fn try_start(&mut self, id: u64) -> Result<(), ServeError> {
         let site = self.sites.get_mut(&id).unwrap();
         let settings = ClusterSettings {
+            l3_bytes: self.l3_bytes,
             write_rest_ms: self.write_rest_ms,
             hf3fs_protection_ms: self.hf3fs_protection_ms,
             ..settings()
@@ -223,6 +229,7 @@ impl Cluster {
         let mut config = MetaConfig::new(site.dir.path(), site.endpoint.clone());
         config.log_bytes_per_snapshot = self.log_bytes_per_snapshot;
         config.watch_bytes_max = self.watch_bytes_max;
+        config.watch_stuck_ms = self.watch_stuck_ms;
         if let Some((least, most)) = self.election_ms {
             (config.election_ms_min, config.election_ms_max) = (least, most);
         }

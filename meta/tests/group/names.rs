@@ -9,7 +9,8 @@ use serde_json::json;
 use tonic::Code;
 
 use crate::client::Client;
-use crate::cluster::{Agent, Cluster, PATIENCE, namespace};
+use crate::cluster::{Agent, Cluster, namespace};
+use crate::watching::Watch;
 
 async fn namespaces(cluster: &Cluster, replica: u64) -> Vec<NamespaceStatus> {
     let request = wire::ListNamespacesRequest { after: 0 };
@@ -30,8 +31,7 @@ async fn a_namespace_dropped_through_any_replica_is_gone_on_all_and_its_room_is_
     let mut agent = Agent::open(&cluster, 1, "a").await;
     agent.publish(0..500).await;
     let dropped = agent.namespace;
-    let request = wire::WatchRequest { namespace_id: dropped, from_revision: 0, epoch: 0 };
-    let mut watching = cluster.meta(follower).watch(request).await.unwrap().into_inner();
+    let mut watching = Watch::open(&cluster, follower, dropped, 0, 0).await;
     let found = namespaces(&cluster, follower).await;
     assert_eq!(found.iter().map(|one| (one.id, one.pages)).collect::<Vec<_>>(), [(dropped, 500)]);
 
@@ -43,16 +43,10 @@ async fn a_namespace_dropped_through_any_replica_is_gone_on_all_and_its_room_is_
     }
     let again = cluster.admin(leader).drop_namespace(drop).await.unwrap_err();
     assert_eq!((again.code(), bad_input::field_of(&again)), (Code::NotFound, Some("namespace_id")));
-    // Its watchers are told to ask again, and then that there is no such namespace.
-    loop {
-        let frame = tokio::time::timeout(PATIENCE, watching.message()).await.unwrap().unwrap().unwrap();
-        if let Some(Kind::Resync(resync)) = frame.kind {
-            assert_eq!(resync.reason, "the namespace was dropped");
-            break;
-        }
-    }
-    let gone = cluster.meta(follower).watch(request).await.unwrap_err();
-    assert_eq!((gone.code(), bad_input::field_of(&gone)), (Code::NotFound, Some("namespace_id")));
+    // Its watchers are told, those that ask later, too.
+    while !matches!(watching.next().await.unwrap(), Kind::Dropped(_)) {}
+    let mut late = Watch::open(&cluster, follower, dropped, 0, 0).await;
+    assert!(matches!(late.next().await.unwrap(), Kind::Dropped(_)));
     let published = cluster
         .eventually("reclaimed", async || {
             let status = cluster.status(leader).await.l3;
@@ -104,13 +98,10 @@ async fn a_replica_that_is_behind_does_not_call_a_new_namespace_dropped() {
     let (leader, behind) = (cluster.leader().await, cluster.follower().await);
     cluster.cut_off(behind);
     let agent = Agent::open(&cluster, leader, "a").await;
-    let request = wire::WatchRequest { namespace_id: agent.namespace, from_revision: 0, epoch: 0 };
-    let mut client = cluster.meta(behind);
-    let mut asked = tonic::Request::new(request);
-    asked.set_timeout(std::time::Duration::from_millis(300));
-    let unsure = client.watch(asked).await.unwrap_err();
-    assert_ne!(unsure.code(), Code::NotFound, "{unsure}");
-    let watching = tokio::spawn(async move { client.watch(request).await });
+    let mut unsure = Watch::open(&cluster, behind, agent.namespace, 0, 0).await;
+    // It gives up before it says anything of the namespace.
+    assert!(unsure.next().await.is_err());
+    let mut watching = Watch::open(&cluster, behind, agent.namespace, 0, 0).await;
     cluster.links.heal_all();
-    assert!(watching.await.unwrap().is_ok(), "it waited until it knew");
+    assert!(matches!(watching.next().await.unwrap(), Kind::Begin(_)), "it waited until it knew");
 }

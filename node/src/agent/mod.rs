@@ -39,6 +39,8 @@ use crate::counters::Counters;
 use crate::l3::L3;
 use crate::meta_client::{Cluster, MetaClient};
 use crate::mirror::View;
+use crate::mirror::feed::Feed;
+use crate::mirror::watcher::{Subscriptions, follow};
 use crate::session::Sessions;
 use crate::session::grants::Grants;
 use crate::tier::L1;
@@ -55,8 +57,6 @@ const GET_ARENA_PART: u64 = 4;
 const ROOM_UNIT_BYTES: u64 = SHARD_ALIGN_BYTES;
 /// How soon to try again when the arena has no frame although there is room: its holders are about to leave.
 const FRAME_RETRY: Duration = Duration::from_millis(2);
-/// Namespaces open on one agent.
-pub const OPEN_NAMESPACES_MAX: usize = 1024;
 
 /// What the core is made of.
 pub struct Parts {
@@ -88,6 +88,9 @@ pub(crate) struct Core {
     l3: Arc<L3>,
     counters: Arc<Counters>,
     files: Option<Arc<dyn foreword_seams::Files>>,
+    /// The mirrors that the watch stream fills, and the stream.
+    watched: Arc<Subscriptions>,
+    feed: Arc<Feed>,
     namespaces: RwLock<BTreeMap<NamespaceId, Arc<OpenNamespace>>>,
     /// Tenants by name, numbered as they come.
     tenants: Mutex<BTreeMap<String, TenantId>>,
@@ -121,6 +124,8 @@ impl Agent {
             l3: parts.l3,
             counters: parts.counters,
             files: parts.files,
+            watched: Arc::default(),
+            feed: Arc::default(),
             namespaces: RwLock::default(),
             tenants: Mutex::default(),
             writers: Mutex::default(),
@@ -141,6 +146,8 @@ impl Agent {
         core.spawn(heat::report(core.clone()));
         core.spawn(sweep::sweep(core.clone()));
         core.spawn(save::keep_saving(core.clone()));
+        let (node, stop) = (core.config.node.clone(), core.stop.clone());
+        core.spawn(follow(core.watched.clone(), core.feed.clone(), core.meta.clone(), node, stop));
     }
 
     /// True after the first session and the first sync of every namespace open then; and then for good.

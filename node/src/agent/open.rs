@@ -3,32 +3,38 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
+use foreword_proto::limits::WATCHED_NAMESPACES_MAX;
 use foreword_proto::namespace::Geometry;
 use foreword_proto::wire::{common, meta as wire};
 use foreword_proto::{BadInput, EntryKey, Epoch, Namespace, NamespaceId, Revision};
 use foreword_seams::{Marker, sometimes};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::Core;
 use super::heat::HeatLog;
 use super::page_work::PageWork;
 use super::publish::{PUBLISH_QUEUE_PAGES_MAX, PublishJob, publish_pages};
 use super::read::SharedReads;
 use super::write::WriteJob;
-use super::{Core, OPEN_NAMESPACES_MAX};
 use crate::api::{ApiError, Opened};
 use crate::arena::TenantId;
 use crate::l3::PageShape;
 use crate::mirror::Mirror;
 use crate::mirror::saved::file_name;
 use crate::mirror::table::Table;
-use crate::mirror::watcher::{WatchEvents, Watched, follow};
+use crate::mirror::watcher::{Subscription, WatchEvents};
 use crate::plan::prefetch::PrefetchWindow;
 use crate::tier::PageId;
 
 /// A page takes at most this part of the arena: others must find room beside it.
 const PAGE_ARENA_PART: u64 = 8;
+
+/// Pages of L1 that are looked at in one go after a resync.
+const PURGE_SLICE_PAGES: usize = 1024;
 
 /// One open namespace.
 pub(super) struct OpenNamespace {
@@ -100,7 +106,7 @@ impl Core {
             Err(_) => self.saved_mirror(&namespace, registered.namespace_id, registered.epoch).await,
         };
         let open = self.enter(namespace, geometry, &registered, saved)?;
-        open.mirror.group_has(registered.revision);
+        self.feed.group_has(registered.revision);
         open.mirror.synced(deadline).await;
         // What was there before the namespace was opened is seen by the first lookup.
         open.mirror.reached(registered.revision, deadline).await;
@@ -119,11 +125,13 @@ impl Core {
         if let Some(open) = namespaces.get(&registered.namespace_id) {
             return Ok(open.clone());
         }
-        if namespaces.len() >= OPEN_NAMESPACES_MAX {
-            return Err(BadInput::new("namespace", format!("at most {OPEN_NAMESPACES_MAX} open on one agent")).into());
+        if namespaces.len() >= WATCHED_NAMESPACES_MAX {
+            return Err(
+                BadInput::new("namespace", format!("at most {WATCHED_NAMESPACES_MAX} open on one agent")).into()
+            );
         }
         let shape = PageShape { slot_bytes: registered.slot_bytes, frame_bytes: geometry.frame_bytes };
-        let mirror = Mirror::new(namespace.shards(), registered.epoch);
+        let mirror = Mirror::new(namespace.shards(), registered.epoch, self.feed.clone());
         let mut saved_revision = 0;
         if let Some((revision, table)) = saved {
             tracing::info!(
@@ -153,10 +161,13 @@ impl Core {
             geometry,
         });
         self.spawn(publish_pages(self.clone(), publish_jobs));
-        let watched = Watched { namespace: open.id, shards: open.geometry.shards() };
-        let events = Arc::new(Purger { core: Arc::downgrade(self), namespace: open.id });
-        self.spawn(follow(open.mirror.clone(), watched, self.meta.clone(), events, self.stop.clone()));
         namespaces.insert(open.id, open.clone());
+        self.watched.add(Subscription {
+            namespace: open.id,
+            shards: open.geometry.shards(),
+            mirror: open.mirror.clone(),
+            events: Box::new(Purger { core: Arc::downgrade(self), namespace: open.id }),
+        });
         Ok(open)
     }
 
@@ -199,6 +210,30 @@ impl WatchEvents for Purger {
         for key in keys {
             l1.remove(&open.page(epoch, *key));
         }
+    }
+
+    fn purge_absent(&self) -> BoxFuture<'_, ()> {
+        async {
+            let Some(core) = self.core.upgrade() else { return };
+            let Ok(open) = core.open(self.namespace) else { return };
+            let epoch = open.mirror.read(|view| view.epoch());
+            // A slice at a time: the whole tier may hold millions of pages.
+            let segments = core.l1.lock().segments();
+            for segment in segments {
+                let mut copies = core.l1.lock().keys_in(segment, self.namespace, epoch);
+                while !copies.is_empty() {
+                    let slice = copies.split_off(copies.len().saturating_sub(PURGE_SLICE_PAGES));
+                    open.mirror.read(|view| {
+                        let mut l1 = core.l1.lock();
+                        for key in slice.iter().filter(|key| view.slot(key).is_none()) {
+                            l1.remove(&open.page(epoch, *key));
+                        }
+                    });
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        .boxed()
     }
 
     fn epoch_began(&self, epoch: Epoch) {

@@ -13,7 +13,7 @@ impl Core {
                 epoch: view.epoch(),
                 revision: view.revision(),
                 synced: view.synced(),
-                mirror_age_ms: open.mirror.age().as_millis() as u64,
+                mirror_age_ms: self.feed.age().as_millis() as u64,
                 pages: view.pages() as u64,
                 overlay_pages: view.overlay_pages() as u64,
             })

@@ -20,9 +20,8 @@ pub(super) async fn sweep(core: Arc<Core>) {
         core.follow_epoch();
         core.replace_quarantined();
         let namespaces: Vec<Arc<OpenNamespace>> = core.namespaces.read().values().cloned().collect();
-        let revision = core.sessions.revision();
+        core.feed.group_has(core.sessions.revision());
         for open in namespaces {
-            open.mirror.group_has(revision);
             let late: Vec<Arc<PageWork>> = {
                 let works = open.works.lock();
                 works

@@ -1,6 +1,6 @@
 //! What an agent knows of one namespace: table, overlay and avoid-list at one revision. Pure.
 
-use foreword_proto::records::{EntryEvents, NamespaceEvent, PageRecord};
+use foreword_proto::records::{EntryEvents, NamespaceEvent};
 use foreword_proto::{EntryKey, Epoch, Location, RetireReason, Revision, SlotRef};
 
 use super::avoid::AvoidList;
@@ -14,11 +14,11 @@ pub struct View {
     epoch: Epoch,
     revision: Revision,
     synced: bool,
-    /// False: the table serves, but the stream cannot go on from its revision; only a snapshot helps.
+    /// False: the table serves, but the stream cannot go on from its revision; only a resync helps. It holds every page of its revision
+    /// then, but for those that a resync that broke off replaced by later ones.
     resumable: bool,
+    resyncing: bool,
     table: Table,
-    /// The table that a snapshot is filling, while the old one serves.
-    building: Option<Table>,
     overlay: Overlay,
     avoid: AvoidList,
 }
@@ -26,10 +26,8 @@ pub struct View {
 /// Why a watch message cannot be taken: the stream is broken and starts anew.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OutOfOrder {
-    #[error("a snapshot did not begin, and without one nothing can be continued")]
-    NoSnapshot,
-    #[error("events inside a snapshot")]
-    InsideSnapshot,
+    #[error("no resync began, and without one nothing can be continued")]
+    NoResync,
     #[error("behind: the replica is at revision {revision} of epoch {epoch}, which is older than what is known here")]
     Behind { epoch: Epoch, revision: Revision },
 }
@@ -43,8 +41,8 @@ impl View {
             revision: 0,
             synced: false,
             resumable: false,
+            resyncing: false,
             table: Table::new(shards, 0),
-            building: None,
             overlay: Overlay::default(),
             avoid: AvoidList::default(),
         }
@@ -60,54 +58,94 @@ impl View {
         self.overlay.reached(revision);
     }
 
-    /// The namespace was dropped: nothing is present in it from now on, and nothing enters.
-    pub fn close(&mut self) {
+    /// The namespace was dropped: nothing is present in it from now on, and nothing enters. Answers with the table, to be let go of.
+    pub fn close(&mut self) -> Table {
         self.epoch = Epoch::MAX;
-        self.table = Table::new(self.shards, 0);
-        self.building = None;
+        self.resyncing = false;
+        self.resumable = false;
         self.overlay.clear();
+        std::mem::replace(&mut self.table, Table::new(self.shards, 0))
     }
 
-    /// A snapshot begins. In a new epoch everything older is invisible at once; else the old table serves until the end.
-    /// One that is older than what is known here is refused: another replica has a newer one.
-    pub fn begin_snapshot(&mut self, epoch: Epoch, revision: Revision, entries: u64) -> Result<(), OutOfOrder> {
+    /// A resync begins, of a namespace with about so many pages. In a new epoch everything older is invisible at once: the table of the
+    /// old one is the answer, to be let go of; else the table serves, and its buckets are replaced one by one. What they hold is of
+    /// later revisions than the mirror's, which rises at the end. A resync that is older than what is known here is refused: another
+    /// replica has a newer one.
+    pub fn begin_resync(&mut self, epoch: Epoch, revision: Revision, pages: u64) -> Result<Option<Table>, OutOfOrder> {
         if epoch < self.epoch || revision < self.revision {
             return Err(OutOfOrder::Behind { epoch, revision });
         }
+        self.resyncing = true;
+        self.resumable = false;
+        // The count is the sender's word: it only saves some growing.
+        let pages = pages.min(1 << 24) as usize;
+        if epoch == self.epoch && !self.table.is_empty() {
+            self.table.grow_for(pages);
+            return Ok(None);
+        }
         if epoch != self.epoch {
             self.epoch = epoch;
-            self.resumable = false;
-            self.table = Table::new(self.shards, 0);
             self.overlay.clear();
         }
-        // The count is the sender's word: it only saves some growing.
-        self.building = Some(Table::new(self.shards, entries.min(1 << 24) as usize));
-        Ok(())
+        Ok(Some(std::mem::replace(&mut self.table, Table::new(self.shards, pages))))
     }
 
-    /// Some of the snapshot's entries.
-    pub fn snapshot_part(&mut self, pages: &[PageRecord]) -> Result<(), OutOfOrder> {
-        let building = self.building.as_mut().ok_or(OutOfOrder::NoSnapshot)?;
-        for page in pages {
-            building.insert(page.key, &page.location);
+    /// The pages of one bucket, where there are 2^`bits` of them. Answers with the keys whose copies must go: the page is gone or
+    /// another one, or was both since the copy was made.
+    pub fn resync_bucket(
+        &mut self,
+        bits: u32,
+        bucket: u32,
+        pages: &[(EntryKey, Location)],
+    ) -> Result<Vec<EntryKey>, OutOfOrder> {
+        if !self.resyncing {
+            return Err(OutOfOrder::NoResync);
         }
-        Ok(())
+        let mut changed = self.table.replace_bucket(bits, bucket, pages);
+        changed.retain(|key| !self.is_own(key));
+        Ok(changed)
     }
 
-    /// The snapshot is whole: it is the table now.
-    pub fn end_snapshot(&mut self, revision: Revision) -> Result<(), OutOfOrder> {
-        self.table = self.building.take().ok_or(OutOfOrder::NoSnapshot)?;
-        self.revision = revision;
+    /// True for an own publish that the table had not seen: a copy is of the page that is there now.
+    fn is_own(&self, key: &EntryKey) -> bool {
+        self.overlay.get(key).is_some_and(|own| self.table.slot(key) == Some(own.slot))
+    }
+
+    /// Every bucket that differed was replaced, and every event up to this revision was applied: the table is as of it.
+    pub fn end_resync(&mut self, revision: Revision) -> Result<(), OutOfOrder> {
+        if !self.resyncing {
+            return Err(OutOfOrder::NoResync);
+        }
+        self.resyncing = false;
+        self.revision = self.revision.max(revision);
         self.synced = true;
         self.resumable = true;
-        self.overlay.reached(revision);
+        self.overlay.reached(self.revision);
         Ok(())
     }
 
-    /// The stream broke: a snapshot that was not whole is given up. `distrusted`: the next one begins with a snapshot.
+    /// The stream broke: a resync that was not whole is given up. `distrusted`: the next stream begins with a resync.
     pub fn stream_broke(&mut self, distrusted: bool) {
-        self.building = None;
+        self.resyncing = false;
         self.resumable &= !distrusted;
+    }
+
+    /// Everything up to this revision was told.
+    pub fn progress(&mut self, revision: Revision) {
+        if self.resumable {
+            self.revision = self.revision.max(revision);
+            self.overlay.reached(self.revision);
+        }
+    }
+
+    /// True if the table holds what the index has at [`Self::revision`], and nothing else.
+    pub fn exact(&self) -> bool {
+        self.resumable
+    }
+
+    /// The digests of the table's buckets, for a resync: what it has in them by now is not sent again.
+    pub fn digests(&self) -> Vec<u64> {
+        self.table.digests()
     }
 
     /// The revision from which a stream can go on; 0: only with a snapshot.
@@ -115,13 +153,11 @@ impl View {
         if self.resumable { self.revision } else { 0 }
     }
 
-    /// The next entries of the log; answers with the keys whose copies must go as well. Entries seen before are skipped.
+    /// The next entries of the log; answers with the keys whose copies must go as well. Entries seen before are skipped. In a resync
+    /// they take effect, and the revision stays until its end.
     pub fn apply(&mut self, revision: Revision, entries: &[EntryEvents]) -> Result<Vec<EntryKey>, OutOfOrder> {
-        if self.building.is_some() {
-            return Err(OutOfOrder::InsideSnapshot);
-        }
-        if !self.resumable {
-            return Err(OutOfOrder::NoSnapshot);
+        if !self.resumable && !self.resyncing {
+            return Err(OutOfOrder::NoResync);
         }
         let (mut purged, seen) = (Vec::new(), self.revision);
         for entry in entries.iter().filter(|entry| entry.revision > seen) {
@@ -129,14 +165,19 @@ impl View {
                 self.apply_event(event, &mut purged);
             }
         }
-        self.revision = self.revision.max(revision);
-        self.overlay.reached(self.revision);
+        self.progress(revision);
         Ok(purged)
     }
 
     fn apply_event(&mut self, event: &NamespaceEvent, purged: &mut Vec<EntryKey>) {
         match event {
-            NamespaceEvent::Published { key, location, .. } => self.table.insert(*key, location),
+            NamespaceEvent::Published { key, location, .. } => {
+                let before = self.table.insert(*key, location);
+                // In a resync, of what was before the page that it was deleted may never be told.
+                if self.resyncing && before != Some(location.slot) && !self.is_own(key) {
+                    purged.push(*key);
+                }
+            }
             NamespaceEvent::Retired { key, slot, reason } => {
                 self.table.remove(key, *slot);
                 self.avoid.retired(key, *slot);
@@ -231,6 +272,7 @@ impl View {
 mod tests {
     use std::collections::BTreeMap;
 
+    use foreword_proto::buckets::{bucket_of, hash_of_page};
     use foreword_proto::location::Checksums;
     use proptest::prelude::*;
 
@@ -257,27 +299,42 @@ mod tests {
 
     fn synced() -> View {
         let mut view = View::new(1, 1);
-        view.begin_snapshot(1, 0, 0).unwrap();
-        view.end_snapshot(0).unwrap();
+        view.begin_resync(1, 0, 0).unwrap();
+        view.end_resync(0).unwrap();
         view
     }
 
-    fn record(number: u8, slot: u32) -> PageRecord {
-        PageRecord { key: key(number), parent: 0, location: location(slot) }
+    /// Everything is in the one bucket there is.
+    fn bucket(view: &mut View, pages: &[(u8, u32)]) -> Vec<EntryKey> {
+        let pages: Vec<_> = pages.iter().map(|(number, slot)| (key(*number), location(*slot))).collect();
+        view.resync_bucket(0, 0, &pages).unwrap()
     }
 
     #[test]
-    fn the_old_table_serves_until_a_resync_is_whole() {
+    fn the_revision_rises_when_a_resync_is_whole() {
         let mut view = synced();
-        view.apply(5, &[published(5, 1, 10)]).unwrap();
-        view.begin_snapshot(1, 9, 1).unwrap();
-        view.snapshot_part(&[record(2, 20)]).unwrap();
-        assert!(view.present(&key(1)) && !view.present(&key(2)));
-        assert_eq!(view.apply(6, &[]), Err(OutOfOrder::InsideSnapshot));
-        view.end_snapshot(9).unwrap();
-        assert!(!view.present(&key(1)) && view.present(&key(2)));
-        assert_eq!(view.revision(), 9);
-        assert_eq!(view.end_snapshot(10), Err(OutOfOrder::NoSnapshot));
+        view.apply(5, &[published(5, 1, 10), published(5, 3, 30)]).unwrap();
+        view.begin_resync(1, 9, 1).unwrap();
+        assert!(view.present(&key(1)) && !view.present(&key(2)) && !view.exact());
+        assert_eq!(bucket(&mut view, &[(2, 20), (3, 30)]), [key(1), key(2)], "copies of what is gone or new go");
+        // Events come meanwhile, of entries from before a bucket was read, too.
+        view.apply(11, &[published(8, 2, 20), retired(10, 3, 30, RetireReason::Deleted)]).unwrap();
+        assert_eq!((view.revision(), view.resume_from()), (5, 0));
+        view.end_resync(11).unwrap();
+        let present = [1, 2, 3].map(|number| view.present(&key(number)));
+        assert_eq!((view.revision(), view.exact(), present), (11, true, [false, true, false]));
+        assert_eq!(view.end_resync(12), Err(OutOfOrder::NoResync));
+        assert_eq!(view.resync_bucket(0, 0, &[]), Err(OutOfOrder::NoResync));
+    }
+
+    #[test]
+    fn a_copy_of_an_own_publish_that_a_resync_finds_stays() {
+        let mut view = synced();
+        assert!(view.acknowledge(1, 7, key(1), location(10)) && view.acknowledge(1, 7, key(2), location(20)));
+        view.begin_resync(1, 9, 2).unwrap();
+        assert_eq!(bucket(&mut view, &[(1, 10), (2, 21)]), [key(2)], "another's page is there by now");
+        view.end_resync(9).unwrap();
+        assert_eq!(view.location(&key(2)), Some(location(21)));
     }
 
     #[test]
@@ -285,27 +342,32 @@ mod tests {
         let mut view = synced();
         view.apply(5, &[published(5, 1, 10)]).unwrap();
         assert!(view.acknowledge(1, 8, key(2), location(11)));
-        view.begin_snapshot(2, 8, 0).unwrap();
+        assert_eq!(view.begin_resync(2, 8, 0).unwrap().map(|table| table.len()), Some(1));
         assert!(!view.present(&key(1)) && !view.present(&key(2)));
         assert!(!view.acknowledge(1, 9, key(3), location(12)));
     }
 
     #[test]
-    fn a_snapshot_that_breaks_off_is_not_taken_for_a_table() {
+    fn a_resync_that_breaks_off_goes_on_by_digests_only() {
         let mut view = View::new(1, 1);
-        assert_eq!((view.resume_from(), view.apply(5, &[])), (0, Err(OutOfOrder::NoSnapshot)));
-        view.begin_snapshot(1, 5, 0).unwrap();
-        view.end_snapshot(5).unwrap();
+        assert_eq!((view.resume_from(), view.apply(5, &[])), (0, Err(OutOfOrder::NoResync)));
+        view.begin_resync(1, 5, 0).unwrap();
+        view.end_resync(5).unwrap();
         assert_eq!(view.resume_from(), 5);
-        view.begin_snapshot(2, 8, 1).unwrap();
+        view.begin_resync(1, 8, 1).unwrap();
+        bucket(&mut view, &[(1, 10)]);
         view.stream_broke(false);
-        assert_eq!(view.resume_from(), 0, "the table of the new epoch is not there");
-        view.begin_snapshot(2, 8, 1).unwrap();
-        view.end_snapshot(8).unwrap();
+        assert_eq!((view.resume_from(), view.revision()), (0, 5), "it is neither as of 5 nor as of 8");
+        view.progress(9);
+        assert_eq!((view.revision(), view.apply(9, &[])), (5, Err(OutOfOrder::NoResync)));
+        let digests = view.digests();
+        view.begin_resync(1, 8, 1).unwrap();
+        assert_eq!(view.digests(), digests, "what it has by now is kept");
+        view.end_resync(8).unwrap();
         view.stream_broke(true);
         assert_eq!((view.resume_from(), view.revision()), (0, 8));
-        assert_eq!(view.begin_snapshot(2, 7, 0), Err(OutOfOrder::Behind { epoch: 2, revision: 7 }));
-        assert_eq!(view.begin_snapshot(1, 9, 0), Err(OutOfOrder::Behind { epoch: 1, revision: 9 }));
+        assert_eq!(view.begin_resync(1, 7, 0).unwrap_err(), OutOfOrder::Behind { epoch: 1, revision: 7 });
+        assert_eq!(view.begin_resync(0, 9, 0).unwrap_err(), OutOfOrder::Behind { epoch: 0, revision: 9 });
     }
 
     #[test]
@@ -328,6 +390,32 @@ mod tests {
             retired(4, 2, 2, RetireReason::Deleted),
         ];
         assert_eq!(view.apply(4, &entries).unwrap(), [key(2)]);
+    }
+
+    /// Revision i + 1 publishes this page at slot i, or retires it where it is there.
+    fn entries(log: &[u8]) -> Vec<EntryEvents> {
+        let mut index = BTreeMap::new();
+        let entry = |(i, number): (usize, &u8)| match index.remove(number) {
+            Some(slot) => retired(i as u64 + 1, *number, slot, RetireReason::Deleted),
+            None => {
+                index.insert(*number, i as u32);
+                published(i as u64 + 1, *number, i as u32)
+            }
+        };
+        log.iter().enumerate().map(entry).collect()
+    }
+
+    /// The index at each revision of [`entries`], from 0.
+    fn history(log: &[u8]) -> Vec<BTreeMap<u8, u32>> {
+        let mut history = vec![BTreeMap::new()];
+        for (i, number) in log.iter().enumerate() {
+            let mut next = history[i].clone();
+            if next.remove(number).is_none() {
+                next.insert(*number, i as u32);
+            }
+            history.push(next);
+        }
+        history
     }
 
     proptest! {
@@ -365,6 +453,76 @@ mod tests {
             prop_assert_eq!(view.overlay_pages(), 0);
             for number in 0..6 {
                 prop_assert_eq!(view.location(&key(number)), index.get(&number).map(|slot| location(*slot)));
+            }
+        }
+
+        /// A mirror that lost its place, resynced while the log goes on: each bucket that differed is read at a revision of its own, in
+        /// between the events. Whatever the log, it ends as the index is then; what it was told to purge is all that went meanwhile.
+        #[test]
+        fn a_resync_ends_as_the_index_is_whatever_happens_meanwhile(
+            log in prop::collection::vec(0u8..24, 1..150),
+            (lost, began, cursor) in (0usize..50, 0usize..50, 0usize..8),
+            (bits, by_digest, breaks) in (0u32..4, any::<bool>(), any::<bool>()),
+            pace in prop::collection::vec(0usize..6, 40),
+        ) {
+            let history = history(&log);
+            let (last, log) = (history.len() - 1, entries(&log));
+            let (lost, began) = (lost.min(last), (lost + began).min(last));
+            let mut view = synced();
+            view.apply(lost as u64, &log[..lost]).unwrap();
+            view.stream_broke(true);
+            let copies: Vec<u8> = history[lost].keys().copied().collect();
+            let mut purged = Vec::new();
+            let mut at = began;
+            for round in 0..if breaks { 2 } else { 1 } {
+                view.begin_resync(1, began as u64, 0).unwrap();
+                let placed = |index: &BTreeMap<u8, u32>, bucket: u32| -> Vec<(EntryKey, Location)> {
+                    let all = index.iter().map(|(number, slot)| (key(*number), location(*slot)));
+                    all.filter(|(key, _)| bucket_of(key, bits) == bucket).collect()
+                };
+                let digest = |pages: &[(EntryKey, Location)]| {
+                    let hash = |(key, location): &(EntryKey, Location)| {
+                        hash_of_page(key, location.slot, location.checksums.as_slice()[0], &[])
+                    };
+                    pages.iter().map(hash).fold(0, u64::wrapping_add)
+                };
+                let theirs: BTreeMap<EntryKey, Location> = view.table().iter().collect();
+                let theirs_in = |bucket| {
+                    let all = theirs.iter().filter(|(key, _)| bucket_of(key, bits) == bucket);
+                    all.map(|(key, location)| (*key, location.clone())).collect::<Vec<_>>()
+                };
+                let differs = |bucket: &u32| digest(&theirs_in(*bucket)) != digest(&placed(&history[at], *bucket));
+                let todo: Vec<u32> = (0..1 << bits).filter(|bucket| !by_digest || differs(bucket)).collect();
+                // The stream had told others of entries up to some before the digests were compared.
+                let mut told = at.saturating_sub(cursor);
+                for (step, bucket) in todo.iter().enumerate() {
+                    let pages = placed(&history[at], *bucket);
+                    purged.extend(view.resync_bucket(bits, *bucket, &pages).unwrap());
+                    if breaks && round == 0 && step == todo.len() / 2 {
+                        break;
+                    }
+                    at = (at + pace[step % pace.len()]).min(last);
+                    let upto = (told + pace[(step + 7) % pace.len()]).min(at);
+                    purged.extend(view.apply(upto as u64, &log[told..upto.max(told)]).unwrap());
+                    told = upto.max(told);
+                }
+                if breaks && round == 0 {
+                    view.stream_broke(false);
+                    prop_assert_eq!((view.resume_from(), view.revision()), (0, lost as u64));
+                    continue;
+                }
+                purged.extend(view.apply(at as u64, &log[told..at]).unwrap());
+                prop_assert_eq!(view.revision(), lost as u64);
+                view.end_resync(at as u64).unwrap();
+            }
+            let found: BTreeMap<EntryKey, Location> = view.table().iter().collect();
+            let expected = history[at].iter().map(|(number, slot)| (key(*number), location(*slot))).collect();
+            prop_assert_eq!(found, expected);
+            prop_assert_eq!((view.revision(), view.exact()), (at as u64, true));
+            for number in copies {
+                let (before, now) = (history[lost].get(&number), history[at].get(&number));
+                // What is absent is purged at the end, whatever was said.
+                prop_assert!(now.is_none() || now == before || purged.contains(&key(number)), "a copy of {} stays", number);
             }
         }
     }

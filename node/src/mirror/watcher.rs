@@ -1,44 +1,89 @@
-//! Keeps a mirror up to date from the watch stream of any replica.
+//! Keeps the mirrors of an agent up to date from one watch stream of any replica.
 
+use std::collections::VecDeque;
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreword_proto::bad_input::field_of;
+use bytes::{BufMut, BytesMut};
 use foreword_proto::limits::META_MESSAGE_BYTES_MAX;
 use foreword_proto::records::{self, EntryEvents, NamespaceEvent, PageRecord, Record};
 use foreword_proto::wire::meta as wire;
-use foreword_proto::{BadInput, EntryKey, Epoch, NamespaceId};
+use foreword_proto::{BadInput, EntryKey, Epoch, Location, NamespaceId};
+use foreword_seams::rpc::BEAT;
 use foreword_seams::{Marker, sometimes};
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
+use tonic::{Status, Streaming};
+use wire::watch_request::Kind as Ask;
 use wire::watch_response::Kind;
 
-use super::Mirror;
+use super::feed::Feed;
+use super::table::Table;
 use super::view::{OutOfOrder, View};
+use super::{Mirror, let_go};
 use crate::meta_client::{Backoff, MetaClient};
 
 /// How long a replica may say nothing while the group is known to have more.
 const STANDSTILL_MAX: Duration = Duration::from_secs(3);
 /// How long a replica may take to answer a watch call with a stream.
 const WATCH_START: Duration = Duration::from_secs(5);
+/// Requests that wait for the connection; more wait here.
+const REQUESTS_WAITING_MAX: usize = 8;
 
-/// What the watcher tells the agent.
+/// What the watcher tells the agent of one namespace.
 pub trait WatchEvents: Send + Sync + 'static {
-    /// These pages were deleted or cleared: copies of them must go.
+    /// Copies of these pages must go: the pages were deleted or cleared, or may have been.
     fn purged(&self, keys: &[EntryKey]);
+    /// Copies of all pages that the mirror does not have must go: what happened to them was not told.
+    fn purge_absent(&self) -> BoxFuture<'_, ()>;
     /// The namespace is in this epoch now: everything of an older one must go.
     fn epoch_began(&self, epoch: Epoch);
-    /// A snapshot is on its way because the stream could not be continued.
+    /// A resync is on its way because the stream could not be continued.
     fn resynced(&self);
     /// There is no such namespace any more.
     fn dropped(&self);
 }
 
-/// Which namespace is watched.
-#[derive(Debug, Clone, Copy)]
-pub struct Watched {
+/// A namespace that is watched.
+pub struct Subscription {
     pub namespace: NamespaceId,
     pub shards: usize,
+    pub mirror: Arc<Mirror>,
+    pub events: Box<dyn WatchEvents>,
+}
+
+/// The namespaces that are watched, on one stream.
+pub struct Subscriptions {
+    all: Mutex<BTreeMap<NamespaceId, Arc<Subscription>>>,
+    changed: watch::Sender<()>,
+}
+
+impl Default for Subscriptions {
+    fn default() -> Self {
+        Self { all: Mutex::default(), changed: watch::Sender::new(()) }
+    }
+}
+
+impl Subscriptions {
+    /// Watches a namespace from now on, until it is dropped.
+    pub fn add(&self, subscription: Subscription) {
+        self.all.lock().insert(subscription.namespace, Arc::new(subscription));
+        self.changed.send_replace(());
+    }
+
+    fn remove(&self, namespace: NamespaceId) {
+        self.all.lock().remove(&namespace);
+    }
+
+    fn list(&self) -> Vec<Arc<Subscription>> {
+        self.all.lock().values().cloned().collect()
+    }
 }
 
 /// Why a stream ended.
@@ -50,55 +95,56 @@ enum Ended {
     Closed,
     #[error("the replica says nothing, and the group has more")]
     StandsStill,
-    #[error("the replica asks for a resync: {0}")]
-    Resync(String),
-    #[error("{0}")]
-    OutOfOrder(#[from] OutOfOrder),
-    #[error("{0}")]
-    BadInput(#[from] BadInput),
+    #[error("namespace {namespace}: {why}")]
+    OutOfOrder { namespace: NamespaceId, why: OutOfOrder },
+    #[error("namespace {namespace}: {why}")]
+    BadInput { namespace: NamespaceId, why: BadInput },
 }
 
 impl Ended {
-    /// A replica that has everything acknowledged before it was asked does not know the namespace. Ids are given out once: it was dropped.
-    fn says_dropped(&self) -> bool {
-        matches!(self, Self::Status(status)
-            if status.code() == Code::NotFound && field_of(status) == Some("namespace_id"))
+    /// The namespace that cannot go on from its revision. After a mere failure the tail goes on where it was.
+    fn distrusted(&self) -> Option<NamespaceId> {
+        match self {
+            Self::Status(_) | Self::Closed | Self::StandsStill => None,
+            Self::OutOfOrder { why: OutOfOrder::Behind { .. }, .. } => None,
+            Self::OutOfOrder { namespace, .. } | Self::BadInput { namespace, .. } => Some(*namespace),
+        }
     }
 }
 
-/// Follows the watch stream until stopped or the namespace is dropped; goes to another replica whenever one fails.
+/// Follows the watch stream until stopped; goes to another replica whenever one fails. `node` is who the replicas are told to be watching.
 pub async fn follow(
-    mirror: Arc<Mirror>,
-    watched: Watched,
+    subscriptions: Arc<Subscriptions>,
+    feed: Arc<Feed>,
     meta: MetaClient,
-    events: Arc<dyn WatchEvents>,
+    node: String,
     stop: CancellationToken,
 ) {
     let mut backoff = Backoff::default();
+    let mut changed = subscriptions.changed.subscribe();
     loop {
+        changed.borrow_and_update();
+        if subscriptions.list().is_empty() {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = changed.changed() => continue,
+            }
+        }
         let (messages, ended) = tokio::select! {
             () = stop.cancelled() => return,
-            heard = follow_once(&mirror, watched, &meta, &*events) => heard,
+            heard = follow_once(&subscriptions, &feed, &meta, &node) => heard,
         };
-        if ended.says_dropped() {
-            mirror.write(View::close);
-            events.dropped();
-            return;
-        }
-        // After a mere failure the tail goes on where it was.
-        let failed = matches!(
-            ended,
-            Ended::Status(_) | Ended::Closed | Ended::StandsStill | Ended::OutOfOrder(OutOfOrder::Behind { .. })
-        );
-        let distrusted = !failed;
-        mirror.write(|view| view.stream_broke(distrusted));
-        if distrusted {
-            events.resynced();
+        for subscription in subscriptions.list() {
+            let distrusted = ended.distrusted() == Some(subscription.namespace);
+            subscription.mirror.write(|view| view.stream_broke(distrusted));
+            if distrusted {
+                subscription.events.resynced();
+            }
         }
         if messages > 0 {
             backoff = Backoff::default();
         }
-        tracing::debug!(namespace = watched.namespace, %ended, "watch stream ended");
+        tracing::debug!(%ended, "watch stream ended");
         let pause = backoff.next(meta.entropy());
         tokio::select! {
             () = stop.cancelled() => return,
@@ -108,71 +154,258 @@ pub async fn follow(
 }
 
 /// One stream from one replica: the messages taken, and why it ended.
-async fn follow_once(mirror: &Mirror, watched: Watched, meta: &MetaClient, events: &dyn WatchEvents) -> (u64, Ended) {
+async fn follow_once(subscriptions: &Subscriptions, feed: &Feed, meta: &MetaClient, node: &str) -> (u64, Ended) {
     let (replica, mut client) = meta.client();
-    let (from_revision, epoch) = mirror.read(|view| (view.resume_from(), view.epoch()));
-    let request = wire::WatchRequest { namespace_id: watched.namespace, from_revision, epoch };
-    let mut messages = 0;
+    let (requests, sent) = mpsc::channel(REQUESTS_WAITING_MAX);
+    let mut stream = OneStream { subscriptions, feed, open: BTreeMap::new(), asks: VecDeque::new(), messages: 0 };
     let ended = async {
-        let started = tokio::time::timeout(WATCH_START, client.watch(request)).await;
+        let started = timeout(WATCH_START, client.watch(ReceiverStream::new(sent))).await;
         let started = started.map_err(|_| Status::deadline_exceeded("the replica did not begin a watch stream"))?;
-        let mut stream = started?.into_inner();
-        loop {
-            let message = tokio::select! {
-                message = stream.message() => message?,
-                () = mirror.stands_still(STANDSTILL_MAX) => {
-                    sometimes(Marker::WatcherLeftStandstill);
-                    return Err::<(), Ended>(Ended::StandsStill);
-                }
-            };
-            let Some(message) = message else { return Err(Ended::Closed) };
-            mirror.heard();
-            take(mirror, watched, events, message)?;
-            messages += 1;
-        }
-    }
-    .await;
-    let ended = ended.err().unwrap_or(Ended::Closed);
-    if !matches!(ended, Ended::Resync(_)) {
-        meta.failed(replica);
-    }
-    (messages, ended)
+        stream.run(started?.into_inner(), requests, node).await
+    };
+    let ended = ended.await.err().unwrap_or(Ended::Closed);
+    meta.failed(replica);
+    (stream.messages, ended)
 }
 
-fn take(
-    mirror: &Mirror,
-    watched: Watched,
-    events: &dyn WatchEvents,
-    message: wire::WatchResponse,
-) -> Result<(), Ended> {
-    let records_max = META_MESSAGE_BYTES_MAX / PageRecord::bytes(watched.shards);
-    match message.kind {
-        Some(Kind::Begin(begin)) => {
-            let before = mirror.read(View::epoch);
-            mirror.write(|view| view.begin_snapshot(begin.epoch, begin.revision, begin.entries))?;
-            if begin.epoch != before {
-                events.epoch_began(begin.epoch);
+/// What a namespace's revision is told by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// Nothing yet.
+    Asked,
+    Resync,
+    Tail,
+}
+
+struct OneStream<'a> {
+    subscriptions: &'a Subscriptions,
+    feed: &'a Feed,
+    open: BTreeMap<NamespaceId, (Arc<Subscription>, Told)>,
+    /// What is to be asked, in order.
+    asks: VecDeque<Asking>,
+    messages: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asking {
+    Open(NamespaceId),
+    Need,
+    Beat,
+}
+
+impl OneStream<'_> {
+    async fn run(
+        &mut self,
+        mut messages: Streaming<wire::WatchResponse>,
+        requests: mpsc::Sender<wire::WatchRequest>,
+        node: &str,
+    ) -> Result<(), Ended> {
+        let (mut changed, mut needs) = (self.subscriptions.changed.subscribe(), self.feed.needs());
+        changed.mark_changed();
+        let mut standstill = pin!(self.feed.stands_still(STANDSTILL_MAX));
+        let (mut beat, mut first) = (Instant::now() + BEAT, true);
+        loop {
+            tokio::select! {
+                message = messages.message() => {
+                    let message = message?.ok_or(Ended::Closed)?;
+                    self.take(message).await?;
+                    self.messages += 1;
+                }
+                Ok(room) = requests.reserve(), if !self.asks.is_empty() => {
+                    if let Some(request) = self.asks.pop_front().and_then(|ask| self.request(ask)) {
+                        let node = if first { node.to_owned() } else { String::new() };
+                        room.send(wire::WatchRequest { node, ..request });
+                        (beat, first) = (Instant::now() + BEAT, false);
+                    }
+                }
+                Ok(()) = changed.changed() => self.open_all(),
+                Ok(()) = needs.changed() => self.ask(Asking::Need),
+                () = sleep_until(beat) => {
+                    beat = Instant::now() + BEAT;
+                    self.ask(Asking::Beat);
+                }
+                () = &mut standstill => {
+                    sometimes(Marker::WatcherLeftStandstill);
+                    return Err(Ended::StandsStill);
+                }
             }
         }
-        Some(Kind::Part(part)) => {
-            let pages = records::decode::<PageRecord>("entries", &part.entries, watched.shards, records_max)?;
-            mirror.write(|view| view.snapshot_part(&pages))?;
+    }
+
+    fn ask(&mut self, ask: Asking) {
+        if !self.asks.contains(&ask) {
+            self.asks.push_back(ask);
         }
-        Some(Kind::End(end)) => {
-            if mirror.read(View::synced) {
-                sometimes(Marker::WatcherResynced);
+    }
+
+    fn open_all(&mut self) {
+        for subscription in self.subscriptions.list() {
+            let namespace = subscription.namespace;
+            if let Entry::Vacant(new) = self.open.entry(namespace) {
+                new.insert((subscription, Told::Asked));
+                self.ask(Asking::Open(namespace));
             }
-            mirror.write(|view| view.end_snapshot(end.revision))?;
         }
-        Some(Kind::Events(message)) => {
-            let entries = decode_events(&message, watched.shards)?;
-            let purged = mirror.write(|view| view.apply(message.revision, &entries))?;
-            if !purged.is_empty() {
-                events.purged(&purged);
+    }
+
+    /// None: there is nothing to ask any more.
+    fn request(&self, ask: Asking) -> Option<wire::WatchRequest> {
+        let kind = match ask {
+            Asking::Beat => None,
+            Asking::Need => {
+                let revision = *self.feed.needs().borrow();
+                (revision > self.feed.told()).then_some(())?;
+                Some(Ask::Need(wire::WatchNeed { revision }))
+            }
+            Asking::Open(namespace) => {
+                let (subscription, _) = self.open.get(&namespace)?;
+                Some(Ask::Open(subscription.mirror.read(|view| open_request(namespace, view))))
+            }
+        };
+        Some(wire::WatchRequest { kind, node: String::new() })
+    }
+
+    async fn take(&mut self, message: wire::WatchResponse) -> Result<(), Ended> {
+        let namespace = message.namespace_id;
+        let Some(kind) = message.kind else {
+            let why = BadInput::new("kind", "a known kind of watch message");
+            return Err(Ended::BadInput { namespace, why });
+        };
+        if let Kind::Progress(progress) = kind {
+            self.feed.heard(progress.revision);
+            for (subscription, told) in self.open.values() {
+                if *told == Told::Tail {
+                    subscription.mirror.write(|view| view.progress(progress.revision));
+                }
+            }
+            return Ok(());
+        }
+        self.feed.heard(0);
+        let Some((subscription, told)) = self.open.get_mut(&namespace) else { return Ok(()) };
+        let subscription = subscription.clone();
+        match kind {
+            Kind::Resync(resync) => {
+                tracing::debug!(namespace, resync.reason, "a mirror is resynced");
+                *told = Told::Asked;
+                subscription.mirror.write(|view| view.stream_broke(true));
+                subscription.events.resynced();
+                self.ask(Asking::Open(namespace));
+                Ok(())
+            }
+            Kind::Dropped(_) => {
+                self.open.remove(&namespace);
+                self.subscriptions.remove(namespace);
+                tokio::spawn(let_go(subscription.mirror.write(View::close)));
+                subscription.events.dropped();
+                Ok(())
+            }
+            kind => {
+                let taken = subscription.take(kind, told).await;
+                taken.map_err(|broken| match broken {
+                    Broken::OutOfOrder(why) => Ended::OutOfOrder { namespace, why },
+                    Broken::BadInput(why) => Ended::BadInput { namespace, why },
+                })
             }
         }
-        Some(Kind::Resync(resync)) => return Err(Ended::Resync(resync.reason)),
-        None => return Err(BadInput::new("kind", "a known kind of watch message").into()),
+    }
+}
+
+/// Where the mirror goes on, or what it has.
+fn open_request(namespace_id: NamespaceId, view: &View) -> wire::WatchOpen {
+    let open = wire::WatchOpen { namespace_id, epoch: view.epoch(), ..wire::WatchOpen::default() };
+    match view.resume_from() {
+        0 => {
+            let digests = view.digests();
+            let mut bytes = BytesMut::with_capacity(digests.len() * 8);
+            digests.iter().for_each(|digest| bytes.put_u64_le(*digest));
+            // Whatever answers must not be older than the mirror.
+            let (from_revision, bucket_bits) = (view.revision(), digests.len().trailing_zeros());
+            wire::WatchOpen { from_revision, resync: true, bucket_bits, digests: bytes.freeze(), ..open }
+        }
+        from_revision => wire::WatchOpen { from_revision, ..open },
+    }
+}
+
+/// Why a message of one namespace cannot be taken.
+enum Broken {
+    OutOfOrder(OutOfOrder),
+    BadInput(BadInput),
+}
+
+impl From<OutOfOrder> for Broken {
+    fn from(why: OutOfOrder) -> Self {
+        Self::OutOfOrder(why)
+    }
+}
+
+impl From<BadInput> for Broken {
+    fn from(why: BadInput) -> Self {
+        Self::BadInput(why)
+    }
+}
+
+impl Subscription {
+    async fn take(&self, kind: Kind, told: &mut Told) -> Result<(), Broken> {
+        match kind {
+            Kind::Begin(begin) => {
+                let before = self.mirror.read(View::epoch);
+                let old = self.mirror.write(|view| view.begin_resync(begin.epoch, begin.revision, begin.entries))?;
+                *told = Told::Resync;
+                self.free(old);
+                if begin.epoch != before {
+                    self.events.epoch_began(begin.epoch);
+                }
+            }
+            Kind::Bucket(bucket) => {
+                let records_max = META_MESSAGE_BYTES_MAX / PageRecord::bytes(self.shards);
+                let pages = records::decode::<PageRecord>("entries", &bucket.entries, self.shards, records_max)?;
+                check_bucket(&bucket)?;
+                let pages: Vec<(EntryKey, Location)> =
+                    pages.into_iter().map(|page| (page.key, page.location)).collect();
+                let changed = self.mirror.write(|view| view.resync_bucket(bucket.bits, bucket.bucket, &pages))?;
+                self.purged(&changed);
+            }
+            Kind::End(end) => {
+                if self.mirror.read(View::synced) {
+                    sometimes(Marker::WatcherResynced);
+                }
+                // Before the revision rises: nobody finds a copy at it that should be gone.
+                self.events.purge_absent().await;
+                self.mirror.write(|view| view.end_resync(end.revision))?;
+                *told = Told::Tail;
+            }
+            Kind::Events(message) => {
+                let entries = decode_events(&message, self.shards)?;
+                let purged = self.mirror.write(|view| view.apply(message.revision, &entries))?;
+                if *told == Told::Asked {
+                    *told = Told::Tail;
+                }
+                self.purged(&purged);
+            }
+            Kind::Resync(_) | Kind::Dropped(_) | Kind::Progress(_) => unreachable!("taken by the stream"),
+        }
+        Ok(())
+    }
+
+    fn purged(&self, keys: &[EntryKey]) {
+        if !keys.is_empty() {
+            self.events.purged(keys);
+        }
+    }
+
+    fn free(&self, table: Option<Table>) {
+        if let Some(table) = table {
+            tokio::spawn(let_go(table));
+        }
+    }
+}
+
+fn check_bucket(bucket: &wire::ResyncBucket) -> Result<(), BadInput> {
+    use foreword_proto::buckets::BUCKET_BITS_MAX;
+    if bucket.bits > BUCKET_BITS_MAX || bucket.bucket >> bucket.bits != 0 {
+        let expected =
+            format!("one of 2^bits, bits at most {BUCKET_BITS_MAX}, got {} of {}", bucket.bucket, bucket.bits);
+        return Err(BadInput::new("bucket", expected));
     }
     Ok(())
 }

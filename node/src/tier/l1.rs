@@ -10,7 +10,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 
 use foreword_proto::status::ArenaStatus;
-use foreword_proto::{Epoch, NamespaceId};
+use foreword_proto::{EntryKey, Epoch, NamespaceId};
 
 use super::PageId;
 use crate::arena::{Arena, Frame, FrameClass, FrameMut, SegmentId, TenantId};
@@ -124,6 +124,17 @@ impl L1 {
             self.take(id);
         }
         gone.len()
+    }
+
+    /// The segments that hold pages.
+    pub fn segments(&self) -> Vec<SegmentId> {
+        self.segments.keys().copied().collect()
+    }
+
+    /// Which pages of a namespace's epoch lie in a segment.
+    pub fn keys_in(&self, segment: SegmentId, namespace: NamespaceId, epoch: Epoch) -> Vec<EntryKey> {
+        let ids = self.segments.get(&segment).into_iter().flat_map(SegmentPages::ids);
+        ids.filter(|id| id.namespace == namespace && id.epoch == epoch).map(|id| id.key).collect()
     }
 
     /// Takes out all pages of a segment, so that it can be retired; gives their number.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use foreword_proto::bad_input::status_for;
+use foreword_proto::buckets::{bucket_of, hash_of_page};
 use foreword_proto::limits::{META_MESSAGE_BYTES_MAX, WIRE_VERSION};
 use foreword_proto::records::{self, NamespaceEvent, PageRecord, SuspectRecord};
 use foreword_proto::wire::meta as wire;
@@ -15,9 +16,11 @@ use foreword_proto::{
 use foreword_seams::{Endpoint, Net, TokioNet, rpc};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 use wire::meta_server::{Meta, MetaServer};
+use wire::watch_request::Kind as Ask;
 use wire::watch_response::Kind;
 
 pub const CLUSTER: ClusterId = ClusterId([7; 16]);
@@ -63,7 +66,8 @@ struct Space {
     entries: BTreeMap<EntryKey, PageRecord>,
     /// Events since the last clear.
     log: Vec<(Revision, Vec<NamespaceEvent>)>,
-    cleared_at: Revision,
+    /// Events after this revision are in the log.
+    kept_after: Revision,
 }
 
 #[derive(Clone)]
@@ -175,7 +179,18 @@ impl FakeMeta {
         space.epoch += 1;
         space.entries.clear();
         space.log.clear();
-        space.cleared_at = revision;
+        space.kept_after = revision;
+        drop(state);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Keeps none of the events so far: who has not seen them is resynced.
+    pub fn forget_events(&self, namespace: u32) {
+        let mut state = self.state.lock();
+        let revision = state.revision;
+        let space = state.spaces.get_mut(&namespace).unwrap();
+        space.log.clear();
+        space.kept_after = revision;
         drop(state);
         self.changed.send_modify(|count| *count += 1);
     }
@@ -320,7 +335,7 @@ impl Meta for FakeMeta {
             slot_bytes,
             entries: BTreeMap::new(),
             log: Vec::new(),
-            cleared_at: 0,
+            kept_after: 0,
         });
         let epoch = state.spaces[&id].epoch;
         Ok(Response::new(wire::RegisterNamespaceResponse {
@@ -445,13 +460,9 @@ impl Meta for FakeMeta {
 
     type WatchStream = WatchStream;
 
-    async fn watch(&self, request: Request<wire::WatchRequest>) -> Result<Response<WatchStream>, Status> {
-        let namespace = request.get_ref().namespace_id;
-        if !self.state.lock().spaces.contains_key(&namespace) {
-            return Err(status_for(Code::NotFound, "namespace_id", "namespace_id: dropped"));
-        }
+    async fn watch(&self, request: Request<Streaming<wire::WatchRequest>>) -> Result<Response<WatchStream>, Status> {
         let (sender, messages) = mpsc::channel(16);
-        tokio::spawn(watch_one(self.clone(), request.into_inner(), sender));
+        tokio::spawn(watch_all(self.clone(), request.into_inner(), sender));
         Ok(Response::new(ReceiverStream::new(messages)))
     }
 
@@ -465,40 +476,80 @@ impl Meta for FakeMeta {
     }
 }
 
-async fn watch_one(
-    meta: FakeMeta,
-    request: wire::WatchRequest,
-    sender: mpsc::Sender<Result<wire::WatchResponse, Status>>,
-) -> Option<()> {
-    let mut changes = meta.changed.subscribe();
-    let say = |kind| Ok(wire::WatchResponse { kind: Some(kind) });
-    let (mut at, epoch) = {
-        let (snapshot, revision, epoch) = {
-            let state = meta.state.lock();
-            let space = &state.spaces[&request.namespace_id];
-            let wanted = request.from_revision < space.cleared_at.max(1) || request.epoch != space.epoch;
-            let pages: Vec<PageRecord> = space.entries.values().cloned().collect();
-            (wanted.then(|| records::encode(&pages, space.shards)), state.revision, space.epoch)
-        };
-        if let Some(entries) = snapshot {
-            meta.state.lock().snapshots_sent += 1;
-            sender.send(say(Kind::Begin(wire::SnapshotBegin { revision, epoch, entries: 0 }))).await.ok()?;
-            sender.send(say(Kind::Part(wire::SnapshotPart { bucket: 0, entries }))).await.ok()?;
-            sender.send(say(Kind::End(wire::SnapshotEnd { revision }))).await.ok()?;
-            (revision, epoch)
-        } else {
-            (request.from_revision, epoch)
+type Frames = mpsc::Sender<Result<wire::WatchResponse, Status>>;
+
+/// Each namespace of a stream on a task of its own, as if it had the stream for itself.
+async fn watch_all(meta: FakeMeta, mut requests: Streaming<wire::WatchRequest>, sender: Frames) {
+    let mut open = JoinSet::new();
+    while let Ok(Some(request)) = requests.message().await {
+        match request.kind {
+            Some(Ask::Open(request)) => _ = open.spawn(watch_one(meta.clone(), request, sender.clone())),
+            // Every change is told at once.
+            Some(Ask::Need(_)) | None => {}
+            Some(Ask::Close(_)) => panic!("agents close no namespace"),
         }
+    }
+}
+
+fn wanted_buckets(request: &wire::WatchOpen, space: &Space) -> Vec<(u32, Bytes)> {
+    let bits = request.bucket_bits;
+    let theirs: Vec<&[u8]> = request.digests.chunks(8).collect();
+    let of = |bucket: u32| -> Vec<PageRecord> {
+        space.entries.values().filter(|page| bucket_of(&page.key, bits) == bucket).cloned().collect()
     };
+    let digest = |pages: &[PageRecord]| {
+        pages.iter().fold(0u64, |sum, PageRecord { key, location, .. }| {
+            let checksums = location.checksums.as_slice();
+            sum.wrapping_add(hash_of_page(key, location.slot, checksums[0], &checksums[1..]))
+        })
+    };
+    let differs = |bucket: u32, pages: &[PageRecord]| {
+        request.epoch != space.epoch || theirs.get(bucket as usize) != Some(&&digest(pages).to_le_bytes()[..])
+    };
+    let all = (0..1 << bits).map(|bucket| (bucket, of(bucket)));
+    let wanted = all.filter(|(bucket, pages)| differs(*bucket, pages));
+    wanted.map(|(bucket, pages)| (bucket, records::encode(&pages, space.shards))).collect()
+}
+
+async fn watch_one(meta: FakeMeta, request: wire::WatchOpen, sender: Frames) -> Option<()> {
+    let mut changes = meta.changed.subscribe();
+    let namespace_id = request.namespace_id;
+    let say = |kind| Ok(wire::WatchResponse { namespace_id, kind: Some(kind) });
+    let gone = || say(Kind::Dropped(wire::Dropped {}));
+    let start = {
+        let state = meta.state.lock();
+        let (revision, resumes) = (state.revision, !request.resync);
+        state.spaces.get(&namespace_id).map(|space| {
+            let resumes = resumes && request.from_revision >= space.kept_after.max(1) && request.epoch == space.epoch;
+            let buckets = if request.resync { wanted_buckets(&request, space) } else { Vec::new() };
+            (revision, space.epoch, resumes, buckets)
+        })
+    };
+    let Some((revision, epoch, resumes, buckets)) = start else { return sender.send(gone()).await.ok() };
+    let mut at = request.from_revision;
+    if request.resync {
+        meta.state.lock().snapshots_sent += 1;
+        sender.send(say(Kind::Begin(wire::ResyncBegin { revision, epoch, entries: 0 }))).await.ok()?;
+        for (bucket, entries) in buckets {
+            let bits = request.bucket_bits;
+            sender.send(say(Kind::Bucket(wire::ResyncBucket { entries, bits, bucket }))).await.ok()?;
+        }
+        sender.send(say(Kind::End(wire::ResyncEnd { revision }))).await.ok()?;
+        at = revision;
+    } else if !resumes {
+        return sender.send(say(Kind::Resync(wire::Resync { reason: "cleared, or not kept".into() }))).await.ok();
+    }
     loop {
         changes.borrow_and_update();
         let message = {
             let state = meta.state.lock();
-            let space = state.spaces.get(&request.namespace_id).filter(|space| space.epoch == epoch);
+            let space = state.spaces.get(&namespace_id);
             if meta.settings.lock().hold_watches {
                 None
             } else if space.is_none() {
-                Some(Kind::Resync(wire::Resync { reason: "cleared, or dropped".into() }))
+                Some(Kind::Dropped(wire::Dropped {}))
+            } else if space.is_some_and(|space| space.epoch != epoch || space.kept_after > at) {
+                Some(Kind::Resync(wire::Resync { reason: "cleared, or not kept".into() }))
             } else if let Some(space) = space.filter(|_| state.revision > at) {
                 let entries = space.log.iter().filter(|(revision, _)| *revision > at).map(|(revision, events)| {
                     let mut bytes = BytesMut::new();
@@ -513,9 +564,9 @@ async fn watch_one(
             }
         };
         if let Some(kind) = message {
-            let resync = matches!(kind, Kind::Resync(_));
+            let over = !matches!(kind, Kind::Events(_));
             sender.send(say(kind)).await.ok()?;
-            if resync {
+            if over {
                 return Some(());
             }
         }

@@ -1,5 +1,6 @@
 //! The straight path: what one agent put, another gets.
 
+use foreword_node::api::EngineApi;
 use foreword_proto::bad_input::field_of;
 use foreword_proto::key::page_keys_to_wire;
 use foreword_proto::wire::node as wire;
@@ -201,6 +202,45 @@ async fn retired_deleted_and_cleared_pages_are_gone_as_each_should_be() {
     let put = a.put(ns, &keys(0..3), 2, BYTES).await;
     assert!(put.iter().all(|page| page.outcome() == wire::PutOutcome::Published), "{put:?}");
     assert_eq!(hits().await, [true, true, true]);
+}
+
+/// The agent was away for longer than what is kept of events: nobody tells it why pages went. It used to give their copies in L1.
+#[tokio::test]
+async fn copies_of_what_went_while_nobody_told_are_gone_after_the_resync() {
+    let cluster = Cluster::start().await;
+    let a = cluster.agent("a").await;
+    let ns = a.open(&namespace()).await;
+    a.put(ns, &keys(0..5), 2, BYTES).await;
+    cluster.meta.retire(ns, &entry(&key(4)), RetireReason::Evicted);
+    a.lookup(ns, &[], cluster.meta.revision()).await;
+    assert_eq!(a.lookup(ns, &[key(4)], 0).await.pages, 1, "a copy of what was evicted");
+
+    cluster.meta.set(|settings| settings.hold_watches = true);
+    for number in 0..3 {
+        cluster.meta.retire(ns, &entry(&key(number)), RetireReason::Deleted);
+    }
+    // One of them comes back, by another agent.
+    let b = cluster.agent("b").await;
+    b.open(&namespace()).await;
+    b.put(ns, &[key(2)], 2, BYTES).await;
+    let reads_before = a.handle.api().stats().counters.l3_reads;
+    cluster.meta.forget_events(ns);
+    cluster.meta.set(|settings| settings.hold_watches = false);
+    a.lookup(ns, &[], cluster.meta.revision()).await;
+    let mut found = Vec::new();
+    for number in 0..5 {
+        found.push(a.lookup(ns, &[key(number)], 0).await.pages);
+    }
+    // What had been evicted may have come again and been deleted meanwhile: its copy is not given, either.
+    assert_eq!(found, [0, 0, 1, 1, 0]);
+    let hits: Vec<bool> = a.get(ns, &keys(0..5), |_| {}).await.iter().map(|page| page.hit).collect();
+    assert_eq!(hits, [false, false, true, true, false]);
+    assert_eq!(
+        a.handle.api().stats().counters.l3_reads,
+        reads_before + 1,
+        "the other writer's page is read, its forerunner's copy gone"
+    );
+    assert!(a.handle.api().stats().counters.watch_resyncs > 0);
 }
 
 #[tokio::test]

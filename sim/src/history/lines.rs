@@ -99,9 +99,11 @@ impl fmt::Display for WatchFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Resumed { epoch, revision } => write!(f, "on from @{revision} of epoch {epoch}"),
-            Self::SnapshotBegin { epoch, revision } => write!(f, "snapshot of epoch {epoch} @{revision}"),
-            Self::SnapshotPart { pages } => write!(f, "{} pages", pages.len()),
-            Self::SnapshotEnd { revision } => write!(f, "snapshot ends @{revision}"),
+            Self::ResyncBegin { epoch, revision } => write!(f, "resync of epoch {epoch} @{revision}"),
+            Self::Bucket { bits, bucket, pages } => {
+                write!(f, "bucket {bucket}/{}: {} pages", 1u64 << bits, pages.len())
+            }
+            Self::ResyncEnd { revision } => write!(f, "resync ends @{revision}"),
             Self::Events { revision, entries } => {
                 let events: usize = entries.iter().map(|entry| entry.events.len()).sum();
                 write!(f, "{events} events @{revision}")

@@ -41,9 +41,9 @@ fn sum_of(mirror: &Mirror) -> NamespaceSum {
     NamespaceSum { epoch: mirror.epoch(), pages: mirror.pages() as u64, sum }
 }
 
-/// True if there is something to compare: the mirror was synced once, and the reference is as far.
+/// True if there is something to compare: the mirror was synced once, is not in a resync, and the reference is as far.
 fn comparable(oracle: &Oracle, mirror: &Mirror) -> bool {
-    mirror.synced() && mirror.revision() <= oracle.revision()
+    mirror.synced() && mirror.exact() && mirror.revision() <= oracle.revision()
 }
 
 pub(super) fn compare(oracle: &Oracle, namespace: NamespaceId, mirror: &Mirror) -> Result<(), String> {
@@ -165,9 +165,10 @@ mod tests {
 
     fn mirror(epoch: u32, revision: Revision, pages: &[PageRecord]) -> Mirror {
         let mut mirror = Mirror::new(1, epoch);
-        mirror.begin_snapshot(epoch, revision, 0).unwrap();
-        mirror.snapshot_part(pages).unwrap();
-        mirror.end_snapshot(revision).unwrap();
+        mirror.begin_resync(epoch, revision, 0).unwrap();
+        let pages: Vec<_> = pages.iter().map(|page| (page.key, page.location.clone())).collect();
+        mirror.resync_bucket(0, 0, &pages).unwrap();
+        mirror.end_resync(revision).unwrap();
         mirror
     }
 
@@ -195,7 +196,7 @@ mod tests {
         let slot = log.put(1);
         let mut view = mirror(1, log.revision(), &[log.record(1, slot)]);
         log.clear();
-        view.begin_snapshot(2, log.revision(), 0).unwrap();
+        view.begin_resync(2, log.revision(), 0).unwrap();
         assert_eq!(compare(&log.oracle, 1, &view), Ok(()));
         let stale = mirror(1, log.revision(), &[log.record(1, slot)]);
         assert!(compare(&log.oracle, 1, &stale).is_err());

@@ -2,12 +2,16 @@
 //! fed by the code that ships.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use foreword_meta::replica::observer::EntryEvents as Entry;
 use foreword_meta::state::command::{Command, Event, Outcome, Retirement, SessionOperation, SlotState};
 use foreword_meta::watch::hub::{Tail, WatchHub};
 use foreword_node::mirror::View as Mirror;
-use foreword_proto::records::{EntryEvents, NamespaceEvent, SuspectRecord};
+use foreword_proto::buckets::{folded, hash_of_page};
+use foreword_proto::records::{EntryEvents, NamespaceEvent, PageRecord, SuspectRecord};
 use foreword_proto::{AgentId, EntryKey, Location, RetireReason, Revision, SessionId, SlotRef};
+use foreword_seams::Telemetry;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -45,7 +49,7 @@ struct Run {
 impl Run {
     fn new(seed: u64) -> Self {
         let log = Log::new(40);
-        let hub = WatchHub::new(1 << 20);
+        let hub = WatchHub::new(1 << 20, Duration::from_secs(30), &Telemetry::new());
         hub.restart_at(log.revision());
         let mut run = Self {
             random: StdRng::seed_from_u64(seed),
@@ -58,7 +62,7 @@ impl Run {
             history: History::default(),
             log,
         };
-        run.snapshot();
+        run.resync();
         run
     }
 
@@ -163,7 +167,7 @@ impl Run {
         self.log.entry(&commands);
         let revision = self.log.revision();
         let events = self.log.oracle.events_at(revision).expect("it was just applied").to_vec();
-        self.hub.push(revision, &events, |_| Some(1));
+        self.hub.push(&Entry { revision, events });
         if self.random.gen_bool(0.5) {
             self.watch();
         }
@@ -177,18 +181,31 @@ impl Run {
         self.history.watched.push(Watched { stream: self.stream.0, namespace: NAMESPACE, at, frame });
     }
 
-    fn snapshot(&mut self) {
-        let frozen = self.log.oracle.state().freeze();
-        let (epoch, revision) = (frozen.epoch(NAMESPACE).expect("registered"), frozen.state().revision());
-        self.stream = (self.stream.0 + 1, revision);
-        self.mirror.begin_snapshot(epoch, revision, 0).unwrap();
-        self.frame(WatchFrame::SnapshotBegin { epoch, revision });
-        for (_, pages) in frozen.entries_of(NAMESPACE).into_iter().flatten() {
-            self.mirror.snapshot_part(&pages).unwrap();
-            self.frame(WatchFrame::SnapshotPart { pages });
+    /// As a replica does it, all buckets of them.
+    fn resync(&mut self) {
+        let state = self.log.oracle.state();
+        let (epoch, revision) = (state.namespace(NAMESPACE).expect("registered").epoch, state.revision());
+        let mut buckets = Vec::new();
+        let (bits, ours) = state.bucket_digests(NAMESPACE, 2);
+        for bucket in 0..1 << bits {
+            buckets.push((bits, bucket, state.pages_in_bucket(NAMESPACE, bits, bucket).collect::<Vec<PageRecord>>()));
         }
-        self.mirror.end_snapshot(revision).unwrap();
-        self.frame(WatchFrame::SnapshotEnd { revision });
+        self.mirror.begin_resync(epoch, revision, 0).unwrap();
+        self.stream = (self.stream.0 + 1, revision);
+        self.frame(WatchFrame::ResyncBegin { epoch, revision });
+        for (bits, bucket, pages) in buckets {
+            let placed: Vec<_> = pages.iter().map(|page| (page.key, page.location.clone())).collect();
+            let hash = |(key, location): &(EntryKey, Location)| {
+                let checksums = location.checksums.as_slice();
+                hash_of_page(key, location.slot, checksums[0], &checksums[1..])
+            };
+            assert_eq!(placed.iter().map(hash).fold(0, u64::wrapping_add), ours[bucket as usize]);
+            self.mirror.resync_bucket(bits, bucket, &placed).unwrap();
+            self.frame(WatchFrame::Bucket { bits, bucket, pages });
+        }
+        assert_eq!(self.mirror.digests(), folded(&ours, 0));
+        self.mirror.end_resync(revision).unwrap();
+        self.frame(WatchFrame::ResyncEnd { revision });
     }
 
     fn watch(&mut self) {
@@ -201,7 +218,7 @@ impl Run {
             let Some(change) = entry.of(NAMESPACE) else { continue };
             if change.over.is_some() {
                 self.frame(WatchFrame::Resync);
-                return self.snapshot();
+                return self.resync();
             }
             let events = NamespaceEvent::decode_all(&change.events, 1).unwrap();
             told.push(EntryEvents { revision: entry.revision, events });

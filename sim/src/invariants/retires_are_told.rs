@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use foreword_meta::state::command::Event;
+use foreword_proto::buckets::bucket_of;
 use foreword_proto::records::{EntryEvents, NamespaceEvent, PageRecord};
 use foreword_proto::{EntryKey, Location, NamespaceId, Revision};
 
@@ -18,8 +19,8 @@ const NAME: &str = "retires-are-told";
 enum Stream {
     /// Everything up to this revision was told.
     At(Revision),
-    /// A snapshot is under way.
-    Building(BTreeMap<EntryKey, Location>),
+    /// A resync is under way: what the watcher has by now, and the revision up to which events are known to have been told.
+    Building(Revision, BTreeMap<EntryKey, Location>),
     Over,
 }
 
@@ -72,7 +73,38 @@ fn compare_events(
     }
 }
 
-fn compare_snapshot(
+/// The watcher takes the pages of a bucket for all there are.
+fn replace_bucket(
+    building: &mut BTreeMap<EntryKey, Location>,
+    (bits, bucket): (u32, u32),
+    pages: &[PageRecord],
+) -> Result<(), String> {
+    building.retain(|key, _| bucket_of(key, bits) != bucket);
+    for page in pages {
+        if bucket_of(&page.key, bits) != bucket {
+            return Err(format!("{:?} is not of bucket {bucket} of {bits} bits", page.key));
+        }
+        if building.insert(page.key, page.location.clone()).is_some() {
+            return Err(format!("{:?} is twice in its bucket", page.key));
+        }
+    }
+    Ok(())
+}
+
+fn apply_events(building: &mut BTreeMap<EntryKey, Location>, entries: &[EntryEvents]) {
+    for event in entries.iter().flat_map(|entry| &entry.events) {
+        match event {
+            NamespaceEvent::Published { key, location, .. } => _ = building.insert(*key, location.clone()),
+            NamespaceEvent::Retired { key, slot, .. } => {
+                if building.get(key).is_some_and(|location| location.slot == *slot) {
+                    building.remove(key);
+                }
+            }
+        }
+    }
+}
+
+fn compare_resynced(
     oracle: &Oracle,
     namespace: NamespaceId,
     revision: Revision,
@@ -84,17 +116,17 @@ fn compare_snapshot(
     }
     let more: Vec<_> = pages.keys().filter(|key| pages.get(key) != expected.get(key)).take(3).collect();
     let less: Vec<_> = expected.keys().filter(|key| pages.get(key) != expected.get(key)).take(3).collect();
-    Err(format!("the snapshot of revision {revision} has {more:?} and lacks {less:?}"))
+    Err(format!("the resync up to revision {revision} has {more:?} and lacks {less:?}"))
 }
 
 /// The revision that must be known to judge a frame.
 fn revision_of(frame: &WatchFrame) -> Revision {
     match frame {
         WatchFrame::Resumed { revision, .. }
-        | WatchFrame::SnapshotBegin { revision, .. }
-        | WatchFrame::SnapshotEnd { revision }
+        | WatchFrame::ResyncBegin { revision, .. }
+        | WatchFrame::ResyncEnd { revision }
         | WatchFrame::Events { revision, .. } => *revision,
-        WatchFrame::SnapshotPart { .. } | WatchFrame::Resync => 0,
+        WatchFrame::Bucket { .. } | WatchFrame::Resync => 0,
     }
 }
 
@@ -130,21 +162,25 @@ impl RetiresAreTold {
                 epoch_is(*epoch, *revision)?;
                 Stream::At(*revision)
             }
-            (WatchFrame::SnapshotBegin { epoch, revision }, None) => {
+            (WatchFrame::ResyncBegin { epoch, revision }, None) => {
                 epoch_is(*epoch, *revision)?;
-                Stream::Building(BTreeMap::new())
+                Stream::Building(*revision, BTreeMap::new())
             }
-            (WatchFrame::SnapshotPart { pages }, Some(Stream::Building(mut building))) => {
-                for page in pages {
-                    if building.insert(page.key, page.location.clone()).is_some() {
-                        return Err(format!("{:?} is twice in a snapshot", page.key));
-                    }
-                }
-                Stream::Building(building)
+            (WatchFrame::Bucket { bits, bucket, pages }, Some(Stream::Building(at, mut building))) => {
+                replace_bucket(&mut building, (*bits, *bucket), pages)?;
+                Stream::Building(at, building)
             }
-            (WatchFrame::SnapshotEnd { revision }, Some(Stream::Building(pages))) => {
+            (WatchFrame::Events { revision, entries }, Some(Stream::Building(at, mut building))) => {
+                // It may be told of entries from before the resync began.
+                let known = entries.partition_point(|entry| entry.revision <= at);
+                compare_events(oracle, namespace, (at, *revision), &entries[known..])?;
+                apply_events(&mut building, entries);
+                Stream::Building(at.max(*revision), building)
+            }
+            (WatchFrame::ResyncEnd { revision }, Some(Stream::Building(at, pages))) => {
                 self.told += 1;
-                compare_snapshot(oracle, namespace, *revision, &pages)?;
+                compare_events(oracle, namespace, (at, *revision), &[])?;
+                compare_resynced(oracle, namespace, *revision, &pages)?;
                 Stream::At(*revision)
             }
             (WatchFrame::Events { revision, entries }, Some(Stream::At(from))) => {
@@ -206,8 +242,8 @@ mod tests {
         let retired = NamespaceEvent::Retired { key: key(1).entry(), slot, reason: RetireReason::Evicted };
         let retired = EntryEvents { revision: log.revision(), events: vec![retired] };
         let frames = vec![
-            WatchFrame::SnapshotBegin { epoch: 1, revision: start },
-            WatchFrame::SnapshotEnd { revision: start },
+            WatchFrame::ResyncBegin { epoch: 1, revision: start },
+            WatchFrame::ResyncEnd { revision: start },
             WatchFrame::Events { revision: published.revision, entries: vec![published] },
             WatchFrame::Events { revision: retired.revision, entries: vec![retired] },
         ];
@@ -238,11 +274,37 @@ mod tests {
         assert_eq!(broken(&|frames| drop(frames.remove(2))), NAME, "a frame was lost");
         assert_eq!(broken(&|frames| frames.insert(3, frames[2].clone())), NAME, "a frame came twice");
         assert_eq!(broken(&|frames| frames.swap(2, 3)), NAME);
-        assert_eq!(broken(&|frames| drop(frames.remove(0))), NAME, "no snapshot began");
-        let wrong = WatchFrame::SnapshotBegin { epoch: 2, revision: log.revision() };
+        assert_eq!(broken(&|frames| drop(frames.remove(0))), NAME, "no resync began");
+        let wrong = WatchFrame::ResyncBegin { epoch: 2, revision: log.revision() };
         assert_eq!(broken(&|frames| frames[0] = wrong.clone()), NAME);
-        let late = WatchFrame::SnapshotEnd { revision: log.revision() - 1 };
+        let late = WatchFrame::ResyncEnd { revision: log.revision() - 1 };
         assert_eq!(broken(&|frames| frames[1] = late.clone()), NAME, "it lacks a page");
+    }
+
+    #[test]
+    fn events_and_buckets_of_a_resync_add_up_in_any_order() {
+        let (log, frames) = told();
+        let WatchFrame::ResyncBegin { revision: start, .. } = frames[0] else { panic!("a resync begins") };
+        let WatchFrame::Events { revision: put, entries } = frames[2].clone() else { panic!("a page is told") };
+        let NamespaceEvent::Published { key, parent, location } = entries[0].events[0].clone() else {
+            panic!("a page")
+        };
+        let bucket = WatchFrame::Bucket { bits: 0, bucket: 0, pages: vec![PageRecord { key, parent, location }] };
+        let end = |revision| WatchFrame::ResyncEnd { revision };
+        let begin = frames[0].clone();
+        let early = [begin.clone(), bucket.clone(), frames[2].clone(), end(put)];
+        let late = [begin.clone(), frames[2].clone(), bucket.clone(), frames[3].clone(), end(log.revision())];
+        assert_eq!((look(&log, early.to_vec()), look(&log, late.to_vec())), (Ok(1), Ok(1)));
+        let untold = [begin.clone(), bucket, end(put)];
+        assert_eq!(
+            look(&log, untold.to_vec()).unwrap_err().name,
+            NAME,
+            "who has the page already is told of it as well"
+        );
+        let empty = WatchFrame::Bucket { bits: 0, bucket: 0, pages: vec![] };
+        let lost = [begin, frames[2].clone(), empty, end(put)];
+        assert_eq!(look(&log, lost.to_vec()).unwrap_err().name, NAME);
+        assert!(start < put);
     }
 
     #[test]

@@ -5,11 +5,13 @@ use std::time::Duration;
 use foreword_proto::limits::META_MESSAGE_BYTES_MAX;
 use foreword_proto::records::{self, EntryEvents, NamespaceEvent, PageRecord};
 use foreword_proto::wire::meta as wire;
+use foreword_proto::wire::meta::watch_request::Kind as Ask;
 use foreword_proto::wire::meta::watch_response::Kind;
 use foreword_seams::Entropy;
+use foreword_seams::rpc::held_open;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::{Request, Streaming};
+use tonic::Streaming;
 
 use super::{CALL_DEADLINE, Client, Space};
 use super::{ClientParts, stopped};
@@ -47,9 +49,11 @@ pub(super) struct Watcher {
     namespace: u32,
     replica: u64,
     streams: u32,
-    /// What it has seen: the revision, and the epoch of its snapshot. 0: nothing.
+    /// What it has seen: the revision, and the epoch of its last resync. 0: nothing.
     revision: u64,
     epoch: u32,
+    /// The stream is between a resync's begin and its end.
+    resyncing: bool,
     noted_at: Instant,
     /// The revision noted last.
     noted: u64,
@@ -68,6 +72,7 @@ impl Watcher {
             streams: 0,
             revision: 0,
             epoch: 0,
+            resyncing: false,
             noted_at: Instant::now(),
             noted: 0,
         }
@@ -91,10 +96,17 @@ impl Watcher {
 
     async fn open(&mut self) -> Option<Streaming<wire::WatchResponse>> {
         self.replica = self.client.any_replica();
-        let request =
-            wire::WatchRequest { namespace_id: self.namespace, from_revision: self.revision, epoch: self.epoch };
+        let open = wire::WatchOpen {
+            namespace_id: self.namespace,
+            from_revision: self.revision,
+            epoch: self.epoch,
+            ..wire::WatchOpen::default()
+        };
+        let first =
+            wire::WatchRequest { kind: Some(Ask::Open(open)), node: format!("watcher-{}", self.client.number()) };
+        let requests = held_open(vec![first], wire::WatchRequest::default());
         let mut client = self.client.replica(self.replica).max_decoding_message_size(META_MESSAGE_BYTES_MAX);
-        let opened = timeout(CALL_DEADLINE, client.watch(Request::new(request))).await;
+        let opened = timeout(CALL_DEADLINE, client.watch(requests)).await;
         let stream = opened.ok()?.ok()?.into_inner();
         self.streams += 1;
         Some(stream)
@@ -108,7 +120,10 @@ impl Watcher {
                 () = stopped(stop) => break Left::Stopped,
                 heard = timeout(SILENCE, stream.message()) => heard,
             };
-            let Ok(Ok(Some(wire::WatchResponse { kind: Some(kind) }))) = heard else { break Left::Again };
+            let Ok(Ok(Some(wire::WatchResponse { kind: Some(kind), .. }))) = heard else { break Left::Again };
+            if first && matches!(kind, Kind::Progress(_)) {
+                continue;
+            }
             if first && !matches!(kind, Kind::Begin(_)) {
                 self.note(WatchFrame::Resumed { epoch: self.epoch, revision: self.revision });
             }
@@ -131,17 +146,25 @@ impl Watcher {
         let shards = self.space.namespace.shards();
         match kind {
             Kind::Begin(begin) => {
-                // Until the snapshot is whole there is nothing to go on from.
-                (self.epoch, self.revision) = (begin.epoch, 0);
-                self.note(WatchFrame::SnapshotBegin { epoch: begin.epoch, revision: begin.revision });
+                // Until the resync is whole there is nothing to go on from.
+                (self.epoch, self.revision, self.resyncing) = (begin.epoch, 0, true);
+                self.note(WatchFrame::ResyncBegin { epoch: begin.epoch, revision: begin.revision });
             }
-            Kind::Part(part) => {
-                let pages = records::decode::<PageRecord>("entries", &part.entries, shards, usize::MAX).ok()?;
-                self.note(WatchFrame::SnapshotPart { pages });
+            Kind::Bucket(wire::ResyncBucket { entries, bits, bucket }) => {
+                let pages = records::decode::<PageRecord>("entries", &entries, shards, usize::MAX).ok()?;
+                self.note(WatchFrame::Bucket { bits, bucket, pages });
             }
             Kind::End(end) => {
-                self.revision = end.revision;
-                self.note(WatchFrame::SnapshotEnd { revision: end.revision });
+                (self.revision, self.resyncing) = (end.revision, false);
+                self.note(WatchFrame::ResyncEnd { revision: end.revision });
+            }
+            // Nothing is told of a resync's revision before its end.
+            Kind::Progress(_) if self.resyncing => {}
+            Kind::Progress(wire::Progress { revision }) => {
+                self.revision = self.revision.max(revision);
+                if self.noted_at.elapsed() >= PROGRESS_NOTED {
+                    self.note(WatchFrame::Events { revision: self.revision, entries: Vec::new() });
+                }
             }
             Kind::Events(wire::Events { revision, entries }) => {
                 let decoded = entries.iter().map(|entry| {
@@ -149,14 +172,16 @@ impl Watcher {
                     Some(EntryEvents { revision: entry.revision, events })
                 });
                 let entries: Vec<EntryEvents> = decoded.collect::<Option<_>>()?;
-                self.revision = revision;
+                if !self.resyncing {
+                    self.revision = self.revision.max(revision);
+                }
                 if !entries.is_empty() || self.noted_at.elapsed() >= PROGRESS_NOTED {
                     self.note(WatchFrame::Events { revision, entries });
                 }
             }
-            Kind::Resync(_) => {
+            Kind::Resync(_) | Kind::Dropped(_) => {
                 self.note(WatchFrame::Resync);
-                self.revision = 0;
+                (self.revision, self.resyncing) = (0, false);
                 return None;
             }
         }

@@ -99,7 +99,7 @@ profiles!(shared_prefixes, herd, churn, namespaces, shards);
 fn watchers_are_told_what_clients_were() {
     let history = check_profile(Load::slow_watchers());
     let told = |wanted: fn(&WatchFrame) -> bool| history.watched.iter().filter(|event| wanted(&event.frame)).count();
-    assert!(told(|frame| matches!(frame, WatchFrame::SnapshotEnd { .. })) > 0);
+    assert!(told(|frame| matches!(frame, WatchFrame::ResyncEnd { .. })) > 0);
     assert!(told(|frame| matches!(frame, WatchFrame::Events { entries, .. } if !entries.is_empty())) > 100);
     assert!(told(|frame| matches!(frame, WatchFrame::Resumed { .. })) > 0, "slow watchers come back");
 }

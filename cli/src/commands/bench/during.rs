@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use foreword_proto::wire::meta as m;
 use foreword_seams::Endpoint;
+use foreword_seams::rpc::held_open;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -107,11 +108,13 @@ async fn watch_from_the_start(endpoint: &Endpoint, namespace_id: u32) -> anyhow:
         watchers.spawn(async move {
             let mut pages = 0;
             let reading = async {
-                let mut stream =
-                    replica.watch(m::WatchRequest { namespace_id, ..Default::default() }).await?.into_inner();
+                let open = m::WatchOpen { namespace_id, ..Default::default() };
+                let first = m::WatchRequest { kind: Some(m::watch_request::Kind::Open(open)), node: "bench".into() };
+                let requests = held_open(vec![first], m::WatchRequest::default());
+                let mut stream = replica.watch(requests).await?.into_inner();
                 while let Some(message) = stream.message().await? {
                     match message.kind {
-                        Some(m::watch_response::Kind::Part(part)) => pages += part.entries.len() as u64 / 44,
+                        Some(m::watch_response::Kind::Bucket(bucket)) => pages += bucket.entries.len() as u64 / 44,
                         Some(m::watch_response::Kind::End(_)) => break,
                         _ => {}
                     }

@@ -8,11 +8,16 @@ use foreword_proto::bad_input::field_of;
 use foreword_proto::limits::{KEYS_MAX, META_MESSAGE_BYTES_MAX, WIRE_VERSION};
 use foreword_proto::wire::common;
 use foreword_proto::wire::meta as m;
+use foreword_proto::wire::meta::meta_client::MetaClient;
+use foreword_proto::wire::meta::watch_request::Kind as Ask;
+use foreword_proto::wire::meta::watch_response::Kind;
 use foreword_proto::wire::raft as r;
 use foreword_proto::wire::raft::raft_client::RaftClient;
+use foreword_seams::rpc::held_open;
 use foreword_seams::{TokioNet, rpc};
 use std::sync::Arc;
-use tonic::{Code, Request};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
 
 use super::live::{Live, meta_lookup, spec};
 
@@ -43,8 +48,10 @@ async fn unknown_namespaces(live: &mut Live) {
     let namespace_id = live.namespace_id + 1000;
     let meta = live.meta(1);
     live.refuses("lookup", UNKNOWN, meta.clone().lookup(meta_lookup(namespace_id, keys(1)))).await;
-    let request = m::WatchRequest { namespace_id, from_revision: 0, epoch: 0 };
-    live.refuses("watch", UNKNOWN, meta.clone().watch(request)).await;
+    let open = m::WatchOpen { namespace_id, ..m::WatchOpen::default() };
+    let told =
+        first_of_watch(meta.clone(), open).await.expect("the stream goes on for its other namespaces").into_inner();
+    assert!(matches!(told.kind, Some(Kind::Dropped(_))), "{told:?}");
     let request = m::PublishRequest { session: id(1), sequence: 1, namespace_id, epoch: 0, pages: keys(1) };
     live.refuses("publish", UNKNOWN, meta.clone().publish(request)).await;
     let request = m::SuspectRequest { session: id(1), namespace_id, suspects: Bytes::new() };
@@ -118,8 +125,28 @@ async fn large_and_late(live: &mut Live) {
     let told = matches!(error.code(), Code::FailedPrecondition | Code::DeadlineExceeded | Code::Cancelled);
     assert!(told, "{error:?}");
     live.works("a passed deadline").await;
-    let request = m::WatchRequest { namespace_id, from_revision: 1 << 40, epoch: 0 };
-    live.refuses("a watch from the future", (Code::FailedPrecondition, "behind"), meta.clone().watch(request)).await;
+    let open = m::WatchOpen { namespace_id, from_revision: 1 << 40, ..m::WatchOpen::default() };
+    let first = first_of_watch(meta.clone(), open.clone());
+    live.refuses("a watch from the future", (Code::FailedPrecondition, "behind"), first).await;
+    let bits = m::WatchOpen { bucket_bits: 13, ..open.clone() };
+    live.refuses("too many buckets", (Code::InvalidArgument, "bucket_bits"), first_of_watch(meta.clone(), bits)).await;
+    let digests = m::WatchOpen { bucket_bits: 1, digests: keys(1), ..open };
+    live.refuses("half a digest", (Code::InvalidArgument, "digests"), first_of_watch(meta.clone(), digests)).await;
+}
+
+/// The first message of a watch stream on which one namespace is opened.
+async fn first_of_watch(
+    mut meta: MetaClient<Channel>,
+    open: m::WatchOpen,
+) -> Result<Response<m::WatchResponse>, Status> {
+    let request = m::WatchRequest { kind: Some(Ask::Open(open)), node: String::new() };
+    let mut stream = meta.watch(held_open(vec![request], m::WatchRequest::default())).await?.into_inner();
+    loop {
+        let message = stream.message().await?.expect("a message");
+        if !matches!(message.kind, Some(Kind::Progress(_))) {
+            return Ok(Response::new(message));
+        }
+    }
 }
 
 async fn strangers(live: &mut Live) {

@@ -132,6 +132,29 @@ impl Pages {
         Some(self.namespaces.get(namespace)?.table.digests(bits))
     }
 
+    /// The digests of a namespace's 2^n buckets, and n: at most `bits_max`, and what its table has whole buckets for.
+    pub(super) fn bucket_digests(&self, namespace: NamespaceId, bits_max: u32) -> (u32, Vec<u64>) {
+        let Some(info) = self.namespaces.get(namespace) else { return (0, vec![0]) };
+        let bits = bits_max.min(info.table.count().ilog2());
+        (bits, info.table.digests(bits))
+    }
+
+    /// The pages of one of a namespace's buckets, where there are 2^`bits` of them.
+    pub(super) fn pages_in_bucket<'a>(
+        &'a self,
+        namespace: NamespaceId,
+        (bits, bucket): (u32, u32),
+        room: &'a Room,
+    ) -> impl Iterator<Item = PageRecord> + 'a {
+        let info = self.namespaces.get(namespace);
+        let pages = info.into_iter().flat_map(move |info| info.table.pages_of(bits, bucket));
+        pages.map(|(key, location)| PageRecord {
+            key,
+            parent: room.parent_of(location.slot),
+            location: location.to_location(),
+        })
+    }
+
     /// Pages present in all namespaces.
     pub(super) fn count(&self) -> u64 {
         self.namespaces.pages()

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use foreword_proto::buckets::{BUCKET_BITS_MAX, spread};
+use foreword_proto::buckets::{BUCKET_BITS_MAX, bucket_of, spread};
 use foreword_proto::{EntryKey, SlotRef};
 
 use super::bucket::{Bucket, ENTRIES_PER_BUCKET_MAX};
@@ -185,6 +185,18 @@ impl Table {
         bucket.into_iter().flat_map(|bucket| bucket.iter(self.shards))
     }
 
+    /// The pages of one of 2^`bits` buckets ([`foreword_proto::buckets::bucket_of`]), however many there are here; costs what is in it,
+    /// or in the one bucket that holds it.
+    pub(super) fn pages_of(&self, bits: u32, bucket: u32) -> impl Iterator<Item = (EntryKey, LocationRef<'_>)> {
+        let (first, step) = match self.count.ilog2() {
+            whole if bits <= whole => (bucket, 1 << bits),
+            _ => (number_of(u64::from(bucket), self.count), BUCKETS_MAX as usize),
+        };
+        let numbers = (first..self.count).step_by(step);
+        let pages = numbers.flat_map(|number| self.pages_in(number));
+        pages.filter(move |(key, _)| bucket_of(key, bits) == bucket)
+    }
+
     /// Takes one bucket out whole.
     pub(super) fn take_bucket(&mut self, number: u32) -> Option<Arc<Bucket>> {
         let taken = self.buckets.take(number as usize)?;
@@ -242,9 +254,9 @@ fn touch(reads: impl Iterator<Item = u32>) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
-    use foreword_proto::buckets::{bucket_of, hash_of_page};
+    use foreword_proto::buckets::hash_of_page;
 
     use super::*;
 
@@ -277,6 +289,11 @@ mod tests {
         }
         assert_eq!(table.digest(), table.digest_from_scratch());
         for bits in [0, 3, 7, 12] {
+            let sorted = |pages: &mut dyn Iterator<Item = EntryKey>| pages.collect::<BTreeSet<_>>();
+            for bucket in 0..(1 << bits).min(64) {
+                let expected = sorted(&mut model.keys().copied().filter(|key| bucket_of(key, bits) == bucket));
+                assert_eq!(sorted(&mut table.pages_of(bits, bucket).map(|(key, _)| key)), expected);
+            }
             assert_eq!(table.digests(bits), digests(model, bits), "{bits} bits of {} buckets", table.count());
         }
     }
