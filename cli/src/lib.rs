@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches};
+use foreword_meta::generated::directories::GenerateError;
 use foreword_meta::open::OpenDirError;
 use foreword_meta::serve::{Failure, ServeError};
 use foreword_meta::storage::DataDirError;
@@ -57,6 +58,7 @@ fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<BadInput>()
         || matches!(cause.downcast_ref(), Some(DataDirError::Bad(_) | DataDirError::OtherVersion(_)))
         || cause.downcast_ref().is_some_and(OpenDirError::is_refusal)
+        || cause.downcast_ref().is_some_and(GenerateError::is_refusal)
         || matches!(cause.downcast_ref(), Some(ServeError::OtherVersion(_)))
         || matches!(cause.downcast_ref(), Some(Failure::OtherVersion(_)))
         || matches!(cause.downcast_ref(), Some(MarkError::OtherVersion(_)))

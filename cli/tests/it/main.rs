@@ -1,6 +1,7 @@
 //! The binary and the driver from outside.
 
 mod bad_input;
+mod bench;
 mod binary;
 mod driver;
 mod fakes;

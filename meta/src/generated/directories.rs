@@ -38,6 +38,18 @@ pub enum GenerateError {
     Io(#[from] io::Error),
 }
 
+impl GenerateError {
+    /// Whether the caller asked for what cannot be, and nothing was changed.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Bad(_) => true,
+            Self::Dir(error) => matches!(error, DataDirError::Bad(_) | DataDirError::OtherVersion(_)),
+            Self::Open(error) => error.is_refusal(),
+            _ => false,
+        }
+    }
+}
+
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generated {

@@ -61,7 +61,7 @@ struct Writer {
 }
 
 /// A namespace that pages go to.
-struct Into {
+struct Target {
     id: NamespaceId,
     epoch: Epoch,
     slot_bytes: u64,
@@ -121,10 +121,10 @@ impl Making {
         }
     }
 
-    fn register(&mut self, plan: &Plan, at: usize) -> Result<Into, BadInput> {
+    fn register(&mut self, plan: &Plan, at: usize) -> Result<Target, BadInput> {
         match self.apply(&Command::RegisterNamespace { namespace: Box::new(namespace(at)) }) {
             Outcome::NamespaceRegistered { namespace, epoch, slot_bytes } => {
-                Ok(Into { id: namespace, epoch, slot_bytes, keys: plan.keys(at) })
+                Ok(Target { id: namespace, epoch, slot_bytes, keys: plan.keys(at) })
             }
             other => Err(unexpected("namespaces", &other)),
         }
@@ -133,7 +133,7 @@ impl Making {
     /// Publishes pages by their numbers, each batch by the next session; where the last batch's are.
     fn publish(
         &mut self,
-        into: &Into,
+        into: &Target,
         mut numbers: std::ops::Range<u64>,
     ) -> Result<Vec<(EntryKey, SlotRef)>, BadInput> {
         let mut last = Vec::new();

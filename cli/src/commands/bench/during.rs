@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use foreword_proto::records::{PageRecord, Record};
 use foreword_proto::wire::meta as m;
 use foreword_seams::Endpoint;
 use foreword_seams::rpc::held_open;
@@ -12,7 +13,7 @@ use super::Bench;
 use super::figure::Figure;
 use super::load::{Load, Shape, latencies_ms};
 use super::publish::{FULL, ONE};
-use super::stage::Stage;
+use super::stage::{SLOT_BYTES, Stage};
 use crate::clients;
 
 pub(super) const SLOWEST: &str = "publish_max_ms_during";
@@ -77,7 +78,7 @@ pub(super) async fn clear(bench: &Bench, stage: &Stage) -> anyhow::Result<()> {
         let cleared = clients::replica(&endpoints[0]).clear(request).await;
         cleared.map_err(|status| clients::said_no("clear", &status))?;
         // Nine tenths: others publish meanwhile.
-        while before.saturating_sub(published().await?) < pages * 4096 / 10 * 9 {
+        while before.saturating_sub(published().await?) < pages * SLOT_BYTES / 10 * 9 {
             sleep(LOOK).await;
         }
         Ok(())
@@ -114,7 +115,9 @@ async fn watch_from_the_start(endpoint: &Endpoint, namespace_id: u32) -> anyhow:
                 let mut stream = replica.watch(requests).await?.into_inner();
                 while let Some(message) = stream.message().await? {
                     match message.kind {
-                        Some(m::watch_response::Kind::Bucket(bucket)) => pages += bucket.entries.len() as u64 / 44,
+                        Some(m::watch_response::Kind::Bucket(bucket)) => {
+                            pages += (bucket.entries.len() / PageRecord::bytes(1)) as u64
+                        }
                         Some(m::watch_response::Kind::End(_)) => break,
                         _ => {}
                     }

@@ -127,6 +127,7 @@ impl Bench {
                 &lookup::NAMES,
                 &outage::NAMES,
                 &WHOLE,
+                &locks::NAMES,
                 &[restart::RSS, memory::NAME],
             ];
             groups.into_iter().flatten()

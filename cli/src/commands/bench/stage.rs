@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use foreword_meta::generated::{Keys, Plan, namespace};
 use foreword_proto::status::ReplicaStatus;
 use foreword_proto::wire::node as n;
 use foreword_seams::Endpoint;
+use tokio::time::{Instant, sleep};
 
 use super::session::Session;
 use crate::clients;
@@ -18,13 +19,17 @@ use crate::human::Span;
 
 const SEED: u64 = 1;
 /// A page and its slot.
-const SLOT_BYTES: u64 = 4096;
-/// Slots of one slab: a 64th of five million pages and more would make many files, one file would make grants touch one table.
+pub(super) const SLOT_BYTES: u64 = 4096;
+/// Slab files that L3 is divided into.
 const SLABS: u64 = 16;
 const ARENA_BYTES: u64 = 64 << 20;
 const LEASE: Span = Span(Duration::from_secs(10));
 /// No L3 client here retries. Short, so that what is evicted comes back at the speed of the eviction and not of the rest.
 const REST: Span = Span(Duration::from_secs(1));
+
+/// How long agents may wait for a group that has just started.
+const PATIENCE: Duration = Duration::from_secs(60);
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is started.
 #[derive(Debug, Clone)]
@@ -88,11 +93,16 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Every agent opens the first namespace: it mirrors it from then on.
+    /// Every agent opens the first namespace: it mirrors it from then on. A group that does not settle at once is asked again.
     async fn watch(&self) -> anyhow::Result<()> {
         for agent in self.cluster.agent_endpoints() {
+            let mut agent = clients::agent(&agent);
+            let until = Instant::now() + PATIENCE;
             let request = n::OpenNamespaceRequest { namespace: Some((&namespace(0)).into()) };
-            clients::agent(&agent).open_namespace(request).await.context("an agent's open")?;
+            while let Err(status) = agent.open_namespace(request.clone()).await {
+                ensure!(Instant::now() < until, "an agent's open, for {PATIENCE:?}: {status}");
+                sleep(RETRY_PAUSE).await;
+            }
         }
         Ok(())
     }

@@ -131,3 +131,11 @@ async fn ids_belong_to_one_directory(live: &mut Live) {
     run(&["meta", "leader", &meta, "--to=2"]).await.refused(1, "to", &["got 2"]);
     run(&["meta", "leader", &meta, "--to=1"]).await.succeeded();
 }
+
+#[tokio::test]
+async fn a_bench_names_what_is_wrong() {
+    run(&["bench", "--only=speed"]).await.refused(2, "only", &["publish_pages_per_s", "speed"]);
+    run(&["bench", "--runs=0"]).await.refused(2, "runs", &[]);
+    run(&["bench", "--floors=/nowhere/floors"]).await.refused(2, "floors", &["/nowhere/floors"]);
+    run(&["bench", "prepare", "--data-dir=/nowhere/at/all"]).await.refused(2, "data_dir", &["/nowhere/at/all"]);
+}
