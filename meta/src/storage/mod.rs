@@ -7,6 +7,7 @@ pub mod conformance;
 pub mod data_dir;
 pub mod engine;
 mod flushes;
+mod log_memory;
 pub mod log_store;
 pub mod mark;
 pub mod memory_engine;

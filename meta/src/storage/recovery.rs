@@ -7,7 +7,7 @@ use foreword_proto::versions::OtherVersion;
 use foreword_seams::{Marker, sometimes};
 
 use super::engine::{LogEngine, MetaKey};
-use super::log_store::Memory;
+use super::log_memory::Memory;
 use super::mark::Mark;
 use crate::consensus::entry_codec::{CorruptEntry, Unreadable, decode_entry, decode_log_id, decode_vote};
 use crate::consensus::types::LogId;
