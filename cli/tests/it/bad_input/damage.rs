@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use foreword_cli::cluster::Spec;
 use foreword_proto::PageKey;
 use foreword_proto::key::page_keys_to_wire;
 use foreword_proto::wire::common::Freshness;
@@ -15,7 +16,9 @@ use super::run::eventually;
 
 /// Publishes a case makes while the replica runs, and while it is down.
 const PAGES: usize = 40;
-/// More entries than a snapshot leaves in the log: after it, the log begins with what the snapshot covers.
+/// A snapshot leaves an eighth of this in the log before it.
+const LOG_PER_SNAPSHOT: &str = "[meta]\nlog_bytes_per_snapshot = \"64KiB\"\n";
+/// More than a snapshot leaves: after it, the log begins with what the snapshot covers.
 const PAGES_BEFORE_SNAPSHOT: usize = 200;
 
 /// The file, or every file below the directory.
@@ -138,7 +141,8 @@ async fn snapshot(it: &Damaged, id: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_snapshot_is_not_used_and_nothing_is_lost() {
-    let mut it = Damaged { live: Live::start(spec(3, 1)).await, acknowledged: Vec::new() };
+    let spec = Spec { config: LOG_PER_SNAPSHOT.into(), ..spec(3, 1) };
+    let mut it = Damaged { live: Live::start(spec).await, acknowledged: Vec::new() };
     // The whole log is still there: the snapshot is passed over.
     let id = Damaged::follower(it.live.cluster.leader().await.unwrap());
     it.publish(1).await;
