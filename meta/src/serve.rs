@@ -279,7 +279,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     tell_other_port(&group, &endpoint);
     policy.start(applied, &deps.telemetry, (failing.clone(), stop.clone())).map_err(ServeError::Thread)?;
     let mut tasks = JoinSet::new();
-    let watching = watch_raft(raft.clone(), halt.clone(), failing.clone());
+    let watching = watch_raft(raft.clone(), log_reader.clone(), halt.clone(), failing.clone());
     let comparing = stop_when_diverged(
         group.clone(),
         standing.clone(),
@@ -394,7 +394,7 @@ fn raft_config(config: &MetaConfig) -> openraft::Config {
 }
 
 /// Tells the handle when the replica stops by itself: a disk fault, an entry that cannot be read, another version.
-async fn watch_raft(raft: Raft<TypeConfig>, halt: Arc<Halt>, failing: Failing) {
+async fn watch_raft(raft: Raft<TypeConfig>, log: LogReader, halt: Arc<Halt>, failing: Failing) {
     let mut metrics = raft.metrics();
     let raft_ended = async {
         let ended = metrics.wait_for(|m| m.running_state.is_err()).await;
@@ -403,6 +403,8 @@ async fn watch_raft(raft: Raft<TypeConfig>, halt: Arc<Halt>, failing: Failing) {
     };
     let failure = tokio::select! {
         other = halt.stopped() => Failure::OtherVersion(other),
+        // A leader's appends are answered before they are flushed: openraft does not hear of it.
+        () = log.failed() => Failure::Stopped("the log cannot be written".into()),
         reason = raft_ended => halt.why().map_or(Failure::Stopped(reason), Failure::OtherVersion),
     };
     failing.fail(failure);

@@ -90,6 +90,15 @@ impl LogReader {
         }
     }
 
+    /// Resolves when the log cannot be written any more: what was answered before its flush will never be on this disk.
+    pub async fn failed(&self) {
+        let mut flushed = self.flushed.clone();
+        if flushed.wait_for(|flushed| flushed.failed).await.is_err() {
+            // Closed, and all of it written.
+            std::future::pending().await
+        }
+    }
+
     /// The membership in force, which may be known from a snapshot only.
     pub fn membership_is(&self, membership: &StoredMembership) {
         let index = membership.log_id().map_or(0, |id| id.index);

@@ -59,7 +59,7 @@ pub const CANARIES: &[Canary] = &[
         invariant: "entries-are-whole",
         what: "replicas' answers to lookups name the revision of the entry that is still being applied",
         profile: Some("shared-prefixes"),
-        seed_hint: 0,
+        seed_hint: 2,
         plant: |options| at_hosts(options, "clients", liars::half_an_entry),
     },
     Canary {
@@ -67,7 +67,7 @@ pub const CANARIES: &[Canary] = &[
         invariant: "generations-never-fall",
         what: "every disk's syncs make nothing durable: after a power cut of all, slots are granted again",
         profile: Some("power"),
-        seed_hint: 22,
+        seed_hint: 177,
         plant: |options| lie_to_the_end(options),
     },
     Canary {
@@ -123,7 +123,7 @@ pub const CANARIES: &[Canary] = &[
         invariant: "nothing-goes-back",
         what: "every disk's syncs make nothing durable: after a power cut of all, other entries are committed at old indexes",
         profile: Some("power"),
-        seed_hint: 0,
+        seed_hint: 2,
         plant: |options| lie_to_the_end(options),
     },
     Canary {
@@ -216,7 +216,7 @@ pub const CANARIES: &[Canary] = &[
         invariant: "protected-pages-stand",
         what: "replicas protect pages for a tenth of what their readers were told",
         profile: Some("page-files"),
-        seed_hint: 0,
+        seed_hint: 3,
         plant: |options| believe(options, |settings| settings.hf3fs_protection_ms /= 10),
     },
     Canary {
@@ -224,7 +224,7 @@ pub const CANARIES: &[Canary] = &[
         invariant: "replicas-agree",
         what: "one replica reads its log back without publishes, and with right checksums",
         profile: None,
-        seed_hint: 0,
+        seed_hint: 1,
         plant: |options| options.seams.engine = on_one(Wrong::Entries),
     },
     Canary {
