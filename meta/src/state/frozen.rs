@@ -58,25 +58,6 @@ impl Frozen {
     }
 }
 
-impl Frozen {
-    /// The same. All else of the view is let go of at once, and each bucket when it was passed, so that the live state
-    /// copies nothing more for it.
-    pub fn into_entries_of(
-        self,
-        namespace: NamespaceId,
-    ) -> Option<impl Iterator<Item = (u32, Vec<PageRecord>)> + Send> {
-        let State { pages, room, .. } = self.0;
-        pages.into_entries_of(namespace, room)
-    }
-
-    /// The digests of a namespace's pages in each of 2^`bits` buckets, as [`foreword_proto::buckets`] divides and
-    /// hashes them; `bits` at most [`foreword_proto::buckets::BUCKET_BITS_MAX`]. None for a namespace that is not
-    /// registered.
-    pub fn digests_of(&self, namespace: NamespaceId, bits: u32) -> Option<Vec<u64>> {
-        self.0.pages.digests_of(namespace, bits)
-    }
-}
-
 impl State {
     /// The hint of a present page's parent; 0 for none.
     pub fn parent_of(&self, namespace: NamespaceId, key: &EntryKey) -> Option<u64> {

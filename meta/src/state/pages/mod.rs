@@ -98,18 +98,6 @@ impl Pages {
         Some((0..table.count()).map(of_bucket).filter(|(_, pages)| !pages.is_empty()))
     }
 
-    /// The same; what has been passed is let go of.
-    pub(super) fn into_entries_of(
-        self,
-        namespace: NamespaceId,
-        room: Room,
-    ) -> Option<impl Iterator<Item = (u32, Vec<PageRecord>)> + Send> {
-        let table = self.namespaces.get(namespace)?.table.clone();
-        drop(self);
-        let shards = table.shards();
-        Some(table.into_buckets().map(move |(number, bucket)| (number, records(bucket.iter(shards), &room))))
-    }
-
     /// Every page that is present, bucket by bucket. What has been passed is let go of.
     pub(super) fn into_present(self, room: Room) -> impl Iterator<Item = Vec<PresentPage>> + Send {
         let room = Arc::new(room);
@@ -124,12 +112,6 @@ impl Pages {
                 bucket.iter(shards).map(present).collect()
             })
         })
-    }
-
-    /// The digests of a namespace's pages in each of 2^`bits` buckets ([`foreword_proto::buckets`]). None for a
-    /// namespace that is not registered.
-    pub(super) fn digests_of(&self, namespace: NamespaceId, bits: u32) -> Option<Vec<u64>> {
-        Some(self.namespaces.get(namespace)?.table.digests(bits))
     }
 
     /// The digests of a namespace's 2^n buckets, and n: at most `bits_max`, and what its table has whole buckets for.
