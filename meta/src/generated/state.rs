@@ -17,7 +17,7 @@ use crate::state::command::{ClusterSettings, Command, Event, Outcome, Retirement
 use crate::state::hf3fs::{FileName, Hf3fsCommand, Hf3fsOperation, Hf3fsOutcome, Reserved};
 
 /// The term of all generated entries, and who led in it.
-pub(super) const TERM: u64 = 1;
+pub const TERM: u64 = 1;
 /// Keys of one reserve of page files.
 const RESERVED_AT_ONCE: usize = 4096;
 /// The tick at which everything was published.
@@ -31,7 +31,18 @@ pub fn generate(
     settings: &ClusterSettings,
     directories: &BTreeMap<u64, DirectoryId>,
 ) -> Result<State, BadInput> {
-    let mut made = Making { state: State::new(settings.clone()), revision: 1, writers: Vec::new(), events: Vec::new() };
+    generate_told(plan, settings, directories, &mut |_| {})
+}
+
+/// The same. `told` hears every command, in order: each is an entry of [`TERM`], the first one's revision is 1.
+pub fn generate_told(
+    plan: &Plan,
+    settings: &ClusterSettings,
+    directories: &BTreeMap<u64, DirectoryId>,
+    told: &mut dyn FnMut(&Command),
+) -> Result<State, BadInput> {
+    let state = State::new(settings.clone());
+    let mut made = Making { state, revision: 1, writers: Vec::new(), events: Vec::new(), told };
     made.members(directories)?;
     made.sessions(plan)?;
     for (at, pages) in plan.namespaces.iter().enumerate() {
@@ -66,19 +77,29 @@ struct Target {
     epoch: Epoch,
     slot_bytes: u64,
     keys: Keys,
+    /// Pages below this number have bytes.
+    written: u64,
 }
 
-struct Making {
+impl Target {
+    fn record(&self, number: u64, slot: SlotRef) -> PageRecord {
+        if number < self.written { self.keys.written_record(number, slot) } else { self.keys.record(number, slot) }
+    }
+}
+
+struct Making<'a> {
     state: State,
     revision: Revision,
     writers: Vec<Writer>,
     events: Vec<Event>,
+    told: &'a mut dyn FnMut(&Command),
 }
 
-impl Making {
+impl Making<'_> {
     /// Applies one entry of one command.
     fn apply(&mut self, command: &Command) -> Outcome {
         self.events.clear();
+        (self.told)(command);
         self.state.begin_entry(TERM, self.revision);
         let outcome = self.state.apply(self.revision, command, &mut self.events);
         self.state.finish_entry(self.revision);
@@ -124,7 +145,7 @@ impl Making {
     fn register(&mut self, plan: &Plan, at: usize) -> Result<Target, BadInput> {
         match self.apply(&Command::RegisterNamespace { namespace: Box::new(namespace(at)) }) {
             Outcome::NamespaceRegistered { namespace, epoch, slot_bytes } => {
-                Ok(Target { id: namespace, epoch, slot_bytes, keys: plan.keys(at) })
+                Ok(Target { id: namespace, epoch, slot_bytes, keys: plan.keys(at), written: plan.written })
             }
             other => Err(unexpected("namespaces", &other)),
         }
@@ -142,8 +163,7 @@ impl Making {
             let batch = numbers.start..numbers.end.min(numbers.start + PAGES_PER_PUBLISH_MAX as u64);
             numbers.start = batch.end;
             let slots = self.slots(writer, into.slot_bytes, (batch.end - batch.start) as usize)?;
-            let records: Vec<PageRecord> =
-                batch.zip(slots).map(|(number, slot)| into.keys.record(number, slot)).collect();
+            let records: Vec<PageRecord> = batch.zip(slots).map(|(number, slot)| into.record(number, slot)).collect();
             let operation =
                 SessionOperation::Publish { namespace: into.id, epoch: into.epoch, pages: encoded(&records) };
             match self.session_command(writer, operation) {
@@ -256,7 +276,8 @@ mod tests {
 
     #[test]
     fn a_plan_makes_one_state_that_holds_what_it_says() {
-        let plan = Plan { seed: 3, namespaces: vec![3000, 700], rests: 1500, sessions: 3, page_files: vec![5000, 10] };
+        let (namespaces, page_files) = (vec![3000, 700], vec![5000, 10]);
+        let plan = Plan { seed: 3, namespaces, written: 2, rests: 1500, sessions: 3, page_files };
         let made = generate(&plan, &settings(16_384), &directories()).unwrap();
         assert_eq!(made.pages(), 3700);
         assert_eq!(made.sessions().count(), 3);
@@ -269,11 +290,31 @@ mod tests {
             assert_eq!(found.checksums.as_slice(), [pages - 1]);
             assert_eq!(made.parent_of(id, &last), Some(plan.keys(at).parent(pages - 1)));
             assert!(made.location(id, &plan.keys(at).page(*pages).entry()).is_none());
+            for number in [0, 1, 2] {
+                let location = made.location(id, &plan.keys(at).page(number).entry()).unwrap().to_location();
+                let written = plan.keys(at).written_record(number, location.slot).location;
+                assert_eq!(location == written, number < plan.written, "page {number} of namespace {at}");
+            }
         }
         assert_eq!(made.digest(), made.digest_from_scratch());
         assert_eq!(made.digest(), generate(&plan, &settings(16_384), &directories()).unwrap().digest());
         let other = generate(&Plan { seed: 4, ..plan }, &settings(16_384), &directories()).unwrap();
         assert_ne!(made.digest(), other.digest());
+    }
+
+    #[test]
+    fn what_is_told_makes_the_same_state_again() {
+        let plan = Plan { rests: 20, sessions: 2, page_files: vec![30], ..Plan::pages(1, 2000) };
+        let mut told = Vec::new();
+        let keep = &mut |command: &Command| told.push(command.clone());
+        let made = generate_told(&plan, &settings(4096), &directories(), keep).unwrap();
+        let (mut again, mut events) = (State::new(settings(4096)), Vec::new());
+        for (revision, command) in (1..).zip(&told) {
+            again.begin_entry(TERM, revision);
+            again.apply(revision, command, &mut events);
+            again.finish_entry(revision);
+        }
+        assert_eq!((again.revision(), again.digest()), (made.revision(), made.digest()));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::cluster::{PATIENCE, free_endpoint, settings};
 const PAGES: u64 = 3000;
 
 fn plan() -> Plan {
-    Plan { seed: 1, namespaces: vec![PAGES, 100], rests: 300, sessions: 2, page_files: vec![50] }
+    Plan { seed: 1, namespaces: vec![PAGES, 100], written: 0, rests: 300, sessions: 2, page_files: vec![50] }
 }
 
 /// Directories of three replicas, as `foreword meta init` makes them, with the endpoints that they are reached at.

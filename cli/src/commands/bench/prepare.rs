@@ -44,7 +44,7 @@ pub struct PrepareArgs {
 /// Runs the command.
 pub(super) async fn run(args: PrepareArgs, json: bool) -> Done {
     let PrepareArgs { data_dir, pages, rests, sessions, page_files, seed } = args;
-    let plan = Plan { seed, namespaces: pages, rests, sessions, page_files };
+    let plan = Plan { seed, namespaces: pages, written: 0, rests, sessions, page_files };
     let made = directories::fill(&plan, &data_dir).await?;
     let directories::Generated { revision, digest, snapshot_bytes } = made;
     if json {
