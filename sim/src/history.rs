@@ -9,6 +9,7 @@ mod page_files;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use foreword_proto::records::{EntryEvents, PageRecord};
 use foreword_proto::{Epoch, Fingerprint, NamespaceId, PageKey, Revision};
 use parking_lot::Mutex;
@@ -94,11 +95,13 @@ pub enum Outcome {
     Published {
         outcomes: Vec<PagePut>,
     },
-    /// `pages` leading keys were found; a replica that was asked for every key also says which are present.
+    /// `pages` leading keys were found; a replica that was asked for every key also says which are present, and where those are: their
+    /// records as they came, in order.
     Found {
         pages: u32,
         revision: Revision,
         present: Option<Vec<bool>>,
+        locations: Option<Bytes>,
     },
     /// One answer a key, up to the last that came.
     Got {
@@ -232,6 +235,8 @@ pub struct History {
     /// What was asked of page files, and found in their pages.
     pub page_files: PageHistory,
     pub totals: Totals,
+    /// Resyncs of namespaces so large that they are cut into buckets.
+    pub resyncs_of_many_buckets: u64,
     /// Calls begun and not answered, by their ids.
     under_way: BTreeMap<RecordId, Record>,
     begun: u64,
@@ -295,6 +300,8 @@ impl History {
             format!("client {client} watches ns {namespace} stream {stream:x}: {frame}")
         });
         self.totals.frames += 1;
+        let first_of_many = matches!(watched.frame, WatchFrame::Bucket { bits: 1.., bucket: 0, .. });
+        self.resyncs_of_many_buckets += u64::from(first_of_many);
         self.watched.push(watched);
     }
 

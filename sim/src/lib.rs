@@ -12,6 +12,7 @@ pub mod canaries;
 pub mod cli;
 pub mod cluster;
 pub mod faults;
+pub mod generated;
 pub mod history;
 pub mod invariants;
 pub mod linearizable;

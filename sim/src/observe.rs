@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use foreword_meta::replica::group::Leader;
-use foreword_meta::state::command::ClusterSettings;
+use foreword_meta::state::command::{ClusterSettings, Command};
 use foreword_meta::state::hf3fs::FileCounts;
 
 use crate::cluster::Cluster;
@@ -38,7 +38,8 @@ pub struct Observer {
 
 impl Observer {
     /// Before a cluster of these settings starts. `believed`: the settings by which its replicas apply commands.
-    pub fn new(settings: &ClusterSettings, believed: &ClusterSettings, agents: usize) -> Self {
+    /// `generated`: the commands that made what the cluster begins with.
+    pub fn new(settings: &ClusterSettings, believed: &ClusterSettings, agents: usize, generated: &[Command]) -> Self {
         let checked = Settings {
             members: BTreeSet::new(),
             configs: Vec::new(),
@@ -52,8 +53,10 @@ impl Observer {
             protection: Duration::from_millis(PROTECTION_MS),
             reservation: Duration::from_millis(RESERVATION_MS),
         };
+        let mut oracle = Oracle::new(believed.clone());
+        oracle.begin_with(generated);
         Self {
-            oracle: Oracle::new(believed.clone()),
+            oracle,
             checks: Checks::new(),
             sightings: Sightings::default(),
             settings: checked,

@@ -6,6 +6,7 @@ use foreword_meta::state::command::ClusterSettings;
 
 use crate::cluster::{Plan, PolicyPace, Seams};
 use crate::faults::Mix;
+use crate::generated;
 use crate::workload::Load;
 use crate::workload::page_files::{PROTECTION_MS, RESERVATION_MS};
 
@@ -46,7 +47,7 @@ const BASE: Profile = Profile {
 };
 
 /// Every profile, in the order in which seeds go through them.
-pub const PROFILES: [Profile; 15] = [
+pub const PROFILES: [Profile; 16] = [
     Profile { name: "shared-prefixes", ..BASE },
     Profile {
         name: "herd",
@@ -114,6 +115,15 @@ pub const PROFILES: [Profile; 15] = [
         ..BASE
     },
     Profile { name: "overload", mix: Mix { count: (2, 8), network: 1, overload: 8, ..Mix::NONE }, ..BASE },
+    // A replica without a disk is sent a large snapshot; a mirror that lost its place, the few buckets that differ.
+    Profile {
+        name: "large",
+        load: Load::large,
+        watch_bytes_max: 4 << 10,
+        policy: PolicyPace { feed_bytes_max: 4 << 10, starved_ms_max: 20 },
+        mix: Mix { processes: 8, amnesia: 6, leaders: 3, disks: 2, l3: 1, ..Mix::ALL },
+        ..BASE
+    },
 ];
 
 impl Profile {
@@ -151,6 +161,7 @@ impl Profile {
             replicas: self.replicas,
             agents: self.agents,
             settings: self.settings(),
+            generated: generated::plan(&load.generated),
             page_files: load.page_engines > 0,
             policy: self.policy,
             meta: Arc::new(move |config| {

@@ -185,18 +185,20 @@ pub fn simulate(options: Options) -> Report {
 
 fn run(options: Options, progress: &AtomicU64) -> Report {
     context::begin(options.seed, options.print);
-    sometimes::reset();
     let _logs = logs::capture(options.print);
     let schedule = options.schedule.clone().unwrap_or_else(|| options.drawn_schedule());
     let phases = Phases::of(options.seconds);
     let mut cluster = Cluster::start(options.profile.plan(options.seams.clone()), schedule.clone());
+    // What was taken while the disks were filled was taken before the run.
+    sometimes::reset();
+    progress.fetch_add(1, Ordering::Relaxed);
     if let Some(number) = options.damage_parcel {
         cluster.network.damage_parcel(number);
     }
     let clients = Clients::start(&options, &cluster);
     let settings = options.profile.settings();
     let believed = options.seams.settings.as_ref().unwrap_or(&settings);
-    let mut observer = Observer::new(&settings, believed, options.profile.agents);
+    let mut observer = Observer::new(&settings, believed, options.profile.agents, cluster.generated());
     let end = SimTime::from_millis(phases.end);
     while context::now() < end {
         if cluster.fault_is_next() {
@@ -342,6 +344,7 @@ fn report(
     markers.extend(cluster.effects());
     markers.extend(observer.page_effects());
     markers.extend(observer.sightings());
+    markers.insert("resync-of-many-buckets", history.resyncs_of_many_buckets);
     markers.insert("pages-reserve-retried", history.page_files.reserves_retried);
     markers.insert("pages-reservation-shared", history.page_files.reservations_shared);
     Report {

@@ -120,6 +120,14 @@ impl MemoryL3 {
         self.0.late.lock().next_due()
     }
 
+    /// Puts bytes into a slab, as if they had been written before any store was there.
+    ///
+    /// Errors: ENOENT without the cluster's directory.
+    pub fn put(&self, cluster_id: ClusterId, slab: SlabId, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        self.open(cluster_id, slab, 0)?.lock().write(offset, bytes);
+        Ok(())
+    }
+
     fn mark(&self, cluster_id: ClusterId) -> Option<ClusterMark> {
         self.0.directories.lock().get(&cluster_id).map(|directory| directory.mark.clone())
     }

@@ -67,7 +67,7 @@ pub const CANARIES: &[Canary] = &[
         invariant: "generations-never-fall",
         what: "every disk's syncs make nothing durable: after a power cut of all, slots are granted again",
         profile: Some("power"),
-        seed_hint: 177,
+        seed_hint: 20,
         plant: |options| lie_to_the_end(options),
     },
     Canary {
@@ -103,6 +103,14 @@ pub const CANARIES: &[Canary] = &[
         plant: |options| at_hosts(options, "node", || liars::drop_events(10)),
     },
     Canary {
+        name: NEEDS_LARGE,
+        invariant: "mirror-equals-state",
+        what: "of a resync of several buckets agents are never sent the last one",
+        profile: Some("large"),
+        seed_hint: 0,
+        plant: |options| at_hosts(options, "node", liars::skip_last_bucket),
+    },
+    Canary {
         name: "flips-a-bit",
         invariant: "never-wrong-bytes",
         what: "a bit of one in a hundred pieces of pages flips between the agent and its client",
@@ -123,7 +131,7 @@ pub const CANARIES: &[Canary] = &[
         invariant: "nothing-goes-back",
         what: "every disk's syncs make nothing durable: after a power cut of all, other entries are committed at old indexes",
         profile: Some("power"),
-        seed_hint: 2,
+        seed_hint: 0,
         plant: |options| lie_to_the_end(options),
     },
     Canary {
@@ -200,7 +208,7 @@ pub const CANARIES: &[Canary] = &[
         invariant: "promises-before-votes",
         what: "a disk that was slow once makes nothing durable from then on, and nobody sees it before its power is cut",
         profile: Some("power"),
-        seed_hint: 13,
+        seed_hint: 4,
         plant: |options| options.seams.lies = Lies::AfterSlow,
     },
     Canary {
@@ -255,6 +263,8 @@ pub const CANARIES: &[Canary] = &[
 
 /// The canary that takes two faults: what `--shrink` is shown with.
 pub const NEEDS_TWO: &str = "needs-two";
+/// The canary that shows in a large state only.
+pub const NEEDS_LARGE: &str = "skips-the-last-bucket";
 /// The replica whose log is wrong, where one is.
 const ONE: &str = "meta-1";
 const HOUR_MS: u64 = 3_600_000;

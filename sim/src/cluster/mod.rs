@@ -3,6 +3,7 @@
 pub mod agent;
 mod changes;
 mod conditions;
+mod generated;
 mod lives;
 mod machines;
 mod operator;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use foreword_meta::config::MetaConfig;
-use foreword_meta::state::command::ClusterSettings;
+use foreword_meta::state::command::{ClusterSettings, Command};
 use foreword_meta::storage::{Identity, LogEngine};
 use foreword_node::arena::RegionProvider;
 use foreword_node::{L3Location, NodeConfig};
@@ -57,6 +58,8 @@ pub struct Plan {
     pub replicas: usize,
     pub agents: usize,
     pub settings: ClusterSettings,
+    /// What the group has before its first process starts; None: nothing.
+    pub generated: Option<foreword_meta::generated::Plan>,
     /// Replicas serve the clients of page files.
     pub page_files: bool,
     pub policy: PolicyPace,
@@ -122,6 +125,8 @@ pub struct Cluster {
     machines: Machines,
     plan: Plan,
     cluster_id: ClusterId,
+    /// The commands that made what the group had before its first process started.
+    generated: Vec<Command>,
     schedule: Vec<Fault>,
     active: Vec<Active>,
     next_fault: usize,
@@ -185,6 +190,7 @@ impl Cluster {
             machines,
             plan,
             cluster_id,
+            generated: Vec::new(),
             schedule,
             active: Vec::new(),
             next_fault: 0,
@@ -196,6 +202,9 @@ impl Cluster {
             faults_seen: BTreeMap::new(),
         };
         cluster.add_machines();
+        if let Some(generated) = cluster.plan.generated.clone() {
+            cluster.generated = cluster.fill(&generated);
+        }
         for seat in 0..cluster.machines.all.len() {
             cluster.boot(seat);
         }
@@ -326,6 +335,11 @@ impl Cluster {
         covered
     }
 
+    /// The commands of which the state was made that the group had before its first process started: entry by entry, from revision 1.
+    pub fn generated(&self) -> &[Command] {
+        &self.generated
+    }
+
     /// What happened below the seams, by name: the simulator's own markers.
     pub fn effects(&self) -> BTreeMap<&'static str, u64> {
         let mut effects = BTreeMap::new();
@@ -339,6 +353,7 @@ impl Cluster {
                 add("disk-io-error", disk.io_errors);
                 add("disk-full-met", disk.no_space);
                 add("disk-full-recovered", parts.recovered_from_full());
+                add("large-snapshot-received", parts.snapshots.counts().large_adopted);
             }
         }
         let l3 = self.l3.counts();

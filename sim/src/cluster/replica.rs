@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use foreword_meta::config::MetaConfig;
+use foreword_meta::generated::stopped::Opened;
 use foreword_meta::open::{LogParts, open_log};
 use foreword_meta::replica::group::Group;
 use foreword_meta::replica::rejoin::Standing;
 use foreword_meta::replica::snapshots::Snapshots;
 use foreword_meta::serve::{Deps, Failure, Handle, ServeError, serve};
-use foreword_meta::storage::{LogStore, OpenError};
+use foreword_meta::storage::{LogEngine, LogStore, OpenError};
 use foreword_seams::{Files, Net, Telemetry, on_a_task};
 use parking_lot::Mutex;
 
@@ -140,10 +141,23 @@ impl ReplicaParts {
         })
     }
 
+    /// The disk before any process was started: no canary is in its way.
+    pub(super) fn opened(&self) -> Result<Opened, OpenError> {
+        Ok(Opened {
+            identity: self.disk.identity(),
+            identity_file: self.disk.identity_file(),
+            log: self.log_on(|| self.disk.engine())?,
+            snapshots: Arc::new(self.snapshots.open_dir()),
+        })
+    }
+
     fn log(&self) -> Result<LogStore, OpenError> {
         let name = format!("meta-{}", self.disk.identity().replica_id);
-        let parts =
-            || -> Result<LogParts, OpenError> { Ok(((self.engine)(&name, self.disk.engine()), self.disk.mark())) };
+        self.log_on(|| (self.engine)(&name, self.disk.engine()))
+    }
+
+    fn log_on(&self, engine: impl Fn() -> Box<dyn LogEngine>) -> Result<LogStore, OpenError> {
+        let parts = || -> Result<LogParts, OpenError> { Ok((engine(), self.disk.mark())) };
         let set_aside = || {
             self.disk.set_log_aside()?;
             self.snapshots.wipe();

@@ -58,7 +58,7 @@ impl fmt::Display for Outcome {
             Self::Unknown => f.write_str("unknown"),
             Self::Failed(why) => write!(f, "failed: {why}"),
             Self::Published { outcomes } => published(f, outcomes),
-            Self::Found { pages, revision, present } => {
+            Self::Found { pages, revision, present, .. } => {
                 write!(f, "found {pages} @{revision} ")?;
                 let present = present.as_deref().unwrap_or_default();
                 present.iter().try_for_each(|present| f.write_str(if *present { "+" } else { "-" }))

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use foreword_meta::state::command::Event;
 use foreword_proto::{EntryKey, NamespaceId, PageKey, Revision};
 
 use super::{Invariant, View, Violation, ensure};
@@ -24,6 +25,8 @@ struct Acknowledged {
 /// Follows every acknowledgement.
 #[derive(Debug, Default)]
 pub struct AcknowledgedPublishSurvives {
+    /// What the run began with is in `last`.
+    begun: bool,
     seen: usize,
     /// Above what the reference has.
     waiting: Vec<Acknowledged>,
@@ -61,7 +64,23 @@ fn is_true(oracle: &Oracle, told: &Acknowledged) -> Result<(), Violation> {
 }
 
 impl AcknowledgedPublishSurvives {
+    /// What the run began with was acknowledged before it.
+    fn begin(&mut self, oracle: &Oracle) {
+        if std::mem::replace(&mut self.begun, true) || oracle.generated() == 0 {
+            return;
+        }
+        let entries = oracle.entries_after(0).take_while(|entry| entry.revision <= oracle.generated());
+        for entry in entries {
+            for event in entry.steps.iter().flat_map(|step| &step.events) {
+                if let Event::Published { namespace, page } = event {
+                    self.last.insert((*namespace, page.key), entry.revision);
+                }
+            }
+        }
+    }
+
     fn look(&mut self, oracle: &Oracle, records: &[Record]) -> Result<(), Violation> {
+        self.begin(oracle);
         for record in &records[self.seen.min(records.len())..] {
             self.waiting.extend(acknowledged(record));
         }
@@ -148,9 +167,11 @@ impl Invariant for AcknowledgedPublishSurvives {
 
 #[cfg(test)]
 mod tests {
+    use foreword_meta::generated::Plan;
+
     use super::*;
     use crate::invariants::testing::{looked_up, published};
-    use crate::oracle::tests::Log;
+    use crate::oracle::tests::{Log, begun_with};
 
     fn log() -> (Log, Revision, Revision) {
         let mut log = Log::new(4);
@@ -202,5 +223,18 @@ mod tests {
         let read = |present: &[bool]| check.final_read(&log.oracle, &looked_up(&[1, 2], last, present, true, (5, 6)));
         assert_eq!(read(&[false, true]), Ok(()), "1 was retired");
         assert_eq!(read(&[false, false]).unwrap_err().name, NAME);
+    }
+
+    #[test]
+    fn what_the_run_began_with_was_acknowledged() {
+        let plan = Plan::pages(1, 100);
+        let (oracle, _) = begun_with(&plan);
+        let mut check = AcknowledgedPublishSurvives::default();
+        check.look(&oracle, &[]).unwrap();
+        assert_eq!(check.compared(), 100);
+        let mut read = looked_up(&[1], oracle.revision(), &[false], true, (5, 6));
+        let Call::Lookup { keys, .. } = &mut read.call else { panic!("it is a lookup") };
+        *keys = vec![plan.keys(0).page(7)];
+        assert_eq!(check.final_read(&oracle, &read).unwrap_err().name, NAME);
     }
 }

@@ -14,8 +14,9 @@ use crate::oracle::AppliedEntry;
 use crate::world::context::SimTime;
 
 const NAME: &str = "generations-never-fall";
-/// How often all slots of a replica are looked at.
+/// How often all slots of a replica are looked at, and less often the more there are: a generation that fell stays so.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+const LOOK_EVERY_PER_SLOT: Duration = Duration::from_micros(20);
 
 /// The generation of each slot's last grant; slabs that were dropped are remembered, since their ids never come back.
 #[derive(Debug, Default)]
@@ -78,7 +79,8 @@ impl Invariant for GenerationsNeverFall {
             let due = self.looked.get(&replica.id).is_none_or(|at| *at <= view.now);
             // Generations are small numbers that grow: a replica that is behind may know older ones.
             if due && replica.group.applied.revision() >= self.seen {
-                self.looked.insert(replica.id, view.now + LOOK_EVERY);
+                let every = LOOK_EVERY + LOOK_EVERY_PER_SLOT * self.granted.len() as u32;
+                self.looked.insert(replica.id, view.now + every);
                 replica.group.applied.read(|state| self.knows(replica.id, state))?;
             }
         }

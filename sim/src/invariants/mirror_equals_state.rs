@@ -15,7 +15,7 @@ use crate::world::context::SimTime;
 const NAME: &str = "mirror-equals-state";
 /// A mirror is compared this often at most, and less often the more pages it has: a wrong page stays wrong.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-const LOOK_EVERY_PER_PAGE: Duration = Duration::from_micros(200);
+const LOOK_EVERY_PER_PAGE: Duration = Duration::from_micros(20);
 /// Differences that a message names.
 const DIFFERENCES_MAX: usize = 3;
 

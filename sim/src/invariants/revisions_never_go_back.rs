@@ -112,7 +112,7 @@ mod tests {
     fn lookup(min_revision: Revision, revision: Revision, (invoked, returned): (u64, u64)) -> Record {
         let call =
             Call::Lookup { namespace: 1, keys: vec![key(1)], min_revision, linearizable: false, at: Target::Agent };
-        let found = Outcome::Found { pages: 0, revision, present: None };
+        let found = Outcome::Found { pages: 0, revision, present: None, locations: None };
         crate::invariants::testing::record(1, (invoked, returned), call, found)
     }
 

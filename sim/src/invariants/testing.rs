@@ -54,7 +54,8 @@ pub(crate) fn looked_up(
     let keys: Vec<PageKey> = numbers.iter().map(|number| key(*number)).collect();
     let call = Call::Lookup { namespace: 1, keys, min_revision: 0, linearizable, at: Target::Replica(1) };
     let pages = present.iter().take_while(|there| **there).count() as u32;
-    let mut record = record(2, at, call, Outcome::Found { pages, revision, present: Some(present.to_vec()) });
+    let found = Outcome::Found { pages, revision, present: Some(present.to_vec()), locations: None };
+    let mut record = record(2, at, call, found);
     record.agent = None;
     record
 }

@@ -11,12 +11,13 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use foreword_meta::consensus::entry_codec::decode_entry;
 use foreword_meta::consensus::types::{EntryBatch, LogId};
+use foreword_meta::generated::state::TERM;
 use foreword_meta::state::State;
 use foreword_meta::state::codec::decode_batch;
 use foreword_meta::state::command::{ClusterSettings, Command, Event, Outcome};
 use foreword_meta::state::invariants::{Summary, Violation, check, check_command, check_step};
 use foreword_proto::{EntryKey, Location, NamespaceId, Revision, SessionId, SlotRef};
-use openraft::EntryPayload;
+use openraft::{CommittedLeaderId, EntryPayload};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use presence::{Change, NamespaceSum, Presence, hash_of_page};
@@ -31,6 +32,9 @@ pub const ENTRIES_KEPT: usize = 4096;
 const STEP_SLOTS_PER_COMMAND: u64 = 32;
 /// Slots and pages that an entry's share of the whole checks may look at, on average.
 const CHECK_ITEMS_PER_ENTRY: u64 = 4;
+
+/// Who led while what the run begins with was made.
+const FIRST_LEADER: u64 = 1;
 
 /// One command of an entry, with what it did.
 #[derive(Debug, Clone)]
@@ -75,11 +79,13 @@ impl<T> Recent<T> {
     }
 }
 
+/// Hash of an entry's bytes; None: no disk has had it, it is in the state that the run began with.
+type Item = Option<u64>;
+
 /// What is remembered of each revision.
 #[derive(Debug)]
 struct Memory {
-    /// Of the item's bytes.
-    item: u64,
+    item: Item,
     log_id: LogId,
     /// Of the state after it.
     digest: u64,
@@ -91,7 +97,7 @@ struct Memory {
 pub struct Oracle {
     state: State,
     /// Hash of the entry that formed the group, whose index is no revision.
-    formed: Option<u64>,
+    formed: Option<Item>,
     memory: Recent<Memory>,
     entries: Recent<AppliedEntry>,
     presence: Presence,
@@ -100,6 +106,7 @@ pub struct Oracle {
     step_checks: u64,
     checks: u64,
     violations: Vec<Violation>,
+    generated: Revision,
 }
 
 impl Oracle {
@@ -116,7 +123,26 @@ impl Oracle {
             step_checks: 0,
             checks: 0,
             violations: Vec::new(),
+            generated: 0,
         }
+    }
+
+    /// Before any entry, follows the commands that made the state which the run begins with: each is an entry, from revision 1.
+    pub fn begin_with(&mut self, generated: &[Command]) {
+        if generated.is_empty() {
+            return;
+        }
+        self.formed = Some(None);
+        for (revision, command) in (1..).zip(generated) {
+            let log_id = LogId::new(CommittedLeaderId::new(TERM, FIRST_LEADER), revision);
+            self.apply_entry(revision, (None, log_id), vec![command.clone()]);
+        }
+        self.generated = self.revision();
+    }
+
+    /// The last revision of what the run began with; 0: it began with nothing.
+    pub fn generated(&self) -> Revision {
+        self.generated
     }
 
     /// The index that is applied next. 0: the entry that forms the group.
@@ -146,21 +172,22 @@ impl Oracle {
             EntryPayload::Blank | EntryPayload::Membership(_) => Vec::new(),
         };
         if index == 0 {
-            self.formed = Some(hash);
+            self.formed = Some(Some(hash));
             return;
         }
-        self.apply_entry(index, (hash, log_id), commands);
+        self.apply_entry(index, (Some(hash), log_id), commands);
     }
 
     fn read_again(&mut self, index: u64, hash: u64, item: &Bytes) {
         let before = if index == 0 { self.formed } else { self.memory.get(index).map(|memory| memory.item) };
+        let before = before.flatten();
         if before.is_some_and(|before| before != hash) {
             let now = decode_entry(index, item).map(|entry| entry.log_id.to_string());
             self.violated("nothing-goes-back", format!("committed entry {index} changed: now {now:?}"));
         }
     }
 
-    fn apply_entry(&mut self, revision: Revision, (item, log_id): (u64, LogId), commands: Vec<Command>) {
+    fn apply_entry(&mut self, revision: Revision, (item, log_id): (Item, LogId), commands: Vec<Command>) {
         let mut steps = Vec::with_capacity(commands.len());
         self.state.begin_entry(log_id.leader_id.term, log_id.index);
         for command in commands {

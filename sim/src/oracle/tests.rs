@@ -3,13 +3,17 @@
 use bytes::Bytes;
 use foreword_meta::consensus::entry_codec::encode_entry;
 use foreword_meta::consensus::types::{Entry, EntryBatch};
+use foreword_meta::generated::state::generate_told;
+use foreword_meta::generated::{PAGE_BYTES, Plan};
 use foreword_meta::replica::group::encode_commands;
 use foreword_meta::state::codec::encode_batch;
 use foreword_meta::state::command::{ClusterSettings, Command, Outcome, Retirement, SessionOperation};
 use foreword_proto::limits::FORMAT_VERSION;
 use foreword_proto::location::{Checksums, Location};
 use foreword_proto::records::{self, PageRecord};
-use foreword_proto::{AgentId, EntryKey, Namespace, NamespaceId, PageKey, RetireReason, Revision, SessionId, SlotRef};
+use foreword_proto::{
+    AgentId, DirectoryId, EntryKey, Namespace, NamespaceId, PageKey, RetireReason, Revision, SessionId, SlotRef,
+};
 use openraft::{CommittedLeaderId, EntryPayload, LogId};
 
 use super::*;
@@ -33,6 +37,31 @@ pub(crate) fn item(index: u64, term: u64, commands: &[Command]) -> Bytes {
     )
 }
 
+/// One slab of so many bytes.
+fn settings(l3_bytes: u64) -> ClusterSettings {
+    ClusterSettings {
+        chunk_bytes: 4096,
+        slab_bytes: l3_bytes,
+        l3_bytes,
+        read_rest_ms: READ_REST_MS,
+        write_rest_ms: WRITE_REST_MS,
+        first_feature_level: 1,
+        hf3fs_protection_ms: 30_000,
+        lease_ms: 1000,
+    }
+}
+
+/// The oracle of a run that begins with a generated state of up to 4,096 pages, and that state.
+pub(crate) fn begun_with(plan: &Plan) -> (Oracle, State) {
+    let (settings, mut commands) = (settings(4096 * PAGE_BYTES as u64), Vec::new());
+    let directories = [(1, DirectoryId([1; 16]))].into();
+    let keep = &mut |command: &Command| commands.push(command.clone());
+    let made = generate_told(plan, &settings, &directories, keep).unwrap();
+    let mut oracle = Oracle::new(settings);
+    oracle.begin_with(&commands);
+    (oracle, made)
+}
+
 /// The session of node `a`.
 pub(crate) const SESSION: SessionId = SessionId([1; 16]);
 
@@ -53,16 +82,7 @@ impl Log {
 
     pub(crate) fn with_shards(slots: u64, shard_bytes: Vec<u64>) -> Self {
         let (shards, slot_bytes) = (shard_bytes.len(), shard_bytes.iter().sum::<u64>());
-        let settings = ClusterSettings {
-            chunk_bytes: 4096,
-            slab_bytes: slots * slot_bytes,
-            l3_bytes: slots * slot_bytes,
-            read_rest_ms: READ_REST_MS,
-            write_rest_ms: WRITE_REST_MS,
-            first_feature_level: 1,
-            hf3fs_protection_ms: 30_000,
-            lease_ms: 1000,
-        };
+        let settings = settings(slots * slot_bytes);
         let mut log =
             Self { oracle: Oracle::new(settings), items: vec![], free: vec![], session: SESSION, sequence: 0, shards };
         log.entry(&[]);
@@ -223,6 +243,23 @@ fn bytes_that_are_no_entry_are_found() {
     log.oracle.advance(next, &torn.into());
     assert_eq!(log.oracle.violations()[0].name, "promises-before-votes");
     assert_eq!(log.oracle.next_index(), next);
+}
+
+#[test]
+fn what_a_run_begins_with_is_followed_from_its_first_command() {
+    let plan = Plan { rests: 30, sessions: 1, page_files: vec![40], ..Plan::pages(1, 2_000) };
+    let (mut oracle, made) = begun_with(&plan);
+    let last = made.revision();
+    assert_eq!(oracle.violations(), []);
+    assert_eq!((oracle.revision(), oracle.generated()), (last, last));
+    assert_eq!(oracle.digest_at(last), Some(made.digest()));
+    assert_eq!(oracle.entries_after(0).count() as u64, last);
+    let key = |number| plan.keys(0).page(number).entry();
+    let there = made.location(1, &key(1_999)).map(|location| location.to_location());
+    assert_eq!(oracle.present_at(1, &key(1_999), last), there.as_ref());
+    assert_eq!(oracle.present_at(1, &key(2_000), last), None, "it was evicted");
+    oracle.advance(last + 1, &item(last + 1, 2, &[]));
+    assert_eq!(oracle.next_index(), last + 2);
 }
 
 #[test]

@@ -197,7 +197,8 @@ impl Client {
         };
         match answer(client.lookup(with_deadline(request)), Effects::None).await {
             Ok(found) => {
-                self.end(id, Outcome::Found { pages: found.pages, revision: found.revision, present: None });
+                let (pages, revision) = (found.pages, found.revision);
+                self.end(id, Outcome::Found { pages, revision, present: None, locations: None });
                 Some((found.pages as usize).min(keys.len()))
             }
             Err(broken) => {
@@ -360,12 +361,14 @@ impl Client {
             keys: page_keys_to_wire(keys),
             freshness: Some(Freshness { min_revision, linearizable }),
             every_key: true,
+            with_locations: true,
             ..Default::default()
         };
         let found = answer(client.lookup(with_deadline(request)), Effects::None).await;
         self.at_replica(id, found, |found| {
             let present: Vec<bool> = found.present.iter().map(|byte| *byte == 1).collect();
-            (Outcome::Found { pages: found.prefix, revision: found.revision, present: Some(present.clone()) }, present)
+            let (pages, revision, locations) = (found.prefix, found.revision, Some(found.locations));
+            (Outcome::Found { pages, revision, present: Some(present.clone()), locations }, present)
         })
     }
 

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::prompts::{Prompts, Source};
 use super::{Client, Fresh, GetHow, PutHow, Space};
 use super::{ClientParts, Load, stopped};
+use crate::generated;
 
 /// One engine of the load.
 pub(super) struct Engine {
@@ -82,7 +83,7 @@ impl Engine {
     async fn step(&mut self) {
         let space = self.space();
         let now_ms = self.start.elapsed().as_millis() as u64;
-        let keys = self.source.next(self.client.random(), now_ms);
+        let keys = self.source.next(self.client.random(), space.number, now_ms);
         let agent = if self.percent(self.load.away_percent) { self.other(self.home) } else { self.home };
         let demands = self.percent(self.load.min_revision_percent);
         let fresh = Fresh {
@@ -132,6 +133,9 @@ impl Engine {
             let fresh = Fresh { min_revision: demanded, linearizable: !self.percent(40) };
             self.client.lookup_at_replica(replica, namespace, keys, fresh).await;
         }
+        if let Some(pages) = self.load.generated.get(usize::from(space.number)) {
+            self.among_generated(space, namespace, *pages).await;
+        }
         if self.percent(self.load.delete_percent) {
             let replica = self.client.any_replica();
             let first = self.below(keys.len() as u64) as usize;
@@ -141,6 +145,19 @@ impl Engine {
         if self.below(1_000) < u64::from(self.load.clear_per_mille) {
             let replica = self.client.any_replica();
             self.client.clear(replica, namespace).await;
+        }
+    }
+
+    /// Lookups, and deletes, anywhere in a namespace that had so many pages before the run.
+    async fn among_generated(&mut self, space: &Space, namespace: u32, pages: u64) {
+        let keys = generated::some_keys(self.client.random(), space.number, pages);
+        let fresh = Fresh { min_revision: 0, linearizable: self.percent(50) };
+        let replica = self.client.any_replica();
+        self.client.lookup_at_replica(replica, namespace, &keys, fresh).await;
+        if self.percent(self.load.sweep_percent) {
+            let listed = generated::listed_keys(self.client.random(), space.number, pages);
+            let replica = self.client.any_replica();
+            self.client.delete(replica, namespace, &listed).await;
         }
     }
 

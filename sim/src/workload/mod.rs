@@ -33,6 +33,7 @@ pub use flood::flood;
 pub use prompts::{PAGES_MAX, PAGES_MIN, Prompts};
 pub use transfer::Nonce;
 
+use crate::generated;
 use crate::history::SharedHistory;
 use engine::Engine;
 use watcher::{Pace, Watcher};
@@ -92,6 +93,8 @@ pub struct Load {
     /// Steps after which some of the prompt's pages are deleted; of a thousand, those after which the namespace is cleared.
     pub delete_percent: u32,
     pub clear_per_mille: u32,
+    /// Steps after which a long list of generated pages is deleted, most of which have been gone for long.
+    pub sweep_percent: u32,
     /// Watchers that read slowly, stall and come back.
     pub slow_watchers: u32,
     /// One watcher a namespace from its beginning that records every event.
@@ -100,11 +103,17 @@ pub struct Load {
     pub page_engines: u32,
     /// Clients that hold a lease, renew it at every replica in turn, and do nothing else.
     pub leaseholders: u32,
+    /// Pages of each namespace that the group has before the run begins ([`crate::generated`]), which the load's namespaces are then;
+    /// none: it begins with nothing.
+    pub generated: Vec<u64>,
 }
 
 impl Load {
     /// The namespaces of this load, in order.
     pub fn spaces(&self) -> Vec<Space> {
+        if !self.generated.is_empty() {
+            return (0..self.generated.len()).map(generated::space).collect();
+        }
         let space = |number: u32| {
             let shape = &self.shapes[number as usize % self.shapes.len()];
             let mut namespace = Namespace::simple(&format!("model-{number}"), PAGE_TOKENS, shape.clone());

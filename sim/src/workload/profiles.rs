@@ -19,6 +19,7 @@ impl Load {
             Self::page_files(),
             Self::members(),
             Self::twins(),
+            Self::large(),
         ]
     }
 
@@ -54,10 +55,12 @@ impl Load {
             cut_percent: 1,
             delete_percent: 0,
             clear_per_mille: 0,
+            sweep_percent: 0,
             slow_watchers: 0,
             diligent_watchers: false,
             page_engines: 0,
             leaseholders: 0,
+            generated: Vec::new(),
         }
     }
 
@@ -172,6 +175,26 @@ impl Load {
             prompts: Prompts::Churn { again_percent: 45 },
             engines: 6,
             think_ms: (30, 120),
+            ..Self::shared_prefixes()
+        }
+    }
+
+    /// Tens of thousands of pages from the beginning, most of which nobody reads, and L3 almost full of them.
+    pub fn large() -> Self {
+        Self {
+            name: "large".into(),
+            l3_bytes: 52 * 4 * MIB,
+            slab_bytes: 4 * MIB,
+            arena_bytes: 4 * MIB,
+            prompts: Prompts::Generated { fresh_percent: 40 },
+            generated: vec![30_000, 15_000, 5_000],
+            think_ms: (40, 160),
+            delete_percent: 3,
+            clear_per_mille: 4,
+            // Long commands: half a large state of log is what makes a snapshot due.
+            sweep_percent: 30,
+            slow_watchers: 2,
+            diligent_watchers: true,
             ..Self::shared_prefixes()
         }
     }

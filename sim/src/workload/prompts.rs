@@ -2,10 +2,13 @@
 
 use std::collections::VecDeque;
 
+use foreword_meta::generated::CHAIN_PAGES;
 use foreword_proto::PageKey;
 use foreword_proto::workload::chain_keys;
 use foreword_seams::Entropy;
 use serde::{Deserialize, Serialize};
+
+use crate::generated;
 
 /// How an engine's prompts come about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +32,11 @@ pub enum Prompts {
     },
     /// Prompts that were never seen, all of one length.
     Fresh { pages: u32 },
+    /// The beginnings of chains that the group has from before the run, and what conversations that go on from there add to them.
+    Generated {
+        /// Of a hundred prompts, those that begin otherwise: as with `Churn`, half of them again.
+        fresh_percent: u32,
+    },
 }
 
 /// Pages of a prompt.
@@ -36,6 +44,10 @@ pub const PAGES_MIN: u64 = 4;
 pub const PAGES_MAX: u64 = 12;
 /// Prompts of its own that an engine remembers.
 const REMEMBERED: usize = 6;
+/// Beside generated chains, prompts that were asked for before, of a hundred.
+const AGAIN_PERCENT: u32 = 50;
+/// What follows on a generated chain is one of so many blocks: few, so that conversations meet.
+const NEXT_BLOCKS: u64 = 4;
 
 /// The prompts of one engine.
 pub(super) struct Source {
@@ -48,9 +60,13 @@ impl Source {
         Self { prompts, remembered: VecDeque::new() }
     }
 
-    /// The next prompt's keys. `now_ms`: the engine's clock, for those that ask together.
-    pub(super) fn next(&mut self, random: &dyn Entropy, now_ms: u64) -> Vec<PageKey> {
+    /// The next prompt's keys, in this namespace of the load. `now_ms`: the engine's clock, for those that ask together.
+    pub(super) fn next(&mut self, random: &dyn Entropy, space: u16, now_ms: u64) -> Vec<PageKey> {
         let blocks = match self.prompts {
+            Prompts::Generated { fresh_percent } if random.below(100) >= u64::from(fresh_percent) => {
+                return goes_on(random, space);
+            }
+            Prompts::Generated { .. } => self.churn(random, AGAIN_PERCENT),
             Prompts::SharedPrefixes { roots, tails } => self.shared(random, roots, tails),
             Prompts::Herd { round_ms } => herd(now_ms / round_ms.max(1)),
             Prompts::Churn { again_percent } => self.churn(random, again_percent),
@@ -104,6 +120,19 @@ impl Source {
 const TAIL: u64 = 1 << 32;
 const HERD: u64 = 1 << 40;
 const FRESH: u64 = 1 << 63;
+
+/// A generated chain's beginning, and some pages behind it that a key before them and a block make.
+fn goes_on(random: &dyn Entropy, space: u16) -> Vec<PageKey> {
+    let chain = random.below(generated::CHAINS_WRITTEN) * CHAIN_PAGES;
+    let (known, more) = (1 + random.below(PAGES_MAX - PAGES_MIN), random.below(PAGES_MIN));
+    let keys = generated::keys(usize::from(space));
+    let mut prompt: Vec<PageKey> = (chain..chain + known).map(|number| keys.page(number)).collect();
+    for _ in 0..more {
+        let before = prompt.last().map_or([0; 32], |key| key.0);
+        prompt.push(PageKey::opaque(&[&before[..], &random.below(NEXT_BLOCKS).to_le_bytes()].concat()));
+    }
+    prompt
+}
 
 /// Every fourth round asks again for the prompt of two rounds before.
 fn herd(round: u64) -> Vec<u64> {

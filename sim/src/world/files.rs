@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use foreword_proto::limits::SNAPSHOT_CHUNK_BYTES;
 use foreword_seams::{FileReader, FileWriter, Files};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -37,7 +38,12 @@ pub struct FilesCounts {
     /// Files that were never sealed: their writers were dropped, or a crash came while they were being sealed.
     pub unsealed_lost: u64,
     pub rotten: u64,
+    /// Files of more than [`LARGE_BYTES`] that were given another name: what another host sent, once it is used.
+    pub large_adopted: u64,
 }
+
+/// More than is read or sent at once.
+const LARGE_BYTES: usize = SNAPSHOT_CHUNK_BYTES;
 
 #[derive(Debug, Clone, Copy)]
 #[repr(u64)]
@@ -104,6 +110,7 @@ impl Dir {
             Some(Change::Remove { name }) => _ = self.sealed.remove(&name),
             Some(Change::Rename { from, to }) => {
                 if let Some(file) = self.sealed.remove(&from) {
+                    self.counts.large_adopted += u64::from(file.len() > LARGE_BYTES);
                     self.sealed.insert(to, file);
                 }
             }

@@ -102,6 +102,11 @@ impl SimL3 {
         self.device.init(&ClusterMark::new(cluster_id, chunk_bytes, "sim"))
     }
 
+    /// Puts bytes that were written before the run began.
+    pub fn put(&self, cluster_id: ClusterId, slab: SlabId, offset: u64, bytes: &[u8]) {
+        self.device.put(cluster_id, slab, offset, bytes).expect("the cluster's directory is there");
+    }
+
     /// What makes the store of one agent. `name` is the host's, for its errors in the trace.
     pub fn store_factory(&self, host: u32, name: &str) -> StoreFactory {
         let faults = Arc::new(HostFaults { host, name: name.to_owned(), state: self.state.clone() });

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use foreword_sim::canaries::{CANARIES, Canary, NEEDS_TWO, hunt, without};
+use foreword_sim::canaries::{CANARIES, Canary, NEEDS_LARGE, NEEDS_TWO, hunt, without};
 use foreword_sim::faults::kind::Place;
 use foreword_sim::faults::{Fault, FaultKind};
+use foreword_sim::profiles::Profile;
 use foreword_sim::run::{Options, SECONDS_MIN, simulate};
 use parking_lot::Mutex;
 
@@ -74,4 +75,18 @@ fn the_canary_that_needs_two_faults_shows_nothing_with_one_of_them() {
     for one in two {
         assert!(!run(vec![one]));
     }
+}
+
+#[test]
+fn the_canary_that_needs_a_large_state_shows_nothing_in_a_small_one() {
+    let canary = Canary::named(NEEDS_LARGE).unwrap();
+    let run = |profile: &str| {
+        let profile = Profile::named(profile).unwrap();
+        let mut options = Options::new(canary.seed_hint, profile, SECONDS_MIN);
+        (canary.plant)(&mut options);
+        simulate(options)
+    };
+    assert!(canary.is_named_in(&run("large")));
+    // Mirrors are resynced all the time, and namespaces have one bucket.
+    assert_eq!(run("slow-watchers").violations, []);
 }
