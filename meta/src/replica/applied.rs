@@ -1,6 +1,7 @@
 //! What this replica has applied: the state, with the log position and membership that belong to it.
 
 use std::collections::VecDeque;
+use std::panic::Location;
 use std::sync::Arc;
 
 use foreword_proto::Revision;
@@ -61,17 +62,19 @@ impl Applied {
     }
 
     /// Reads the state at the end of an entry; keep it short: applying waits.
+    #[track_caller]
     pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         self.read_with_position(|state, _| look(state))
     }
 
     /// Reads the state at the end of an entry, with its position.
+    #[track_caller]
     pub fn read_with_position<T>(&self, look: impl FnOnce(&State, &Position) -> T) -> T {
         let _entry = self.entry.lock();
         let inner = self.inner.read();
         let hold = self.held.begin();
         let result = look(&inner.state, &inner.position);
-        self.held.end(hold);
+        self.held.end(hold, &Location::caller());
         result
     }
 
@@ -96,15 +99,19 @@ impl Applied {
         let whole = self.entry.lock();
         let (mut events, mut outcomes) = (Vec::new(), Vec::with_capacity(commands.len()));
         let entry = self.held.begin();
+        // Beside lookups: only who holds `entry` changes the state.
+        let copies = self.inner.read().state.copies_for(commands);
         let mut inner = self.inner.write();
         let mut hold = self.held.begin();
+        inner.state.put_copies(copies);
         inner.state.begin_entry(log_id.leader_id.term, log_id.index);
         let mut events_before = 0;
         for (number, command) in commands.iter().enumerate() {
             outcomes.push(inner.state.apply(log_id.index, command, &mut events));
-            if events.len() - events_before >= EVENTS_PER_HOLD || (number + 1).is_multiple_of(COMMANDS_PER_HOLD) {
+            let changes = events.len() - events_before;
+            if changes >= EVENTS_PER_HOLD || (number + 1).is_multiple_of(COMMANDS_PER_HOLD) {
+                self.held.end(hold, &format_args!("applying {changes} changes of entry {}", log_id.index));
                 events_before = events.len();
-                self.held.end(hold);
                 RwLockWriteGuard::bump(&mut inner);
                 hold = self.held.begin();
             }
@@ -149,7 +156,7 @@ impl Applied {
         if log_id.index > 0 {
             self.note_digest(&inner.state);
         }
-        self.held.end(hold);
+        self.held.end(hold, &format_args!("applying the last changes of entry {}", log_id.index));
         drop(inner);
         self.revision.send_replace(log_id.index);
         entry
@@ -166,7 +173,7 @@ impl Applied {
             let hold = self.held.begin();
             let old = std::mem::replace(&mut *inner, Inner { state, position });
             self.observers.iter().for_each(|observer| observer.replaced(&inner.state));
-            self.held.end(hold);
+            self.held.end(hold, &"installing a snapshot");
             old
         };
         self.revision.send_replace(revision);

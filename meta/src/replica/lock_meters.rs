@@ -1,11 +1,16 @@
 //! How long the lock of the applied state is held: whoever wants it waits as long.
 
+use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use foreword_seams::Telemetry;
 use foreword_seams::stopwatch::Stopwatch;
 use metrics::{Gauge, Histogram};
+
+/// Holds of this length are worth a line for who looks for them, and those of the other for everybody.
+const LONG: Duration = Duration::from_millis(2);
+const TOO_LONG: Duration = Duration::from_millis(250);
 
 /// One measured duration: its distribution, and the longest since the start.
 struct Meter {
@@ -69,9 +74,17 @@ impl LockMeters {
         self.entry.record(since.0.took().wall.as_secs_f64());
     }
 
-    /// It is let go of.
-    pub(super) fn end(&self, hold: Hold) {
+    /// It is let go of by who did this.
+    pub(super) fn end(&self, hold: Hold, who: &dyn Display) {
         let took = hold.0.took();
+        if took.wall >= LONG {
+            let ms = |span: Duration| span.as_secs_f64() * 1e3;
+            let (held_ms, cpu_ms) = (ms(took.wall), ms(took.cpu));
+            match took.wall >= TOO_LONG {
+                true => tracing::warn!(%who, held_ms, cpu_ms, "the lock of the applied state was held for long"),
+                false => tracing::debug!(%who, held_ms, cpu_ms, "the lock of the applied state was held"),
+            }
+        }
         self.wall.record(took.wall);
         self.cpu.record(took.cpu);
     }

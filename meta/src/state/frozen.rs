@@ -64,12 +64,6 @@ impl State {
         self.location(namespace, key).map(|location| self.room.parent_of(location.slot))
     }
 
-    /// The digests of a namespace's 2^n buckets ([`foreword_proto::buckets`]), and n, which is at most `bits_max`; costs what it has in
-    /// buckets.
-    pub fn bucket_digests(&self, namespace: NamespaceId, bits_max: u32) -> (u32, Vec<u64>) {
-        self.pages.bucket_digests(namespace, bits_max)
-    }
-
     /// The pages of one of a namespace's buckets, where there are 2^`bits` of them; costs what is in it.
     pub fn pages_in_bucket(
         &self,

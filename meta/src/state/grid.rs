@@ -14,6 +14,20 @@ pub(super) struct Grid<T> {
     segments: Vec<Option<Arc<Segment<T>>>>,
 }
 
+/// Items that a view shares, and their segments, copied ahead of a change.
+#[derive(Debug)]
+pub(super) struct Copies<T> {
+    segments: Vec<(usize, Arc<Segment<T>>)>,
+    items: Vec<(usize, Arc<T>)>,
+}
+
+impl<T> Copies<T> {
+    /// Nobody shares any of them.
+    pub(super) fn is_empty(&self) -> bool {
+        self.segments.is_empty() && self.items.is_empty()
+    }
+}
+
 impl<T> Default for Grid<T> {
     fn default() -> Self {
         Self { segments: Vec::new() }
@@ -29,6 +43,36 @@ impl<T: Clone> Grid<T> {
     pub(super) fn present_mut(&mut self, at: usize) -> Option<&mut T> {
         self.get(at)?;
         Some(Arc::make_mut(self.slot(at).as_mut()?))
+    }
+
+    /// What changes of these items would copy, copied.
+    pub(super) fn copies(&self, mut numbers: Vec<usize>) -> Copies<T> {
+        numbers.sort_unstable();
+        numbers.dedup();
+        let mut copies = Copies { segments: Vec::new(), items: Vec::new() };
+        for at in numbers {
+            let number = at / SEGMENT_ITEMS;
+            let Some(Some(segment)) = self.segments.get(number) else { continue };
+            let shared = Arc::strong_count(segment) > 1;
+            if shared && copies.segments.last().is_none_or(|(last, _)| *last != number) {
+                copies.segments.push((number, Arc::new(Segment::clone(segment))));
+            }
+            let Some(item) = &segment[at % SEGMENT_ITEMS] else { continue };
+            if shared || Arc::strong_count(item) > 1 {
+                copies.items.push((at, Arc::new(T::clone(item))));
+            }
+        }
+        copies
+    }
+
+    /// Puts copies in place of what they are of, which must not have changed since.
+    pub(super) fn put_copies(&mut self, copies: Copies<T>) {
+        for (number, segment) in copies.segments {
+            self.segments[number] = Some(segment);
+        }
+        for (at, item) in copies.items {
+            *self.slot(at) = Some(item);
+        }
     }
 
     /// Puts an item in place of what is there.

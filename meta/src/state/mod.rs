@@ -8,6 +8,7 @@ mod agents;
 mod apply;
 pub mod codec;
 pub mod command;
+mod copies;
 mod digest;
 mod frozen;
 mod grid;
@@ -40,6 +41,7 @@ use pages::Pages;
 use room::{Room, SlotUse};
 
 pub use agents::{SUSPICION_ALONE_MS, SUSPICION_KEPT_MS, SUSPICIONS_PER_SESSION_MAX, SessionInfo};
+pub use copies::Copies;
 pub use frozen::{Frozen, PresentPage};
 pub use input::DecodeError;
 pub use pages::{LocationRef, NamespaceInfo};

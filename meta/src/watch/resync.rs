@@ -8,18 +8,24 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use foreword_proto::buckets::{BUCKET_BITS_MAX, bits_for, folded};
-use foreword_proto::limits::{META_MESSAGE_BYTES_MAX, WATCH_BUCKET_PAGES, WATCH_DIGEST_BITS_MAX};
+use foreword_proto::limits::{META_MESSAGE_BYTES_MAX, SHARDS_MAX, WATCH_BUCKET_PAGES, WATCH_DIGEST_BITS_MAX};
 use foreword_proto::records::Record;
 use foreword_proto::wire::meta as wire;
 use foreword_proto::{BadInput, Epoch, NamespaceId, Revision};
 use foreword_seams::{Marker, sometimes};
+use metrics::Counter;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::measures::{Counted, Measures};
-use crate::state::State;
+use crate::state::{NamespaceInfo, State};
 
-/// Bytes of one bucket's pages, above which it is sent in halves: the namespace has grown since the resync began.
-const BUCKET_BYTES_MAX: usize = META_MESSAGE_BYTES_MAX / 4;
+/// Pages of one bucket, above which it is sent in halves: the namespace has grown since the resync began. Who applies entries waits
+/// while they are read: a millisecond at most.
+const BUCKET_PAGES_MAX: usize = 4 * WATCH_BUCKET_PAGES as usize;
+/// Digests of the state's buckets that are read at a time, to be compared: some tenths of a millisecond.
+const DIGESTS_AT_ONCE: u32 = 4096;
+
+const _: () = assert!(BUCKET_PAGES_MAX * (48 + 8 * SHARDS_MAX) + (64 << 10) <= META_MESSAGE_BYTES_MAX);
 
 /// What a mirror said it has.
 #[derive(Debug)]
@@ -57,14 +63,26 @@ struct Bucket {
     bucket: u32,
 }
 
+/// What is left to compare: of 2^`bits` buckets those from `next` on.
+#[derive(Debug)]
+struct Comparing {
+    theirs: Vec<u64>,
+    bits: u32,
+    next: u32,
+}
+
 /// A resync under way.
 pub(super) struct Resync {
     namespace: NamespaceId,
     epoch: Epoch,
+    comparing: Option<Comparing>,
+    /// Bits of the buckets that are sent, at least.
+    bits: u32,
     /// Last first.
     todo: Vec<Bucket>,
     /// At which the last bucket was read.
     read_at: Revision,
+    equal: Counter,
     _running: Counted,
     /// Others wait for it.
     _turn: OwnedSemaphorePermit,
@@ -74,6 +92,8 @@ pub(super) struct Resync {
 #[derive(Debug)]
 pub(super) enum Step {
     Bucket(wire::ResyncBucket),
+    /// Some digests were compared, or a bucket was divided: nothing to send.
+    More,
     /// All buckets were sent; it ends with the tail's next revision from this one on.
     EndAt(Revision),
     /// The namespace was cleared or dropped meanwhile, which the tail is about to say.
@@ -81,7 +101,7 @@ pub(super) enum Step {
 }
 
 impl Resync {
-    /// Compares the mirror with the state. None: the namespace is not registered any more.
+    /// Begins with what the mirror has. None: the namespace is not registered any more.
     pub(super) fn begin(
         state: &State,
         namespace: NamespaceId,
@@ -91,63 +111,83 @@ impl Resync {
     ) -> Option<(wire::ResyncBegin, Self)> {
         let info = state.namespace(namespace)?;
         let (epoch, entries, revision) = (info.epoch, info.pages(), state.revision());
-        let (differing, equal) = match mirrored.bits() {
-            Some(bits) if mirrored.epoch == epoch => {
-                let (bits, ours) = state.bucket_digests(namespace, bits);
-                let theirs = folded(&mirrored.digests, bits);
-                let differs = |bucket: &u32| ours[*bucket as usize] != theirs[*bucket as usize];
-                let differing: Vec<Bucket> = buckets(bits).filter(|bucket| differs(&bucket.bucket)).collect();
-                let equal = ours.len() - differing.len();
-                (differing, equal as u64)
-            }
-            _ => (buckets(bits_for(entries, WATCH_BUCKET_PAGES)).collect(), 0),
-        };
+        let bits = bits_for(entries, WATCH_BUCKET_PAGES);
+        let comparable = mirrored.bits().filter(|_| mirrored.epoch == epoch);
+        let comparing = comparable.map(|theirs| {
+            let bits = info.whole_bits().min(theirs);
+            Comparing { theirs: folded(&mirrored.digests, bits), bits, next: 0 }
+        });
+        let todo = if comparing.is_none() { buckets(bits).rev().collect() } else { Vec::new() };
         measures.resyncs.increment(1);
-        measures.buckets_equal.increment(equal);
-        if equal > 0 && entries > 0 {
-            sometimes(Marker::ResyncByDigests);
-        }
         let resync = Self {
             namespace,
             epoch,
-            todo: differing.into_iter().rev().collect(),
+            comparing,
+            bits,
+            todo,
             read_at: revision,
+            equal: measures.buckets_equal.clone(),
             _running: Counted::one(&measures.resyncs_running),
             _turn: turn,
         };
         Some((wire::ResyncBegin { revision, epoch, entries }, resync))
     }
 
-    /// Reads the next bucket off the state: a slice of work of at most [`BUCKET_BYTES_MAX`].
+    /// One slice of work on the state: some digests, or the pages of one bucket.
     pub(super) fn step(&mut self, state: &State) -> Step {
-        if state.namespace(self.namespace).is_none_or(|info| info.epoch != self.epoch) {
-            self.todo.clear();
+        let Some(info) = state.namespace(self.namespace).filter(|info| info.epoch == self.epoch) else {
             return Step::Over;
+        };
+        let Some(Bucket { bits, bucket }) = self.todo.pop() else {
+            return if self.compare(info) { Step::More } else { Step::EndAt(self.read_at) };
+        };
+        self.read_at = state.revision();
+        if let Some(entries) = read(state, self.namespace, Bucket { bits, bucket }) {
+            return Step::Bucket(wire::ResyncBucket { entries, bits, bucket });
         }
-        while let Some(Bucket { bits, bucket }) = self.todo.pop() {
-            self.read_at = state.revision();
-            if let Some(entries) = read(state, self.namespace, Bucket { bits, bucket }) {
-                return Step::Bucket(wire::ResyncBucket { entries, bits, bucket });
-            }
-            let halves = [bucket, bucket | 1 << bits].map(|bucket| Bucket { bits: bits + 1, bucket });
-            self.todo.extend(halves.into_iter().rev());
+        let halves = [bucket, bucket | 1 << bits].map(|bucket| Bucket { bits: bits + 1, bucket });
+        self.todo.extend(halves.into_iter().rev());
+        Step::More
+    }
+
+    /// Compares the next few buckets with the mirror's, and notes those that differ, divided as finely as they are sent. One that is
+    /// equal now differs later by events that the mirror is told of beside. False: there are none left.
+    fn compare(&mut self, info: &NamespaceInfo) -> bool {
+        let Some(Comparing { theirs, bits, next }) = &mut self.comparing else { return false };
+        let at_once = (DIGESTS_AT_ONCE >> (info.whole_bits() - *bits)).max(1);
+        let (some, finer) = (*next..(*next + at_once).min(1 << *bits), self.bits.saturating_sub(*bits));
+        let (bits, compared) = (*bits, some.len());
+        *next = some.end;
+        let last = some.end == 1 << bits;
+        let differing: Vec<u32> =
+            some.rev().filter(|bucket| info.bucket_digest(bits, *bucket) != theirs[*bucket as usize]).collect();
+        let equal = (compared - differing.len()) as u64;
+        if equal > 0 && info.pages() > 0 {
+            sometimes(Marker::ResyncByDigests);
         }
-        Step::EndAt(self.read_at)
+        self.equal.increment(equal);
+        let parts =
+            differing.into_iter().flat_map(|bucket| (0..1 << finer).rev().map(move |part| bucket | part << bits));
+        self.todo.extend(parts.map(|bucket| Bucket { bits: bits + finer, bucket }));
+        if last {
+            self.comparing = None;
+        }
+        true
     }
 }
 
-fn buckets(bits: u32) -> impl Iterator<Item = Bucket> {
+fn buckets(bits: u32) -> impl DoubleEndedIterator<Item = Bucket> {
     (0..1 << bits).map(move |bucket| Bucket { bits, bucket })
 }
 
-/// The records of a bucket's pages. None: they are too many for one message, and it can be divided.
+/// The records of a bucket's pages. None: they are too many at once, and it can be divided.
 fn read(state: &State, namespace: NamespaceId, Bucket { bits, bucket }: Bucket) -> Option<Bytes> {
     let mut out = BytesMut::new();
-    for page in state.pages_in_bucket(namespace, bits, bucket) {
-        page.put(&mut out);
-        if out.len() > BUCKET_BYTES_MAX && bits < BUCKET_BITS_MAX {
+    for (number, page) in state.pages_in_bucket(namespace, bits, bucket).enumerate() {
+        if number == BUCKET_PAGES_MAX && bits < BUCKET_BITS_MAX {
             return None;
         }
+        page.put(&mut out);
     }
     Some(out.freeze())
 }

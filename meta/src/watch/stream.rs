@@ -297,6 +297,7 @@ impl Watcher {
                 self.send(namespace, Kind::Bucket(bucket)).await?;
                 Ok(true)
             }
+            Step::More => Ok(true),
             Step::EndAt(revision) if revision > self.cursor => {
                 self.need(revision);
                 Ok(false)

@@ -337,6 +337,19 @@ async fn a_mirror_that_lost_its_place_is_sent_the_buckets_that_differ() {
     assert!(!mirror.entries.contains_key(&entry(DOOMED)));
 }
 
+/// It knows the epoch and has no page: one digest, which says nothing of how much it lacks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_that_has_nothing_yet_is_sent_buckets_of_few_pages_each() {
+    let (cluster, mut agent) = large(16 << 10, 30_000).await;
+    let mut mirror = Mirror::open(&cluster, 1, agent.namespace).await;
+    assert!(mirror.step().await && mirror.epoch > 0);
+    (mirror.buckets, mirror.entries) = (0, BTreeMap::new());
+    mirror.resync(&cluster, 1).await;
+    mirror.reach(agent.publish(MANY..MANY + 1).await).await;
+    assert_eq!(mirror.entries.len() as u64, MANY + 1);
+    assert!(u64::from(mirror.buckets) >= MANY / WATCH_BUCKET_PAGES, "{} buckets", mirror.buckets);
+}
+
 /// A resync that takes longer than what is kept of events covers: it used to end where the tail was gone, and to begin again, for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_resync_ends_under_a_load_that_overflows_what_is_kept_meanwhile() {

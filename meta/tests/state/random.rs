@@ -82,6 +82,10 @@ impl Run {
         self.revision += 1;
         let before = Summary::of(&self.state);
         let (mut events, mut twin_events) = (Vec::new(), Vec::new());
+        // As a replica does it; the twin copies what views share while it applies.
+        let copies = self.state.copies_for(std::slice::from_ref(command));
+        self.state.put_copies(copies);
+        assert!(self.state.copies_for(std::slice::from_ref(command)).is_empty(), "{command:?}");
         let outcome = self.state.apply(self.revision, &decoded, &mut events);
         assert_eq!(self.twin.apply(self.revision, command, &mut twin_events), outcome);
         assert_eq!(twin_events, events);

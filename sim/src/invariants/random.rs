@@ -184,9 +184,10 @@ impl Run {
     /// As a replica does it, all buckets of them.
     fn resync(&mut self) {
         let state = self.log.oracle.state();
-        let (epoch, revision) = (state.namespace(NAMESPACE).expect("registered").epoch, state.revision());
+        let (info, revision) = (state.namespace(NAMESPACE).expect("registered"), state.revision());
+        let (epoch, bits) = (info.epoch, info.whole_bits().min(2));
         let mut buckets = Vec::new();
-        let (bits, ours) = state.bucket_digests(NAMESPACE, 2);
+        let ours: Vec<u64> = (0..1 << bits).map(|bucket| info.bucket_digest(bits, bucket)).collect();
         for bucket in 0..1 << bits {
             buckets.push((bits, bucket, state.pages_in_bucket(NAMESPACE, bits, bucket).collect::<Vec<PageRecord>>()));
         }

@@ -11,6 +11,7 @@ mod publishing;
 mod removal;
 mod table;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use foreword_proto::records::PageRecord;
@@ -19,7 +20,9 @@ use foreword_proto::{EntryKey, Epoch, Fingerprint, Namespace, NamespaceId, PageK
 use super::command::Refusal;
 use super::digest::{Fields, Sums};
 use super::frozen::PresentPage;
+use super::grid::Copies;
 use super::room::Room;
+use bucket::Bucket;
 use garbage::Garbage;
 use namespaces::Namespaces;
 
@@ -34,6 +37,16 @@ pub(super) use removal::RemovalHandler;
 pub(super) struct Pages {
     namespaces: Namespaces,
     garbage: Garbage,
+}
+
+/// Buckets, copied ahead of their change.
+#[derive(Debug)]
+pub(super) struct PageCopies(Vec<(NamespaceId, Copies<Bucket>)>);
+
+impl PageCopies {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl Pages {
@@ -114,13 +127,6 @@ impl Pages {
         })
     }
 
-    /// The digests of a namespace's 2^n buckets, and n: at most `bits_max`, and what its table has whole buckets for.
-    pub(super) fn bucket_digests(&self, namespace: NamespaceId, bits_max: u32) -> (u32, Vec<u64>) {
-        let Some(info) = self.namespaces.get(namespace) else { return (0, vec![0]) };
-        let bits = bits_max.min(info.table.count().ilog2());
-        (bits, info.table.digests(bits))
-    }
-
     /// The pages of one of a namespace's buckets, where there are 2^`bits` of them.
     pub(super) fn pages_in_bucket<'a>(
         &'a self,
@@ -135,6 +141,22 @@ impl Pages {
             parent: room.parent_of(location.slot),
             location: location.to_location(),
         })
+    }
+
+    /// The buckets of these keys that a frozen view shares, copied ahead of their change.
+    pub(super) fn copies_for(&self, keys: BTreeMap<NamespaceId, Vec<EntryKey>>) -> PageCopies {
+        let copies = keys.into_iter().filter_map(|(id, keys)| {
+            let copies = self.namespaces.get(id)?.table.copies_for(keys.into_iter());
+            (!copies.is_empty()).then_some((id, copies))
+        });
+        PageCopies(copies.collect())
+    }
+
+    /// Puts such copies in; nothing was changed since they were made.
+    pub(super) fn put_copies(&mut self, copies: PageCopies) {
+        for (id, copies) in copies.0 {
+            self.namespaces.change(id, |info| info.table.put_copies(copies));
+        }
     }
 
     /// Pages present in all namespaces.

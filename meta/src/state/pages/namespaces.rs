@@ -68,6 +68,17 @@ impl NamespaceInfo {
         self.table.entries()
     }
 
+    /// The highest n of which there are 2^n buckets, each whole or of whole ones ([`foreword_proto::buckets`]). It never falls in an
+    /// epoch.
+    pub fn whole_bits(&self) -> u32 {
+        self.table.count().ilog2()
+    }
+
+    /// The digest of one of 2^`bits` buckets, which are not more than there are whole ones; costs what it consists of.
+    pub fn bucket_digest(&self, bits: u32, bucket: u32) -> u64 {
+        self.table.digest_of(bits, bucket)
+    }
+
     /// What the digests of its pages count times, so that those of another namespace or epoch are others.
     pub(super) fn weight(&self) -> u64 {
         (u64::from(self.id) << 32 | u64::from(self.epoch)).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1

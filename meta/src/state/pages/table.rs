@@ -8,7 +8,7 @@ use foreword_proto::{EntryKey, SlotRef};
 
 use super::bucket::{Bucket, ENTRIES_PER_BUCKET_MAX};
 use super::location::LocationRef;
-use crate::state::grid::Grid;
+use crate::state::grid::{Copies, Grid};
 
 /// Entries of a bucket on average: 10 KiB, which is what the first change after a freeze copies.
 const ENTRIES_PER_BUCKET: u64 = 256;
@@ -132,6 +132,16 @@ impl Table {
         }));
     }
 
+    /// The buckets of these keys that a frozen view shares, copied ahead of their change.
+    pub(super) fn copies_for(&self, keys: impl Iterator<Item = EntryKey>) -> Copies<Bucket> {
+        self.buckets.copies(keys.map(|key| number_of(spread(&key), self.count) as usize).collect())
+    }
+
+    /// Puts such copies in; nothing was changed since they were made.
+    pub(super) fn put_copies(&mut self, copies: Copies<Bucket>) {
+        self.buckets.put_copies(copies);
+    }
+
     /// Adds a page with one checksum a shard, unless its key is there: then where that page is.
     pub(super) fn insert(
         &mut self,
@@ -217,22 +227,12 @@ impl Table {
         buckets.filter(|(_, bucket)| bucket.len() > 0)
     }
 
-    /// The digest of each of 2^`bits` buckets ([`foreword_proto::buckets::bucket_of`]).
-    pub(super) fn digests(&self, bits: u32) -> Vec<u64> {
-        let mut sums = vec![0u64; 1 << bits];
-        let whole = self.count.ilog2() >= bits;
-        for (number, bucket) in self.buckets.iter() {
-            if whole {
-                let sum = &mut sums[number & ((1 << bits) - 1)];
-                *sum = sum.wrapping_add(bucket.digest());
-                continue;
-            }
-            for (key, LocationRef { slot, checksum, further }) in bucket.iter(self.shards) {
-                let sum = &mut sums[foreword_proto::buckets::bucket_of(&key, bits) as usize];
-                *sum = sum.wrapping_add(foreword_proto::buckets::hash_of_page(&key, slot, checksum, further));
-            }
-        }
-        sums
+    /// The digest of one of 2^`bits` buckets ([`foreword_proto::buckets::bucket_of`]), where there are as many.
+    pub(super) fn digest_of(&self, bits: u32, bucket: u32) -> u64 {
+        debug_assert!(bits <= self.count.ilog2());
+        let numbers = (bucket..self.count).step_by(1 << bits);
+        let digests = numbers.filter_map(|number| self.buckets.get(number as usize)).map(Bucket::digest);
+        digests.fold(0, u64::wrapping_add)
     }
 
     /// The digest, computed from every entry.
@@ -294,7 +294,10 @@ mod tests {
                 let expected = sorted(&mut model.keys().copied().filter(|key| bucket_of(key, bits) == bucket));
                 assert_eq!(sorted(&mut table.pages_of(bits, bucket).map(|(key, _)| key)), expected);
             }
-            assert_eq!(table.digests(bits), digests(model, bits), "{bits} bits of {} buckets", table.count());
+            if bits <= table.count().ilog2() {
+                let found: Vec<u64> = (0..1 << bits).map(|bucket| table.digest_of(bits, bucket)).collect();
+                assert_eq!(found, digests(model, bits), "{bits} bits of {} buckets", table.count());
+            }
         }
     }
 
@@ -326,6 +329,33 @@ mod tests {
         }
         let taken: u64 = (0..table.count()).map(|number| table.take_bucket(number).map_or(0, |b| b.len() as u64)).sum();
         assert_eq!((taken, table.entries(), table.digest()), (model.len() as u64, 0, 0));
+    }
+
+    #[test]
+    fn buckets_that_were_copied_ahead_are_not_copied_again_by_the_change() {
+        let mut table = Table::new(1, 1);
+        for number in 0..10_000 {
+            table.insert(key(number), page(number, 1).0, &[number]).unwrap();
+        }
+        let address = |table: &Table, number| std::ptr::from_ref(table.bucket(spread(&key(number))).unwrap());
+        let changed = || (20_000..20_100).chain(0..100);
+        assert!(table.copies_for(changed().map(key)).is_empty(), "nobody shares them");
+        let view = table.clone();
+        let copies = table.copies_for(changed().map(key));
+        table.put_copies(copies);
+        let ahead: Vec<_> = changed().map(|number| address(&table, number)).collect();
+        for number in changed() {
+            assert_ne!(address(&table, number), address(&view, number), "page {number}");
+            if number < 100 {
+                table.remove(&key(number)).unwrap();
+            } else {
+                table.insert(key(number), page(number, 1).0, &[number]).unwrap();
+            }
+        }
+        assert_eq!(changed().map(|number| address(&table, number)).collect::<Vec<_>>(), ahead);
+        assert_eq!((view.entries(), view.digest()), (10_000, view.digest_from_scratch()));
+        assert!((0..10_000).all(|number| view.get(&key(number)).is_some()));
+        assert_eq!((table.entries(), table.digest()), (10_000, table.digest_from_scratch()));
     }
 
     #[test]

@@ -11,6 +11,8 @@ mod rests;
 mod slab;
 mod slots;
 
+use std::collections::BTreeMap;
+
 use foreword_proto::key::ParentHint;
 use foreword_proto::limits::PAGE_BYTES_MAX;
 use foreword_proto::status::L3Status;
@@ -28,6 +30,7 @@ pub(super) use rests::RestKind;
 pub use slab::SlotCounts;
 pub(super) use slab::{Holder, SlotUse};
 pub use slots::ClassStatus;
+pub(super) use slots::SlotCopies;
 
 /// Slots and rests. A clone is cheap: both share slot tables until one changes them.
 #[derive(Debug, Clone)]
@@ -45,6 +48,16 @@ impl Room {
     /// A slot's generation (0: never granted) and use; None for a slot there is not.
     pub(super) fn get(&self, slab: SlabId, slot: Slot) -> Option<(Generation, SlotUse)> {
         self.slots.get(slab, slot)
+    }
+
+    /// The records of these slots that a frozen view shares, copied ahead of their change.
+    pub(super) fn copies_for(&self, slots: BTreeMap<SlabId, Vec<Slot>>) -> SlotCopies {
+        self.slots.copies_for(slots)
+    }
+
+    /// Puts such copies in; nothing was changed since they were made.
+    pub(super) fn put_copies(&mut self, copies: SlotCopies) {
+        self.slots.put_copies(copies);
     }
 
     /// A slot in its present life.

@@ -9,8 +9,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::state::codec::{kinds, record};
 use crate::state::digest::{Fields, Sums};
 
-/// Slots released by one tick at most, a millisecond's work: the rest follow with the next.
-pub(super) const RELEASES_PER_TICK_MAX: usize = 16_384;
+/// Slots released by one tick at most, one or two milliseconds' work: the rest follow with the next.
+pub(super) const RELEASES_PER_TICK_MAX: usize = 8192;
 /// Rests of one chunk: 64 KiB, of which the last is what the first change after a freeze copies.
 const RESTS_PER_CHUNK: usize = 4096;
 

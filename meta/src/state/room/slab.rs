@@ -6,7 +6,7 @@ use foreword_proto::{Generation, Slot, SlotRef};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::state::codec::{Decode, Encode, Sink, unknown_kind};
-use crate::state::grid::Grid;
+use crate::state::grid::{Copies, Grid};
 use crate::state::input::{DecodeError, Input};
 
 /// Slots of one chunk: 6 KiB, which is what the first change after a freeze copies. A chunk no slot of which was ever
@@ -202,6 +202,16 @@ pub(super) struct Slab {
     has_free: Vec<u64>,
 }
 
+/// Chunks of a slab, copied ahead of their change.
+#[derive(Debug)]
+pub(super) struct ChunkCopies(Copies<Chunk>);
+
+impl ChunkCopies {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl Slab {
     pub(super) fn new(slot_bytes: u64, slots: Slot) -> Self {
         let chunks = slots.div_ceil(SLOTS_PER_CHUNK) as usize;
@@ -247,6 +257,16 @@ impl Slab {
         *self.counts.of_kind(old.1.kind()) -= 1;
         *self.counts.of_kind(new.kind()) += 1;
         old
+    }
+
+    /// The chunks of these slots that a frozen view shares, copied ahead of their change.
+    pub(super) fn copies_for(&self, slots: Vec<Slot>) -> ChunkCopies {
+        ChunkCopies(self.chunks.copies(slots.into_iter().map(|slot| (slot / SLOTS_PER_CHUNK) as usize).collect()))
+    }
+
+    /// Puts such copies in; nothing was changed since they were made.
+    pub(super) fn put_copies(&mut self, copies: ChunkCopies) {
+        self.chunks.put_copies(copies.0);
     }
 
     /// The first free slot at or after `from`.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use foreword_proto::status::L3Status;
 use foreword_proto::{Generation, SlabId, SlotRef};
 
-use super::slab::{Holder, Slab, SlotCounts, SlotUse, hash_of_slot};
+use super::slab::{ChunkCopies, Holder, Slab, SlotCounts, SlotUse, hash_of_slot};
 use crate::state::codec::record;
 use crate::state::command::{ClusterSettings, SlabInfo, next_generation};
 use crate::state::digest::{Fields, Sums};
@@ -65,6 +65,16 @@ pub(super) struct Slots {
     pub(super) digest: u64,
 }
 
+/// Chunks of several slabs, copied ahead of their change.
+#[derive(Debug)]
+pub(in crate::state) struct SlotCopies(Vec<(SlabId, ChunkCopies)>);
+
+impl SlotCopies {
+    pub(in crate::state) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl Slots {
     pub(super) fn new() -> Self {
         let counters = Counters { next_slab: 1, slots_reused: 0 };
@@ -96,6 +106,24 @@ impl Slots {
         let (generation, old) = slab.replace(slot.slot, slot.generation, new);
         let before = hash_of_slot(SlotRef { generation, ..slot }, old);
         self.digest = self.digest.wrapping_sub(before).wrapping_add(hash_of_slot(slot, new));
+    }
+
+    /// The chunks of these slots that a frozen view shares, copied ahead of their change.
+    pub(super) fn copies_for(&self, slots: BTreeMap<SlabId, Vec<u32>>) -> SlotCopies {
+        let copies = slots.into_iter().filter_map(|(slab, slots)| {
+            let copies = self.slabs.get(&slab)?.copies_for(slots);
+            (!copies.is_empty()).then_some((slab, copies))
+        });
+        SlotCopies(copies.collect())
+    }
+
+    /// Puts such copies in; nothing was changed since they were made.
+    pub(super) fn put_copies(&mut self, copies: SlotCopies) {
+        for (slab, copies) in copies.0 {
+            if let Some(slab) = self.slabs.get_mut(&slab) {
+                slab.put_copies(copies);
+            }
+        }
     }
 
     /// Leases up to `asked` slots of a class to a holder, creating slabs as the budget allows; possibly none.
