@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use foreword_proto::limits::POLICY_FEED_BYTES_MAX;
 use foreword_proto::versions::OtherVersion;
-use foreword_seams::{Entropy, LocalFiles, Marker, Net, Runner, Telemetry, on_a_thread, sometimes};
+use foreword_seams::{Entropy, LocalFiles, Marker, Net, Runner, Telemetry, in_the_background, on_a_thread, sometimes};
 use parking_lot::Mutex;
 
 use crate::config::MetaConfig;
@@ -160,8 +160,8 @@ pub async fn open_data_dir(
         log,
         snapshots: Arc::new(snapshots),
         newest,
-        policy: PolicyPlace { runner: on_a_thread("foreword-evict"), feed_bytes_max: POLICY_FEED_BYTES_MAX },
-        aside: on_a_thread("foreword-aside"),
+        policy: PolicyPlace { runner: in_the_background("foreword-evict"), feed_bytes_max: POLICY_FEED_BYTES_MAX },
+        aside: in_the_background("foreword-aside"),
     })
 }
 

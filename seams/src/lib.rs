@@ -26,6 +26,6 @@ pub mod telemetry;
 pub use entropy::{Entropy, OsEntropy, SeededEntropy};
 pub use files::{FileReader, FileWriter, Files, LocalFiles, replace_file};
 pub use net::{Endpoint, Incoming, Net, Stream, TokioNet};
-pub use runner::{Runner, on_a_task, on_a_thread};
+pub use runner::{Runner, in_the_background, on_a_task, on_a_thread};
 pub use sometimes::{Marker, sometimes};
 pub use telemetry::Telemetry;
