@@ -162,17 +162,32 @@ impl Arena {
         }
     }
 
-    /// A node for a page that has none: the ghost of its hint, or a new one, and true.
-    pub(super) fn add_page(&mut self, space: SpaceIndex, key: EntryKey) -> (NodeIndex, bool) {
+    /// A node for a page: the ghost of its hint, or a new one, and true. The error is the page's own node, if it has one.
+    pub(super) fn add_page(&mut self, space: SpaceIndex, key: EntryKey) -> Result<(NodeIndex, bool), NodeIndex> {
         match self.by_hint(space, key.parent_hint()) {
-            Some(index) if self.node(index).standing() == Standing::Ghost => {
+            None => return Ok((self.add(space, key, Standing::Present), true)),
+            Some(index) if self.node(index).standing() != Standing::Ghost => {}
+            // No page has the hint: had one, no ghost would.
+            Some(index) => {
                 let node = self.node_mut(index);
                 node.key = key;
                 node.stand_as(Standing::Present);
-                (index, false)
+                return Ok((index, false));
             }
-            _ => (self.add(space, key, Standing::Present), true),
         }
+        match self.page(space, &key) {
+            Some(index) => Err(index),
+            None => Ok((self.add(space, key, Standing::Present), true)),
+        }
+    }
+
+    /// Makes room for so many more nodes at once.
+    pub(super) fn reserve(&mut self, nodes: usize) {
+        let chunks = &self.chunks;
+        self.places.reserve(nodes, |index| {
+            let node = node_of(chunks, *index);
+            hash_of(node.space, node.key.parent_hint())
+        });
     }
 
     fn add(&mut self, space: SpaceIndex, key: EntryKey, standing: Standing) -> NodeIndex {

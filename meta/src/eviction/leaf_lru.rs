@@ -154,11 +154,13 @@ impl LeafLru {
     }
 
     fn published(&mut self, space: SpaceIndex, key: EntryKey, parent: ParentHint) {
-        if let Some(index) = self.arena.page(space, &key) {
-            // Picked, retired and published anew in entries of which the policy saw the last only.
-            self.remove(index);
-        }
-        let (index, new) = self.arena.add_page(space, key);
+        let (index, new) = loop {
+            match self.arena.add_page(space, key) {
+                Ok(added) => break added,
+                // Picked, retired and published anew in entries of which the policy saw the last only.
+                Err(before) => self.remove(before),
+            }
+        };
         self.spaces[space as usize].nodes += u32::from(new);
         let stamp = self.next_stamp();
         let (order, arena) = self.order(index);
@@ -290,8 +292,9 @@ impl LeafLru {
 }
 
 impl EvictionPolicy for LeafLru {
-    fn restart(&mut self) {
+    fn restart(&mut self, pages: usize) {
         *self = Self::new();
+        self.arena.reserve(pages);
     }
 
     fn open(&mut self, namespace: NamespaceId, epoch: Epoch, slot_bytes: u64) {

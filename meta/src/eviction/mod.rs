@@ -50,8 +50,9 @@ pub struct PolicyPlace {
 
 /// Chooses what to evict. No call takes longer than what it is given is long: whoever calls can do something else in between.
 pub trait EvictionPolicy: Send {
-    /// Forgets everything. What the state holds follows: [`Self::open`] for each namespace, then [`Self::page`].
-    fn restart(&mut self);
+    /// Forgets everything, and makes room for so many pages. What the state holds follows: [`Self::open`] for each namespace, then
+    /// [`Self::page`].
+    fn restart(&mut self, pages: usize);
 
     /// A namespace of the state that the policy starts from.
     fn open(&mut self, namespace: NamespaceId, epoch: Epoch, slot_bytes: u64);

@@ -163,9 +163,10 @@ impl PolicyThread {
         self.seen = None;
         self.desk.delay();
         self.meters.show(None, 0);
-        self.policy.restart();
+        self.policy.restart(0);
         self.feed.resume();
         let frozen = self.applied.read(State::freeze);
+        self.policy.restart(frozen.state().pages() as usize);
         let revision = frozen.state().revision();
         for info in frozen.state().namespaces() {
             self.policy.open(info.id, info.epoch, info.slot_bytes);

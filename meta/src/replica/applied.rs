@@ -31,6 +31,8 @@ pub struct Position {
 struct Inner {
     state: State,
     position: Position,
+    /// The entry that was begun last.
+    begun: Revision,
 }
 
 /// The applied state: read by lookups, written by the apply task only. No lock is held across an await.
@@ -53,7 +55,7 @@ impl Applied {
         observers.iter().for_each(|observer| observer.replaced(&state));
         Self {
             entry: Mutex::default(),
-            inner: RwLock::new(Inner { state, position }),
+            inner: RwLock::new(Inner { state, position, begun: revision }),
             observers,
             revision: watch::Sender::new(revision),
             digests: Mutex::default(),
@@ -84,6 +86,16 @@ impl Applied {
         look(&self.inner.read().state)
     }
 
+    /// Like [`Self::peek`], for a slice of a longer work. Beside the state: the highest revision of which anything may show.
+    #[track_caller]
+    pub fn peek_at<T>(&self, look: impl FnOnce(&State, Revision) -> T) -> T {
+        let inner = self.inner.read();
+        let hold = self.held.begin();
+        let result = look(&inner.state, inner.begun);
+        self.held.end(hold, &Location::caller());
+        result
+    }
+
     /// Watches the applied revision.
     pub fn revisions(&self) -> watch::Receiver<Revision> {
         self.revision.subscribe()
@@ -103,6 +115,7 @@ impl Applied {
         let copies = self.inner.read().state.copies_for(commands);
         let mut inner = self.inner.write();
         let mut hold = self.held.begin();
+        inner.begun = log_id.index;
         inner.state.put_copies(copies);
         inner.state.begin_entry(log_id.leader_id.term, log_id.index);
         let mut events_before = 0;
@@ -129,6 +142,7 @@ impl Applied {
         let whole = self.entry.lock();
         let mut inner = self.inner.write();
         let hold = self.held.begin();
+        inner.begun = log_id.index;
         inner.state.begin_entry(log_id.leader_id.term, log_id.index);
         // The entry that forms the group has index 0, which as a revision means "nothing applied yet".
         if log_id.index > 0 {
@@ -171,7 +185,7 @@ impl Applied {
         let old = {
             let mut inner = self.inner.write();
             let hold = self.held.begin();
-            let old = std::mem::replace(&mut *inner, Inner { state, position });
+            let old = std::mem::replace(&mut *inner, Inner { state, position, begun: revision });
             self.observers.iter().for_each(|observer| observer.replaced(&inner.state));
             self.held.end(hold, &"installing a snapshot");
             old

@@ -80,7 +80,7 @@ pub(super) struct Resync {
     bits: u32,
     /// Last first.
     todo: Vec<Bucket>,
-    /// At which the last bucket was read.
+    /// Of no later revision anything is in the buckets that were read.
     read_at: Revision,
     equal: Counter,
     _running: Counted,
@@ -133,15 +133,15 @@ impl Resync {
         Some((wire::ResyncBegin { revision, epoch, entries }, resync))
     }
 
-    /// One slice of work on the state: some digests, or the pages of one bucket.
-    pub(super) fn step(&mut self, state: &State) -> Step {
+    /// One slice of work on the state: some digests, or the pages of one bucket. Of no revision above `shows` anything may show in it.
+    pub(super) fn step(&mut self, state: &State, shows: Revision) -> Step {
         let Some(info) = state.namespace(self.namespace).filter(|info| info.epoch == self.epoch) else {
             return Step::Over;
         };
         let Some(Bucket { bits, bucket }) = self.todo.pop() else {
             return if self.compare(info) { Step::More } else { Step::EndAt(self.read_at) };
         };
-        self.read_at = state.revision();
+        self.read_at = shows;
         if let Some(entries) = read(state, self.namespace, Bucket { bits, bucket }) {
             return Step::Bucket(wire::ResyncBucket { entries, bits, bucket });
         }

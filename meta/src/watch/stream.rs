@@ -16,6 +16,7 @@ use futures::future::{BoxFuture, FutureExt, OptionFuture};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
@@ -290,7 +291,10 @@ impl Watcher {
             self.resyncing = None;
             return Ok(true);
         };
-        match self.group.applied.read(|state| resync.step(state)) {
+        let step = self.group.applied.peek_at(|state, shows| resync.step(state, shows));
+        // Eight of them would keep a small machine's workers for themselves.
+        yield_now().await;
+        match step {
             Step::Bucket(bucket) => {
                 self.hub.measures.buckets_sent.increment(1);
                 self.hub.measures.resync_bytes.increment(bucket.entries.len() as u64);

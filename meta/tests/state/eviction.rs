@@ -107,7 +107,7 @@ impl Leader {
 
     /// The policy starts over, as its thread lets it.
     fn rebuild(&mut self) {
-        self.policy.restart();
+        self.policy.restart(self.state.pages() as usize);
         self.untold.clear();
         let frozen = self.state.freeze();
         for info in frozen.state().namespaces() {

@@ -1,14 +1,8 @@
 //! How long replicas hold the lock of what they have applied, from the histograms on their /metrics.
 
-use std::time::Duration;
-
-use anyhow::Context;
-use foreword_seams::{Endpoint, Net, TokioNet};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
-
 use super::Bench;
 use super::figure::Figure;
+use super::metrics::{gauge, metrics_of};
 use crate::cluster::Cluster;
 
 pub(super) const NAMES: [&str; 2] = ["lock_held_cpu_ms", "lock_held_ms"];
@@ -16,7 +10,6 @@ pub(super) const NAMES: [&str; 2] = ["lock_held_cpu_ms", "lock_held_ms"];
 const WALL: &str = "foreword_meta_lock_held_seconds";
 const WALL_MAX: &str = "foreword_meta_lock_held_max_seconds";
 const CPU_MAX: &str = "foreword_meta_lock_held_cpu_max_seconds";
-const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A histogram of seconds: how many values were at most each bound, and how many there were.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -59,9 +52,7 @@ pub(super) struct Locks {
 impl Locks {
     /// Adds what a replica says that is about to end.
     pub(super) async fn note(&mut self, cluster: &Cluster, id: u64) -> anyhow::Result<()> {
-        let http = cluster.replica_announced(id).and_then(|announced| announced.http.clone());
-        let endpoint: Endpoint = http.with_context(|| format!("replica {id}: HTTP"))?.parse()?;
-        let metrics = timeout(TIMEOUT, get(&endpoint, "/metrics")).await.context("/metrics")??;
+        let metrics = metrics_of(cluster, id).await?;
         self.wall.add(&metrics, WALL);
         self.wall_max_ms.extend(gauge(&metrics, WALL_MAX).map(|seconds| seconds * 1e3));
         self.cpu_max_ms.extend(gauge(&metrics, CPU_MAX).map(|seconds| seconds * 1e3));
@@ -86,21 +77,6 @@ impl Locks {
     }
 }
 
-/// A metric without labels.
-fn gauge(metrics: &str, name: &str) -> Option<f64> {
-    metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
-}
-
-/// The body of what an HTTP server answers, its head included.
-async fn get(endpoint: &Endpoint, path: &str) -> anyhow::Result<String> {
-    let mut stream = TokioNet.connect(endpoint).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: foreword\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,12 +89,6 @@ foreword_meta_lock_held_seconds_bucket{what=\"apply\",le=\"0.01\"} 1000
 foreword_meta_lock_held_seconds_bucket{what=\"apply\",le=\"+Inf\"} 1000
 foreword_meta_lock_held_seconds_sum 0.5
 ";
-
-    #[test]
-    fn a_gauge_is_found_by_its_whole_name() {
-        assert_eq!(gauge("# TYPE a gauge\na_b 2\na 0.5\n", "a"), Some(0.5));
-        assert_eq!(gauge("a_b 2\n", "a"), None);
-    }
 
     #[test]
     fn quantiles_are_bounds_of_buckets_over_all_replicas() {

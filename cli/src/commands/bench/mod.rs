@@ -11,6 +11,7 @@ mod locks;
 mod lookup;
 mod machine;
 mod memory;
+mod metrics;
 mod outage;
 pub mod prepare;
 mod programs;
@@ -224,6 +225,7 @@ impl Bench {
     /// What is measured where every new page takes another one's room.
     async fn without_room(&self, locks: &mut Locks) -> anyhow::Result<()> {
         let mut stage = self.stage(outage::full(self.pages, AGENTS)).await?;
+        metrics::policies_caught_up(&stage.cluster).await?;
         if self.wants(&[during::SLOWEST]) {
             during::evictions(self, &stage).await?;
         }
