@@ -192,6 +192,11 @@ impl Bench {
         if self.wants(&[restart::RSS]) {
             restart::memory(self, &stage).await?;
         }
+        if !self.quick && self.wants(&[restart::RESTART]) {
+            restart::measure(self, &mut stage).await?;
+        }
+        // What follows is of a group that has stood for a while.
+        metrics::policies_caught_up(&stage.cluster).await?;
         if self.wants(&lookup::NAMES) {
             lookup::measure(self, &stage).await?;
         }
@@ -200,14 +205,8 @@ impl Bench {
         }
         if !self.quick {
             self.beside(&stage).await?;
-            locks.note_all(&stage.cluster).await?;
-            if self.wants(&[restart::RESTART]) {
-                restart::measure(self, &mut stage).await?;
-            }
-        } else {
-            locks.note_all(&stage.cluster).await?;
         }
-        Ok(())
+        locks.note_all(&stage.cluster).await
     }
 
     /// Publishing beside something large.
