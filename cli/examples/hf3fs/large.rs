@@ -13,8 +13,10 @@ use foreword_proto::wire::meta::TriggerSnapshotRequest;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::load::{Operation, Target, key};
-use crate::servers::{self, Sglang, Venv};
+use foreword_cli::commands::bench::sglang::load::{Operation, Target, key};
+use foreword_cli::commands::bench::sglang::{Sglang, Venv};
+
+use crate::servers;
 
 /// How often SGLang's server saves here: it must come up in between.
 const SAVE_S: u32 = 30;

@@ -12,8 +12,6 @@
 //! Clients, servers and replicas share the machine. One JSON object a line.
 
 mod large;
-mod load;
-mod plain;
 mod servers;
 mod theirs;
 
@@ -23,8 +21,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::json;
 
-use load::{Figures, Operation, Target};
-use servers::{Sglang, Venv};
+use foreword_cli::commands::bench::sglang::load::{Figures, Operation, Target};
+use foreword_cli::commands::bench::sglang::{Sglang, Venv};
 use theirs::TheirClient;
 
 const EXISTS_KEYS: [u64; 4] = [1, 32, 256, 1024];

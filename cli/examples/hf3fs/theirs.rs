@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::load::{Figures, KEYS, Operation, Target, key};
-use crate::servers::Venv;
+use foreword_cli::commands::bench::sglang::Venv;
+use foreword_cli::commands::bench::sglang::load::{Figures, KEYS, Operation, Target, key};
 
 /// The process; it takes one line of JSON a measurement.
 pub(crate) struct TheirClient {

@@ -1,4 +1,5 @@
-//! What users would pick instead, measured on the same machine: Redis 7 and etcd, as Debian ships them. `foreword bench --peers` runs it.
+//! What users would pick instead, measured on the same machine: Redis 7 and etcd, as Debian ships them, and SGLang's metadata server
+//! from its wheel. `foreword bench --peers` runs it. `FOREWORD_SGLANG_VENV`: an environment with SGLang.
 //!
 //! ```text
 //! apt-get install redis-server etcd-server
@@ -11,9 +12,12 @@
 
 mod etcd;
 mod redis;
+mod sglang;
 
 use anyhow::Context;
 use foreword_cli::commands::bench::figure::Figure;
+
+const SGLANG: &str = "FOREWORD_SGLANG_VENV";
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -27,6 +31,10 @@ async fn main() -> anyhow::Result<()> {
     }
     if installed("etcd") {
         print(etcd::measure(dir.path(), runs).await?)?;
+    }
+    match std::env::var_os(SGLANG) {
+        Some(venv) => print(sglang::measure(venv.as_ref(), runs).await?)?,
+        None => eprintln!("SGLang: skipped, {SGLANG} names no environment with it"),
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ mod programs;
 mod publish;
 mod restart;
 mod session;
+pub mod sglang;
 mod stage;
 
 use std::path::PathBuf;

@@ -10,22 +10,22 @@ use foreword_proto::PageKey;
 use futures::future::try_join_all;
 use tokio::time::Instant;
 
-use crate::plain::{Plain, request};
+use super::plain::{Plain, request};
 
 /// Keys that are there before anything is measured.
-pub(crate) const KEYS: u64 = 100_000;
+pub const KEYS: u64 = 100_000;
 /// Bodies made ahead for each connection.
 const BODIES: u64 = 64;
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Operation {
+pub enum Operation {
     Exists,
     ReserveConfirm,
 }
 
 impl Operation {
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Exists => "exists",
             Self::ReserveConfirm => "reserve_confirm",
@@ -35,14 +35,14 @@ impl Operation {
 
 /// Calls of one run (a reserve and its confirm are one) and how long each took.
 #[derive(Debug, Default)]
-pub(crate) struct Figures {
-    pub(crate) calls_per_s: f64,
-    pub(crate) latencies: Vec<Duration>,
+pub struct Figures {
+    pub calls_per_s: f64,
+    pub latencies: Vec<Duration>,
 }
 
 impl Figures {
     /// A quantile in milliseconds; 1.0 is the slowest.
-    pub(crate) fn quantile_ms(&mut self, quantile: f64) -> f64 {
+    pub fn quantile_ms(&mut self, quantile: f64) -> f64 {
         self.latencies.sort_unstable();
         let last = self.latencies.len().saturating_sub(1);
         let at = (last as f64 * quantile).round() as usize;
@@ -51,7 +51,7 @@ impl Figures {
 }
 
 /// A key as SGLang's engines write them: the digest of a page in hexadecimal, and the half of it.
-pub(crate) fn key(number: u64) -> String {
+pub fn key(number: u64) -> String {
     format!("{}-k", PageKey::opaque(&number.to_le_bytes()))
 }
 
@@ -98,9 +98,9 @@ fn confirm_body(from: u64, answer: &[u8]) -> anyhow::Result<String> {
 
 /// A server's address and path, and the numbers of keys that were not used yet.
 #[derive(Clone)]
-pub(crate) struct Target {
-    pub(crate) address: String,
-    pub(crate) path: String,
+pub struct Target {
+    pub address: String,
+    pub path: String,
     fresh: Arc<AtomicU64>,
     /// The first of the keys that `exists` asks for.
     first: u64,
@@ -108,7 +108,7 @@ pub(crate) struct Target {
 
 impl Target {
     /// Makes the page file, and the keys that [`Operation::Exists`] asks for.
-    pub(crate) async fn prepare(address: String, path: &str, pages: u64) -> anyhow::Result<Self> {
+    pub async fn prepare(address: String, path: &str, pages: u64) -> anyhow::Result<Self> {
         let target = Self { address, path: path.into(), fresh: Arc::new(AtomicU64::new(0)), first: 0 };
         let mut client = Plain::connect(&target.address).await?;
         let body = format!("{{\"num_pages\":{pages},\"namespace\":\"kv\"}}");
@@ -120,7 +120,7 @@ impl Target {
     }
 
     /// A target whose keys are there already. `exists` asks for the last of them: reserves evict the first.
-    pub(crate) fn filled(address: String, path: &str, pages: u64) -> Self {
+    pub fn filled(address: String, path: &str, pages: u64) -> Self {
         Self { address, path: path.into(), fresh: Arc::new(AtomicU64::new(pages)), first: pages - KEYS }
     }
 
@@ -137,13 +137,7 @@ impl Target {
     }
 
     /// Loads the server with `clients` connections for `span`.
-    pub(crate) async fn run(
-        &self,
-        operation: Operation,
-        keys: u64,
-        clients: u64,
-        span: Duration,
-    ) -> anyhow::Result<Figures> {
+    pub async fn run(&self, operation: Operation, keys: u64, clients: u64, span: Duration) -> anyhow::Result<Figures> {
         // Made ahead: making them would keep others' answers waiting.
         let mut ready = Vec::new();
         for client in 0..clients {

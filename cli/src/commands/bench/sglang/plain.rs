@@ -5,13 +5,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// One connection.
-pub(crate) struct Plain {
+pub struct Plain {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 /// A whole request as it goes over the wire.
-pub(crate) fn request(path: &str, body: &str) -> Vec<u8> {
+pub fn request(path: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!(
         "POST {path} HTTP/1.1\r\nHost: meta\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
@@ -21,7 +21,7 @@ pub(crate) fn request(path: &str, body: &str) -> Vec<u8> {
 
 impl Plain {
     /// Connects to `host:port`.
-    pub(crate) async fn connect(address: &str) -> anyhow::Result<Self> {
+    pub async fn connect(address: &str) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await.with_context(|| address.to_owned())?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, buffer: Vec::with_capacity(1 << 17) })
@@ -30,7 +30,7 @@ impl Plain {
     /// Sends a request and reads its answer's body.
     ///
     /// Errors: a status other than 200 and 204, with what the server said.
-    pub(crate) async fn call(&mut self, request: &[u8]) -> anyhow::Result<&[u8]> {
+    pub async fn call(&mut self, request: &[u8]) -> anyhow::Result<&[u8]> {
         self.stream.write_all(request).await?;
         self.buffer.clear();
         loop {
