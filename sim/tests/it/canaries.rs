@@ -58,11 +58,14 @@ fn every_invariant_has_a_canary() {
     assert_eq!(without, Vec::<&str>::new());
 }
 
+/// Seeds of which one at least shows a canary under a schedule of its own.
+const SEEDS_OF_SCHEDULES: u64 = 24;
+
 #[test]
 fn the_canary_that_needs_two_faults_shows_nothing_with_one_of_them() {
     let canary = Canary::named(NEEDS_TWO).unwrap();
-    let run = |schedule| {
-        let mut options = Options { schedule: Some(schedule), ..canary.options(canary.seed_hint, SECONDS_MIN) };
+    let run = |seed, schedule| {
+        let mut options = Options { schedule: Some(schedule), ..canary.options(seed, SECONDS_MIN) };
         (canary.plant)(&mut options);
         canary.is_named_in(&simulate(options))
     };
@@ -71,9 +74,10 @@ fn the_canary_that_needs_two_faults_shows_nothing_with_one_of_them() {
         Fault { at_ms: 3_000, lasts_ms: 1_000, kind: FaultKind::SlowDisk(replica, 200) },
         Fault { at_ms: 6_000, lasts_ms: 1_000, kind: FaultKind::PowerCut(Place::Replica(replica)) },
     ];
-    assert!(run(two.to_vec()));
+    // Which of a few seeds has something unflushed at that moment changes with whatever takes time.
+    let shown = (0..SEEDS_OF_SCHEDULES).find(|seed| run(*seed, two.to_vec())).expect("a seed that shows it");
     for one in two {
-        assert!(!run(vec![one]));
+        assert!(!run(shown, vec![one]), "seed {shown}");
     }
 }
 
