@@ -87,7 +87,19 @@ fn run_command(cli: Cli) -> Done {
     {
         demo::usrbio::enter_own_mounts()?;
     }
+    check_worker_threads()?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(dispatch(cli))
+}
+
+/// tokio reads this variable, and panics at what is no number.
+fn check_worker_threads() -> Result<(), BadInput> {
+    const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
+    let Some(text) = std::env::var_os(WORKER_THREADS) else { return Ok(()) };
+    let threads = text.to_str().and_then(|text| text.parse::<usize>().ok());
+    match threads {
+        Some(1..) => Ok(()),
+        _ => Err(BadInput::new(WORKER_THREADS, format!("a positive number of threads, got {text:?}"))),
+    }
 }
 
 async fn dispatch(cli: Cli) -> Done {

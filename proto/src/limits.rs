@@ -121,6 +121,8 @@ pub const PROPOSALS_WAITING_BYTES_MAX: usize = 32 << 20;
 /// The same of the leader's own decisions, which no caller can crowd out.
 pub const PROPOSALS_OWN_MAX: usize = 16;
 pub const PROPOSALS_OWN_BYTES_MAX: usize = 2 * ENTRY_BYTES_MAX;
+/// Watch streams of one replica: every agent's, and as many again that have not noticed yet that they are dead.
+pub const WATCH_STREAMS_MAX: usize = 2 * SESSIONS_MAX;
 /// Namespaces of one watch stream, and so of one agent.
 pub const WATCHED_NAMESPACES_MAX: usize = 1024;
 /// Bits of the buckets whose digests a mirror sends to be told what differs: 32 KiB of digests, at most.

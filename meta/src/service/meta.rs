@@ -347,7 +347,7 @@ impl Meta for MetaService {
         &self,
         request: Request<Streaming<wire::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        Ok(Response::new(watch::watch(&self.group, &self.hub, request.into_inner())))
+        watch::watch(&self.group, &self.hub, request.into_inner()).map(Response::new)
     }
 
     async fn clear(&self, request: Request<wire::ClearRequest>) -> Result<Response<wire::ClearResponse>, Status> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use foreword_proto::limits::WATCH_RESYNCS_MAX;
+use foreword_proto::limits::{WATCH_RESYNCS_MAX, WATCH_STREAMS_MAX};
 use foreword_proto::{NamespaceId, Revision};
 use foreword_seams::Telemetry;
 use parking_lot::{Mutex, RwLock};
@@ -37,6 +37,8 @@ pub struct WatchHub {
     pub(super) stuck: Duration,
     revision: AtomicU64,
     wakes: Mutex<Wakes>,
+    /// Streams that may still be opened.
+    pub(super) streams: Arc<Semaphore>,
     /// Whose turn it is to be resynced.
     pub(super) turns: Arc<Semaphore>,
     pub(super) measures: Measures,
@@ -59,6 +61,7 @@ impl WatchHub {
             stuck,
             revision: AtomicU64::new(0),
             wakes: Mutex::default(),
+            streams: Arc::new(Semaphore::new(WATCH_STREAMS_MAX)),
             turns: Arc::new(Semaphore::new(WATCH_RESYNCS_MAX)),
             measures: Measures::new(telemetry),
         }

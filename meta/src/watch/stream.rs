@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreword_proto::bad_input::status_for;
-use foreword_proto::limits::{NAMESPACE_TEXT_BYTES_MAX, WATCH_FRAMES_WAITING_MAX, WATCHED_NAMESPACES_MAX};
+use foreword_proto::limits::{
+    NAMESPACE_TEXT_BYTES_MAX, WATCH_FRAMES_WAITING_MAX, WATCH_STREAMS_MAX, WATCHED_NAMESPACES_MAX,
+};
 use foreword_proto::wire::meta as wire;
 use foreword_proto::wire::meta::watch_request::Kind as Ask;
 use foreword_proto::wire::meta::watch_response::Kind;
@@ -44,16 +46,25 @@ type Frame = Result<wire::WatchResponse, Status>;
 
 /// Serves a watch stream. It ends when its requests do.
 ///
-/// Errors, in the stream: FAILED_PRECONDITION `behind` when a mirror has a revision that is not applied here yet; UNAVAILABLE when this
+/// Errors: RESOURCE_EXHAUSTED when this replica has too many streams. In the stream: FAILED_PRECONDITION `behind` when a mirror has a revision that is not applied here yet; UNAVAILABLE when this
 /// replica cannot make sure in time that a namespace it does not know was dropped; INVALID_ARGUMENT with the field.
-pub(crate) fn watch<R>(group: &Arc<Group>, hub: &Arc<WatchHub>, requests: R) -> BoxStream<'static, Frame>
+pub(crate) fn watch<R>(
+    group: &Arc<Group>,
+    hub: &Arc<WatchHub>,
+    requests: R,
+) -> Result<BoxStream<'static, Frame>, Status>
 where
     R: Stream<Item = Result<wire::WatchRequest, Status>> + Send + Unpin + 'static,
 {
+    let too_many = |_| Status::resource_exhausted(format!("watch: at most {WATCH_STREAMS_MAX} streams a replica"));
+    let permit = hub.streams.clone().try_acquire_owned().map_err(too_many)?;
     let (frames, stream) = mpsc::channel(WATCH_FRAMES_WAITING_MAX);
     let watcher = Watcher::new(group.clone(), hub.clone(), frames);
-    tokio::spawn(watcher.serve(requests));
-    ReceiverStream::new(stream).boxed()
+    tokio::spawn(async move {
+        watcher.serve(requests).await;
+        drop(permit);
+    });
+    Ok(ReceiverStream::new(stream).boxed())
 }
 
 /// Why a stream is over.

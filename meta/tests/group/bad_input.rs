@@ -5,9 +5,12 @@ use foreword_proto::bad_input::field_of;
 use foreword_proto::limits::{KEYS_MAX, META_MESSAGE_BYTES_MAX, WIRE_VERSION};
 use foreword_proto::wire::meta as wire;
 use foreword_proto::wire::meta::meta_client::MetaClient;
+use foreword_seams::{Net, TokioNet, rpc};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 use tonic::{Code, Request, Status};
 
-use crate::cluster::{Agent, Cluster, namespace};
+use crate::cluster::{Agent, Cluster, PATIENCE, namespace};
 
 fn named(error: &Status) -> (Code, Option<&str>) {
     (error.code(), field_of(error))
@@ -105,4 +108,25 @@ async fn strangers_are_told_both_sides() {
         let request = wire::HelloRequest { wire_version, wire_version_min, cluster_id: Bytes::new() };
         assert_eq!(client.hello(request).await.unwrap().into_inner().wire_version, WIRE_VERSION);
     }
+}
+
+/// A client that is told nothing opens as many streams as it likes on one connection, each of which costs memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_is_told_how_many_calls_it_may_have_under_way() {
+    const SETTINGS: u8 = 4;
+    const MAX_CONCURRENT_STREAMS: u16 = 3;
+    let cluster = Cluster::started(1).await;
+    let mut stream = TokioNet.connect(&cluster.sites[&1].endpoint).await.unwrap();
+    // RFC 9113: the preface and an empty frame of settings; the server's first frame is its own settings, of 6 bytes each.
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut head = [0; 9];
+    timeout(PATIENCE, stream.read_exact(&mut head)).await.unwrap().unwrap();
+    assert_eq!(head[3], SETTINGS);
+    let mut settings = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+    timeout(PATIENCE, stream.read_exact(&mut settings)).await.unwrap().unwrap();
+    let told = settings.chunks_exact(6).find_map(|setting| {
+        let (id, value) = (u16::from_be_bytes([setting[0], setting[1]]), setting[2..].try_into().unwrap());
+        (id == MAX_CONCURRENT_STREAMS).then_some(u32::from_be_bytes(value))
+    });
+    assert_eq!(told, Some(rpc::STREAMS_PER_CONNECTION_MAX));
 }

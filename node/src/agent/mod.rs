@@ -155,6 +155,11 @@ impl Agent {
         self.core.is_ready()
     }
 
+    /// Another agent has its name.
+    pub fn is_refused(&self) -> bool {
+        self.core.sessions.refused()
+    }
+
     /// The session it holds, if one is open as far as it knows.
     pub fn session(&self) -> Option<SessionId> {
         self.core.sessions.current().map(|session| session.id)
@@ -229,6 +234,9 @@ impl Core {
     }
 
     fn is_ready(&self) -> bool {
+        if self.sessions.refused() {
+            return false;
+        }
         if self.ready.load(Ordering::Relaxed) {
             return true;
         }

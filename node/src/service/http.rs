@@ -82,7 +82,11 @@ async fn metrics(State(page): State<Page>) -> String {
 }
 
 async fn readyz(State(page): State<Page>) -> (StatusCode, &'static str) {
-    if page.agent.is_ready() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not yet\n") }
+    match page.agent.is_ready() {
+        true => (StatusCode::OK, "ready\n"),
+        false if page.agent.is_refused() => (StatusCode::SERVICE_UNAVAILABLE, "another agent has this one's name\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not yet\n"),
+    }
 }
 
 async fn status(State(page): State<Page>) -> Json<AgentStatus> {

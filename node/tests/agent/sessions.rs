@@ -163,6 +163,9 @@ async fn a_put_waits_for_no_session_that_the_group_refuses() {
     eventually("the session is over", || a.handle.api().stats().fenced).await;
     let put = a.put(ns, &keys(0..5), 1, BYTES).await;
     assert_eq!(refusals(&put), ["fenced"; 5]);
+    assert!(!a.handle.ready(), "it was, before its name was taken");
+    cluster.meta.set(|settings| settings.name_taken = false);
+    eventually("it is ready again", || a.handle.ready()).await;
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Commands given wrong arguments, or nobody to talk to.
 
 use super::live::{Live, SHARD_BYTES, spec};
-use super::run::run;
+use super::run::{run, run_with};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_name_what_is_wrong() {
@@ -138,4 +138,15 @@ async fn a_bench_names_what_is_wrong() {
     run(&["bench", "--runs=0"]).await.refused(2, "runs", &[]);
     run(&["bench", "--floors=/nowhere/floors"]).await.refused(2, "floors", &["/nowhere/floors"]);
     run(&["bench", "prepare", "--data-dir=/nowhere/at/all"]).await.refused(2, "data_dir", &["/nowhere/at/all"]);
+}
+
+#[tokio::test]
+async fn a_number_of_threads_that_is_none_is_named() {
+    for threads in ["0", "abc"] {
+        run_with(&["status", "--meta=127.0.0.1:1"], &[("TOKIO_WORKER_THREADS", threads)]).await.refused(
+            2,
+            "TOKIO_WORKER_THREADS",
+            &[threads],
+        );
+    }
 }
