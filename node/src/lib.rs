@@ -9,8 +9,10 @@ pub mod arena;
 pub mod config;
 pub mod counters;
 pub mod kept_id;
+pub mod l1;
 pub mod l3;
 pub mod machine;
+mod memory;
 pub mod meta_client;
 pub mod mirror;
 pub mod plan;
@@ -18,7 +20,6 @@ pub mod serve;
 pub mod service;
 pub mod session;
 pub mod store;
-pub mod tier;
 
 pub use config::{L3Location, NodeConfig};
 pub use serve::{Deps, Handle, ServeError, StoreFactory, serve};

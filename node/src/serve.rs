@@ -16,13 +16,13 @@ use crate::arena::{Arena, ArenaError, ArenaSettings, RegionProvider};
 use crate::config::{L3Location, NodeConfig};
 use crate::counters::Counters;
 use crate::kept_id::KeptId;
+use crate::l1::L1;
 use crate::l3::L3;
 use crate::meta_client::{Cluster, HelloError, MetaClient};
 use crate::service::{GrpcServer, http};
 use crate::session::grants::Grants;
 use crate::session::{Identity, Sessions, keep};
 use crate::store::{MemoryL3, MemoryStore, PosixStore, SharedStore, StoreError, clusters_under};
-use crate::tier::L1;
 
 /// Makes the store of a cluster, once the group has named itself and its chunk size.
 pub type StoreFactory = Arc<dyn Fn(&L3Location, ClusterId, u32) -> Result<SharedStore, BadInput> + Send + Sync>;
@@ -151,7 +151,7 @@ fn incarnation(starts: u32, entropy: &dyn Entropy) -> u64 {
 pub async fn serve(config: NodeConfig, deps: Deps) -> Result<Handle, ServeError> {
     config.validate()?;
     let listeners = Listeners::bind(&config, &*deps.net, &deps.telemetry).await?;
-    let l1 = L1::new(Arena::new(arena_settings(&config), deps.regions.clone())?);
+    let l1 = Arc::new(L1::new(Arena::new(arena_settings(&config), deps.regions.clone())?));
     let meta = MetaClient::new(deps.net.clone(), deps.entropy.clone(), &config.meta);
     let meta_wait = Duration::from_millis(config.meta_wait_ms);
     let cluster = meta.hello(config.cluster_id, Instant::now() + meta_wait).await?;

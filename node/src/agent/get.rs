@@ -86,7 +86,8 @@ impl Core {
 
     fn whereabouts(&self, open: &OpenNamespace, key: &EntryKey, bypass_cache: bool) -> (Whereabouts, Revision) {
         open.mirror.read(|view| {
-            if !bypass_cache && let Some(frame) = self.l1.lock().get(&open.page(view.epoch(), *key)) {
+            let in_l1 = || self.l1.write(|pages| pages.get(&open.page(view.epoch(), *key)));
+            if !bypass_cache && let Some(frame) = in_l1() {
                 return (Whereabouts::L1(frame), view.revision());
             }
             let location = view.location(key);

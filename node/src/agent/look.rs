@@ -30,10 +30,11 @@ impl Core {
         let keys: Vec<EntryKey> = ask.keys.iter().map(PageKey::entry).collect();
         let l3_asked = self.l3.asked();
         let (run, revision) = open.mirror.read(|view| {
-            let l1 = self.l1.lock();
-            let epoch = view.epoch();
-            let in_l1 = |key: &EntryKey| l1.contains(&open.page(epoch, *key));
-            (leading_run(&keys, l3_asked, in_l1, |key| view.present(key)), view.revision())
+            let run = self.l1.read(|pages| {
+                let in_l1 = |key: &EntryKey| pages.contains(&open.page(view.epoch(), *key));
+                leading_run(&keys, l3_asked, in_l1, |key| view.present(key))
+            });
+            (run, view.revision())
         });
         open.heat.used(&keys[..run.pages as usize]);
         self.counters.lookups.add(1);
@@ -66,15 +67,13 @@ impl Core {
         let open = self.open(namespace)?;
         let l3_asked = self.l3.asked();
         Ok(open.mirror.read(|view| {
-            let l1 = self.l1.lock();
-            let tiers = keys
-                .iter()
-                .map(|key| {
-                    let key = key.entry();
-                    let in_l1 = if l1.contains(&open.page(view.epoch(), key)) { LOCATED_L1 } else { 0 };
+            let tiers = self.l1.read(|pages| {
+                let tiers_of = |key: EntryKey| {
+                    let in_l1 = if pages.contains(&open.page(view.epoch(), key)) { LOCATED_L1 } else { 0 };
                     in_l1 | if l3_asked && view.present(&key) { LOCATED_L3 } else { 0 }
-                })
-                .collect();
+                };
+                keys.iter().map(|key| tiers_of(key.entry())).collect()
+            });
             Located { revision: view.revision(), tiers }
         }))
     }

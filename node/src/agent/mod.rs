@@ -9,7 +9,6 @@ mod prefetch;
 mod publish;
 mod put;
 mod read;
-mod renew;
 mod save;
 mod stats;
 mod suspects;
@@ -19,31 +18,30 @@ mod write;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
-use foreword_proto::limits::SHARD_ALIGN_BYTES;
 use foreword_proto::status::AgentStatus;
 use foreword_proto::{Namespace, NamespaceId, PageKey, SessionId};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{ApiError, EngineApi, Found, GetAsk, Located, LookupAsk, Opened, PageAnswer, PutAsk, PutCall};
-use crate::arena::{FrameMut, TenantId};
+use crate::arena::TenantId;
 use crate::config::NodeConfig;
 use crate::counters::Counters;
+use crate::l1::L1;
 use crate::l3::L3;
+use crate::memory::{Memory, Room};
 use crate::meta_client::{Cluster, MetaClient};
 use crate::mirror::View;
 use crate::mirror::feed::Feed;
 use crate::mirror::watcher::{Subscriptions, follow};
 use crate::session::Sessions;
 use crate::session::grants::Grants;
-use crate::tier::L1;
 
 use open::OpenNamespace;
 use suspects::Suspects;
@@ -53,10 +51,6 @@ use write::WriteJob;
 const PUT_ARENA_PART: u64 = 2;
 /// The part of the arena that pages on their way to engines may fill: 1/4.
 const GET_ARENA_PART: u64 = 4;
-/// Room is counted in units of this.
-const ROOM_UNIT_BYTES: u64 = SHARD_ALIGN_BYTES;
-/// How soon to try again when the arena has no frame although there is room: its holders are about to leave.
-const FRAME_RETRY: Duration = Duration::from_millis(2);
 
 /// What the core is made of.
 pub struct Parts {
@@ -65,7 +59,7 @@ pub struct Parts {
     pub meta: MetaClient,
     pub sessions: Arc<Sessions>,
     pub grants: Arc<Grants>,
-    pub l1: L1,
+    pub l1: Arc<L1>,
     pub l3: Arc<L3>,
     pub counters: Arc<Counters>,
     pub files: Option<Arc<dyn foreword_seams::Files>>,
@@ -83,8 +77,8 @@ pub(crate) struct Core {
     meta: MetaClient,
     sessions: Arc<Sessions>,
     grants: Arc<Grants>,
-    /// Taken after a mirror's lock, never before it.
-    l1: Mutex<L1>,
+    memory: Memory,
+    l1: Arc<L1>,
     l3: Arc<L3>,
     counters: Arc<Counters>,
     files: Option<Arc<dyn foreword_seams::Files>>,
@@ -100,9 +94,8 @@ pub(crate) struct Core {
     get_room: Room,
     suspects: Suspects,
     next_writer: AtomicU64,
+    started: Instant,
     ready: AtomicBool,
-    /// L3's epoch as L1 knows it.
-    l3_epoch: AtomicU64,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -119,8 +112,8 @@ impl Agent {
             meta: parts.meta,
             sessions: parts.sessions,
             grants: parts.grants,
-            l1: Mutex::new(parts.l1),
-            l3_epoch: AtomicU64::new(parts.l3.epoch()),
+            memory: Memory::new(parts.l1.clone(), parts.l3.clone(), parts.counters.clone()),
+            l1: parts.l1,
             l3: parts.l3,
             counters: parts.counters,
             files: parts.files,
@@ -131,6 +124,7 @@ impl Agent {
             writers: Mutex::default(),
             suspects: Suspects::default(),
             next_writer: AtomicU64::new(1),
+            started: Instant::now(),
             ready: AtomicBool::new(false),
             stop,
             tasks: TaskTracker::new(),
@@ -175,10 +169,7 @@ impl Agent {
     /// What is in use in it now.
     pub fn held(&self) -> Held {
         let core = &self.core;
-        let (l1_pages, segments) = {
-            let l1 = core.l1.lock();
-            (l1.pages() as u64, l1.arena().segments())
-        };
+        let (l1_pages, segments) = core.l1.read(|pages| (pages.pages() as u64, core.l1.arena().segments()));
         Held {
             l1_pages,
             pages_under_way: core.namespaces.read().values().map(|open| open.works.lock().len() as u64).sum(),
@@ -246,59 +237,6 @@ impl Core {
             self.ready.store(true, Ordering::Relaxed);
         }
         ready
-    }
-
-    /// A frame for a page of this namespace; L1 gives way. None: the arena stayed full until the deadline.
-    async fn frame(&self, open: &OpenNamespace, deadline: Instant) -> Option<FrameMut> {
-        self.follow_epoch();
-        loop {
-            if let Some(frame) = self.l1.lock().allocate(open.tenant, open.geometry.frame_bytes) {
-                return Some(frame);
-            }
-            if Instant::now() >= deadline {
-                return None;
-            }
-            tokio::time::sleep(FRAME_RETRY).await;
-        }
-    }
-}
-
-/// A part of the arena, counted in bytes of pages that may be on their way at once.
-struct Room {
-    units: Arc<Semaphore>,
-    units_max: u32,
-}
-
-impl Room {
-    fn new(bytes: u64) -> Self {
-        let units_max = (bytes / ROOM_UNIT_BYTES).clamp(1, u64::from(u32::MAX >> 4)) as u32;
-        Self { units: Arc::new(Semaphore::new(units_max as usize)), units_max }
-    }
-
-    /// Units for one page of this size; a page larger than the room takes all of it.
-    fn units(&self, bytes: u64) -> u32 {
-        bytes.div_ceil(ROOM_UNIT_BYTES).clamp(1, u64::from(self.units_max)) as u32
-    }
-
-    /// Room for a page, in the order of asking. None: not before the deadline.
-    async fn take(&self, bytes: u64, deadline: Instant) -> Option<OwnedSemaphorePermit> {
-        let waiting = self.units.clone().acquire_many_owned(self.units(bytes));
-        tokio::time::timeout_at(deadline, waiting).await.ok()?.ok()
-    }
-
-    /// Room for a page if there is some now.
-    fn take_now(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
-        self.units.clone().try_acquire_many_owned(self.units(bytes)).ok()
-    }
-
-    /// Units taken now.
-    fn used(&self) -> u64 {
-        u64::from(self.units_max) - self.units.available_permits() as u64
-    }
-
-    /// Pages of this size that fit at once.
-    fn pages(&self, bytes: u64) -> usize {
-        (self.units_max / self.units(bytes)) as usize
     }
 }
 

@@ -22,13 +22,13 @@ use super::read::SharedReads;
 use super::write::WriteJob;
 use crate::api::{ApiError, Opened};
 use crate::arena::TenantId;
+use crate::l1::PageId;
 use crate::l3::PageShape;
 use crate::mirror::Mirror;
 use crate::mirror::saved::file_name;
 use crate::mirror::table::Table;
 use crate::mirror::watcher::{Subscription, WatchEvents};
 use crate::plan::prefetch::PrefetchWindow;
-use crate::tier::PageId;
 
 /// A page takes at most this part of the arena: others must find room beside it.
 const PAGE_ARENA_PART: u64 = 8;
@@ -175,7 +175,7 @@ impl Core {
     /// ends by itself; the group refuses its publishes.
     fn close_dropped(&self, namespace: NamespaceId) {
         let Some(open) = self.namespaces.write().remove(&namespace) else { return };
-        self.l1.lock().remove_namespace(namespace, Epoch::MAX);
+        self.l1.write(|pages| pages.remove_namespace(namespace, Epoch::MAX));
         sometimes(Marker::OpenNamespaceDropped);
         tracing::warn!(namespace, model = open.namespace.model, "the namespace was dropped; it is closed here");
         if let Some(files) = self.files.clone() {
@@ -206,10 +206,11 @@ impl WatchEvents for Purger {
         let Some(core) = self.core.upgrade() else { return };
         let Ok(open) = core.open(self.namespace) else { return };
         let epoch = open.mirror.read(|view| view.epoch());
-        let mut l1 = core.l1.lock();
-        for key in keys {
-            l1.remove(&open.page(epoch, *key));
-        }
+        core.l1.write(|pages| {
+            for key in keys {
+                pages.remove(&open.page(epoch, *key));
+            }
+        });
     }
 
     fn purge_absent(&self) -> BoxFuture<'_, ()> {
@@ -218,16 +219,17 @@ impl WatchEvents for Purger {
             let Ok(open) = core.open(self.namespace) else { return };
             let epoch = open.mirror.read(|view| view.epoch());
             // A slice at a time: the whole tier may hold millions of pages.
-            let segments = core.l1.lock().segments();
+            let segments = core.l1.read(|pages| pages.segments());
             for segment in segments {
-                let mut copies = core.l1.lock().keys_in(segment, self.namespace, epoch);
+                let mut copies = core.l1.read(|pages| pages.keys_in(segment, self.namespace, epoch));
                 while !copies.is_empty() {
                     let slice = copies.split_off(copies.len().saturating_sub(PURGE_SLICE_PAGES));
                     open.mirror.read(|view| {
-                        let mut l1 = core.l1.lock();
-                        for key in slice.iter().filter(|key| view.slot(key).is_none()) {
-                            l1.remove(&open.page(epoch, *key));
-                        }
+                        core.l1.write(|pages| {
+                            for key in slice.iter().filter(|key| view.slot(key).is_none()) {
+                                pages.remove(&open.page(epoch, *key));
+                            }
+                        });
                     });
                     tokio::task::yield_now().await;
                 }
@@ -238,7 +240,7 @@ impl WatchEvents for Purger {
 
     fn epoch_began(&self, epoch: Epoch) {
         let Some(core) = self.core.upgrade() else { return };
-        core.l1.lock().remove_namespace(self.namespace, epoch.saturating_sub(1));
+        core.l1.write(|pages| pages.remove_namespace(self.namespace, epoch.saturating_sub(1)));
     }
 
     fn dropped(&self) {

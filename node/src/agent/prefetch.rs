@@ -10,14 +10,16 @@ use crate::api::ApiError;
 impl Core {
     pub(super) fn prefetch(self: &Arc<Self>, namespace: NamespaceId, keys: &[PageKey]) -> Result<u32, ApiError> {
         let open = self.open(namespace)?;
-        let now_ms = self.l3.now_ms();
+        let now_ms = self.started.elapsed().as_millis() as u64;
         if !self.l3.asked() {
             return Ok(0);
         }
         let wanted: Vec<EntryKey> = open.mirror.read(|view| {
-            let l1 = self.l1.lock();
             let entries = keys.iter().map(PageKey::entry);
-            entries.filter(|key| !l1.contains(&open.page(view.epoch(), *key)) && view.present(key)).collect()
+            self.l1.read(|pages| {
+                let away = |key: &EntryKey| !pages.contains(&open.page(view.epoch(), *key));
+                entries.filter(|key| away(key) && view.present(key)).collect()
+            })
         });
         let started = open.ahead.lock().start(wanted, now_ms);
         let mut count = 0;

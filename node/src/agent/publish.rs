@@ -13,8 +13,8 @@ use super::Core;
 use super::open::OpenNamespace;
 use super::write::Pending;
 use crate::arena::Frame;
+use crate::l1::Entrance;
 use crate::session::{CommandError, Session};
-use crate::tier::Entrance;
 
 /// Written pages of one namespace waiting to be published.
 pub(super) const PUBLISH_QUEUE_PAGES_MAX: usize = 1024;
@@ -123,7 +123,6 @@ fn settle_batch(core: &Core, open: &OpenNamespace, session: &Session, batch: &[P
     let mut outcomes = Vec::with_capacity(batch.len());
     // Within the mirror's lock, so that a purge of L1 comes after what is put into it here.
     open.mirror.write(|view| {
-        let mut l1 = core.l1.lock();
         for (job, outcome) in batch.iter().zip(&answer.outcomes) {
             let (epoch, key) = (job.pending.work.epoch, job.pending.work.key);
             let location = match outcome {
@@ -132,7 +131,7 @@ fn settle_batch(core: &Core, open: &OpenNamespace, session: &Session, batch: &[P
                 _ => None,
             };
             if location.is_some_and(|location| view.acknowledge(epoch, revision, key, location)) {
-                l1.insert(open.page(epoch, key), job.frame.clone(), Entrance::Probation);
+                core.l1.write(|pages| pages.insert(open.page(epoch, key), job.frame.clone(), Entrance::Probation));
             }
             // All bytes of an unused slot's write are on L3 and nobody knows of them: the slot can be written again.
             if !matches!(outcome, PublishOutcome::Published | PublishOutcome::NotGranted) {

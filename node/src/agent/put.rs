@@ -128,7 +128,10 @@ impl Put {
         if let Some(work) = self.under_way(key) {
             return Page::Writing(work, 0);
         }
-        let Some(frame) = self.core.frame(&self.open, deadline).await else { return refused(&self.core) };
+        let Some(frame) = self.core.memory.frame(self.open.tenant, self.open.geometry.frame_bytes, deadline).await
+        else {
+            return refused(&self.core);
+        };
         let mut works = self.open.works.lock();
         let work = works.entry((self.epoch, key)).or_insert_with(|| {
             let parent = self.parent(index);

@@ -18,9 +18,9 @@ use super::Core;
 use super::open::OpenNamespace;
 use crate::api::Miss;
 use crate::arena::Frame;
+use crate::l1::Entrance;
 use crate::l3::IoFailure;
 use crate::store::StoreError;
-use crate::tier::Entrance;
 
 /// Reads of one location before its page is suspect.
 const READS_MAX: usize = 3;
@@ -139,7 +139,7 @@ impl Core {
         location: &Location,
         deadline: Instant,
     ) -> Result<Result<Frame, u32>, Miss> {
-        let frame = self.frame(open, deadline).await.ok_or(Miss::NoRoom)?;
+        let frame = self.memory.frame(open.tenant, open.geometry.frame_bytes, deadline).await.ok_or(Miss::NoRoom)?;
         let read = self.l3.read(open.shape, location.slot, frame, deadline).await;
         let (frame, bytes) = read.map_err(|failure| match failure {
             IoFailure::BreakerOpen => Miss::BreakerOpen,
@@ -163,7 +163,7 @@ impl Core {
     fn keep_read(&self, open: &OpenNamespace, epoch: Epoch, key: EntryKey, location: &Location, frame: &Frame) {
         open.mirror.read(|view| {
             if view.epoch() == epoch && view.slot(&key) == Some(location.slot) {
-                self.l1.lock().insert(open.page(epoch, key), frame.clone(), Entrance::Protected);
+                self.l1.write(|pages| pages.insert(open.page(epoch, key), frame.clone(), Entrance::Protected));
             }
         });
     }

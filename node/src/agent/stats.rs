@@ -27,7 +27,7 @@ impl Core {
             fenced: self.sessions.fenced(),
             l3_breaker: self.l3.breaker().word().to_owned(),
             namespaces: namespaces.collect(),
-            arena: self.l1.lock().status(),
+            arena: self.l1.read(|pages| pages.status()),
             counters: self.counters.snapshot(),
         }
     }

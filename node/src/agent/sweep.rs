@@ -17,8 +17,7 @@ pub(super) async fn sweep(core: Arc<Core>) {
     let deadline = Duration::from_millis(core.config.gather_deadline_ms);
     loop {
         tokio::time::sleep(deadline / LOOKS_PER_DEADLINE).await;
-        core.follow_epoch();
-        core.replace_quarantined();
+        core.memory.keep_up();
         let namespaces: Vec<Arc<OpenNamespace>> = core.namespaces.read().values().cloned().collect();
         core.feed.group_has(core.sessions.revision());
         for open in namespaces {

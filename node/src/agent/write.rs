@@ -215,7 +215,9 @@ fn write_again(core: &Arc<Core>, mut job: WriteJob) {
 /// The page was on its way when L3's daemon died: the new one does not know its memory.
 async fn write_from_new_memory(core: &Arc<Core>, mut job: WriteJob) {
     let room_wait = Duration::from_millis(core.config.put_room_wait_ms);
-    let Some(mut frame) = core.frame(&job.pending.open, Instant::now() + room_wait).await else {
+    let open = &job.pending.open;
+    let wait_until = Instant::now() + room_wait;
+    let Some(mut frame) = core.memory.frame(open.tenant, open.geometry.frame_bytes, wait_until).await else {
         return job.pending.refuse(PutRefusal::WriteFailed);
     };
     frame.bytes_mut().copy_from_slice(job.page.frame.bytes());

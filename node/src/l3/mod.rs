@@ -3,6 +3,7 @@
 //! The store gives completions; [`L3::run`] hands each to whoever waits for it. An I/O whose waiter has left still completes, and
 //! its frame is free only then.
 
+mod health;
 mod slabs;
 
 use std::collections::BTreeMap;
@@ -19,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::arena::{Frame, FrameMut};
 use crate::counters::Counters;
-use crate::plan::breaker::{Breaker, BreakerState};
+use crate::plan::breaker::BreakerState;
 use crate::store::{Completion, Io, OpId, SharedStore, StoreError, Transfer};
+use health::{Admitted, Health};
 use slabs::Slabs;
 
 /// How pages of one kind lie on L3.
@@ -61,13 +63,12 @@ pub enum NotSubmitted {
     Unregistered,
 }
 
-/// L3 with its breaker and its I/Os under way.
+/// L3 with its health and its I/Os under way.
 pub struct L3 {
     store: SharedStore,
     slabs: Slabs,
     deadline: Duration,
-    started: Instant,
-    breaker: Mutex<Breaker>,
+    health: Health,
     under_way: Mutex<UnderWay>,
     counters: Arc<Counters>,
 }
@@ -90,8 +91,7 @@ impl L3 {
             slabs: Slabs::new(store.clone(), slab_bytes),
             store,
             deadline,
-            started: Instant::now(),
-            breaker: Mutex::default(),
+            health: Health::new(counters.clone()),
             under_way: Mutex::default(),
             counters,
         }
@@ -126,12 +126,12 @@ impl L3 {
 
     /// Forgets what the L3 of before did: it was reached anew.
     pub fn reached_anew(&self) {
-        *self.breaker.lock() = Breaker::default();
+        self.health.begin_anew();
     }
 
     /// Where the breaker stands.
     pub fn breaker(&self) -> BreakerState {
-        self.breaker.lock().state(self.now_ms())
+        self.health.state()
     }
 
     /// True if a read would be tried now: what a lookup may count.
@@ -147,7 +147,7 @@ impl L3 {
         frame: FrameMut,
         deadline: Instant,
     ) -> Result<(FrameMut, u64), IoFailure> {
-        let admitted = self.admit().ok_or(IoFailure::BreakerOpen)?;
+        let admitted = self.health.admit().ok_or(IoFailure::BreakerOpen)?;
         let began = Instant::now();
         let deadline = deadline.min(began + self.deadline);
         if let Err(error) = self.slabs.open(slot.slab, shape.slot_bytes, deadline).await {
@@ -201,7 +201,7 @@ impl L3 {
         let mut refused = Vec::new();
         let mut admitted = Vec::with_capacity(pages.len());
         for (index, (slot, frame)) in pages.into_iter().enumerate() {
-            let Some(admission) = self.admit() else {
+            let Some(admission) = self.health.admit() else {
                 refused.push((index, NotSubmitted::BreakerOpen));
                 continue;
             };
@@ -283,53 +283,6 @@ impl L3 {
                 self.under_way.lock().waiters.remove(&waiter.op);
                 Err(StoreError::TimedOut)
             }
-        }
-    }
-
-    /// Milliseconds since the agent started.
-    pub fn now_ms(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
-    }
-
-    fn admit(&self) -> Option<Admitted<'_>> {
-        let now_ms = self.now_ms();
-        let admitted = self.breaker.lock().admit(now_ms);
-        // Made only after the lock is free again: dropping one takes it.
-        admitted.then(|| Admitted { l3: self, reported: false })
-    }
-}
-
-/// An I/O the breaker let through: it reports exactly once.
-struct Admitted<'a> {
-    l3: &'a L3,
-    reported: bool,
-}
-
-impl Admitted<'_> {
-    fn answered(mut self) {
-        self.reported = true;
-        let now_ms = self.l3.now_ms();
-        let mut breaker = self.l3.breaker.lock();
-        if breaker.state(now_ms) == BreakerState::HalfOpen {
-            sometimes(Marker::BreakerClosed);
-        }
-        breaker.answered(now_ms);
-    }
-
-    fn failed(mut self) {
-        self.reported = true;
-        if self.l3.breaker.lock().failed(self.l3.now_ms()) {
-            sometimes(Marker::BreakerOpened);
-            self.l3.counters.breaker_openings.add(1);
-            tracing::warn!("L3 fails: the breaker opens");
-        }
-    }
-}
-
-impl Drop for Admitted<'_> {
-    fn drop(&mut self) {
-        if !self.reported {
-            self.l3.breaker.lock().abandoned();
         }
     }
 }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use foreword_proto::EntryKey;
 use proptest::prelude::*;
 
+use super::pages::EVICTIONS_PER_ALLOCATION_MAX;
 use super::*;
-use crate::arena::{ArenaSettings, HeapRegions};
+use crate::arena::{ArenaSettings, FrameClass, HeapRegions, TenantId};
 
 const PAGE: u64 = 4096;
 
-fn l1(pages: u64, segment_pages: u64) -> L1 {
+fn l1(pages: u64, segment_pages: u64) -> Pages {
     let settings = ArenaSettings { arena_bytes: pages * PAGE, segment_bytes: segment_pages * PAGE };
-    L1::new(Arena::new(settings, Arc::new(HeapRegions)).unwrap())
+    Pages::new(Arena::new(settings, Arc::new(HeapRegions)).unwrap())
 }
 
 fn id_in(namespace: u32, number: u32) -> PageId {
@@ -24,18 +25,18 @@ fn id(number: u32) -> PageId {
     id_in(1, number)
 }
 
-fn add_to(l1: &mut L1, tenant: TenantId, id: PageId, pages: u64, entrance: Entrance) -> bool {
+fn add_to(l1: &mut Pages, tenant: TenantId, id: PageId, pages: u64, entrance: Entrance) -> bool {
     let Some(mut frame) = l1.allocate(tenant, pages * PAGE) else { return false };
     frame.bytes_mut()[..16].copy_from_slice(&id.key.0);
     l1.insert(id, frame.freeze(), entrance);
     true
 }
 
-fn add(l1: &mut L1, number: u32, entrance: Entrance) -> bool {
+fn add(l1: &mut Pages, number: u32, entrance: Entrance) -> bool {
     add_to(l1, 1, id(number), 1, entrance)
 }
 
-fn present(l1: &L1, numbers: std::ops::Range<u32>) -> Vec<u32> {
+fn present(l1: &Pages, numbers: std::ops::Range<u32>) -> Vec<u32> {
     numbers.filter(|number| l1.contains(&id(*number))).collect()
 }
 

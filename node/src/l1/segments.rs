@@ -1,7 +1,7 @@
 //! Which pages lie in one segment of the arena.
 
+use super::PageId;
 use crate::arena::FrameClass;
-use crate::tier::PageId;
 
 /// The pages of one segment, by frame.
 pub(super) struct SegmentPages {

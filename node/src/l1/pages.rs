@@ -1,22 +1,16 @@
-//! L1: which pages stay in the arena. A segmented LRU for each frame class; classes take whole segments from each other.
+//! Which pages stay in the arena. A segmented LRU for each frame class; classes take whole segments from each other.
 //!
 //! Pure bookkeeping: "when" is the number of a touch, never a clock, and nothing is iterated in an order that depends on hashes.
-
-mod queues;
-mod segments;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 
 use foreword_proto::status::ArenaStatus;
 use foreword_proto::{EntryKey, Epoch, NamespaceId};
 
-use super::PageId;
+use super::queues::{Page, Queues};
+use super::segments::SegmentPages;
+use super::{Entrance, PageId};
 use crate::arena::{Arena, Frame, FrameClass, FrameMut, SegmentId, TenantId};
-
-use queues::{Page, Queues};
-use segments::SegmentPages;
 
 /// Pages one allocation evicts at most; a drain of a larger segment goes on with the next allocation.
 pub const EVICTIONS_PER_ALLOCATION_MAX: usize = 4096;
@@ -25,17 +19,8 @@ const COLD_DRAIN_BATCH: usize = 64;
 /// Pins hold at most this part of the arena: 1/2.
 const PINNED_SHARE: u64 = 2;
 
-/// Where a page enters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entrance {
-    /// Just written here: nobody has asked for it yet.
-    Probation,
-    /// Read from L3 because somebody asked.
-    Protected,
-}
-
 /// The pages in the arena.
-pub struct L1 {
+pub struct Pages {
     arena: Arena,
     classes: BTreeMap<FrameClass, Queues>,
     /// In which class's queues a page is. Never iterated.
@@ -56,7 +41,7 @@ struct Pin {
     bytes: u64,
 }
 
-impl L1 {
+impl Pages {
     /// An empty tier over this arena.
     pub fn new(arena: Arena) -> Self {
         Self {

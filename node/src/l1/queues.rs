@@ -2,9 +2,8 @@
 
 use lru::LruCache;
 
-use super::Entrance;
+use super::{Entrance, PageId};
 use crate::arena::Frame;
-use crate::tier::PageId;
 
 /// Protected pages are at most 4/5 of a class's pages: a burst of reads cannot push out everything just written.
 const PROTECTED_SHARE: (usize, usize) = (4, 5);
