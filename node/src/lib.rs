@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod api;
 pub mod arena;
+mod chores;
 pub mod config;
 pub mod counters;
 pub mod kept_id;
@@ -15,11 +16,15 @@ pub mod machine;
 mod memory;
 pub mod meta_client;
 pub mod mirror;
+mod namespaces;
 pub mod plan;
+mod reading;
 pub mod serve;
 pub mod service;
 pub mod session;
 pub mod store;
+mod tasks;
+mod writing;
 
 pub use config::{L3Location, NodeConfig};
 pub use serve::{Deps, Handle, ServeError, StoreFactory, serve};

@@ -182,8 +182,7 @@ pub async fn serve(config: NodeConfig, deps: Deps) -> Result<Handle, ServeError>
         counters: counters.clone(),
         files,
     };
-    let agent = Agent::new(parts, stop.clone());
-    agent.start();
+    let agent = Agent::start(parts, stop.clone());
 
     let servers = TaskTracker::new();
     let opened = {

@@ -7,10 +7,10 @@ use foreword_seams::{Marker, sometimes};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
-use super::Core;
-use super::open::OpenNamespace;
+use super::{NamespaceReads, Reading};
 use crate::api::{ApiError, GetAsk, Miss, PageAnswer, PageBytes};
 use crate::arena::Frame;
+use crate::namespaces::OpenNamespace;
 
 /// Pages of one get on their way at once.
 const WINDOW_PAGES_MAX: usize = 32;
@@ -24,19 +24,20 @@ enum Whereabouts {
     Absent,
 }
 
-impl Core {
-    pub(super) fn get(self: &Arc<Self>, ask: GetAsk) -> Result<BoxStream<'static, PageAnswer>, ApiError> {
-        let open = self.open(ask.namespace)?;
-        let room_pages = self.get_room.pages(open.geometry.frame_bytes);
+impl Reading {
+    /// Pages in the order of the keys, a window of them on their way.
+    pub(crate) fn get(self: &Arc<Self>, ask: GetAsk) -> Result<BoxStream<'static, PageAnswer>, ApiError> {
+        let reads = self.namespaces.get(ask.namespace)?;
+        let room_pages = self.room.pages(reads.open.geometry.frame_bytes);
         let window = (room_pages / WINDOW_ROOM_PART).clamp(1, WINDOW_PAGES_MAX);
         let every_key = ask.every_key;
-        let heat = HeatOfGet { open: open.clone(), hits: Vec::new() };
-        let core = self.clone();
+        let heat = HeatOfGet { reads: reads.clone(), hits: Vec::new() };
+        let reading = self.clone();
         let ask = Arc::new(ask);
         let answers = stream::iter(0..ask.keys.len())
             .map(move |index| {
-                let (core, open, ask) = (core.clone(), open.clone(), ask.clone());
-                async move { (ask.keys[index].entry(), core.page(&open, &ask, index).await) }
+                let (reading, reads, ask) = (reading.clone(), reads.clone(), ask.clone());
+                async move { (ask.keys[index].entry(), reading.page(&reads, &ask, index).await) }
             })
             .buffered(window)
             .scan((heat, false), move |(heat, ended), (key, answer)| {
@@ -50,10 +51,11 @@ impl Core {
         Ok(answers.boxed())
     }
 
-    async fn page(self: &Arc<Self>, open: &Arc<OpenNamespace>, ask: &GetAsk, index: usize) -> PageAnswer {
+    async fn page(&self, reads: &Arc<NamespaceReads>, ask: &GetAsk, index: usize) -> PageAnswer {
         let key = ask.keys[index].entry();
-        open.ahead.lock().followed(&key);
-        let Some(room) = self.get_room.take(open.geometry.frame_bytes, ask.deadline).await else {
+        let open = &reads.open;
+        reads.ahead.lock().followed(&key);
+        let Some(room) = self.room.take(open.geometry.frame_bytes, ask.deadline).await else {
             self.counters.misses.add(1);
             let revision = open.mirror.read(|view| view.revision());
             return PageAnswer { index, page: Err(Miss::NoRoom), revision };
@@ -66,7 +68,7 @@ impl Core {
         let read = match whereabouts {
             Whereabouts::L1(frame) => Ok((frame, Tier::L1)),
             Whereabouts::L3(epoch, location) => {
-                self.from_l3(open, ask, epoch, key, location).await.map(|frame| (frame, Tier::L3))
+                self.read_from_l3(reads, ask, epoch, key, location).await.map(|frame| (frame, Tier::L3))
             }
             Whereabouts::Absent => Err(Miss::Absent),
         };
@@ -96,9 +98,9 @@ impl Core {
         })
     }
 
-    async fn from_l3(
-        self: &Arc<Self>,
-        open: &Arc<OpenNamespace>,
+    async fn read_from_l3(
+        &self,
+        reads: &Arc<NamespaceReads>,
         ask: &GetAsk,
         epoch: Epoch,
         key: EntryKey,
@@ -106,9 +108,9 @@ impl Core {
     ) -> Result<Frame, Miss> {
         let reading = async {
             if ask.bypass_cache {
-                return self.read_page(open, key, location, None).await;
+                return self.reader.read_page(&reads.open, key, location, None).await;
             }
-            self.shared_read(open, epoch, key, location).await.unwrap_or(Err(Miss::ReadFailed))
+            self.reader.shared_read(reads, epoch, key, location).await.unwrap_or(Err(Miss::ReadFailed))
         };
         tokio::time::timeout_at(ask.deadline, reading).await.unwrap_or_else(|_| {
             sometimes(Marker::GetDeadlinePassed);
@@ -119,12 +121,12 @@ impl Core {
 
 /// Reports the pages a get gave, however it ended.
 struct HeatOfGet {
-    open: Arc<OpenNamespace>,
+    reads: Arc<NamespaceReads>,
     hits: Vec<EntryKey>,
 }
 
 impl Drop for HeatOfGet {
     fn drop(&mut self) {
-        self.open.heat.used(&self.hits);
+        self.reads.heat.used(&self.hits);
     }
 }

@@ -1,69 +1,85 @@
 //! One page from L3: read once for all who want it, verified before anyone sees it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use foreword_proto::checksum::shard_checksum;
 use foreword_proto::namespace::Geometry;
 use foreword_proto::records::SuspectRecord;
 use foreword_proto::{EntryKey, Epoch, Location};
 use foreword_seams::{Marker, sometimes};
-use futures::FutureExt;
-use futures::future::Shared;
-use parking_lot::Mutex;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::Core;
-use super::open::OpenNamespace;
+use super::NamespaceReads;
+use super::shared_reads::{Joined, ReadAnswer, SharedRead};
+use super::suspects::Suspects;
 use crate::api::Miss;
 use crate::arena::Frame;
-use crate::l1::Entrance;
-use crate::l3::IoFailure;
+use crate::config::NodeConfig;
+use crate::counters::Counters;
+use crate::l1::{Entrance, L1};
+use crate::l3::{IoFailure, L3};
+use crate::memory::Memory;
+use crate::namespaces::OpenNamespace;
 use crate::store::StoreError;
+use crate::tasks::Tasks;
 
 /// Reads of one location before its page is suspect.
 const READS_MAX: usize = 3;
 /// Locations tried for one page: it may move while it is read.
 const LOCATIONS_MAX: usize = 3;
 
-/// What a read gave, for all its waiters.
-pub(super) type ReadAnswer = Result<Frame, Miss>;
-/// A read under way. Dropping it does not end the read.
-pub(super) type SharedRead = Shared<oneshot::Receiver<ReadAnswer>>;
-
-/// L3 reads under way, one a page.
-#[derive(Default)]
-pub(super) struct SharedReads {
-    under_way: Mutex<BTreeMap<EntryKey, SharedRead>>,
+/// Brings pages from L3.
+pub(crate) struct PageReader {
+    memory: Arc<Memory>,
+    l1: Arc<L1>,
+    l3: Arc<L3>,
+    suspects: Arc<Suspects>,
+    counters: Arc<Counters>,
+    tasks: Tasks,
+    /// A read has this long, whoever waits for it.
+    read_max: Duration,
 }
 
-impl Core {
+impl PageReader {
+    /// Reads from this L3 into this memory; what it keeps goes into L1, what does not verify to the suspects.
+    pub(crate) fn new(
+        config: &NodeConfig,
+        memory: Arc<Memory>,
+        l1: Arc<L1>,
+        l3: Arc<L3>,
+        suspects: Arc<Suspects>,
+        counters: Arc<Counters>,
+        tasks: Tasks,
+    ) -> Self {
+        let read_max = Duration::from_millis(config.l3_deadline_ms);
+        Self { memory, l1, l3, suspects, counters, tasks, read_max }
+    }
+
     /// Joins the read of this page, or starts one. A failure fails those present, once; the next asker starts anew.
     pub(super) fn shared_read(
         self: &Arc<Self>,
-        open: &Arc<OpenNamespace>,
+        reads: &Arc<NamespaceReads>,
         epoch: Epoch,
         key: EntryKey,
         location: Location,
     ) -> SharedRead {
-        let mut under_way = open.reads.under_way.lock();
-        if let Some(reading) = under_way.get(&key) {
-            sometimes(Marker::ReadCoalesced);
-            self.counters.l3_reads_coalesced.add(1);
-            return reading.clone();
+        match reads.shared.join(key) {
+            Joined::Present(reading) => {
+                sometimes(Marker::ReadCoalesced);
+                self.counters.l3_reads_coalesced.add(1);
+                reading
+            }
+            Joined::Own(reading, answer) => {
+                let (reader, reads) = (self.clone(), reads.clone());
+                self.tasks.spawn(async move {
+                    let read = reader.read_page(&reads.open, key, location, Some(epoch)).await;
+                    reads.shared.ended(&key);
+                    let _ = answer.send(read);
+                });
+                reading
+            }
         }
-        let (answer, reading) = oneshot::channel();
-        let reading = reading.shared();
-        under_way.insert(key, reading.clone());
-        drop(under_way);
-        let (core, open) = (self.clone(), open.clone());
-        self.spawn(async move {
-            let read = core.read_page(&open, key, location, Some(epoch)).await;
-            open.reads.under_way.lock().remove(&key);
-            let _ = answer.send(read);
-        });
-        reading
     }
 
     /// Reads and verifies a page; with `keep`, it stays in L1 as a page of that epoch if the index still names what was read.
@@ -74,7 +90,7 @@ impl Core {
         mut location: Location,
         keep: Option<Epoch>,
     ) -> ReadAnswer {
-        let deadline = Instant::now() + std::time::Duration::from_millis(self.config.l3_deadline_ms);
+        let deadline = Instant::now() + self.read_max;
         for _ in 0..LOCATIONS_MAX {
             let mut bad_shard = 0;
             // A mismatch is read again: it may have been torn, or short for once. Only then is the page suspect.

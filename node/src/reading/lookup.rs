@@ -7,17 +7,19 @@ use foreword_proto::{EntryKey, NamespaceId, PageKey, Revision};
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::Core;
-use super::open::OpenNamespace;
+use super::Reading;
 use crate::api::{ApiError, Found, LOCATED_L1, LOCATED_L3, Located, LookupAsk};
+use crate::namespaces::OpenNamespace;
 use crate::plan::lookup::leading_run;
 
-impl Core {
-    pub(super) async fn lookup(&self, ask: LookupAsk) -> Result<Found, ApiError> {
-        let open = self.open(ask.namespace)?;
+impl Reading {
+    /// The leading pages this agent could deliver now.
+    pub(crate) async fn lookup(&self, ask: LookupAsk) -> Result<Found, ApiError> {
+        let reads = self.namespaces.get(ask.namespace)?;
+        let open = &reads.open;
         let mut min_revision = ask.min_revision;
         if ask.linearizable {
-            min_revision = min_revision.max(self.newest_revision(&open, &ask.keys, ask.deadline).await?);
+            min_revision = min_revision.max(self.newest_revision(open, &ask.keys, ask.deadline).await?);
         }
         if min_revision > 0 {
             let seen = open.mirror.reached(min_revision, ask.deadline).await;
@@ -36,7 +38,7 @@ impl Core {
             });
             (run, view.revision())
         });
-        open.heat.used(&keys[..run.pages as usize]);
+        reads.heat.used(&keys[..run.pages as usize]);
         self.counters.lookups.add(1);
         self.counters.lookup_keys.add(keys.len() as u64);
         Ok(Found { pages: run.pages, revision, l1_pages: run.l1_pages, l3_pages: run.l3_pages })
@@ -63,8 +65,9 @@ impl Core {
         Ok(answer.await.map_err(ApiError::Group)?.revision)
     }
 
-    pub(super) fn locate(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<Located, ApiError> {
-        let open = self.open(namespace)?;
+    /// Where each of the pages is.
+    pub(crate) fn locate(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<Located, ApiError> {
+        let open = &self.namespaces.get(namespace)?.open;
         let l3_asked = self.l3.asked();
         Ok(open.mirror.read(|view| {
             let tiers = self.l1.read(|pages| {

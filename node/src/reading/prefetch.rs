@@ -1,15 +1,15 @@
 //! Reading ahead of the gets.
 
-use std::sync::Arc;
-
 use foreword_proto::{EntryKey, NamespaceId, PageKey};
 
-use super::Core;
+use super::Reading;
 use crate::api::ApiError;
 
-impl Core {
-    pub(super) fn prefetch(self: &Arc<Self>, namespace: NamespaceId, keys: &[PageKey]) -> Result<u32, ApiError> {
-        let open = self.open(namespace)?;
+impl Reading {
+    /// Begins to read pages into L1, as many as the window allows; gives their number.
+    pub(crate) fn prefetch(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<u32, ApiError> {
+        let reads = self.namespaces.get(namespace)?;
+        let open = &reads.open;
         let now_ms = self.started.elapsed().as_millis() as u64;
         if !self.l3.asked() {
             return Ok(0);
@@ -21,19 +21,19 @@ impl Core {
                 entries.filter(|key| away(key) && view.present(key)).collect()
             })
         });
-        let started = open.ahead.lock().start(wanted, now_ms);
+        let started = reads.ahead.lock().start(wanted, now_ms);
         let mut count = 0;
         for key in started {
             let location = open.mirror.read(|view| view.location(&key).map(|location| (view.epoch(), location)));
             // What gets take comes first.
-            let room = self.get_room.take_now(open.geometry.frame_bytes);
+            let room = self.room.take_now(open.geometry.frame_bytes);
             let (Some((epoch, location)), Some(room)) = (location, room) else {
-                open.ahead.lock().followed(&key);
+                reads.ahead.lock().followed(&key);
                 continue;
             };
-            let reading = self.shared_read(&open, epoch, key, location);
+            let reading = self.reader.shared_read(&reads, epoch, key, location);
             count += 1;
-            self.spawn(async move {
+            self.tasks.spawn(async move {
                 let _ = reading.await;
                 drop(room);
             });
@@ -41,9 +41,10 @@ impl Core {
         Ok(count)
     }
 
-    pub(super) fn release(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<(), ApiError> {
-        let open = self.open(namespace)?;
-        let mut ahead = open.ahead.lock();
+    /// Pages that will not be asked for after all.
+    pub(crate) fn release(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<(), ApiError> {
+        let reads = self.namespaces.get(namespace)?;
+        let mut ahead = reads.ahead.lock();
         for key in keys {
             ahead.followed(&key.entry());
         }

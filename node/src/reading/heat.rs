@@ -1,17 +1,10 @@
-//! Which pages were asked for lately, told to the group, which evicts by it.
+//! Which pages of a namespace were asked for lately.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
 
+use foreword_proto::EntryKey;
 use foreword_proto::limits::HEAT_KEYS_PER_REPORT_MAX;
-use foreword_proto::wire::meta as wire;
-use foreword_proto::{EntryKey, records};
 use parking_lot::Mutex;
-use tokio::time::Instant;
-
-use super::Core;
-use super::open::OpenNamespace;
 
 /// Keys of one report: more would not fit one message with room to spare, and older ones matter least.
 const KEYS_MAX: usize = HEAT_KEYS_PER_REPORT_MAX;
@@ -38,7 +31,8 @@ impl HeatLog {
         keys.extend(chain.iter().rev());
     }
 
-    fn take(&self) -> Vec<EntryKey> {
+    /// Each key once, oldest use first; the log is empty then.
+    pub(super) fn take(&self) -> Vec<EntryKey> {
         let keys = std::mem::take(&mut *self.keys.lock());
         newest_of_each(&keys)
     }
@@ -50,41 +44,6 @@ fn newest_of_each(keys: &[EntryKey]) -> Vec<EntryKey> {
     let mut newest: Vec<EntryKey> = keys.iter().rev().filter(|key| seen.insert(**key)).copied().collect();
     newest.reverse();
     newest
-}
-
-/// Reports every namespace's accesses until the agent stops. An agent without any says so: a new leader evicts nothing before
-/// all agents have spoken, and a full L3 leaves nothing to access.
-pub(super) async fn report(core: Arc<Core>) {
-    let every = Duration::from_millis(core.config.heat_report_ms);
-    loop {
-        tokio::time::sleep(every).await;
-        let Some(session) = core.sessions.current() else { continue };
-        let namespaces: Vec<Arc<OpenNamespace>> = core.namespaces.read().values().cloned().collect();
-        let mut requests: Vec<wire::ReportHeatRequest> = namespaces
-            .iter()
-            .map(|open| wire::ReportHeatRequest {
-                session: session.id.to_wire(),
-                namespace_id: open.id,
-                epoch: open.mirror.read(|view| view.epoch()),
-                keys: records::encode(&open.heat.take(), 0),
-            })
-            .filter(|request| !request.keys.is_empty())
-            .collect();
-        if requests.is_empty() {
-            requests
-                .push(wire::ReportHeatRequest { session: session.id.to_wire(), ..wire::ReportHeatRequest::default() });
-        }
-        for request in requests {
-            let reported = core.meta.retry(Instant::now() + every, |mut client| {
-                let request = request.clone();
-                async move { client.report_heat(request).await }
-            });
-            // A lost report costs a worse eviction, nothing else.
-            if let Err(status) = reported.await {
-                tracing::debug!(%status, "heat could not be reported");
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use foreword_proto::key::ParentHint;
 use foreword_proto::{BadInput, EntryKey, Epoch, PageKey, PutOutcome, PutRefusal};
@@ -10,10 +9,10 @@ use foreword_seams::{Marker, sometimes};
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::Core;
-use super::open::OpenNamespace;
 use super::page_work::{PageWork, Piece, WholePage};
-use super::write::{Pending, WriteJob};
+use super::under_way::Pending;
+use super::write::WriteJob;
+use super::{NamespaceWrites, Writing};
 use crate::api::{ApiError, PutAsk, PutCall};
 use crate::plan::gather::WriterId;
 
@@ -30,8 +29,8 @@ enum Page {
 }
 
 struct Put {
-    core: Arc<Core>,
-    open: Arc<OpenNamespace>,
+    writing: Arc<Writing>,
+    writes: Arc<NamespaceWrites>,
     ask: PutAsk,
     shard: usize,
     writer: WriterId,
@@ -40,9 +39,13 @@ struct Put {
     pages: Vec<Page>,
 }
 
-impl Core {
-    pub(super) fn put(self: &Arc<Self>, ask: PutAsk) -> Result<Box<dyn PutCall>, ApiError> {
-        let open = self.open(ask.namespace)?;
+impl Writing {
+    /// Begins to take one shard of some pages.
+    ///
+    /// Errors: a namespace that is not open here, or a shard that it does not have.
+    pub(crate) fn put(self: &Arc<Self>, ask: PutAsk) -> Result<Box<dyn PutCall>, ApiError> {
+        let writes = self.namespaces.get(ask.namespace)?;
+        let open = &writes.open;
         let shard = ask.shard as usize;
         if shard >= open.geometry.shards() {
             let expected = format!("a shard below {}, got {shard}", open.geometry.shards());
@@ -51,41 +54,20 @@ impl Core {
         let epoch = open.mirror.read(|view| view.epoch());
         let pages = ask.keys.iter().map(|_| Page::Expected).collect();
         let writer = self.next_writer.fetch_add(1, Ordering::Relaxed);
-        Ok(Box::new(Put { core: self.clone(), open, ask, shard, writer, epoch, pages }))
-    }
-
-    /// Says what became of a page; from now on the key is not under way here.
-    pub(super) fn settle(&self, open: &OpenNamespace, work: &PageWork, outcome: PutOutcome) {
-        match &outcome {
-            PutOutcome::Published { .. } => self.counters.publishes_acked.add(1),
-            PutOutcome::Exists { .. } => self.counters.puts_existing.add(1),
-            PutOutcome::Declined => self.counters.puts_declined.add(1),
-            PutOutcome::Refused { reason } => self.counters.refuse(*reason),
-            PutOutcome::Taken => {}
-        }
-        work.settle(outcome);
-        open.works.lock().remove(&(work.epoch, work.key));
-    }
-
-    /// Gives a page up whose shards do not all come.
-    pub(super) fn abort_gather(&self, open: &OpenNamespace, work: &PageWork) {
-        if work.give_up() {
-            self.counters.puts_aborted.add(1);
-            self.settle(open, work, PutOutcome::Refused { reason: PutRefusal::Incomplete });
-        }
-    }
-
-    fn page_is_whole(self: &Arc<Self>, open: &Arc<OpenNamespace>, work: &Arc<PageWork>, page: WholePage) {
-        self.counters.puts_taken.add(1);
-        let pending = Pending { core: self.clone(), open: open.clone(), work: work.clone() };
-        let job = WriteJob { page, pending, taken: Instant::now(), failed: 0 };
-        if let Err(unsent) = open.writer.try_send(job) {
-            unsent.into_inner().pending.refuse(PutRefusal::QueueFull);
-        }
+        Ok(Box::new(Put { writing: self.clone(), writes, ask, shard, writer, epoch, pages }))
     }
 }
 
 impl Put {
+    fn page_is_whole(&self, work: &Arc<PageWork>, page: WholePage) {
+        self.writing.counters.puts_taken.add(1);
+        let pending = Pending { writes: self.writes.clone(), work: work.clone() };
+        let job = WriteJob { page, pending, taken: Instant::now(), failed: 0 };
+        if let Err(unsent) = self.writes.writer.try_send(job) {
+            unsent.into_inner().pending.refuse(PutRefusal::QueueFull);
+        }
+    }
+
     fn key(&self, index: usize) -> EntryKey {
         self.ask.keys[index].entry()
     }
@@ -101,8 +83,8 @@ impl Put {
     /// True if the page is in the index, or was when its put began to be looked at.
     fn existing(&self, index: usize) -> Option<PutOutcome> {
         let key = self.key(index);
-        let revision = self.open.mirror.read(|view| view.present_at(&key))?;
-        self.core.counters.puts_existing.add(1);
+        let revision = self.writes.open.mirror.read(|view| view.present_at(&key))?;
+        self.writing.counters.puts_existing.add(1);
         Some(PutOutcome::Exists { revision })
     }
 
@@ -115,33 +97,30 @@ impl Put {
         if let Some(exists) = self.existing(index) {
             return Page::Settled(exists);
         }
-        let refused = |core: &Core| {
+        let refused = |writing: &Writing| {
             sometimes(Marker::PutRefusedForRoom);
-            core.counters.refuse(PutRefusal::QueueFull);
+            writing.counters.refuse(PutRefusal::QueueFull);
             Page::Settled(PutOutcome::Refused { reason: PutRefusal::QueueFull })
         };
-        let deadline = Instant::now() + Duration::from_millis(self.core.config.put_room_wait_ms);
-        let Some(room) = self.core.put_room.take(self.open.geometry.frame_bytes, deadline).await else {
-            return refused(&self.core);
+        let open = &self.writes.open;
+        let frame_bytes = open.geometry.frame_bytes;
+        let deadline = Instant::now() + self.writing.room_wait;
+        let Some(room) = self.writing.room.take(frame_bytes, deadline).await else {
+            return refused(&self.writing);
         };
         // Another shard's call may have begun the page while this one waited.
         if let Some(work) = self.under_way(key) {
             return Page::Writing(work, 0);
         }
-        let Some(frame) = self.core.memory.frame(self.open.tenant, self.open.geometry.frame_bytes, deadline).await
-        else {
-            return refused(&self.core);
+        let Some(frame) = self.writing.memory.frame(open.tenant, frame_bytes, deadline).await else {
+            return refused(&self.writing);
         };
-        let mut works = self.open.works.lock();
-        let work = works.entry((self.epoch, key)).or_insert_with(|| {
-            let parent = self.parent(index);
-            Arc::new(PageWork::new(self.epoch, key, parent, &self.open.geometry, frame, room))
-        });
-        Page::Writing(work.clone(), 0)
+        let begin = || PageWork::new(self.epoch, key, self.parent(index), &open.geometry, frame, room);
+        Page::Writing(self.writes.under_way.find_or_begin(self.epoch, key, begin), 0)
     }
 
     fn under_way(&self, key: EntryKey) -> Option<Arc<PageWork>> {
-        self.open.works.lock().get(&(self.epoch, key)).cloned()
+        self.writes.under_way.find(self.epoch, key)
     }
 
     async fn take(&mut self, index: usize, offset: u64, bytes: &[u8]) -> Result<(), ApiError> {
@@ -149,7 +128,7 @@ impl Put {
         if index >= keys {
             return Err(BadInput::new("pieces", format!("an index below {keys}, got {index}")).into());
         }
-        let shard_bytes = self.open.geometry.shard_bytes[self.shard];
+        let shard_bytes = self.writes.open.geometry.shard_bytes[self.shard];
         if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > shard_bytes) {
             let got = format!("{} bytes at offset {offset}", bytes.len());
             let expected = format!("bytes within shard {} of {shard_bytes} bytes, got {got}", self.shard);
@@ -160,17 +139,17 @@ impl Put {
         }
         let Page::Writing(work, taken) = &mut self.pages[index] else { return Ok(()) };
         let work = work.clone();
-        let piece = work.piece(&self.open.geometry, self.shard, self.writer, offset, bytes)?;
+        let piece = work.piece(&self.writes.open.geometry, self.shard, self.writer, offset, bytes)?;
         match piece {
             Piece::Joined => self.pages[index] = Page::GoesOn(work),
             Piece::Taken => {
                 *taken += bytes.len() as u64;
-                self.core.counters.put_bytes.add(bytes.len() as u64);
+                self.writing.counters.put_bytes.add(bytes.len() as u64);
             }
             Piece::ShardWhole(page) => {
-                self.core.counters.put_bytes.add(bytes.len() as u64);
+                self.writing.counters.put_bytes.add(bytes.len() as u64);
                 if let Some(page) = page {
-                    self.core.page_is_whole(&self.open, &work, page);
+                    self.page_is_whole(&work, page);
                 }
                 self.pages[index] = Page::GoesOn(work);
             }
@@ -186,10 +165,10 @@ impl Put {
             let (work, taken) = (work.clone(), *taken);
             if work.abandon(self.shard, self.writer) {
                 sometimes(Marker::PutAbandoned);
-                self.core.abort_gather(&self.open, &work);
+                self.writes.under_way.give_up(&work);
             }
             self.pages[index] = Page::Settled(PutOutcome::Refused { reason: PutRefusal::Incomplete });
-            let shard_bytes = self.open.geometry.shard_bytes[self.shard];
+            let shard_bytes = self.writes.open.geometry.shard_bytes[self.shard];
             let expected = format!("{shard_bytes} bytes of shard {} of page {index}, got {taken}", self.shard);
             partial = partial.and(Err(BadInput::new("pieces", expected)));
         }
@@ -198,7 +177,7 @@ impl Put {
 
     fn without_bytes(&self, index: usize) -> PutOutcome {
         self.existing(index).unwrap_or_else(|| {
-            self.core.counters.refuse(PutRefusal::Incomplete);
+            self.writing.counters.refuse(PutRefusal::Incomplete);
             PutOutcome::Refused { reason: PutRefusal::Incomplete }
         })
     }

@@ -1,0 +1,243 @@
+//! The agent: its rooms put together, and the API over them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use foreword_proto::status::AgentStatus;
+use foreword_proto::{ClusterId, Namespace, NamespaceId, PageKey, SessionId};
+use foreword_seams::Files;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{ApiError, EngineApi, Found, GetAsk, Located, LookupAsk, Opened, PageAnswer, PutAsk, PutCall};
+use crate::chores::Chores;
+use crate::config::NodeConfig;
+use crate::counters::Counters;
+use crate::l1::L1;
+use crate::l3::L3;
+use crate::memory::Memory;
+use crate::meta_client::{Cluster, MetaClient};
+use crate::mirror::View;
+use crate::namespaces::{Namespaces, PerNamespace, SavedMirrors};
+use crate::reading::{PageReader, Reading, Suspects};
+use crate::session::Sessions;
+use crate::session::grants::Grants;
+use crate::tasks::Tasks;
+use crate::writing::{Publishers, Writers, Writing};
+
+/// What an agent is made of.
+pub(crate) struct Parts {
+    pub(crate) config: NodeConfig,
+    pub(crate) cluster: Cluster,
+    pub(crate) meta: MetaClient,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) grants: Arc<Grants>,
+    pub(crate) l1: Arc<L1>,
+    pub(crate) l3: Arc<L3>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) files: Option<Arc<dyn Files>>,
+}
+
+/// An agent.
+#[derive(Clone)]
+pub struct Agent {
+    rooms: Arc<Rooms>,
+}
+
+struct Rooms {
+    node: String,
+    cluster_id: ClusterId,
+    namespaces: Arc<Namespaces>,
+    reading: Arc<Reading>,
+    writing: Arc<Writing>,
+    l1: Arc<L1>,
+    l3: Arc<L3>,
+    sessions: Arc<Sessions>,
+    counters: Arc<Counters>,
+    ready: AtomicBool,
+    tasks: Tasks,
+}
+
+impl Agent {
+    /// An agent of these parts, and the tasks every agent has; `stop` ends it.
+    pub(crate) fn start(parts: Parts, stop: CancellationToken) -> Self {
+        let Parts { config, cluster, meta, sessions, grants, l1, l3, counters, files } = parts;
+        let tasks = Tasks::new(stop);
+        let memory = Arc::new(Memory::new(l1.clone(), l3.clone(), counters.clone()));
+
+        let suspects = Arc::new(Suspects::default());
+        let reader = Arc::new(PageReader::new(
+            &config,
+            memory.clone(),
+            l1.clone(),
+            l3.clone(),
+            suspects.clone(),
+            counters.clone(),
+            tasks.clone(),
+        ));
+        let reading = Arc::new(Reading::new(
+            &config,
+            reader,
+            l1.clone(),
+            l3.clone(),
+            meta.clone(),
+            counters.clone(),
+            tasks.clone(),
+        ));
+
+        let writers = Arc::new(Writers::new(
+            &config,
+            memory.clone(),
+            l3.clone(),
+            sessions.clone(),
+            grants.clone(),
+            counters.clone(),
+            tasks.clone(),
+        ));
+        let publishers =
+            Arc::new(Publishers::new(&config, l1.clone(), sessions.clone(), grants, counters.clone(), tasks.clone()));
+        let writing = Arc::new(Writing::new(&config, writers, publishers, memory.clone(), counters.clone()));
+
+        let saved = SavedMirrors::new(files, cluster.cluster_id, tasks.clone());
+        let owners: Vec<Arc<dyn PerNamespace>> = vec![reading.clone(), writing.clone()];
+        let namespaces =
+            Arc::new(Namespaces::new(&config, &cluster, meta.clone(), owners, saved, l1.clone(), counters.clone()));
+
+        tasks.spawn(l3.clone().run(tasks.stop()));
+        let chores = Chores {
+            namespaces: namespaces.clone(),
+            reading: reading.clone(),
+            suspects,
+            writing: writing.clone(),
+            memory,
+            sessions: sessions.clone(),
+            meta,
+            counters: counters.clone(),
+        };
+        chores.start(&config, &tasks);
+        let (node, cluster_id, ready) = (config.node, cluster.cluster_id, AtomicBool::new(false));
+        let rooms = Rooms { node, cluster_id, namespaces, reading, writing, l1, l3, sessions, counters, ready, tasks };
+        Self { rooms: Arc::new(rooms) }
+    }
+
+    /// True after the first session and the first sync of every namespace open then; and then for good.
+    pub fn is_ready(&self) -> bool {
+        let rooms = &self.rooms;
+        if rooms.sessions.refused() {
+            return false;
+        }
+        if rooms.ready.load(Ordering::Relaxed) {
+            return true;
+        }
+        let ready = rooms.namespaces.synced() && rooms.sessions.current().is_some();
+        if ready {
+            rooms.ready.store(true, Ordering::Relaxed);
+        }
+        ready
+    }
+
+    /// Another agent has its name.
+    pub fn is_refused(&self) -> bool {
+        self.rooms.sessions.refused()
+    }
+
+    /// The session it holds, if one is open as far as it knows.
+    pub fn session(&self) -> Option<SessionId> {
+        self.rooms.sessions.current().map(|session| session.id)
+    }
+
+    /// Shows what it knows of each open namespace, in the order of their ids.
+    pub fn visit_mirrors(&self, visit: impl FnMut(NamespaceId, &View)) {
+        self.rooms.namespaces.visit_mirrors(visit);
+    }
+
+    /// What is in use in it now.
+    pub fn held(&self) -> Held {
+        let rooms = &self.rooms;
+        let (l1_pages, segments) = rooms.l1.read(|pages| (pages.pages() as u64, rooms.l1.arena().segments()));
+        Held {
+            l1_pages,
+            pages_under_way: rooms.writing.pages_under_way() as u64,
+            frames_used: segments.iter().map(|segment| u64::from(segment.frames_used)).sum(),
+            frames_quarantined: segments.iter().map(|segment| u64::from(segment.frames_quarantined)).sum(),
+            put_room_used: rooms.writing.room_used(),
+            get_room_used: rooms.reading.room_used(),
+        }
+    }
+
+    /// Saves the mirrors, if they are saved at all.
+    pub async fn save_mirrors(&self) {
+        self.rooms.namespaces.save_mirrors().await;
+    }
+
+    /// Waits until all tasks have ended; they were told to by the token given at the start.
+    pub async fn ended(&self) {
+        self.rooms.tasks.ended().await;
+    }
+}
+
+/// What is in use in an agent. When nothing is under way, every frame that is not quarantined is an L1 page's, and no room is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    pub l1_pages: u64,
+    /// Pages on their way to L3.
+    pub pages_under_way: u64,
+    /// Frames with a holder, the quarantined ones included.
+    pub frames_used: u64,
+    pub frames_quarantined: u64,
+    /// Units of room that pages on their way in, and out, take.
+    pub put_room_used: u64,
+    pub get_room_used: u64,
+}
+
+impl EngineApi for Agent {
+    fn open_namespace(&self, namespace: Namespace, deadline: Instant) -> BoxFuture<'_, Result<Opened, ApiError>> {
+        Box::pin(self.rooms.namespaces.open(namespace, deadline))
+    }
+
+    fn namespace(&self, namespace: NamespaceId) -> Result<Opened, ApiError> {
+        Ok(self.rooms.namespaces.get(namespace)?.opened())
+    }
+
+    fn lookup(&self, ask: LookupAsk) -> BoxFuture<'_, Result<Found, ApiError>> {
+        Box::pin(self.rooms.reading.lookup(ask))
+    }
+
+    fn locate(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<Located, ApiError> {
+        self.rooms.reading.locate(namespace, keys)
+    }
+
+    fn get(&self, ask: GetAsk) -> Result<BoxStream<'static, PageAnswer>, ApiError> {
+        self.rooms.reading.get(ask)
+    }
+
+    fn put(&self, ask: PutAsk) -> Result<Box<dyn PutCall>, ApiError> {
+        self.rooms.writing.put(ask)
+    }
+
+    fn prefetch(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<u32, ApiError> {
+        self.rooms.reading.prefetch(namespace, keys)
+    }
+
+    fn release(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<(), ApiError> {
+        self.rooms.reading.release(namespace, keys)
+    }
+
+    fn stats(&self) -> AgentStatus {
+        let rooms = &self.rooms;
+        AgentStatus {
+            cluster_id: rooms.cluster_id,
+            node: rooms.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ready: self.is_ready(),
+            session: self.session().map(|session| session.to_string()),
+            fenced: rooms.sessions.fenced(),
+            l3_breaker: rooms.l3.breaker().word().to_owned(),
+            namespaces: rooms.namespaces.status(),
+            arena: rooms.l1.read(|pages| pages.status()),
+            counters: rooms.counters.snapshot(),
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! What has to be looked at now and then: pages whose shards did not all come in time, the arena's state, and whether mirrors keep up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::memory::Memory;
+use crate::namespaces::Namespaces;
+use crate::session::Sessions;
+use crate::writing::Writing;
+
+/// Looks this often in one gather deadline.
+const LOOKS_PER_DEADLINE: u32 = 10;
+
+/// Looks until the agent stops.
+pub(super) async fn keep_up(
+    memory: Arc<Memory>,
+    writing: Arc<Writing>,
+    namespaces: Arc<Namespaces>,
+    sessions: Arc<Sessions>,
+    gather_deadline: Duration,
+) {
+    loop {
+        tokio::time::sleep(gather_deadline / LOOKS_PER_DEADLINE).await;
+        memory.keep_up();
+        namespaces.group_has(sessions.revision());
+        writing.give_up_late(gather_deadline);
+    }
+}
+
+/// Saves mirrors now and then until the agent stops.
+pub(super) async fn keep_saving(namespaces: Arc<Namespaces>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        namespaces.save_mirrors().await;
+    }
+}

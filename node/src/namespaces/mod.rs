@@ -1,0 +1,242 @@
+//! Namespaces open on this agent: opened with the group, watched, saved, closed.
+
+mod by_namespace;
+mod open_namespace;
+mod purger;
+mod saved;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use foreword_proto::limits::WATCHED_NAMESPACES_MAX;
+use foreword_proto::namespace::Geometry;
+use foreword_proto::status::AgentNamespaceStatus;
+use foreword_proto::wire::{common, meta as wire};
+use foreword_proto::{BadInput, Epoch, Namespace, NamespaceId, Revision};
+use foreword_seams::{Marker, sometimes};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{ApiError, Opened};
+use crate::arena::TenantId;
+use crate::config::NodeConfig;
+use crate::counters::Counters;
+use crate::l1::L1;
+use crate::l3::PageShape;
+use crate::meta_client::{Cluster, MetaClient};
+use crate::mirror::feed::Feed;
+use crate::mirror::table::Table;
+use crate::mirror::watcher::{Subscription, Subscriptions, follow};
+use crate::mirror::{Mirror, View};
+
+pub(crate) use by_namespace::{ByNamespace, PerNamespace};
+pub(crate) use open_namespace::OpenNamespace;
+use purger::Purger;
+pub(crate) use saved::SavedMirrors;
+
+/// A page takes at most this part of the arena: others must find room beside it.
+const PAGE_ARENA_PART: u64 = 8;
+
+/// The namespaces open on an agent.
+pub(crate) struct Namespaces {
+    meta: MetaClient,
+    chunk_bytes: u32,
+    frame_bytes_max: u64,
+    open: ByNamespace<OpenNamespace>,
+    /// Held while a namespace is opened or closed.
+    tenants: Mutex<Tenants>,
+    /// Who keeps something for each of them.
+    owners: Vec<Arc<dyn PerNamespace>>,
+    /// The mirrors that the watch stream fills, and the stream.
+    watched: Arc<Subscriptions>,
+    feed: Arc<Feed>,
+    saved: SavedMirrors,
+    l1: Arc<L1>,
+    counters: Arc<Counters>,
+}
+
+/// Tenants by name, numbered as they come.
+#[derive(Default)]
+struct Tenants(BTreeMap<String, TenantId>);
+
+impl Tenants {
+    fn number(&mut self, name: &str) -> TenantId {
+        let next = self.0.len() as TenantId;
+        *self.0.entry(name.to_owned()).or_insert(next)
+    }
+}
+
+impl Namespaces {
+    /// None open. `owners` are told of each that is opened, before it is, and closed.
+    pub(crate) fn new(
+        config: &NodeConfig,
+        cluster: &Cluster,
+        meta: MetaClient,
+        owners: Vec<Arc<dyn PerNamespace>>,
+        saved: SavedMirrors,
+        l1: Arc<L1>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self {
+            meta,
+            chunk_bytes: cluster.chunk_bytes,
+            frame_bytes_max: config.arena_bytes / PAGE_ARENA_PART,
+            open: ByNamespace::default(),
+            tenants: Mutex::default(),
+            owners,
+            watched: Arc::default(),
+            feed: Arc::default(),
+            saved,
+            l1,
+            counters,
+        }
+    }
+
+    /// An open namespace.
+    pub(crate) fn get(&self, namespace: NamespaceId) -> Result<Arc<OpenNamespace>, ApiError> {
+        self.open.get(namespace)
+    }
+
+    /// Shows what is known of each open namespace, in the order of their ids.
+    pub(crate) fn visit_mirrors(&self, mut visit: impl FnMut(NamespaceId, &View)) {
+        for open in self.open.all() {
+            open.mirror.read(|view| visit(open.id, view));
+        }
+    }
+
+    /// True if every namespace open now had its first whole sync.
+    pub(crate) fn synced(&self) -> bool {
+        self.open.all().iter().all(|open| open.mirror.read(View::synced))
+    }
+
+    /// One line a namespace.
+    pub(crate) fn status(&self) -> Vec<AgentNamespaceStatus> {
+        let mirror_age_ms = self.feed.age().as_millis() as u64;
+        let status_of = |open: &Arc<OpenNamespace>| {
+            open.mirror.read(|view| AgentNamespaceStatus {
+                id: open.id,
+                epoch: view.epoch(),
+                revision: view.revision(),
+                synced: view.synced(),
+                mirror_age_ms,
+                pages: view.pages() as u64,
+                overlay_pages: view.overlay_pages() as u64,
+            })
+        };
+        self.open.all().iter().map(status_of).collect()
+    }
+
+    /// The group was heard to have this revision.
+    pub(crate) fn group_has(&self, revision: Revision) {
+        self.feed.group_has(revision);
+    }
+
+    /// Keeps the mirrors up to date until stopped. `node` is who the replicas are told to be watching.
+    pub(crate) fn follow(&self, node: String, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
+        follow(self.watched.clone(), self.feed.clone(), self.meta.clone(), node, stop)
+    }
+
+    /// Saves every mirror that moved on since it was saved.
+    pub(crate) async fn save_mirrors(&self) {
+        for open in self.open.all() {
+            self.saved.save(&open).await;
+        }
+    }
+
+    /// Registers the namespace with the group, watches it, and waits for its first sync until the deadline. Idempotent.
+    ///
+    /// Errors: a namespace that does not fit this agent, or the group's refusal.
+    pub(crate) async fn open(self: &Arc<Self>, namespace: Namespace, deadline: Instant) -> Result<Opened, ApiError> {
+        namespace.validate().map_err(|error| error.within("namespace"))?;
+        let geometry = namespace.geometry();
+        if geometry.frame_bytes > self.frame_bytes_max {
+            let (most, got) = (self.frame_bytes_max, geometry.frame_bytes);
+            let expected = format!("a page of at most {most} bytes (1/8 of arena_bytes), got {got}");
+            return Err(BadInput::new("namespace.shard_bytes", expected).into());
+        }
+        let request = wire::RegisterNamespaceRequest { namespace: Some(common::Namespace::from(&namespace)) };
+        let registered = self
+            .meta
+            .retry(deadline, |mut client| {
+                let request = request.clone();
+                async move { client.register_namespace(request).await }
+            })
+            .await
+            .map_err(ApiError::Group)?;
+        let expected = geometry.slot_bytes(self.chunk_bytes);
+        if u64::from(registered.slot_bytes) != expected {
+            let expected = format!("slots of {expected} bytes, the group says {}", registered.slot_bytes);
+            return Err(BadInput::new("namespace.shard_bytes", expected).into());
+        }
+        let saved = match self.get(registered.namespace_id) {
+            Ok(_) => None,
+            Err(_) => self.saved.load(&namespace, registered.namespace_id, registered.epoch).await,
+        };
+        let open = self.enter(namespace, geometry, &registered, saved)?;
+        self.feed.group_has(registered.revision);
+        open.mirror.synced(deadline).await;
+        // What was there before the namespace was opened is seen by the first lookup.
+        open.mirror.reached(registered.revision, deadline).await;
+        Ok(open.opened())
+    }
+
+    /// Opens the namespace here unless it is open.
+    fn enter(
+        self: &Arc<Self>,
+        namespace: Namespace,
+        geometry: Geometry,
+        registered: &wire::RegisterNamespaceResponse,
+        saved: Option<(Revision, Table)>,
+    ) -> Result<Arc<OpenNamespace>, ApiError> {
+        let mut tenants = self.tenants.lock();
+        let id = registered.namespace_id;
+        if let Ok(open) = self.get(id) {
+            return Ok(open);
+        }
+        if self.open.all().len() >= WATCHED_NAMESPACES_MAX {
+            let expected = format!("at most {WATCHED_NAMESPACES_MAX} open on one agent");
+            return Err(BadInput::new("namespace", expected).into());
+        }
+        let mirror = Mirror::new(namespace.shards(), registered.epoch, self.feed.clone());
+        if let Some((revision, table)) = saved {
+            tracing::info!(namespace = id, revision, pages = table.len(), "a saved mirror is used");
+            sometimes(Marker::MirrorRestored);
+            self.saved.restored(id, revision);
+            mirror.write(|view| view.restore(registered.epoch, revision, table));
+        }
+        let open = Arc::new(OpenNamespace {
+            id,
+            tenant: tenants.number(&namespace.tenant),
+            mirror: Arc::new(mirror),
+            shape: PageShape { slot_bytes: registered.slot_bytes, frame_bytes: geometry.frame_bytes },
+            geometry,
+            namespace,
+        });
+        for owner in &self.owners {
+            owner.opened(&open);
+        }
+        self.open.insert(id, open.clone());
+        self.watched.add(Subscription {
+            namespace: id,
+            shards: open.geometry.shards(),
+            mirror: open.mirror.clone(),
+            events: Box::new(Purger { namespaces: Arc::downgrade(self), namespace: id }),
+        });
+        Ok(open)
+    }
+
+    /// Forgets a namespace that the group dropped: an engine that asks for it is told that it is not open. What is under way in it
+    /// ends by itself; the group refuses its publishes.
+    fn close_dropped(&self, namespace: NamespaceId) {
+        let _opening = self.tenants.lock();
+        let Some(open) = self.open.remove(namespace) else { return };
+        for owner in &self.owners {
+            owner.closed(namespace);
+        }
+        self.l1.write(|pages| pages.remove_namespace(namespace, Epoch::MAX));
+        sometimes(Marker::OpenNamespaceDropped);
+        tracing::warn!(namespace, model = open.namespace.model, "the namespace was dropped; it is closed here");
+        self.saved.remove(&open);
+    }
+}

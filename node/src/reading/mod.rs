@@ -1,0 +1,110 @@
+//! The way out: pages to engines, from L1 or L3, and what engines are told of where pages are.
+//!
+//! [`Reading`] is what an engine asks; [`PageReader`] below it brings one page from L3.
+
+mod get;
+mod heat;
+mod lookup;
+mod page_reader;
+mod prefetch;
+mod shared_reads;
+mod suspects;
+
+use std::sync::Arc;
+
+use foreword_proto::{EntryKey, NamespaceId};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::config::NodeConfig;
+use crate::counters::Counters;
+use crate::l1::L1;
+use crate::l3::L3;
+use crate::memory::Room;
+use crate::meta_client::MetaClient;
+use crate::namespaces::{ByNamespace, OpenNamespace, PerNamespace};
+use crate::plan::prefetch::PrefetchWindow;
+use crate::tasks::Tasks;
+
+use heat::HeatLog;
+pub(crate) use page_reader::PageReader;
+use shared_reads::SharedReads;
+pub(crate) use suspects::Suspects;
+
+/// The part of the arena that pages on their way to engines may fill: 1/4.
+const ARENA_PART: u64 = 4;
+
+/// Lookups, gets and prefetches.
+pub(crate) struct Reading {
+    namespaces: ByNamespace<NamespaceReads>,
+    reader: Arc<PageReader>,
+    room: Room,
+    arena_bytes: u64,
+    started: Instant,
+    l1: Arc<L1>,
+    l3: Arc<L3>,
+    meta: MetaClient,
+    counters: Arc<Counters>,
+    tasks: Tasks,
+}
+
+/// What reading keeps for one namespace.
+struct NamespaceReads {
+    open: Arc<OpenNamespace>,
+    shared: SharedReads,
+    ahead: Mutex<PrefetchWindow>,
+    heat: HeatLog,
+}
+
+impl Reading {
+    /// Nothing is read yet.
+    pub(crate) fn new(
+        config: &NodeConfig,
+        reader: Arc<PageReader>,
+        l1: Arc<L1>,
+        l3: Arc<L3>,
+        meta: MetaClient,
+        counters: Arc<Counters>,
+        tasks: Tasks,
+    ) -> Self {
+        let arena_bytes = config.arena_bytes;
+        Self {
+            namespaces: ByNamespace::default(),
+            reader,
+            room: Room::new(arena_bytes / ARENA_PART),
+            arena_bytes,
+            started: Instant::now(),
+            l1,
+            l3,
+            meta,
+            counters,
+            tasks,
+        }
+    }
+
+    /// Which pages of each open namespace were asked for since the last call, oldest first.
+    pub(crate) fn take_heat(&self) -> Vec<(Arc<OpenNamespace>, Vec<EntryKey>)> {
+        self.namespaces.all().iter().map(|reads| (reads.open.clone(), reads.heat.take())).collect()
+    }
+
+    /// Units of room that pages on their way to engines take.
+    pub(crate) fn room_used(&self) -> u64 {
+        self.room.used()
+    }
+}
+
+impl PerNamespace for Reading {
+    fn opened(&self, open: &Arc<OpenNamespace>) {
+        let reads = NamespaceReads {
+            open: open.clone(),
+            shared: SharedReads::default(),
+            ahead: Mutex::new(PrefetchWindow::new(self.arena_bytes, open.geometry.frame_bytes)),
+            heat: HeatLog::default(),
+        };
+        self.namespaces.insert(open.id, Arc::new(reads));
+    }
+
+    fn closed(&self, namespace: NamespaceId) {
+        self.namespaces.remove(namespace);
+    }
+}

@@ -1,0 +1,110 @@
+//! The way in: shards are gathered to pages, written to L3, published.
+//!
+//! [`Writing`] takes what engines put, up to whole pages; [`Writers`] give each a slot and write it; [`Publishers`] make it visible.
+
+mod page_work;
+mod publish;
+mod put;
+mod under_way;
+mod write;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use foreword_proto::NamespaceId;
+use foreword_seams::{Marker, sometimes};
+use tokio::sync::mpsc;
+
+use crate::config::NodeConfig;
+use crate::counters::Counters;
+use crate::memory::{Memory, Room};
+use crate::namespaces::{ByNamespace, OpenNamespace, PerNamespace};
+
+use publish::PublishJob;
+pub(crate) use publish::Publishers;
+use under_way::UnderWay;
+use write::WriteJob;
+pub(crate) use write::Writers;
+
+/// The part of the arena that pages on their way to L3 may fill: 1/2.
+const ARENA_PART: u64 = 2;
+
+/// Puts.
+pub(crate) struct Writing {
+    namespaces: ByNamespace<NamespaceWrites>,
+    writers: Arc<Writers>,
+    publishers: Arc<Publishers>,
+    memory: Arc<Memory>,
+    room: Room,
+    /// How long a page waits for room and a frame.
+    room_wait: Duration,
+    next_writer: AtomicU64,
+    counters: Arc<Counters>,
+}
+
+/// What writing keeps for one namespace.
+struct NamespaceWrites {
+    open: Arc<OpenNamespace>,
+    under_way: UnderWay,
+    writer: mpsc::Sender<WriteJob>,
+    publisher: mpsc::Sender<PublishJob>,
+}
+
+impl Writing {
+    /// Nothing is under way yet.
+    pub(crate) fn new(
+        config: &NodeConfig,
+        writers: Arc<Writers>,
+        publishers: Arc<Publishers>,
+        memory: Arc<Memory>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self {
+            namespaces: ByNamespace::default(),
+            writers,
+            publishers,
+            memory,
+            room: Room::new(config.arena_bytes / ARENA_PART),
+            room_wait: Duration::from_millis(config.put_room_wait_ms),
+            next_writer: AtomicU64::new(1),
+            counters,
+        }
+    }
+
+    /// Gives pages up whose shards did not all come within this time.
+    pub(crate) fn give_up_late(&self, deadline: Duration) {
+        for writes in self.namespaces.all() {
+            for work in writes.under_way.gathering_for(deadline) {
+                sometimes(Marker::GatherTimedOut);
+                writes.under_way.give_up(&work);
+            }
+        }
+    }
+
+    /// Pages on their way to L3.
+    pub(crate) fn pages_under_way(&self) -> usize {
+        self.namespaces.all().iter().map(|writes| writes.under_way.pages()).sum()
+    }
+
+    /// Units of room that they take.
+    pub(crate) fn room_used(&self) -> u64 {
+        self.room.used()
+    }
+}
+
+impl PerNamespace for Writing {
+    fn opened(&self, open: &Arc<OpenNamespace>) {
+        let writes = NamespaceWrites {
+            open: open.clone(),
+            under_way: UnderWay::new(self.counters.clone()),
+            writer: self.writers.queue(open.shape.slot_bytes),
+            publisher: self.publishers.queue(),
+        };
+        self.namespaces.insert(open.id, Arc::new(writes));
+    }
+
+    fn closed(&self, namespace: NamespaceId) {
+        self.namespaces.remove(namespace);
+    }
+}

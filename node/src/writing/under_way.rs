@@ -1,0 +1,93 @@
+//! The pages of one namespace on their way in, and what becomes of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreword_proto::{EntryKey, Epoch, PutOutcome, PutRefusal};
+use parking_lot::Mutex;
+
+use super::NamespaceWrites;
+use super::page_work::PageWork;
+use crate::counters::Counters;
+
+/// Pages on their way to L3, by the epoch in which their bytes came.
+pub(super) struct UnderWay {
+    works: Mutex<BTreeMap<(Epoch, EntryKey), Arc<PageWork>>>,
+    counters: Arc<Counters>,
+}
+
+impl UnderWay {
+    /// None yet.
+    pub(super) fn new(counters: Arc<Counters>) -> Self {
+        Self { works: Mutex::default(), counters }
+    }
+
+    /// The page, if it is under way.
+    pub(super) fn find(&self, epoch: Epoch, key: EntryKey) -> Option<Arc<PageWork>> {
+        self.works.lock().get(&(epoch, key)).cloned()
+    }
+
+    /// The page under way, or this one from now on.
+    pub(super) fn find_or_begin(&self, epoch: Epoch, key: EntryKey, begin: impl FnOnce() -> PageWork) -> Arc<PageWork> {
+        self.works.lock().entry((epoch, key)).or_insert_with(|| Arc::new(begin())).clone()
+    }
+
+    /// Says what became of a page; from now on the key is not under way here.
+    pub(super) fn settle(&self, work: &PageWork, outcome: PutOutcome) {
+        match &outcome {
+            PutOutcome::Published { .. } => self.counters.publishes_acked.add(1),
+            PutOutcome::Exists { .. } => self.counters.puts_existing.add(1),
+            PutOutcome::Declined => self.counters.puts_declined.add(1),
+            PutOutcome::Refused { reason } => self.counters.refuse(*reason),
+            PutOutcome::Taken => {}
+        }
+        work.settle(outcome);
+        self.works.lock().remove(&(work.epoch, work.key));
+    }
+
+    /// Gives a page up whose shards do not all come.
+    pub(super) fn give_up(&self, work: &PageWork) {
+        if work.give_up() {
+            self.counters.puts_aborted.add(1);
+            self.settle(work, PutOutcome::Refused { reason: PutRefusal::Incomplete });
+        }
+    }
+
+    /// Pages that have been waiting for shards for this long.
+    pub(super) fn gathering_for(&self, time: Duration) -> Vec<Arc<PageWork>> {
+        let works = self.works.lock();
+        let late = works.values().filter(|work| work.started.elapsed() >= time && work.is_gathering());
+        late.cloned().collect()
+    }
+
+    /// How many.
+    pub(super) fn pages(&self) -> usize {
+        self.works.lock().len()
+    }
+}
+
+/// A page somebody has promised to settle. Dropped without a word, however that came, it is refused: nobody waits for ever.
+pub(super) struct Pending {
+    pub(super) writes: Arc<NamespaceWrites>,
+    pub(super) work: Arc<PageWork>,
+}
+
+impl Pending {
+    /// Says what became of the page.
+    pub(super) fn settle(&self, outcome: PutOutcome) {
+        self.writes.under_way.settle(&self.work, outcome);
+    }
+
+    pub(super) fn refuse(&self, reason: PutRefusal) {
+        self.settle(PutOutcome::Refused { reason });
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if self.work.outcome().is_none() {
+            self.refuse(PutRefusal::WriteFailed);
+        }
+    }
+}
