@@ -1,4 +1,4 @@
-//! The agent: its rooms put together, and the API over them.
+//! The agent: its owners put together, and the API over them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,10 +43,10 @@ pub(crate) struct Parts {
 /// An agent.
 #[derive(Clone)]
 pub struct Agent {
-    rooms: Arc<Rooms>,
+    owners: Arc<Owners>,
 }
 
-struct Rooms {
+struct Owners {
     node: String,
     cluster_id: ClusterId,
     namespaces: Arc<Namespaces>,
@@ -101,9 +101,9 @@ impl Agent {
         let writing = Arc::new(Writing::new(&config, writers, publishers, memory.clone(), counters.clone()));
 
         let saved = SavedMirrors::new(files, cluster.cluster_id, tasks.clone());
-        let owners: Vec<Arc<dyn PerNamespace>> = vec![reading.clone(), writing.clone()];
+        let told: Vec<Arc<dyn PerNamespace>> = vec![reading.clone(), writing.clone()];
         let namespaces =
-            Arc::new(Namespaces::new(&config, &cluster, meta.clone(), owners, saved, l1.clone(), counters.clone()));
+            Arc::new(Namespaces::new(&config, &cluster, meta.clone(), told, saved, l1.clone(), counters.clone()));
 
         tasks.spawn(l3.clone().run(tasks.stop()));
         let chores = Chores {
@@ -118,63 +118,64 @@ impl Agent {
         };
         chores.start(&config, &tasks);
         let (node, cluster_id, ready) = (config.node, cluster.cluster_id, AtomicBool::new(false));
-        let rooms = Rooms { node, cluster_id, namespaces, reading, writing, l1, l3, sessions, counters, ready, tasks };
-        Self { rooms: Arc::new(rooms) }
+        let owners =
+            Owners { node, cluster_id, namespaces, reading, writing, l1, l3, sessions, counters, ready, tasks };
+        Self { owners: Arc::new(owners) }
     }
 
     /// True after the first session and the first sync of every namespace open then; and then for good.
     pub fn is_ready(&self) -> bool {
-        let rooms = &self.rooms;
-        if rooms.sessions.refused() {
+        let owners = &self.owners;
+        if owners.sessions.refused() {
             return false;
         }
-        if rooms.ready.load(Ordering::Relaxed) {
+        if owners.ready.load(Ordering::Relaxed) {
             return true;
         }
-        let ready = rooms.namespaces.synced() && rooms.sessions.current().is_some();
+        let ready = owners.namespaces.synced() && owners.sessions.current().is_some();
         if ready {
-            rooms.ready.store(true, Ordering::Relaxed);
+            owners.ready.store(true, Ordering::Relaxed);
         }
         ready
     }
 
     /// Another agent has its name.
     pub fn is_refused(&self) -> bool {
-        self.rooms.sessions.refused()
+        self.owners.sessions.refused()
     }
 
     /// The session it holds, if one is open as far as it knows.
     pub fn session(&self) -> Option<SessionId> {
-        self.rooms.sessions.current().map(|session| session.id)
+        self.owners.sessions.current().map(|session| session.id)
     }
 
     /// Shows what it knows of each open namespace, in the order of their ids.
     pub fn visit_mirrors(&self, visit: impl FnMut(NamespaceId, &View)) {
-        self.rooms.namespaces.visit_mirrors(visit);
+        self.owners.namespaces.visit_mirrors(visit);
     }
 
     /// What is in use in it now.
     pub fn held(&self) -> Held {
-        let rooms = &self.rooms;
-        let (l1_pages, segments) = rooms.l1.read(|pages| (pages.pages() as u64, rooms.l1.arena().segments()));
+        let owners = &self.owners;
+        let (l1_pages, segments) = owners.l1.read(|pages| (pages.pages() as u64, owners.l1.arena().segments()));
         Held {
             l1_pages,
-            pages_under_way: rooms.writing.pages_under_way() as u64,
+            pages_under_way: owners.writing.pages_under_way() as u64,
             frames_used: segments.iter().map(|segment| u64::from(segment.frames_used)).sum(),
             frames_quarantined: segments.iter().map(|segment| u64::from(segment.frames_quarantined)).sum(),
-            put_room_used: rooms.writing.room_used(),
-            get_room_used: rooms.reading.room_used(),
+            put_room_used: owners.writing.room_used(),
+            get_room_used: owners.reading.room_used(),
         }
     }
 
     /// Saves the mirrors, if they are saved at all.
     pub async fn save_mirrors(&self) {
-        self.rooms.namespaces.save_mirrors().await;
+        self.owners.namespaces.save_mirrors().await;
     }
 
     /// Waits until all tasks have ended; they were told to by the token given at the start.
     pub async fn ended(&self) {
-        self.rooms.tasks.ended().await;
+        self.owners.tasks.ended().await;
     }
 }
 
@@ -194,50 +195,50 @@ pub struct Held {
 
 impl EngineApi for Agent {
     fn open_namespace(&self, namespace: Namespace, deadline: Instant) -> BoxFuture<'_, Result<Opened, ApiError>> {
-        Box::pin(self.rooms.namespaces.open(namespace, deadline))
+        Box::pin(self.owners.namespaces.open(namespace, deadline))
     }
 
     fn namespace(&self, namespace: NamespaceId) -> Result<Opened, ApiError> {
-        Ok(self.rooms.namespaces.get(namespace)?.opened())
+        Ok(self.owners.namespaces.get(namespace)?.opened())
     }
 
     fn lookup(&self, ask: LookupAsk) -> BoxFuture<'_, Result<Found, ApiError>> {
-        Box::pin(self.rooms.reading.lookup(ask))
+        Box::pin(self.owners.reading.lookup(ask))
     }
 
     fn locate(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<Located, ApiError> {
-        self.rooms.reading.locate(namespace, keys)
+        self.owners.reading.locate(namespace, keys)
     }
 
     fn get(&self, ask: GetAsk) -> Result<BoxStream<'static, PageAnswer>, ApiError> {
-        self.rooms.reading.get(ask)
+        self.owners.reading.get(ask)
     }
 
     fn put(&self, ask: PutAsk) -> Result<Box<dyn PutCall>, ApiError> {
-        self.rooms.writing.put(ask)
+        self.owners.writing.put(ask)
     }
 
     fn prefetch(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<u32, ApiError> {
-        self.rooms.reading.prefetch(namespace, keys)
+        self.owners.reading.prefetch(namespace, keys)
     }
 
     fn release(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<(), ApiError> {
-        self.rooms.reading.release(namespace, keys)
+        self.owners.reading.release(namespace, keys)
     }
 
     fn stats(&self) -> AgentStatus {
-        let rooms = &self.rooms;
+        let owners = &self.owners;
         AgentStatus {
-            cluster_id: rooms.cluster_id,
-            node: rooms.node.clone(),
+            cluster_id: owners.cluster_id,
+            node: owners.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready: self.is_ready(),
             session: self.session().map(|session| session.to_string()),
-            fenced: rooms.sessions.fenced(),
-            l3_breaker: rooms.l3.breaker().word().to_owned(),
-            namespaces: rooms.namespaces.status(),
-            arena: rooms.l1.read(|pages| pages.status()),
-            counters: rooms.counters.snapshot(),
+            fenced: owners.sessions.fenced(),
+            l3_breaker: owners.l3.breaker().word().to_owned(),
+            namespaces: owners.namespaces.status(),
+            arena: owners.l1.read(|pages| pages.status()),
+            counters: owners.counters.snapshot(),
         }
     }
 }

@@ -27,3 +27,28 @@ pub(super) fn segments_to_replace(status: &ArenaStatus, mut segments: Vec<Segmen
     }
     chosen
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::FrameClass;
+
+    fn segment(id: SegmentId, frames_quarantined: u32) -> SegmentUse {
+        let class = FrameClass { tenant: 0, frame_bytes: 4096 };
+        SegmentUse { id, class, frames: 16, frames_used: 16, frames_quarantined, draining: false }
+    }
+
+    fn replaced(quarantined: &[u32]) -> Vec<SegmentId> {
+        let segments: Vec<SegmentUse> = (0..).zip(quarantined).map(|(id, frames)| segment(id, *frames)).collect();
+        let quarantined_bytes: u64 = quarantined.iter().map(|frames| u64::from(*frames) * 4096).sum();
+        let status = ArenaStatus { arena_bytes: 64 * 4096, quarantined_bytes, ..ArenaStatus::default() };
+        segments_to_replace(&status, segments)
+    }
+
+    #[test]
+    fn from_a_quarter_on_those_that_hold_most_go_until_an_eighth_is_left() {
+        assert_eq!(replaced(&[4, 7, 2, 2]), [0; 0]);
+        assert_eq!(replaced(&[4, 8, 2, 2]), [1]);
+        assert_eq!(replaced(&[4, 7, 3, 3]), [1, 0]);
+    }
+}
