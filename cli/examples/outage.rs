@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use foreword_cli::clients::Group;
+use foreword_cli::clients;
 use foreword_cli::cluster::{Cluster, L3Spec, Spec};
 use foreword_cli::driver::probe::{Probe, outage};
 use foreword_cli::human::Span;
@@ -41,7 +41,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     };
     let mut cluster = Cluster::start(spec()?, |what| eprintln!("{what}")).await?;
     let agent = cluster.agent_endpoints().into_iter().next().context("an agent")?;
-    let probe = Probe::start(&agent, Group::new(&cluster.meta_endpoints())?, OsEntropy.u64()).await?;
+    let probe = Probe::start(&agent, clients::group(&cluster.meta_endpoints())?, OsEntropy.u64()).await?;
     let mut killed = Vec::new();
     for number in 1..=kills {
         sleep(CALM).await;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use foreword_client::{Cluster, Group};
 use foreword_proto::status::AgentStatus;
 use foreword_proto::{ClusterId, Namespace, NamespaceId, PageKey, SessionId};
 use foreword_seams::Files;
@@ -18,7 +19,6 @@ use crate::counters::Counters;
 use crate::l1::L1;
 use crate::l3::L3;
 use crate::memory::Memory;
-use crate::meta_client::{Cluster, MetaClient};
 use crate::mirror::View;
 use crate::namespaces::{Namespaces, PerNamespace, SavedMirrors};
 use crate::reading::{PageReader, Reading, Suspects};
@@ -31,7 +31,7 @@ use crate::writing::{Publishers, Writers, Writing};
 pub(crate) struct Parts {
     pub(crate) config: NodeConfig,
     pub(crate) cluster: Cluster,
-    pub(crate) meta: MetaClient,
+    pub(crate) meta: Group,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) grants: Arc<Grants>,
     pub(crate) l1: Arc<L1>,

@@ -14,7 +14,6 @@ pub mod l1;
 pub mod l3;
 pub mod machine;
 mod memory;
-pub mod meta_client;
 pub mod mirror;
 mod namespaces;
 pub mod plan;

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreword_client::{Cluster, Group, HelloError};
 use foreword_proto::{AgentId, BadInput, ClusterId};
 use foreword_seams::connection::Protocol;
 use foreword_seams::{Endpoint, Entropy, Files, Incoming, Net, Telemetry, listener};
@@ -18,7 +19,6 @@ use crate::counters::Counters;
 use crate::kept_id::KeptId;
 use crate::l1::L1;
 use crate::l3::L3;
-use crate::meta_client::{Cluster, HelloError, MetaClient};
 use crate::service::{GrpcServer, http};
 use crate::session::grants::Grants;
 use crate::session::{Identity, Sessions, keep};
@@ -152,7 +152,7 @@ pub async fn serve(config: NodeConfig, deps: Deps) -> Result<Handle, ServeError>
     config.validate()?;
     let listeners = Listeners::bind(&config, &*deps.net, &deps.telemetry).await?;
     let l1 = Arc::new(L1::new(Arena::new(arena_settings(&config), deps.regions.clone())?));
-    let meta = MetaClient::new(deps.net.clone(), deps.entropy.clone(), &config.meta);
+    let meta = Group::new(deps.net.clone(), deps.entropy.clone(), &config.meta);
     let meta_wait = Duration::from_millis(config.meta_wait_ms);
     let cluster = meta.hello(config.cluster_id, Instant::now() + meta_wait).await?;
     let store = checked_store(&config, &deps.store, &cluster).await?;

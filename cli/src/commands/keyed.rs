@@ -18,10 +18,11 @@ use foreword_proto::{BadInput, Namespace, PageKey};
 use foreword_seams::Endpoint;
 use futures::stream;
 use serde_json::json;
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::{Done, NOT_FOUND};
-use crate::clients::{self, Agent, Group, said_no};
+use crate::clients::{self, Agent, said_no};
 use crate::out::outln;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -179,10 +180,10 @@ async fn lookup_at_group(
     tokens: Option<c::Tokens>,
     freshness: Option<c::Freshness>,
 ) -> anyhow::Result<(u32, u64)> {
-    let group = Group::new(endpoints)?;
+    let group = clients::group(endpoints)?;
     let register = m::RegisterNamespaceRequest { namespace: Some(namespace.into()) };
     let registered = group
-        .call(PATIENCE, |mut replica| {
+        .retry(Instant::now() + PATIENCE, |mut replica| {
             let register = register.clone();
             async move { replica.register_namespace(register).await }
         })
@@ -197,7 +198,7 @@ async fn lookup_at_group(
         every_key: false,
     };
     let answer = group
-        .call(PATIENCE, |mut replica| {
+        .retry(Instant::now() + PATIENCE, |mut replica| {
             let request = request.clone();
             async move { replica.lookup(request).await }
         })

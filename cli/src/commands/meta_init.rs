@@ -25,7 +25,9 @@ use serde_json::json;
 
 use super::Done;
 use super::claims::{Claim, Claims};
-use crate::clients::{self, Group};
+use tokio::time::Instant;
+
+use crate::clients;
 use crate::human::{Size, Span};
 use crate::out::outln;
 
@@ -163,14 +165,14 @@ fn begin(args: &InitArgs) -> anyhow::Result<Made> {
 
 /// A replica that joins later: what the running group says is what its directory says.
 async fn join(args: &InitArgs, endpoint: &Endpoint) -> anyhow::Result<Made> {
-    let group = Group::new(std::slice::from_ref(endpoint))?;
+    let group = clients::group(std::slice::from_ref(endpoint))?;
     let hello = m::HelloRequest {
         wire_version: WIRE_VERSIONS.max,
         wire_version_min: WIRE_VERSIONS.min,
         cluster_id: Default::default(),
     };
     let hello = group
-        .call(JOIN_PATIENCE, |mut replica| {
+        .retry(Instant::now() + JOIN_PATIENCE, |mut replica| {
             let hello = hello.clone();
             async move { replica.hello(hello).await }
         })

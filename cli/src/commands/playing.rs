@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::clients::Group;
+use crate::clients::{self, Group};
 use crate::driver::audit::{Audit, Findings, RECORD_PATIENCE};
 use crate::driver::recorder::Recorder;
 use crate::driver::run::{Agents, Play, play};
@@ -114,7 +114,7 @@ impl Stage {
     /// Opens the namespace on every agent and starts to record its events.
     pub async fn open(script: &Script, agents: &[Endpoint], meta: &[Endpoint]) -> anyhow::Result<Self> {
         let agents = Arc::new(Agents::open(agents, &script.namespace).await?);
-        let group = Group::new(meta)?;
+        let group = clients::group(meta)?;
         let recorder = Recorder::start(group.clone(), agents.namespace_id(), script.namespace.shards()).await?;
         Ok(Self { agents, group, recorder })
     }

@@ -93,7 +93,7 @@ impl Audit<'_> {
             };
             let answer = self
                 .group
-                .call(PATIENCE, |mut replica| {
+                .retry(Instant::now() + PATIENCE, |mut replica| {
                     let request = request.clone();
                     async move { replica.lookup(request).await }
                 })

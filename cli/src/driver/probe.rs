@@ -122,13 +122,7 @@ impl Prober {
         let mut name = BytesMut::from(&self.seed.to_le_bytes()[..]);
         name.extend_from_slice(&number.to_le_bytes());
         let key = PageKey::opaque(&name);
-        let ask = ShardPut {
-            namespace_id: self.namespace_id,
-            shard: 0,
-            shard_bytes: PAGE_BYTES as usize,
-            parent: None,
-            nonce: number,
-        };
+        let ask = ShardPut::whole(self.namespace_id, (0, PAGE_BYTES as usize), None, number);
         let mut agent = self.agent.clone();
         let submitted = Instant::now();
         let outcome = timeout(PROBE_TIMEOUT, put(&mut agent, ask, [key].into())).await;
@@ -156,7 +150,7 @@ impl Prober {
             };
             let deleted = self
                 .group
-                .call(PROBE_TIMEOUT, |mut replica| {
+                .retry(Instant::now() + PROBE_TIMEOUT, |mut replica| {
                     let request = request.clone();
                     async move { replica.delete(request).await }
                 })

@@ -1,21 +1,20 @@
 //! Records the watch stream of one namespace from the start of a run: the evidence for every page that is gone at the end.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreword_client::watch::{Cursor, Ended, WatchStream};
+use foreword_client::{Group, Replica};
 use foreword_proto::records::NamespaceEvent;
-use foreword_proto::wire::meta as m;
-use foreword_proto::wire::meta::watch_request::Kind as Ask;
 use foreword_proto::wire::meta::watch_response::Kind;
 use foreword_proto::{BadInput, EntryKey, RetireReason, Revision};
-use foreword_seams::rpc::held_open;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-
-use crate::clients::Group;
+use tonic::Status;
 
 /// Pause before another replica is asked for the stream.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -25,14 +24,11 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// What the stream said.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Record {
     /// The revision up to which every event is in the record.
     pub revision: Revision,
-    epoch: u32,
-    /// What the stream tells of revisions holds for the record: it is past its resync, or went on.
-    tailing: bool,
-    resyncing: bool,
+    cursor: Cursor,
     /// Of each key that was retired, the last revision at which it was.
     retired: HashMap<EntryKey, Revision>,
     /// Published pages whose slot was used before.
@@ -49,40 +45,33 @@ impl Record {
         self.retired.get(key).is_some_and(|retired| *retired > acked)
     }
 
-    fn take(&mut self, kind: Kind, shards: usize) -> Result<(), BadInput> {
-        match kind {
-            Kind::Begin(begin) => {
-                // A resync in the middle of a record stands for events that were not seen.
-                self.gap |= self.revision > 0 && begin.revision > self.revision;
-                (self.epoch, self.tailing, self.resyncing) = (begin.epoch, false, true);
-            }
-            Kind::Bucket(_) => {}
-            Kind::End(end) => {
-                self.revision = self.revision.max(end.revision);
-                (self.tailing, self.resyncing) = (true, false);
-            }
-            Kind::Events(events) => {
-                for entry in events.entries {
-                    self.entry(entry.revision, &entry.events, shards)?;
-                }
-                self.tailing |= !self.resyncing;
-                self.reached(events.revision);
-            }
-            Kind::Progress(progress) => self.reached(progress.revision),
-            Kind::Dropped(_) => self.gap = true,
-            Kind::Resync(resync) => {
-                tracing::debug!(reason = resync.reason, "the watch stream starts again");
-                self.gap = true;
-                self.epoch = 0;
-            }
+    fn new(namespace_id: u32) -> Self {
+        Self {
+            revision: 0,
+            cursor: Cursor::new(namespace_id),
+            retired: HashMap::new(),
+            slots_reused: 0,
+            retired_as_suspect: 0,
+            gap: false,
         }
-        Ok(())
     }
 
-    fn reached(&mut self, revision: Revision) {
-        if self.tailing {
-            self.revision = self.revision.max(revision);
+    /// One message. False: the stream is of no further use.
+    fn take(&mut self, kind: &Kind, shards: usize) -> Result<bool, BadInput> {
+        match kind {
+            // A resync in the middle of a record stands for events that were not seen.
+            Kind::Begin(begin) => self.gap |= self.revision > 0 && begin.revision > self.revision,
+            Kind::Events(events) => {
+                for entry in &events.entries {
+                    self.entry(entry.revision, &entry.events, shards)?;
+                }
+            }
+            Kind::Resync(_) | Kind::Dropped(_) => self.gap = true,
+            Kind::Bucket(_) | Kind::End(_) | Kind::Progress(_) => {}
         }
+        let goes_on = self.cursor.take(kind);
+        self.revision = self.revision.max(self.cursor.revision());
+        Ok(goes_on)
     }
 
     fn entry(&mut self, revision: Revision, events: &[u8], shards: usize) -> Result<(), BadInput> {
@@ -112,9 +101,9 @@ pub struct Recorder {
 impl Recorder {
     /// Starts to record, and returns once the stream has begun: everything published from now on is in the record.
     pub async fn start(group: Group, namespace_id: u32, shards: usize) -> anyhow::Result<Self> {
-        let record = Arc::new(Mutex::new(Record::default()));
+        let record = Arc::new(Mutex::new(Record::new(namespace_id)));
         let (begun, mut beginning) = watch::channel(false);
-        let task = tokio::spawn(record_for_ever(group, namespace_id, shards, Arc::clone(&record), begun));
+        let task = tokio::spawn(record_for_ever(group.apart(), namespace_id, shards, Arc::clone(&record), begun));
         let recorder = Self { record, task };
         timeout(START_TIMEOUT, beginning.wait_for(|begun| *begun))
             .await
@@ -142,52 +131,43 @@ async fn record_for_ever(
     begun: watch::Sender<bool>,
 ) {
     loop {
-        if let Err(status) = one_stream(&group, namespace_id, shards, &record, &begun).await {
-            tracing::debug!(%status, "the watch stream broke; the next replica is asked");
-        }
-        group.turn();
+        let member = group.member();
+        let ended = one_stream(&mut member.connection.clone().replica(), shards, &record, &begun).await;
+        tracing::debug!(namespace_id, %ended, "the watch stream broke; the next replica is asked");
+        group.failed(&member, &ended.status());
         sleep(RETRY_PAUSE).await;
     }
 }
 
 async fn one_stream(
-    group: &Group,
-    namespace_id: u32,
+    replica: &mut Replica,
     shards: usize,
     record: &Mutex<Record>,
     begun: &watch::Sender<bool>,
-) -> Result<(), tonic::Status> {
-    let open = {
-        let mut record = record.lock();
-        (record.tailing, record.resyncing) = (false, false);
-        // Without an epoch there was no resync yet, or the last stream asked for one.
-        let from_revision = if record.epoch == 0 { 0 } else { record.revision };
-        m::WatchOpen { namespace_id, from_revision, epoch: record.epoch, ..m::WatchOpen::default() }
+) -> Ended {
+    let followed = async {
+        let mut cursor = record.lock().cursor.clone();
+        let mut stream = WatchStream::of(replica, "recorder", &mut cursor).await?;
+        record.lock().cursor = cursor;
+        loop {
+            let (_, kind) = stream.next_within(SILENCE_MAX).await?;
+            if !record.lock().take(&kind, shards).map_err(Status::from)? {
+                return Err(Ended::Closed);
+            }
+            if matches!(kind, Kind::End(_)) {
+                begun.send_replace(true);
+            }
+        }
     };
-    let first = m::WatchRequest { kind: Some(Ask::Open(open)), node: "recorder".into() };
-    let requests = held_open(vec![first], m::WatchRequest::default());
-    let silence = |_| tonic::Status::deadline_exceeded("the stream is silent");
-    let mut replica = group.pick();
-    let mut stream = timeout(SILENCE_MAX, replica.watch(requests)).await.map_err(silence)??.into_inner();
-    while let Some(message) = timeout(SILENCE_MAX, stream.message()).await.map_err(silence)?? {
-        let Some(kind) = message.kind else { continue };
-        let resync = matches!(kind, Kind::Resync(_) | Kind::Dropped(_));
-        let whole = matches!(kind, Kind::End(_));
-        record.lock().take(kind, shards).map_err(tonic::Status::from)?;
-        if whole {
-            begun.send_replace(true);
-        }
-        if resync {
-            break;
-        }
-    }
-    Ok(())
+    let Err::<Infallible, Ended>(ended) = followed.await;
+    ended
 }
 
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
     use foreword_proto::location::{Checksums, Location};
+    use foreword_proto::wire::meta as m;
     use foreword_proto::{PageKey, SlotRef};
 
     use super::*;
@@ -208,13 +188,13 @@ mod tests {
     #[test]
     fn only_a_later_retire_explains_an_absent_page() {
         let key = PageKey::opaque(b"a").entry();
-        let mut record = Record::default();
+        let mut record = Record::new(1);
         let location = Location { slot: slot(2), checksums: Checksums::new(&[7]) };
         let published = NamespaceEvent::Published { key, parent: 0, location };
         let retired = NamespaceEvent::Retired { key, slot: slot(2), reason: RetireReason::Evicted };
-        record.take(Kind::End(m::ResyncEnd { revision: 3 }), 1).unwrap();
-        record.take(events(9, &[(5, published.clone()), (8, retired)]), 1).unwrap();
-        record.take(events(9, &[(5, published)]), 1).unwrap();
+        record.take(&Kind::End(m::ResyncEnd { revision: 3 }), 1).unwrap();
+        record.take(&events(9, &[(5, published.clone()), (8, retired)]), 1).unwrap();
+        record.take(&events(9, &[(5, published)]), 1).unwrap();
         assert_eq!((record.revision, record.slots_reused), (9, 1), "an event that comes twice counts once");
         assert!(record.retired_after(&key, 5));
         assert!(!record.retired_after(&key, 8));
@@ -223,12 +203,12 @@ mod tests {
 
     #[test]
     fn a_resync_in_the_middle_is_a_gap() {
-        let mut record = Record::default();
+        let mut record = Record::new(1);
         let begin = |revision| Kind::Begin(m::ResyncBegin { revision, epoch: 1, entries: 0 });
-        record.take(begin(4), 1).unwrap();
-        record.take(Kind::End(m::ResyncEnd { revision: 4 }), 1).unwrap();
+        record.take(&begin(4), 1).unwrap();
+        record.take(&Kind::End(m::ResyncEnd { revision: 4 }), 1).unwrap();
         assert!(!record.gap);
-        record.take(begin(9), 1).unwrap();
+        record.take(&begin(9), 1).unwrap();
         assert!(record.gap);
     }
 }

@@ -270,13 +270,8 @@ impl Shared {
         let keys: Arc<[PageKey]> = new.iter().map(|page| *self.plan.key(*page)).collect();
         let nonce = SplitMix::new(self.play.seed ^ (index as u64).rotate_left(32)).next();
         let puts = self.play.namespace.shard_bytes.iter().enumerate().map(|(shard, bytes)| {
-            let ask = ShardPut {
-                namespace_id: self.agents.namespace_id(),
-                shard: shard as u32,
-                shard_bytes: *bytes as usize,
-                parent: parent.map(|page| *self.plan.key(page)),
-                nonce,
-            };
+            let parent = parent.map(|page| *self.plan.key(page));
+            let ask = ShardPut::whole(self.agents.namespace_id(), (shard as u32, *bytes as usize), parent, nonce);
             let (mut client, keys) = (self.agents.shard(agent, shard), Arc::clone(&keys));
             async move { transfer::put(&mut client, ask, keys).await }
         });

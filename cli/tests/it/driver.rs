@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreword_cli::clients::Group;
+use foreword_cli::clients;
 use foreword_cli::driver::audit::{Audit, Findings};
 use foreword_cli::driver::recorder::Recorder;
 use foreword_cli::driver::run::{Agents, Play, play};
@@ -54,7 +54,7 @@ impl Stage {
 
     async fn audit(&self, counts: &Counts, meta: FakeMeta) -> Findings {
         let meta = serve_meta(self.dir.path(), "meta", meta).await;
-        let group = Group::new(&[meta]).unwrap();
+        let group = clients::group(&[meta]).unwrap();
         let recorder = Recorder::start(group.clone(), 1, 2).await.unwrap();
         let audit = Audit {
             plan: &self.plan,

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreword_client::Group;
 use foreword_proto::records;
 use foreword_proto::wire::meta as wire;
 use tokio::time::Instant;
 
-use crate::meta_client::MetaClient;
 use crate::reading::Reading;
 use crate::session::Sessions;
 
 /// Reports every namespace's accesses until the agent stops. An agent without any says so: a new leader evicts nothing before
 /// all agents have spoken, and a full L3 leaves nothing to access.
-pub(super) async fn report(reading: Arc<Reading>, sessions: Arc<Sessions>, meta: MetaClient, every: Duration) {
+pub(super) async fn report(reading: Arc<Reading>, sessions: Arc<Sessions>, meta: Group, every: Duration) {
     loop {
         tokio::time::sleep(every).await;
         let Some(session) = sessions.current() else { continue };

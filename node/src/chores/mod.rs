@@ -7,10 +7,11 @@ mod upkeep;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreword_client::Group;
+
 use crate::config::NodeConfig;
 use crate::counters::Counters;
 use crate::memory::Memory;
-use crate::meta_client::MetaClient;
 use crate::namespaces::Namespaces;
 use crate::reading::{Reading, Suspects};
 use crate::session::Sessions;
@@ -25,7 +26,7 @@ pub(crate) struct Chores {
     pub(crate) writing: Arc<Writing>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) sessions: Arc<Sessions>,
-    pub(crate) meta: MetaClient,
+    pub(crate) meta: Group,
     pub(crate) counters: Arc<Counters>,
 }
 

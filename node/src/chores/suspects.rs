@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreword_client::Group;
 use foreword_proto::NamespaceId;
 use foreword_proto::limits::SUSPECTS_PER_REPORT_MAX;
 use foreword_proto::records::{self, SuspectRecord};
@@ -12,7 +13,6 @@ use foreword_seams::{Marker, sometimes};
 use tokio::time::Instant;
 
 use crate::counters::Counters;
-use crate::meta_client::MetaClient;
 use crate::reading::Suspects;
 use crate::session::Sessions;
 
@@ -20,12 +20,7 @@ use crate::session::Sessions;
 const REPORT: Duration = Duration::from_secs(5);
 
 /// Sends reports until the agent stops.
-pub(super) async fn report(
-    suspects: Arc<Suspects>,
-    sessions: Arc<Sessions>,
-    meta: MetaClient,
-    counters: Arc<Counters>,
-) {
+pub(super) async fn report(suspects: Arc<Suspects>, sessions: Arc<Sessions>, meta: Group, counters: Arc<Counters>) {
     loop {
         suspects.added().await;
         sessions.opened().await;
@@ -41,13 +36,7 @@ pub(super) async fn report(
     }
 }
 
-async fn send(
-    sessions: &Sessions,
-    meta: &MetaClient,
-    counters: &Counters,
-    namespace: NamespaceId,
-    batch: &[SuspectRecord],
-) {
+async fn send(sessions: &Sessions, meta: &Group, counters: &Counters, namespace: NamespaceId, batch: &[SuspectRecord]) {
     let Some(session) = sessions.current() else { return };
     let suspects = records::encode(batch, 0);
     let request = wire::SuspectRequest { session: session.id.to_wire(), namespace_id: namespace, suspects };

@@ -7,19 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use foreword_client::watch::{self as stream, WatchStream};
+use foreword_client::{Backoff, Group};
 use foreword_proto::limits::META_MESSAGE_BYTES_MAX;
 use foreword_proto::records::{self, EntryEvents, NamespaceEvent, PageRecord, Record};
 use foreword_proto::wire::meta as wire;
 use foreword_proto::{BadInput, EntryKey, Epoch, Location, NamespaceId};
-use foreword_seams::rpc::BEAT;
 use foreword_seams::{Marker, sometimes};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::Status;
 use wire::watch_request::Kind as Ask;
 use wire::watch_response::Kind;
 
@@ -27,14 +26,9 @@ use super::feed::Feed;
 use super::table::Table;
 use super::view::{OutOfOrder, View};
 use super::{Mirror, let_go};
-use crate::meta_client::{Backoff, MetaClient};
 
 /// How long a replica may say nothing while the group is known to have more.
 const STANDSTILL_MAX: Duration = Duration::from_secs(3);
-/// How long a replica may take to answer a watch call with a stream.
-const WATCH_START: Duration = Duration::from_secs(5);
-/// Requests that wait for the connection; more wait here.
-const REQUESTS_WAITING_MAX: usize = 8;
 
 /// What the watcher tells the agent of one namespace.
 pub trait WatchEvents: Send + Sync + 'static {
@@ -90,9 +84,7 @@ impl Subscriptions {
 #[derive(Debug, thiserror::Error)]
 enum Ended {
     #[error("{0}")]
-    Status(#[from] Status),
-    #[error("the replica closed the stream")]
-    Closed,
+    Stream(#[from] stream::Ended),
     #[error("the replica says nothing, and the group has more")]
     StandsStill,
     #[error("namespace {namespace}: {why}")]
@@ -102,10 +94,18 @@ enum Ended {
 }
 
 impl Ended {
+    /// As the failure of a replica.
+    fn status(&self) -> Status {
+        match self {
+            Self::Stream(ended) => ended.status(),
+            ended => Status::unavailable(ended.to_string()),
+        }
+    }
+
     /// The namespace that cannot go on from its revision. After a mere failure the tail goes on where it was.
     fn distrusted(&self) -> Option<NamespaceId> {
         match self {
-            Self::Status(_) | Self::Closed | Self::StandsStill => None,
+            Self::Stream(_) | Self::StandsStill => None,
             Self::OutOfOrder { why: OutOfOrder::Behind { .. }, .. } => None,
             Self::OutOfOrder { namespace, .. } | Self::BadInput { namespace, .. } => Some(*namespace),
         }
@@ -116,7 +116,7 @@ impl Ended {
 pub async fn follow(
     subscriptions: Arc<Subscriptions>,
     feed: Arc<Feed>,
-    meta: MetaClient,
+    meta: Group,
     node: String,
     stop: CancellationToken,
 ) {
@@ -154,18 +154,18 @@ pub async fn follow(
 }
 
 /// One stream from one replica: the messages taken, and why it ended.
-async fn follow_once(subscriptions: &Subscriptions, feed: &Feed, meta: &MetaClient, node: &str) -> (u64, Ended) {
-    let (replica, mut client) = meta.client();
-    let (requests, sent) = mpsc::channel(REQUESTS_WAITING_MAX);
-    let mut stream = OneStream { subscriptions, feed, open: BTreeMap::new(), asks: VecDeque::new(), messages: 0 };
-    let ended = async {
-        let started = timeout(WATCH_START, client.watch(ReceiverStream::new(sent))).await;
-        let started = started.map_err(|_| Status::deadline_exceeded("the replica did not begin a watch stream"))?;
-        stream.run(started?.into_inner(), requests, node).await
+async fn follow_once(subscriptions: &Subscriptions, feed: &Feed, meta: &Group, node: &str) -> (u64, Ended) {
+    let member = meta.member();
+    let mut one = OneStream { subscriptions, feed, open: BTreeMap::new(), asks: VecDeque::new(), messages: 0 };
+    let ended = match WatchStream::begin(&mut member.connection.clone().replica(), node).await {
+        Ok(stream) => one.run(stream).await,
+        Err(ended) => ended.into(),
     };
-    let ended = ended.await.err().unwrap_or(Ended::Closed);
-    meta.failed(replica);
-    (stream.messages, ended)
+    if one.messages > 0 {
+        meta.answered();
+    }
+    meta.failed(&member, &ended.status());
+    (one.messages, ended)
 }
 
 /// What a namespace's revision is told by.
@@ -190,43 +190,36 @@ struct OneStream<'a> {
 enum Asking {
     Open(NamespaceId),
     Need,
-    Beat,
 }
 
 impl OneStream<'_> {
-    async fn run(
-        &mut self,
-        mut messages: Streaming<wire::WatchResponse>,
-        requests: mpsc::Sender<wire::WatchRequest>,
-        node: &str,
-    ) -> Result<(), Ended> {
-        let (mut changed, mut needs) = (self.subscriptions.changed.subscribe(), self.feed.needs());
+    /// Follows the stream until it ends.
+    async fn run(&mut self, mut stream: WatchStream) -> Ended {
+        let (mut changed, mut needs, asks) = (self.subscriptions.changed.subscribe(), self.feed.needs(), stream.asks());
         changed.mark_changed();
         let mut standstill = pin!(self.feed.stands_still(STANDSTILL_MAX));
-        let (mut beat, mut first) = (Instant::now() + BEAT, true);
         loop {
             tokio::select! {
-                message = messages.message() => {
-                    let message = message?.ok_or(Ended::Closed)?;
-                    self.take(message).await?;
+                message = stream.next() => {
+                    let taken = match message {
+                        Ok((namespace, kind)) => self.take(namespace, kind).await,
+                        Err(ended) => return ended.into(),
+                    };
+                    if let Err(ended) = taken {
+                        return ended;
+                    }
                     self.messages += 1;
                 }
-                Ok(room) = requests.reserve(), if !self.asks.is_empty() => {
-                    if let Some(request) = self.asks.pop_front().and_then(|ask| self.request(ask)) {
-                        let node = if first { node.to_owned() } else { String::new() };
-                        room.send(wire::WatchRequest { node, ..request });
-                        (beat, first) = (Instant::now() + BEAT, false);
+                Ok(room) = asks.reserve(), if !self.asks.is_empty() => {
+                    if let Some(ask) = self.asks.pop_front().and_then(|ask| self.request(ask)) {
+                        room.send(ask);
                     }
                 }
                 Ok(()) = changed.changed() => self.open_all(),
                 Ok(()) = needs.changed() => self.ask(Asking::Need),
-                () = sleep_until(beat) => {
-                    beat = Instant::now() + BEAT;
-                    self.ask(Asking::Beat);
-                }
                 () = &mut standstill => {
                     sometimes(Marker::WatcherLeftStandstill);
-                    return Err(Ended::StandsStill);
+                    return Ended::StandsStill;
                 }
             }
         }
@@ -249,28 +242,20 @@ impl OneStream<'_> {
     }
 
     /// None: there is nothing to ask any more.
-    fn request(&self, ask: Asking) -> Option<wire::WatchRequest> {
-        let kind = match ask {
-            Asking::Beat => None,
+    fn request(&self, ask: Asking) -> Option<Ask> {
+        match ask {
             Asking::Need => {
                 let revision = *self.feed.needs().borrow();
-                (revision > self.feed.told()).then_some(())?;
-                Some(Ask::Need(wire::WatchNeed { revision }))
+                (revision > self.feed.told()).then_some(Ask::Need(wire::WatchNeed { revision }))
             }
             Asking::Open(namespace) => {
                 let (subscription, _) = self.open.get(&namespace)?;
                 Some(Ask::Open(subscription.mirror.read(|view| open_request(namespace, view))))
             }
-        };
-        Some(wire::WatchRequest { kind, node: String::new() })
+        }
     }
 
-    async fn take(&mut self, message: wire::WatchResponse) -> Result<(), Ended> {
-        let namespace = message.namespace_id;
-        let Some(kind) = message.kind else {
-            let why = BadInput::new("kind", "a known kind of watch message");
-            return Err(Ended::BadInput { namespace, why });
-        };
+    async fn take(&mut self, namespace: NamespaceId, kind: Kind) -> Result<(), Ended> {
         if let Kind::Progress(progress) = kind {
             self.feed.heard(progress.revision);
             for (subscription, told) in self.open.values() {

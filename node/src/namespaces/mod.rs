@@ -8,6 +8,7 @@ mod saved;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use foreword_client::{Cluster, Group};
 use foreword_proto::limits::WATCHED_NAMESPACES_MAX;
 use foreword_proto::namespace::Geometry;
 use foreword_proto::status::AgentNamespaceStatus;
@@ -24,7 +25,6 @@ use crate::config::NodeConfig;
 use crate::counters::Counters;
 use crate::l1::L1;
 use crate::l3::PageShape;
-use crate::meta_client::{Cluster, MetaClient};
 use crate::mirror::feed::Feed;
 use crate::mirror::table::Table;
 use crate::mirror::watcher::{Subscription, Subscriptions, follow};
@@ -40,7 +40,7 @@ const PAGE_ARENA_PART: u64 = 8;
 
 /// The namespaces open on an agent.
 pub(crate) struct Namespaces {
-    meta: MetaClient,
+    meta: Group,
     chunk_bytes: u32,
     frame_bytes_max: u64,
     open: ByNamespace<OpenNamespace>,
@@ -72,7 +72,7 @@ impl Namespaces {
     pub(crate) fn new(
         config: &NodeConfig,
         cluster: &Cluster,
-        meta: MetaClient,
+        meta: Group,
         owners: Vec<Arc<dyn PerNamespace>>,
         saved: SavedMirrors,
         l1: Arc<L1>,

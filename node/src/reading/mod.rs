@@ -12,6 +12,7 @@ mod suspects;
 
 use std::sync::Arc;
 
+use foreword_client::Group;
 use foreword_proto::{EntryKey, NamespaceId};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -21,7 +22,6 @@ use crate::counters::Counters;
 use crate::l1::L1;
 use crate::l3::L3;
 use crate::memory::Room;
-use crate::meta_client::MetaClient;
 use crate::namespaces::{ByNamespace, OpenNamespace, PerNamespace};
 use crate::plan::prefetch::PrefetchWindow;
 use crate::tasks::Tasks;
@@ -43,7 +43,7 @@ pub(crate) struct Reading {
     started: Instant,
     l1: Arc<L1>,
     l3: Arc<L3>,
-    meta: MetaClient,
+    meta: Group,
     counters: Arc<Counters>,
     tasks: Tasks,
 }
@@ -63,7 +63,7 @@ impl Reading {
         reader: Arc<PageReader>,
         l1: Arc<L1>,
         l3: Arc<L3>,
-        meta: MetaClient,
+        meta: Group,
         counters: Arc<Counters>,
         tasks: Tasks,
     ) -> Self {

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use foreword_client::retry::{Next, next};
+use foreword_client::{Backoff, Replica};
 use foreword_proto::wire::meta as wire;
 use foreword_proto::{AgentId, SessionId};
 use parking_lot::Mutex;
@@ -12,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{Session, Sessions, says_session_lost};
-use crate::meta_client::{Backoff, worth_another_replica};
 
 /// A lease shorter than this could not be renewed in time by any means.
 const LEASE_MIN: Duration = Duration::from_millis(50);
@@ -94,7 +95,7 @@ impl Said {
             tracing::warn!(%status, "no session could be opened; trying again");
             self.last = Some((status.message().to_owned(), Instant::now()));
         }
-        !worth_another_replica(status)
+        next(status) == Next::Final
     }
 }
 
@@ -107,7 +108,7 @@ async fn open(sessions: &Sessions, identity: &Identity) -> Result<Arc<Session>, 
         endpoint: identity.endpoint.clone(),
     };
     let sent = Mutex::new(Instant::now());
-    let call = |mut client: crate::meta_client::ReplicaClient| {
+    let call = |mut client: Replica| {
         let request = request.clone();
         *sent.lock() = Instant::now();
         async move { client.open_session(request).await }
@@ -127,7 +128,7 @@ async fn renew(sessions: &Sessions, session: &Session) {
     loop {
         tokio::time::sleep(every).await;
         let sent = Mutex::new(Instant::now());
-        let call = |mut client: crate::meta_client::ReplicaClient| {
+        let call = |mut client: Replica| {
             let request = request.clone();
             *sent.lock() = Instant::now();
             async move { client.renew_session(request).await }

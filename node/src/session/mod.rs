@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use foreword_client::{Group, Replica, Tries};
 use foreword_proto::bad_input::field_of;
 use foreword_proto::wire::meta as wire;
 use foreword_proto::{Revision, Sequence, SessionId};
@@ -20,7 +21,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Response, Status};
 
-use crate::meta_client::{Backoff, MetaClient, ReplicaClient, worth_another_replica};
 use window::SequenceWindow;
 
 pub use keeper::{Identity, keep};
@@ -112,7 +112,7 @@ fn says_session_lost(status: &Status) -> bool {
 
 /// The agent's session, as it changes.
 pub struct Sessions {
-    meta: MetaClient,
+    meta: Group,
     current: watch::Sender<Option<Arc<Session>>>,
     /// The group's last answer was that this agent gets none: its name is another's.
     refused: AtomicBool,
@@ -122,7 +122,7 @@ pub struct Sessions {
 
 impl Sessions {
     /// None yet; [`keep`] opens one.
-    pub fn new(meta: MetaClient) -> Self {
+    pub fn new(meta: Group) -> Self {
         Self { meta, current: watch::Sender::new(None), refused: AtomicBool::new(false), revision: AtomicU64::new(0) }
     }
 
@@ -176,31 +176,33 @@ impl Sessions {
     pub async fn command<T, F>(
         &self,
         session: &Arc<Session>,
-        mut call: impl FnMut(ReplicaClient, Sequence) -> F,
+        mut call: impl FnMut(Replica, Sequence) -> F,
     ) -> Result<T, CommandError>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let guard = session.begin_sequence().await?;
-        let mut backoff = Backoff::default();
-        let mut once = |client: ReplicaClient| call(client, guard.sequence);
+        let mut tries = Tries::endless();
+        let mut once = |client: Replica| call(client, guard.sequence);
         loop {
-            let far = Instant::now() + crate::meta_client::ATTEMPT;
             let answer = tokio::select! {
-                answer = self.meta.attempt(far, &mut once) => answer,
+                answer = self.meta.attempt(&tries, &mut once) => answer,
                 () = session.lost.cancelled() => return Err(CommandError::SessionLost),
             };
-            match answer {
+            let status = match answer {
                 Ok(answer) => return Ok(answer),
                 Err(status) if says_session_lost(&status) => {
                     tracing::warn!(session = %session.id, %status, "the group does not know the session any more");
                     session.lost.cancel();
                     return Err(CommandError::SessionLost);
                 }
-                Err(status) if worth_another_replica(&status) => sometimes(Marker::CommandRetried),
-                Err(status) => return Err(CommandError::Refused(status)),
-            }
-            tokio::time::sleep(backoff.next(self.meta.entropy())).await;
+                Err(status) => status,
+            };
+            let Some(pause) = tries.pause(&status, Instant::now(), self.meta.entropy()) else {
+                return Err(CommandError::Refused(status));
+            };
+            sometimes(Marker::CommandRetried);
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -209,7 +211,7 @@ impl Sessions {
         let Some(session) = self.current.send_replace(None) else { return };
         session.lost.cancel();
         let request = wire::CloseSessionRequest { session: session.id.to_wire() };
-        let close = |mut client: ReplicaClient| {
+        let close = |mut client: Replica| {
             let request = request.clone();
             async move { client.close_session(request).await }
         };

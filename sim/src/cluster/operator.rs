@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreword_client::retry::{Next, next};
 use foreword_proto::wire::meta as wire;
-use foreword_proto::wire::meta::admin_client::AdminClient;
-use foreword_seams::{Endpoint, Net, rpc};
+use foreword_seams::{Endpoint, Net};
 use parking_lot::Mutex;
 use tonic::{Code, Response, Status};
 
@@ -108,7 +108,7 @@ pub(super) async fn carry_out(net: Arc<dyn Net>, members: Vec<Endpoint>, orders:
                 Err(status) => format!("operator: {change:?} at {member}: {}", status.message()),
             });
             let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
-            let answered = !matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled);
+            let answered = answer.as_ref().is_ok() || answer.as_ref().is_err_and(|status| next(status) == Next::Final);
             let over = match will {
                 // Not found: made by an attempt whose answer did not come.
                 Will::Insist => matches!(code, Code::Ok | Code::NotFound),
@@ -136,7 +136,7 @@ impl Orders {
 
 /// The voters after the change; who leads, where that was changed.
 async fn ask(net: Arc<dyn Net>, member: &Endpoint, change: &Change) -> Result<Vec<u64>, Status> {
-    let mut admin = AdminClient::new(rpc::channel(net, member));
+    let mut admin = foreword_client::admin(net, member);
     let answer = match change.clone() {
         Change::Add { id, endpoint } => {
             let (endpoint, client_endpoint) = (endpoint.to_string(), String::new());

@@ -1,13 +1,13 @@
 //! What an answer, or none, says about what happened.
 
-use std::error::Error;
 use std::future::Future;
 use std::time::Duration;
 
+use foreword_client::never_sent;
 use foreword_proto::bad_input::field_of;
 use foreword_proto::wire::node as n;
 use tokio::time::timeout;
-use tonic::{Code, ConnectError, Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::history::{PagePut, PutResult};
 
@@ -60,14 +60,7 @@ fn is_refusal(status: &Status) -> bool {
         Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::ResourceExhausted | Code::OutOfRange
     );
     let said = said && field_of(status) != Some("pieces");
-    let mut cause = status.source();
-    while let Some(error) = cause {
-        if error.is::<ConnectError>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    said
+    said || never_sent(status)
 }
 
 /// Each page's best outcome over the shards' calls. Err: no call was answered.
@@ -135,7 +128,7 @@ mod tests {
             assert!(!is_refusal(&status_for(code, "keys", "no")), "{code:?}");
         }
         assert!(!is_refusal(&status_for(Code::InvalidArgument, "pieces", "earlier pages go on")));
-        let unreached = Status::from_error(Box::new(ConnectError("refused".into())));
+        let unreached = Status::from_error(Box::new(tonic::ConnectError("refused".into())));
         assert!(is_refusal(&unreached), "{unreached:?}");
     }
 

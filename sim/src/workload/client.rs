@@ -3,26 +3,24 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use foreword_client::transfer::{Gather, ShardPut};
+use foreword_client::{Agent, Replica};
 use foreword_proto::PageKey;
 use foreword_proto::bad_input::field_of;
 use foreword_proto::key::page_keys_to_wire;
-use foreword_proto::limits::{META_MESSAGE_BYTES_MAX, NODE_MESSAGE_BYTES_MAX};
 use foreword_proto::wire::common::Freshness;
 use foreword_proto::wire::meta as m;
-use foreword_proto::wire::meta::meta_client::MetaClient;
 use foreword_proto::wire::node as n;
-use foreword_proto::wire::node::node_client::NodeClient;
-use foreword_seams::{Entropy, SeededEntropy, rpc};
+use foreword_seams::{Entropy, SeededEntropy};
 use futures::future::join_all;
 use tokio::time::timeout;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::ClientParts;
 use super::answers::{Broken, CALL_DEADLINE, Effects, answer, merged, with_deadline, words};
 use super::asks::{Fresh, GetHow, PutHow, Space};
-use super::transfer::{Gather, Nonce, ShardPut};
+use super::transfer::{Nonce, Paced, got_page};
 use crate::history::{Call, GotPage, Outcome, PagePut, RecordId, Target};
 
 /// What an open namespace is to this client.
@@ -37,8 +35,8 @@ pub struct Client {
     number: u32,
     parts: ClientParts,
     random: SeededEntropy,
-    agents: BTreeMap<u32, NodeClient<Channel>>,
-    replicas: BTreeMap<u64, MetaClient<Channel>>,
+    agents: BTreeMap<u32, Agent>,
+    replicas: BTreeMap<u64, Replica>,
     /// Namespaces that this client opened at an agent, by agent and place in the load.
     opened: BTreeMap<(u32, u16), Opened>,
     /// Of the newest publish acknowledged to this client, by place in the load.
@@ -92,24 +90,18 @@ impl Client {
         self.parts.replicas[self.random.below(self.parts.replicas.len() as u64) as usize].0
     }
 
-    fn agent(&mut self, agent: u32) -> NodeClient<Channel> {
+    fn agent(&mut self, agent: u32) -> Agent {
         let parts = &self.parts;
-        let connect = || {
-            NodeClient::new(rpc::channel(parts.net.clone(), &parts.agents[agent as usize]))
-                .max_decoding_message_size(NODE_MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(NODE_MESSAGE_BYTES_MAX)
-        };
+        let connect = || foreword_client::agent(parts.net.clone(), &parts.agents[agent as usize]);
         self.agents.entry(agent).or_insert_with(connect).clone()
     }
 
     /// A replica's client; the first one's for an id that is not there.
-    pub(super) fn replica(&mut self, replica: u64) -> MetaClient<Channel> {
+    pub(super) fn replica(&mut self, replica: u64) -> Replica {
         let parts = &self.parts;
         let connect = || {
             let known = parts.replicas.iter().find(|(id, _)| *id == replica).unwrap_or(&parts.replicas[0]);
-            MetaClient::new(rpc::channel(parts.net.clone(), &known.1))
-                .max_decoding_message_size(META_MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(META_MESSAGE_BYTES_MAX)
+            foreword_client::replica(parts.net.clone(), &known.1)
         };
         self.replicas.entry(replica).or_insert_with(connect).clone()
     }
@@ -223,7 +215,7 @@ impl Client {
             every_key,
             min_revision,
         };
-        let mut gather = Gather::new(keys, &space.namespace.shard_bytes, space.number);
+        let mut gather = Gather::new(keys, (0..).zip(space.namespace.shard_bytes.iter().copied()));
         let streaming = async {
             let mut stream = client.get(with_deadline(request)).await?.into_inner();
             while let Some(message) = stream.message().await? {
@@ -232,7 +224,8 @@ impl Client {
             Ok(())
         };
         let ended = timeout(CALL_DEADLINE, streaming).await.unwrap_or_else(|_| Err(Status::deadline_exceeded("get")));
-        let pages = gather.pages;
+        let pages = keys.iter().zip(gather.pages());
+        let pages: Vec<GotPage> = pages.map(|(key, page)| got_page(*key, page, space.number)).collect();
         match ended {
             Err(status) if pages.is_empty() => self.failed(agent, space, id, Broken::Refused(status)),
             _ => self.end(id, Outcome::Got { pages: pages.clone() }),
@@ -254,9 +247,9 @@ impl Client {
         let id = self.begin(Some(agent), call, &format!("{how}"));
         let client = self.agent(agent);
         let nonce = self.nonce(space);
-        let puts: Vec<ShardPut> = (0..space.namespace.shards() as u32)
+        let puts: Vec<Paced> = (0..space.namespace.shards() as u32)
             .filter(|shard| how.missing_shard != Some(*shard))
-            .map(|shard| self.shard_put(opened.id, space, shard, keys, parent, nonce, how))
+            .map(|shard| self.shard_put(opened.id, space, (shard, keys), parent, nonce, how))
             .collect();
         let calls = puts.into_iter().map(|put| {
             let mut client = client.clone();
@@ -293,36 +286,33 @@ impl Client {
         Nonce { space: space.number, client: self.number as u16, put }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "all of it is one call's, named at its one caller")]
     fn shard_put(
         &self,
-        namespace: u32,
+        namespace_id: u32,
         space: &Space,
-        shard: u32,
-        keys: &[PageKey],
+        (shard, keys): (u32, &[PageKey]),
         parent: Option<PageKey>,
         nonce: Nonce,
         how: PutHow,
-    ) -> ShardPut {
+    ) -> Paced {
         let shard_bytes = space.namespace.shard_bytes[shard as usize] as usize;
         let millis = |below: u64| Duration::from_millis(self.random.below(below));
         let (piece_bytes, starts_after, pause) = match how.interleaved {
             true => (1 + self.random.below(shard_bytes as u64) as usize, millis(20), millis(4)),
             false => (shard_bytes, Duration::ZERO, Duration::ZERO),
         };
-        ShardPut {
-            namespace,
+        let put = ShardPut {
+            namespace_id,
             shard,
             shard_bytes,
-            keys: keys.to_vec(),
             parent,
-            nonce,
+            nonce: nonce.word(),
             wait_published: how.wait_published,
             // A page in thousands of messages would be slow to simulate and show nothing more.
             piece_bytes: piece_bytes.max(shard_bytes / 4),
-            starts_after,
-            pause,
-        }
+            apart: true,
+        };
+        Paced { put, keys: keys.to_vec(), starts_after, pause }
     }
 
     /// Asks an agent to read pages ahead.

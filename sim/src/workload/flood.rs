@@ -6,8 +6,7 @@ use std::time::Duration;
 use foreword_proto::PageKey;
 use foreword_proto::key::page_keys_to_wire;
 use foreword_proto::wire::meta as m;
-use foreword_proto::wire::meta::meta_client::MetaClient;
-use foreword_seams::{Endpoint, Entropy, Net, SeededEntropy, rpc};
+use foreword_seams::{Endpoint, Entropy, Net, SeededEntropy};
 use futures::future::join_all;
 use tokio::time::timeout;
 
@@ -26,7 +25,7 @@ pub async fn flood(net: Arc<dyn Net>, members: Vec<Endpoint>, seed: u64) {
     let random = SeededEntropy::new(seed);
     let mut calls = Vec::new();
     for member in members.iter().flat_map(|member| [member; CONNECTIONS]) {
-        let meta = MetaClient::new(rpc::channel(net.clone(), member));
+        let meta = foreword_client::replica(net.clone(), member);
         for _ in 0..CALLS {
             let mut meta = meta.clone();
             let keys: Vec<PageKey> = (0..KEYS).map(|_| PageKey::opaque(&random.u64().to_le_bytes())).collect();

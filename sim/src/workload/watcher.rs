@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use foreword_proto::limits::META_MESSAGE_BYTES_MAX;
+use foreword_client::watch::{Cursor, WatchStream};
 use foreword_proto::records::{self, EntryEvents, NamespaceEvent, PageRecord};
 use foreword_proto::wire::meta as wire;
-use foreword_proto::wire::meta::watch_request::Kind as Ask;
 use foreword_proto::wire::meta::watch_response::Kind;
 use foreword_seams::Entropy;
-use foreword_seams::rpc::held_open;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::Streaming;
 
 use super::{CALL_DEADLINE, Client, Space};
 use super::{ClientParts, stopped};
@@ -46,14 +43,10 @@ pub(super) struct Watcher {
     space: Space,
     pace: Pace,
     history: SharedHistory,
-    namespace: u32,
     replica: u64,
     streams: u32,
-    /// What it has seen: the revision, and the epoch of its last resync. 0: nothing.
-    revision: u64,
-    epoch: u32,
-    /// The stream is between a resync's begin and its end.
-    resyncing: bool,
+    /// What it has seen; none before the namespace is open.
+    cursor: Option<Cursor>,
     noted_at: Instant,
     /// The revision noted last.
     noted: u64,
@@ -67,12 +60,9 @@ impl Watcher {
             space,
             pace,
             history,
-            namespace: 0,
             replica: 0,
             streams: 0,
-            revision: 0,
-            epoch: 0,
-            resyncing: false,
+            cursor: None,
             noted_at: Instant::now(),
             noted: 0,
         }
@@ -81,10 +71,10 @@ impl Watcher {
     /// Watches until it is told to stop.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
-            if self.namespace == 0 {
+            if self.cursor.is_none() {
                 let agent = self.client.random().below(u64::from(self.client.agents())) as u32;
                 self.client.open_namespace(agent, &self.space).await;
-                self.namespace = self.client.id_of(&self.space).unwrap_or(0);
+                self.cursor = self.client.id_of(&self.space).map(Cursor::new);
             } else if let Some(stream) = self.open().await
                 && matches!(self.read(stream, &mut stop).await, Left::Stopped)
             {
@@ -94,38 +84,34 @@ impl Watcher {
         }
     }
 
-    async fn open(&mut self) -> Option<Streaming<wire::WatchResponse>> {
+    async fn open(&mut self) -> Option<WatchStream> {
         self.replica = self.client.any_replica();
-        let open = wire::WatchOpen {
-            namespace_id: self.namespace,
-            from_revision: self.revision,
-            epoch: self.epoch,
-            ..wire::WatchOpen::default()
-        };
-        let first =
-            wire::WatchRequest { kind: Some(Ask::Open(open)), node: format!("watcher-{}", self.client.number()) };
-        let requests = held_open(vec![first], wire::WatchRequest::default());
-        let mut client = self.client.replica(self.replica).max_decoding_message_size(META_MESSAGE_BYTES_MAX);
-        let opened = timeout(CALL_DEADLINE, client.watch(requests)).await;
-        let stream = opened.ok()?.ok()?.into_inner();
+        let (mut replica, node) = (self.client.replica(self.replica), format!("watcher-{}", self.client.number()));
+        let opening = WatchStream::of(&mut replica, &node, self.cursor.as_mut()?);
+        let stream = timeout(CALL_DEADLINE, opening).await.ok()?.ok()?;
         self.streams += 1;
         Some(stream)
     }
 
-    async fn read(&mut self, mut stream: Streaming<wire::WatchResponse>, stop: &mut watch::Receiver<bool>) -> Left {
+    fn revision(&self) -> u64 {
+        self.cursor.as_ref().map_or(0, Cursor::revision)
+    }
+
+    async fn read(&mut self, mut stream: WatchStream, stop: &mut watch::Receiver<bool>) -> Left {
         let mut first = true;
         let left = loop {
             let heard = tokio::select! {
                 biased;
                 () = stopped(stop) => break Left::Stopped,
-                heard = timeout(SILENCE, stream.message()) => heard,
+                heard = stream.next_within(SILENCE) => heard,
             };
-            let Ok(Ok(Some(wire::WatchResponse { kind: Some(kind), .. }))) = heard else { break Left::Again };
+            let Ok((_, kind)) = heard else { break Left::Again };
             if first && matches!(kind, Kind::Progress(_)) {
                 continue;
             }
             if first && !matches!(kind, Kind::Begin(_)) {
-                self.note(WatchFrame::Resumed { epoch: self.epoch, revision: self.revision });
+                let epoch = self.cursor.as_ref().map_or(0, Cursor::epoch);
+                self.note(WatchFrame::Resumed { epoch, revision: self.revision() });
             }
             first = false;
             if self.told(kind).is_none() {
@@ -135,8 +121,8 @@ impl Watcher {
                 break Left::Again;
             }
         };
-        if self.noted < self.revision {
-            self.note(WatchFrame::Events { revision: self.revision, entries: Vec::new() });
+        if self.noted < self.revision() {
+            self.note(WatchFrame::Events { revision: self.revision(), entries: Vec::new() });
         }
         left
     }
@@ -144,26 +130,22 @@ impl Watcher {
     /// One message. None: the stream is of no further use.
     fn told(&mut self, kind: Kind) -> Option<()> {
         let shards = self.space.namespace.shards();
+        let cursor = self.cursor.as_mut()?;
+        let goes_on = cursor.take(&kind);
+        let resyncing = cursor.resyncing();
         match kind {
             Kind::Begin(begin) => {
-                // Until the resync is whole there is nothing to go on from.
-                (self.epoch, self.revision, self.resyncing) = (begin.epoch, 0, true);
                 self.note(WatchFrame::ResyncBegin { epoch: begin.epoch, revision: begin.revision });
             }
             Kind::Bucket(wire::ResyncBucket { entries, bits, bucket }) => {
                 let pages = records::decode::<PageRecord>("entries", &entries, shards, usize::MAX).ok()?;
                 self.note(WatchFrame::Bucket { bits, bucket, pages });
             }
-            Kind::End(end) => {
-                (self.revision, self.resyncing) = (end.revision, false);
-                self.note(WatchFrame::ResyncEnd { revision: end.revision });
-            }
+            Kind::End(end) => self.note(WatchFrame::ResyncEnd { revision: end.revision }),
             // Nothing is told of a resync's revision before its end.
-            Kind::Progress(_) if self.resyncing => {}
-            Kind::Progress(wire::Progress { revision }) => {
-                self.revision = self.revision.max(revision);
-                if self.noted_at.elapsed() >= PROGRESS_NOTED {
-                    self.note(WatchFrame::Events { revision: self.revision, entries: Vec::new() });
+            Kind::Progress(_) => {
+                if !resyncing && self.noted_at.elapsed() >= PROGRESS_NOTED {
+                    self.note(WatchFrame::Events { revision: self.revision(), entries: Vec::new() });
                 }
             }
             Kind::Events(wire::Events { revision, entries }) => {
@@ -172,27 +154,20 @@ impl Watcher {
                     Some(EntryEvents { revision: entry.revision, events })
                 });
                 let entries: Vec<EntryEvents> = decoded.collect::<Option<_>>()?;
-                if !self.resyncing {
-                    self.revision = self.revision.max(revision);
-                }
                 if !entries.is_empty() || self.noted_at.elapsed() >= PROGRESS_NOTED {
                     self.note(WatchFrame::Events { revision, entries });
                 }
             }
-            Kind::Resync(_) | Kind::Dropped(_) => {
-                self.note(WatchFrame::Resync);
-                (self.revision, self.resyncing) = (0, false);
-                return None;
-            }
+            Kind::Resync(_) | Kind::Dropped(_) => self.note(WatchFrame::Resync),
         }
-        Some(())
+        goes_on.then_some(())
     }
 
     fn note(&mut self, frame: WatchFrame) {
-        (self.noted_at, self.noted) = (Instant::now(), self.revision);
-        let number = self.client.number();
+        (self.noted_at, self.noted) = (Instant::now(), self.revision());
+        let (number, namespace) = (self.client.number(), self.cursor.as_ref().map_or(0, Cursor::namespace));
         let stream = u64::from(number) << 32 | u64::from(self.streams);
-        let watched = Watched { stream, namespace: self.namespace, at: context::now(), frame };
+        let watched = Watched { stream, namespace, at: context::now(), frame };
         self.history.lock().watch(number, watched);
     }
 

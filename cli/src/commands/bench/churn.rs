@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 use super::load::{Load, Shape, ms};
 use super::session::Ack;
 use super::stage::{Scale, Stage};
-use crate::clients::{self, Group};
+use crate::clients;
 use crate::commands::Done;
 use crate::driver::recorder::Recorder;
 use crate::out::outln;
@@ -127,7 +127,7 @@ async fn churn(args: &ChurnArgs) -> anyhow::Result<Report> {
     let namespaces = vec![args.slots * PUBLISHED_PERCENT / 100, cleared, cleared];
     let room = args.slots - namespaces.iter().sum::<u64>();
     let stage = Stage::start(Scale { namespaces, room, agents: AGENTS }, args.dir.clone(), say).await?;
-    let group = Group::new(&stage.cluster.meta_endpoints())?;
+    let group = clients::group(&stage.cluster.meta_endpoints())?;
     let recorder = Recorder::start(group, stage.namespace_id(0), 1).await?;
     let sessions = stage.sessions("churn", SESSIONS).await?;
     let mut run = Run { stage, report: Report::default(), acks: Vec::new(), kills: Vec::new(), memory: Vec::new() };

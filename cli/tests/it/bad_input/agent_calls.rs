@@ -1,16 +1,14 @@
 //! Calls to an agent that are wrong, over its unix socket.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use foreword_cli::clients;
 use foreword_proto::Namespace;
 use foreword_proto::bad_input::field_of;
 use foreword_proto::limits::{KEYS_MAX, NODE_MESSAGE_BYTES_MAX, SHARDS_MAX};
 use foreword_proto::wire::common;
 use foreword_proto::wire::node as n;
-use foreword_proto::wire::node::node_client::NodeClient;
-use foreword_seams::{TokioNet, rpc};
 use rustix::process::{Pid, Signal, kill_process};
 use tonic::{Code, Request};
 
@@ -173,7 +171,7 @@ async fn namespaces(live: &mut Live) {
 async fn large_and_late(live: &mut Live) {
     let namespace_id = live.namespace_id;
     // A client that does not itself refuse to send it.
-    let unlimited = NodeClient::new(rpc::channel(Arc::new(TokioNet), &live.cluster.agent_endpoints()[0]));
+    let unlimited = clients::agent(&live.cluster.agent_endpoints()[0]).max_encoding_message_size(usize::MAX);
     let too_large = (Code::OutOfRange, "message");
     let request = n::LookupRequest { namespace_id, keys: keys(NODE_MESSAGE_BYTES_MAX / 32 + 1), ..Default::default() };
     live.refuses("too large a lookup", too_large, unlimited.clone().lookup(request)).await;

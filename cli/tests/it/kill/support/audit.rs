@@ -75,7 +75,7 @@ async fn look(group: &Group, namespace_id: u32, keys: &[PageKey]) -> (Vec<PageKe
             let request = request.clone();
             async move { replica.lookup(request).await }
         };
-        let answer = group.call(PATIENCE, call).await.expect("a linearizable lookup");
+        let answer = group.retry(Instant::now() + PATIENCE, call).await.expect("a linearizable lookup");
         assert_eq!(answer.present.len(), batch.len(), "one answer a key");
         revision = answer.revision.max(revision);
         for (key, there) in batch.iter().zip(&answer.present) {

@@ -108,7 +108,7 @@ impl Run {
         for socket in &sockets {
             namespace_id = open(socket, &namespace).await;
         }
-        let group = Group::new(&cluster.meta_endpoints()).expect("a group");
+        let group = clients::group(&cluster.meta_endpoints()).expect("a group");
         let shards = namespace.shard_bytes.len();
         let recorder = Recorder::start(group.clone(), namespace_id, shards).await.expect("a recorded watch stream");
         let (stop, stopped) = watch::channel(false);

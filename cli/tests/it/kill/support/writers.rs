@@ -47,8 +47,7 @@ pub(super) async fn write(load: Arc<Load>, writer: u64, agent: usize) {
 
 /// Puts these pages once; those that are still open.
 async fn put(load: &Load, client: &mut clients::Agent, agent: usize, nonce: u64, keys: Vec<PageKey>) -> Vec<PageKey> {
-    let ask =
-        ShardPut { namespace_id: load.namespace_id, shard: 0, shard_bytes: PAGE_BYTES as usize, parent: None, nonce };
+    let ask = ShardPut::whole(load.namespace_id, (0, PAGE_BYTES as usize), None, nonce);
     let submitted = load.now();
     let answer = timeout(PUT_TIMEOUT, transfer::put(client, ask, keys.as_slice().into())).await;
     let acked = load.now();

@@ -3,11 +3,11 @@
 use foreword_proto::limits::WIRE_VERSIONS;
 use foreword_proto::wire::meta as wire;
 use foreword_proto::{BadInput, ClusterId};
-use foreword_seams::Endpoint;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::MetaClient;
+use crate::group::Group;
+use crate::retry::{Next, next};
 
 /// What the group says of itself and every agent must agree with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,9 +22,9 @@ pub struct Cluster {
 /// Why an agent does not join.
 #[derive(Debug, thiserror::Error)]
 pub enum HelloError {
-    #[error("no replica answered: {0}")]
+    #[error("no replica answered: {}", .0.message())]
     NoReplica(Status),
-    #[error("the group refused: {0}")]
+    #[error("the group refused: {}", .0.message())]
     Refused(Status),
     #[error("wire_version: this agent speaks {WIRE_VERSIONS}, the replica {0}")]
     OtherVersion(u32),
@@ -34,8 +34,8 @@ pub enum HelloError {
     Malformed(#[from] BadInput),
 }
 
-impl MetaClient {
-    /// Finds the group and checks that this agent belongs to it; learns its other replicas.
+impl Group {
+    /// Finds the group and checks that this agent belongs to it; learns who its members are.
     pub async fn hello(&self, expected: Option<ClusterId>, deadline: Instant) -> Result<Cluster, HelloError> {
         let cluster_id = expected.map(|id| id.0.to_vec()).unwrap_or_default();
         let request = wire::HelloRequest {
@@ -44,17 +44,14 @@ impl MetaClient {
             cluster_id: cluster_id.into(),
         };
         let answer = self
-            .retry(deadline, |mut client| {
+            .retry(deadline, |mut replica| {
                 let request = request.clone();
-                async move { client.hello(request).await }
+                async move { replica.hello(request).await }
             })
             .await
-            .map_err(|status| {
-                if super::worth_another_replica(&status) {
-                    HelloError::NoReplica(status)
-                } else {
-                    HelloError::Refused(status)
-                }
+            .map_err(|status| match next(&status) {
+                Next::Elsewhere => HelloError::NoReplica(status),
+                Next::Final => HelloError::Refused(status),
             })?;
         if !WIRE_VERSIONS.contains(answer.wire_version) {
             return Err(HelloError::OtherVersion(answer.wire_version));
@@ -63,7 +60,7 @@ impl MetaClient {
         if let Some(configured) = expected.filter(|id| *id != theirs) {
             return Err(HelloError::OtherCluster { configured, theirs });
         }
-        self.learn(answer.endpoints.iter().filter_map(|text| text.parse::<Endpoint>().ok()));
+        self.members_are(&answer.endpoints);
         Ok(Cluster {
             cluster_id: theirs,
             chunk_bytes: answer.chunk_bytes,
