@@ -24,6 +24,7 @@ use crate::consensus::types::{TypeConfig, seed_thread};
 use crate::eviction::{Evictor, Policy, PolicyPlace, Watermarks};
 use crate::hf3fs::{self, Calls, ForwardedCalls};
 use crate::network::{Heard, NetworkFactory, PeerIdentity, Peers};
+use crate::replica::alone::listen_for_others;
 use crate::replica::applied::{Applied, Position};
 use crate::replica::changes::Changes;
 use crate::replica::clock::LeaderClock;
@@ -289,6 +290,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     let telling = tell_log_of_members(raft.clone(), log_reader.clone());
     let noting = note_members(group.clone(), identity.members.clone(), deps.identity_file.clone());
     let joining = form_or_rejoin(group.clone(), identity, deps.identity_file.clone(), standing.clone());
+    let listening = listen_for_others(group.clone());
     let readiness = keep_readiness(group.clone(), standing.clone(), election);
     let pace = Pace {
         group: group.clone(),
@@ -307,6 +309,7 @@ pub async fn serve(config: MetaConfig, deps: Deps) -> Result<Handle, ServeError>
     tasks.spawn(failing.clone().supervise("the beat of leases", leases.beat().run()));
     tasks.spawn(failing.clone().supervise("the snapshots", keeper.keep()));
     tasks.spawn(failing.clone().supervise("the watch over readiness", readiness));
+    tasks.spawn(failing.clone().supervise("the ear for the others", listening));
     tasks.spawn(failing.clone().supervise("the changes of members", changes.clone().tend()));
     tasks.spawn(failing.clone().supervise("the watch for removal", watch_removal(group.clone(), standing.clone())));
     tasks.spawn(failing.clone().supervise("the note of members", noting));

@@ -199,6 +199,8 @@ markers! {
     WatcherResynced = "watcher-resynced",
     /// A watcher left a replica that said nothing while the group had more.
     WatcherLeftStandstill = "watcher-left-standstill",
+    WatchEndedAlone = "watch-ended-alone",
+    NamespaceOpenedAlone = "namespace-opened-alone",
     /// A mirror was saved to local disk.
     MirrorSaved = "mirror-saved",
     /// A mirror began from what was saved on local disk.

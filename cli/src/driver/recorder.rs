@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreword_client::watch::{Cursor, Ended, WatchStream};
+use foreword_client::watch::{Cursor, Ended, WatchStream, Watcher};
 use foreword_client::{Group, Replica};
 use foreword_proto::records::NamespaceEvent;
 use foreword_proto::wire::meta::watch_response::Kind;
@@ -132,7 +132,8 @@ async fn record_for_ever(
 ) {
     loop {
         let member = group.member();
-        let ended = one_stream(&mut member.connection.clone().replica(), shards, &record, &begun).await;
+        let who = Watcher { node: "recorder", even_alone: group.went_round() };
+        let ended = one_stream((&mut member.connection.clone().replica(), who), shards, &record, &begun).await;
         tracing::debug!(namespace_id, %ended, "the watch stream broke; the next replica is asked");
         group.failed(&member, &ended.status());
         sleep(RETRY_PAUSE).await;
@@ -140,14 +141,14 @@ async fn record_for_ever(
 }
 
 async fn one_stream(
-    replica: &mut Replica,
+    (replica, who): (&mut Replica, Watcher<'_>),
     shards: usize,
     record: &Mutex<Record>,
     begun: &watch::Sender<bool>,
 ) -> Ended {
     let followed = async {
         let mut cursor = record.lock().cursor.clone();
-        let mut stream = WatchStream::of(replica, "recorder", &mut cursor).await?;
+        let mut stream = WatchStream::of(replica, who, &mut cursor).await?;
         record.lock().cursor = cursor;
         loop {
             let (_, kind) = stream.next_within(SILENCE_MAX).await?;

@@ -46,6 +46,15 @@ impl Ended {
     }
 }
 
+/// Who watches.
+#[derive(Debug, Clone, Copy)]
+pub struct Watcher<'a> {
+    /// For the replica's log.
+    pub node: &'a str,
+    /// A replica that hears no quorum and no leader may serve, too.
+    pub even_alone: bool,
+}
+
 /// A watch stream. It ends when it is dropped.
 pub struct WatchStream {
     asks: mpsc::Sender<Ask>,
@@ -53,12 +62,13 @@ pub struct WatchStream {
 }
 
 impl WatchStream {
-    /// Asks a replica for a stream; `node` is who it is told to be watching.
+    /// Asks a replica for a stream.
     ///
     /// Errors: the replica's, and that it did not answer in time.
-    pub async fn begin(replica: &mut Replica, node: &str) -> Result<Self, Ended> {
+    pub async fn begin(replica: &mut Replica, who: Watcher<'_>) -> Result<Self, Ended> {
         let (asks, asked) = mpsc::channel(ASKS_WAITING_MAX);
-        let calling = replica.watch(requests(asked, node.to_owned()));
+        let first = wire::WatchRequest { kind: None, node: who.node.to_owned(), even_alone: who.even_alone };
+        let calling = replica.watch(requests(asked, first));
         let began = timeout(START, calling).await.map_err(|_| Ended::Silent(START))?;
         Ok(Self { asks, messages: began?.into_inner() })
     }
@@ -66,8 +76,8 @@ impl WatchStream {
     /// The same for one namespace, which a cursor goes on with.
     ///
     /// Errors: as above.
-    pub async fn of(replica: &mut Replica, node: &str, cursor: &mut Cursor) -> Result<Self, Ended> {
-        let stream = Self::begin(replica, node).await?;
+    pub async fn of(replica: &mut Replica, who: Watcher<'_>, cursor: &mut Cursor) -> Result<Self, Ended> {
+        let stream = Self::begin(replica, who).await?;
         let open = Ask::Open(cursor.open());
         stream.asks.try_send(open).expect("a stream that has just begun has room for its first request");
         Ok(stream)
@@ -95,15 +105,19 @@ impl WatchStream {
     }
 }
 
-/// What is asked, in order, with a word of nothing whenever that is due. It ends when nobody can ask any more.
-fn requests(asked: mpsc::Receiver<Ask>, node: String) -> impl Stream<Item = wire::WatchRequest> + Send + 'static {
-    stream::unfold((asked, node), |(mut asked, node)| async move {
+/// What is asked, in order, with a word of nothing whenever that is due. It ends when nobody can ask any more. `first` is what the first
+/// request says beside what it asks.
+fn requests(
+    asked: mpsc::Receiver<Ask>,
+    first: wire::WatchRequest,
+) -> impl Stream<Item = wire::WatchRequest> + Send + 'static {
+    stream::unfold((asked, first), |(mut asked, said)| async move {
         let kind = match timeout(BEAT, asked.recv()).await {
             Ok(None) => return None,
             Ok(ask) => ask,
             Err(_) => None,
         };
-        Some((wire::WatchRequest { kind, node }, (asked, String::new())))
+        Some((wire::WatchRequest { kind, ..said }, (asked, wire::WatchRequest::default())))
     })
 }
 
@@ -116,11 +130,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn requests_go_on_until_nobody_can_ask() {
         let (asks, asked) = mpsc::channel(ASKS_WAITING_MAX);
-        let mut requests = Box::pin(requests(asked, "me".to_owned()));
+        let said = wire::WatchRequest { kind: None, node: "me".to_owned(), even_alone: true };
+        let mut requests = Box::pin(requests(asked, said));
         let need = Ask::Need(wire::WatchNeed { revision: 7 });
         asks.send(need.clone()).await.unwrap();
         let first = requests.next().await.unwrap();
-        assert_eq!((first.kind, first.node.as_str()), (Some(need), "me"));
+        assert_eq!((first.kind, first.node.as_str(), first.even_alone), (Some(need), "me", true));
         let beat = requests.next().await.unwrap();
         assert_eq!((beat.kind, beat.node.as_str()), (None, ""), "a word, and the name only once");
         drop(asks);

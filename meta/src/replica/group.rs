@@ -15,6 +15,7 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 
+use super::alone::Alone;
 use super::applied::Applied;
 use super::checked::{Author, Checked, Unloggable};
 use super::names_taken::NamesTaken;
@@ -51,6 +52,7 @@ pub struct Group {
     pub followed: Followed,
     proposer: Proposer,
     read_index: ReadIndex,
+    pub alone: Alone,
     /// False while leadership moves elsewhere.
     takes_proposals: AtomicBool,
     names_taken: NamesTaken,
@@ -97,6 +99,7 @@ impl Group {
             peers,
             heard,
             followed: Followed::default(),
+            alone: Alone::new(false),
             proposer,
             read_index,
             takes_proposals: AtomicBool::new(true),
@@ -339,6 +342,13 @@ impl Group {
             let nodes = position.membership.nodes().filter(|(id, _)| **id != self.replica_id);
             nodes.map(|(id, member)| Peer::member(*id, member)).collect()
         })
+    }
+
+    /// Where agents reach the members, by the newest membership in the log.
+    pub fn client_endpoints(&self) -> Vec<String> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow();
+        metrics.membership_config.membership().nodes().map(|(_, member)| member.client.clone()).collect()
     }
 
     /// Whose votes count, by the newest membership applied here.

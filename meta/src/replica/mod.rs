@@ -1,5 +1,6 @@
 //! One replica: openraft over our log and state, group commit, the leader's duties.
 
+pub mod alone;
 pub mod applied;
 pub mod beat;
 pub(crate) mod changes;

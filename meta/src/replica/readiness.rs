@@ -64,7 +64,7 @@ impl Followed {
         *last = Some((Instant::now(), committed.max(before)));
     }
 
-    fn within(&self, time: Duration) -> bool {
+    pub(super) fn within(&self, time: Duration) -> bool {
         self.last.lock().is_some_and(|(at, _)| at.elapsed() <= time)
     }
 

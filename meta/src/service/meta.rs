@@ -14,10 +14,11 @@ use foreword_proto::wire::meta::meta_client::MetaClient;
 use foreword_proto::wire::meta::meta_server::{Meta, MetaServer};
 use foreword_proto::wire::namespace_from_wire;
 use foreword_proto::{
-    AgentId, BadInput, ClusterId, EntryKey, NamespaceId, PageKey, Revision, Sequence, SessionId, SlotRef, Versions,
+    AgentId, BadInput, ClusterId, EntryKey, Namespace, NamespaceId, PageKey, Revision, Sequence, SessionId, SlotRef,
+    Versions,
 };
-use foreword_seams::Entropy;
 use foreword_seams::deadline::deadline_of;
+use foreword_seams::{Entropy, Marker, sometimes};
 use futures::stream::BoxStream;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
@@ -122,6 +123,26 @@ impl MetaService {
         self.shards(namespace)
     }
 
+    /// A registered namespace, while this replica is alone and could register none: its pages can be read without a majority.
+    fn known_alone(&self, namespace: &Namespace) -> Option<wire::RegisterNamespaceResponse> {
+        if !*self.group.alone.borrow() {
+            return None;
+        }
+        let fingerprint = namespace.fingerprint();
+        let known = self.group.applied.peek(|state| {
+            state.namespace_of(&fingerprint).map(|info| wire::RegisterNamespaceResponse {
+                namespace_id: info.id,
+                epoch: info.epoch,
+                revision: state.revision(),
+                slot_bytes: info.slot_bytes as u32,
+            })
+        });
+        if known.is_some() {
+            sometimes(Marker::NamespaceOpenedAlone);
+        }
+        known
+    }
+
     /// The leader, for a call that is only the leader's. None: it is this replica. A call that was passed on goes no further.
     fn leader_elsewhere(&self, metadata: &MetadataMap) -> Result<Option<MetaClient<Channel>>, Status> {
         Ok(self.group.leader_channel(metadata)?.map(MetaClient::new))
@@ -150,7 +171,7 @@ impl Meta for MetaService {
             Leader::There(peer) => peer.address.replica_id,
             Leader::Unknown => 0,
         };
-        let response = self.group.applied.read_with_position(|state, position| {
+        let response = self.group.applied.read(|state| {
             let settings = state.settings();
             wire::HelloResponse {
                 wire_version,
@@ -164,7 +185,7 @@ impl Meta for MetaService {
                 read_rest_ms: settings.read_rest_ms as u32,
                 write_rest_ms: settings.write_rest_ms as u32,
                 revision: state.revision(),
-                endpoints: position.membership.nodes().map(|(_, member)| member.client.clone()).collect(),
+                endpoints: self.group.client_endpoints(),
                 feature_level: state.feature_level(),
                 feature_level_max: FEATURE_LEVEL_MAX,
                 first_feature_level: settings.first_feature_level,
@@ -180,6 +201,9 @@ impl Meta for MetaService {
     ) -> Result<Response<wire::RegisterNamespaceResponse>, Status> {
         let deadline = deadline_of(request.metadata(), PROPOSE_DEADLINE);
         let namespace = Box::new(namespace_from_wire(request.into_inner().namespace)?);
+        if let Some(known) = self.known_alone(&namespace) {
+            return Ok(Response::new(known));
+        }
         match self.propose(Command::RegisterNamespace { namespace }, deadline).await? {
             (revision, Outcome::NamespaceRegistered { namespace, epoch, slot_bytes }) => {
                 Ok(Response::new(wire::RegisterNamespaceResponse {
@@ -226,8 +250,9 @@ impl Meta for MetaService {
         match self.leases.renew(session) {
             Renewal::Renewed => {
                 let (lease_ms, revision) =
-                    self.group.applied.peek(|state| (state.settings().lease_ms, state.revision()));
-                return Ok(Response::new(wire::RenewSessionResponse { lease_ms: lease_ms as u32, revision }));
+                    self.group.applied.peek(|state| (state.settings().lease_ms as u32, state.revision()));
+                let endpoints = self.group.client_endpoints();
+                return Ok(Response::new(wire::RenewSessionResponse { lease_ms, revision, endpoints }));
             }
             Renewal::NoQuorum => return Err(Status::unavailable("this leader has not heard a quorum lately")),
             Renewal::Unknown => {}

@@ -113,6 +113,11 @@ impl State {
         self.pages.namespace(id)
     }
 
+    /// The registered namespace with this fingerprint.
+    pub fn namespace_of(&self, fingerprint: &Fingerprint) -> Option<&NamespaceInfo> {
+        self.pages.by_fingerprint(fingerprint)
+    }
+
     /// All registered namespaces, in the order of their ids.
     pub fn namespaces(&self) -> impl Iterator<Item = &NamespaceInfo> {
         self.pages.namespaces()

@@ -46,6 +46,8 @@ type Frame = Result<wire::WatchResponse, Status>;
 
 /// Serves a watch stream. It ends when its requests do.
 ///
+/// A stream of a replica that is alone ends, unless its watcher has found no better one: it would stay where it is.
+///
 /// Errors: RESOURCE_EXHAUSTED when this replica has too many streams. In the stream: FAILED_PRECONDITION `behind` when a mirror has a revision that is not applied here yet; UNAVAILABLE when this
 /// replica cannot make sure in time that a namespace it does not know was dropped; INVALID_ARGUMENT with the field.
 pub(crate) fn watch<R>(
@@ -117,6 +119,9 @@ pub(super) struct Watcher {
     pub(super) events_at: Option<Instant>,
     /// The revision it asked for, until then.
     needs: Option<(Revision, Instant)>,
+    /// Whether this replica is alone, and whether that is good enough for the watcher, who says so with its first request.
+    alone: tokio::sync::watch::Receiver<bool>,
+    even_alone: Option<bool>,
     _stream: Counted,
 }
 
@@ -135,6 +140,8 @@ impl Watcher {
         Self {
             wake: Arc::default(),
             _stream: Counted::one(&hub.measures.streams),
+            alone: group.alone.subscribe(),
+            even_alone: None,
             group,
             hub,
             frames,
@@ -173,6 +180,12 @@ impl Watcher {
         R: Stream<Item = Result<wire::WatchRequest, Status>> + Send + Unpin + 'static,
     {
         loop {
+            if self.even_alone == Some(false) && *self.alone.borrow() {
+                sometimes(Marker::WatchEndedAlone);
+                let message =
+                    "leader: expected to hear a quorum or a leader, this replica has heard none for some time";
+                return Ended::Failed(status_for(Code::Unavailable, "leader", message));
+            }
             let asked = match self.work().await {
                 // What it asks is heard between any two steps.
                 Ok(true) => match requests.next().now_or_never() {
@@ -228,6 +241,11 @@ impl Watcher {
     }
 
     async fn take(&mut self, request: wire::WatchRequest) -> Result<(), Ended> {
+        let even_alone = *self.even_alone.get_or_insert(request.even_alone);
+        if !even_alone && *self.alone.borrow() {
+            // Said by whoever looks next; nothing is begun.
+            return Ok(());
+        }
         if !request.node.is_empty() {
             self.node = request.node.chars().take(NAMESPACE_TEXT_BYTES_MAX).collect();
         }

@@ -1,5 +1,6 @@
 //! A whole group in one process: real Raft, real gRPC over loopback, logs in memory.
 
+mod alone;
 mod bad_input;
 mod client;
 mod cluster;

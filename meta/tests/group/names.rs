@@ -98,10 +98,10 @@ async fn a_replica_that_is_behind_does_not_call_a_new_namespace_dropped() {
     let (leader, behind) = (cluster.leader().await, cluster.follower().await);
     cluster.cut_off(behind);
     let agent = Agent::open(&cluster, leader, "a").await;
-    let mut unsure = Watch::open(&cluster, behind, agent.namespace, 0, 0).await;
+    let mut unsure = Watch::open_even_alone(&cluster, behind, agent.namespace).await;
     // It gives up before it says anything of the namespace.
     assert!(unsure.next().await.is_err());
-    let mut watching = Watch::open(&cluster, behind, agent.namespace, 0, 0).await;
+    let mut watching = Watch::open_even_alone(&cluster, behind, agent.namespace).await;
     cluster.links.heal_all();
     assert!(matches!(watching.next().await.unwrap(), Kind::Begin(_)), "it waited until it knew");
 }

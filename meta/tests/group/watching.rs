@@ -26,8 +26,18 @@ impl Watch {
         Self::opened(cluster.channel(replica), open).await
     }
 
+    /// From nothing, even at a replica that is alone.
+    pub(crate) async fn open_even_alone(cluster: &Cluster, replica: u64, namespace: u32) -> Self {
+        let open = wire::WatchOpen { namespace_id: namespace, ..wire::WatchOpen::default() };
+        Self::begun(cluster.channel(replica), open, true).await
+    }
+
     async fn opened(channel: Channel, open: wire::WatchOpen) -> Self {
-        let first = wire::WatchRequest { kind: Some(Ask::Open(open)), node: "test".into() };
+        Self::begun(channel, open, false).await
+    }
+
+    async fn begun(channel: Channel, open: wire::WatchOpen, even_alone: bool) -> Self {
+        let first = wire::WatchRequest { kind: Some(Ask::Open(open)), node: "test".into(), even_alone };
         let requests = held_open(vec![first], wire::WatchRequest::default());
         Self(MetaClient::new(channel).watch(requests).await.unwrap().into_inner())
     }
@@ -253,7 +263,9 @@ async fn all_namespaces_of_an_agent_share_one_stream() {
     let other = agent.client.register_namespace(request).await.unwrap().into_inner().namespace_id;
 
     let (asks, asked) = mpsc::channel(8);
-    let ask = async |kind| asks.send(wire::WatchRequest { kind: Some(kind), node: "a".into() }).await.unwrap();
+    let ask = async |kind| {
+        asks.send(wire::WatchRequest { kind: Some(kind), node: "a".into(), ..Default::default() }).await.unwrap()
+    };
     let open = |namespace_id| Ask::Open(wire::WatchOpen { namespace_id, ..wire::WatchOpen::default() });
     let mut stream = agent.client.watch(ReceiverStream::new(asked)).await.unwrap().into_inner();
     let mut next = async || tokio::time::timeout(PATIENCE, stream.message()).await.unwrap().unwrap().unwrap();

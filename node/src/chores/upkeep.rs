@@ -22,7 +22,9 @@ pub(super) async fn keep_up(
     loop {
         tokio::time::sleep(gather_deadline / LOOKS_PER_DEADLINE).await;
         memory.keep_up();
-        namespaces.group_has(sessions.revision());
+        if let Some((revision, at)) = sessions.heard() {
+            namespaces.group_had(revision, at);
+        }
         writing.give_up_late(gather_deadline);
     }
 }

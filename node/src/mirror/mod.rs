@@ -2,6 +2,7 @@
 
 pub mod avoid;
 pub mod feed;
+mod heard;
 pub mod overlay;
 pub mod saved;
 pub mod table;

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use foreword_client::watch::{self as stream, WatchStream};
@@ -26,9 +25,6 @@ use super::feed::Feed;
 use super::table::Table;
 use super::view::{OutOfOrder, View};
 use super::{Mirror, let_go};
-
-/// How long a replica may say nothing while the group is known to have more.
-const STANDSTILL_MAX: Duration = Duration::from_secs(3);
 
 /// What the watcher tells the agent of one namespace.
 pub trait WatchEvents: Send + Sync + 'static {
@@ -85,7 +81,7 @@ impl Subscriptions {
 enum Ended {
     #[error("{0}")]
     Stream(#[from] stream::Ended),
-    #[error("the replica says nothing, and the group has more")]
+    #[error("the replica tells less than the group has")]
     StandsStill,
     #[error("namespace {namespace}: {why}")]
     OutOfOrder { namespace: NamespaceId, why: OutOfOrder },
@@ -120,6 +116,8 @@ pub async fn follow(
     node: String,
     stop: CancellationToken,
 ) {
+    // What is wrong with a stream is not wrong with calls.
+    let meta = meta.apart();
     let mut backoff = Backoff::default();
     let mut changed = subscriptions.changed.subscribe();
     loop {
@@ -157,7 +155,9 @@ pub async fn follow(
 async fn follow_once(subscriptions: &Subscriptions, feed: &Feed, meta: &Group, node: &str) -> (u64, Ended) {
     let member = meta.member();
     let mut one = OneStream { subscriptions, feed, open: BTreeMap::new(), asks: VecDeque::new(), messages: 0 };
-    let ended = match WatchStream::begin(&mut member.connection.clone().replica(), node).await {
+    // A replica that hears nobody is better than none.
+    let who = stream::Watcher { node, even_alone: meta.went_round() };
+    let ended = match WatchStream::begin(&mut member.connection.clone().replica(), who).await {
         Ok(stream) => one.run(stream).await,
         Err(ended) => ended.into(),
     };
@@ -197,7 +197,7 @@ impl OneStream<'_> {
     async fn run(&mut self, mut stream: WatchStream) -> Ended {
         let (mut changed, mut needs, asks) = (self.subscriptions.changed.subscribe(), self.feed.needs(), stream.asks());
         changed.mark_changed();
-        let mut standstill = pin!(self.feed.stands_still(STANDSTILL_MAX));
+        let mut standstill = pin!(self.feed.stands_still());
         loop {
             tokio::select! {
                 message = stream.next() => {
@@ -255,9 +255,17 @@ impl OneStream<'_> {
         }
     }
 
+    /// What every mirror has was told: one message tells of one namespace only.
+    fn tell_of_all(&self) {
+        let tailing = self.open.values().filter(|(_, told)| *told == Told::Tail);
+        if let Some(revision) = tailing.map(|(subscription, _)| subscription.mirror.read(View::revision)).min() {
+            self.feed.tells(revision);
+        }
+    }
+
     async fn take(&mut self, namespace: NamespaceId, kind: Kind) -> Result<(), Ended> {
         if let Kind::Progress(progress) = kind {
-            self.feed.heard(progress.revision);
+            self.feed.tells(progress.revision);
             for (subscription, told) in self.open.values() {
                 if *told == Told::Tail {
                     subscription.mirror.write(|view| view.progress(progress.revision));
@@ -265,7 +273,9 @@ impl OneStream<'_> {
             }
             return Ok(());
         }
-        self.feed.heard(0);
+        if matches!(kind, Kind::Begin(_) | Kind::Bucket(_) | Kind::End(_)) {
+            self.feed.fills();
+        }
         let Some((subscription, told)) = self.open.get_mut(&namespace) else { return Ok(()) };
         let subscription = subscription.clone();
         match kind {
@@ -289,7 +299,11 @@ impl OneStream<'_> {
                 taken.map_err(|broken| match broken {
                     Broken::OutOfOrder(why) => Ended::OutOfOrder { namespace, why },
                     Broken::BadInput(why) => Ended::BadInput { namespace, why },
-                })
+                })?;
+                if self.feed.is_behind() {
+                    self.tell_of_all();
+                }
+                Ok(())
             }
         }
     }

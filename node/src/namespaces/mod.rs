@@ -112,14 +112,13 @@ impl Namespaces {
 
     /// One line a namespace.
     pub(crate) fn status(&self) -> Vec<AgentNamespaceStatus> {
-        let mirror_age_ms = self.feed.age().as_millis() as u64;
         let status_of = |open: &Arc<OpenNamespace>| {
             open.mirror.read(|view| AgentNamespaceStatus {
                 id: open.id,
                 epoch: view.epoch(),
                 revision: view.revision(),
                 synced: view.synced(),
-                mirror_age_ms,
+                mirror_age_ms: self.feed.age_of(view.revision()).as_millis() as u64,
                 pages: view.pages() as u64,
                 overlay_pages: view.overlay_pages() as u64,
             })
@@ -127,9 +126,9 @@ impl Namespaces {
         self.open.all().iter().map(status_of).collect()
     }
 
-    /// The group was heard to have this revision.
-    pub(crate) fn group_has(&self, revision: Revision) {
-        self.feed.group_has(revision);
+    /// The group was heard to have this revision at this time.
+    pub(crate) fn group_had(&self, revision: Revision, at: Instant) {
+        self.feed.group_had(revision, at);
     }
 
     /// Keeps the mirrors up to date until stopped. `node` is who the replicas are told to be watching.
@@ -174,7 +173,7 @@ impl Namespaces {
             Err(_) => self.saved.load(&namespace, registered.namespace_id, registered.epoch).await,
         };
         let open = self.enter(namespace, geometry, &registered, saved)?;
-        self.feed.group_has(registered.revision);
+        self.feed.group_had(registered.revision, Instant::now());
         open.mirror.synced(deadline).await;
         // What was there before the namespace was opened is seen by the first lookup.
         open.mirror.reached(registered.revision, deadline).await;

@@ -37,7 +37,7 @@ impl Gauges {
         Self {
             mirror_age_seconds: gauge(
                 "foreword_agent_mirror_age_seconds",
-                "Since the last watch frame, the oldest mirror's",
+                "How far behind the group the oldest mirror is",
             ),
             mirror_pages: gauge("foreword_agent_mirror_pages", "Pages in all mirrors"),
             overlay_pages: gauge("foreword_agent_overlay_pages", "Own publishes the mirrors have not seen"),

@@ -135,8 +135,10 @@ async fn renew(sessions: &Sessions, session: &Session) {
         };
         match sessions.meta.retry(Instant::now() + session.lease, call).await {
             Ok(answer) => {
-                sessions.revision.fetch_max(answer.revision, Ordering::Relaxed);
-                *session.renewed.lock() = *sent.lock();
+                let sent = *sent.lock();
+                sessions.meta.members_are(&answer.endpoints);
+                *sessions.heard.lock() = Some((answer.revision, sent));
+                *session.renewed.lock() = sent;
             }
             Err(status) if says_session_lost(&status) => {
                 tracing::warn!(session = %session.id, %status, "the session is over");

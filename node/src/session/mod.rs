@@ -7,7 +7,7 @@ pub mod window;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use foreword_client::{Group, Replica, Tries};
@@ -116,14 +116,14 @@ pub struct Sessions {
     current: watch::Sender<Option<Arc<Session>>>,
     /// The group's last answer was that this agent gets none: its name is another's.
     refused: AtomicBool,
-    /// The highest revision that a renewal's answer named.
-    revision: AtomicU64,
+    /// The revision that the last renewal's answer named, and when it was asked for.
+    heard: Mutex<Option<(Revision, Instant)>>,
 }
 
 impl Sessions {
     /// None yet; [`keep`] opens one.
     pub fn new(meta: Group) -> Self {
-        Self { meta, current: watch::Sender::new(None), refused: AtomicBool::new(false), revision: AtomicU64::new(0) }
+        Self { meta, current: watch::Sender::new(None), refused: AtomicBool::new(false), heard: Mutex::default() }
     }
 
     /// The session, if one is open.
@@ -131,9 +131,9 @@ impl Sessions {
         self.current.borrow().clone()
     }
 
-    /// A revision that the group has, as of the last renewal; 0 before the first.
-    pub fn revision(&self) -> Revision {
-        self.revision.load(Ordering::Relaxed)
+    /// The group's revision, as of the last renewal, and when that was asked for.
+    pub fn heard(&self) -> Option<(Revision, Instant)> {
+        *self.heard.lock()
     }
 
     /// True if no L3 write may be submitted now.

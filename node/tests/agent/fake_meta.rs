@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::interceptor::InterceptedService;
 use tonic::{Code, Request, Response, Status, Streaming};
 use wire::meta_server::{Meta, MetaServer};
 use wire::watch_request::Kind as Ask;
@@ -42,6 +43,10 @@ pub struct Settings {
     pub lose_answers: u32,
     /// Every node's name is another agent's.
     pub name_taken: bool,
+    /// Who the group is, by every renewal's answer.
+    pub members: Vec<String>,
+    /// No call is answered any more.
+    pub gone: bool,
 }
 
 impl Default for Settings {
@@ -55,6 +60,8 @@ impl Default for Settings {
             unavailable: false,
             lose_answers: 0,
             name_taken: false,
+            members: Vec::new(),
+            gone: false,
         }
     }
 }
@@ -104,6 +111,8 @@ pub struct State {
     pub aborted_unknown: Vec<SlotRef>,
     pub publishes: u64,
     pub snapshots_sent: u64,
+    /// Renewals that named members.
+    pub members_told: u64,
     /// Who asked for sessions, one for each time.
     pub asked: Vec<(AgentId, u64)>,
 }
@@ -123,10 +132,25 @@ impl FakeMeta {
             settings: Arc::new(Mutex::new(settings)),
             changed: Arc::new(watch::Sender::new(0)),
         };
+        meta.serve().await
+    }
+
+    /// Another member of the same group, with faults of its own.
+    pub async fn another(&self, settings: Settings) -> (Self, Endpoint) {
+        Self { settings: Arc::new(Mutex::new(settings)), ..self.clone() }.serve().await
+    }
+
+    async fn serve(self) -> (Self, Endpoint) {
         let (incoming, endpoint) = TokioNet.listen(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let service = MetaServer::new(meta.clone()).max_decoding_message_size(META_MESSAGE_BYTES_MAX);
+        let service = MetaServer::new(self.clone()).max_decoding_message_size(META_MESSAGE_BYTES_MAX);
+        let settings = self.settings.clone();
+        let unless_gone = move |request| match settings.lock().gone {
+            true => Err(Status::unavailable("gone")),
+            false => Ok(request),
+        };
+        let service = InterceptedService::new(service, unless_gone);
         tokio::spawn(rpc::server().serve_with_incoming(service, incoming));
-        (meta, endpoint)
+        (self, endpoint)
     }
 
     pub fn set(&self, change: impl FnOnce(&mut Settings)) {
@@ -377,11 +401,16 @@ impl Meta for FakeMeta {
         if settings.unavailable {
             return Err(Status::unavailable("no leader"));
         }
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         if !state.sessions.contains_key(&SessionId::from_wire(&request.into_inner().session)?) {
             return Err(status_for(Code::NotFound, "session", "session: not an open session"));
         }
-        Ok(Response::new(wire::RenewSessionResponse { lease_ms: settings.lease_ms, revision: state.revision }))
+        state.members_told += u64::from(!settings.members.is_empty());
+        Ok(Response::new(wire::RenewSessionResponse {
+            lease_ms: settings.lease_ms,
+            revision: state.revision,
+            endpoints: settings.members,
+        }))
     }
 
     async fn close_session(

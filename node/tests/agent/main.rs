@@ -7,6 +7,7 @@ mod bad_input;
 mod fake_meta;
 mod faults;
 mod harness;
+mod members;
 mod restart;
 mod sessions;
 mod sharing;

@@ -118,7 +118,7 @@ pub(super) fn renew_alone() -> Meddler {
     Arc::new(|path, _| {
         (path == format!("{META}RenewSession")).then_some(())?;
         let early = Box::new(|_: &Bytes| {
-            Some(m::RenewSessionResponse { lease_ms: LEASE_MS as u32, revision: 0 }.encode_to_vec().into())
+            Some(m::RenewSessionResponse { lease_ms: LEASE_MS as u32, ..Default::default() }.encode_to_vec().into())
         });
         Some(Meddling { early: Some(early), ..Meddling::default() })
     })

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use foreword_client::watch::{Cursor, WatchStream};
+use foreword_client::watch::{self as stream, Cursor, WatchStream};
 use foreword_proto::records::{self, EntryEvents, NamespaceEvent, PageRecord};
 use foreword_proto::wire::meta as wire;
 use foreword_proto::wire::meta::watch_response::Kind;
@@ -87,7 +87,8 @@ impl Watcher {
     async fn open(&mut self) -> Option<WatchStream> {
         self.replica = self.client.any_replica();
         let (mut replica, node) = (self.client.replica(self.replica), format!("watcher-{}", self.client.number()));
-        let opening = WatchStream::of(&mut replica, &node, self.cursor.as_mut()?);
+        let who = stream::Watcher { node: &node, even_alone: self.pace == Pace::Slow };
+        let opening = WatchStream::of(&mut replica, who, self.cursor.as_mut()?);
         let stream = timeout(CALL_DEADLINE, opening).await.ok()?.ok()?;
         self.streams += 1;
         Some(stream)

@@ -110,7 +110,11 @@ async fn watch_from_the_start(endpoint: &Endpoint, namespace_id: u32) -> anyhow:
             let mut pages = 0;
             let reading = async {
                 let open = m::WatchOpen { namespace_id, ..Default::default() };
-                let first = m::WatchRequest { kind: Some(m::watch_request::Kind::Open(open)), node: "bench".into() };
+                let first = m::WatchRequest {
+                    kind: Some(m::watch_request::Kind::Open(open)),
+                    node: "bench".into(),
+                    ..Default::default()
+                };
                 let requests = held_open(vec![first], m::WatchRequest::default());
                 let mut stream = replica.watch(requests).await?.into_inner();
                 while let Some(message) = stream.message().await? {

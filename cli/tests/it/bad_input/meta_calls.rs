@@ -139,7 +139,7 @@ async fn first_of_watch(
     mut meta: MetaClient<Channel>,
     open: m::WatchOpen,
 ) -> Result<Response<m::WatchResponse>, Status> {
-    let request = m::WatchRequest { kind: Some(Ask::Open(open)), node: String::new() };
+    let request = m::WatchRequest { kind: Some(Ask::Open(open)), node: String::new(), ..Default::default() };
     let mut stream = meta.watch(held_open(vec![request], m::WatchRequest::default())).await?.into_inner();
     loop {
         let message = stream.message().await?.expect("a message");
