@@ -18,6 +18,7 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use super::load::{Load, Shape, ms};
+use super::metrics;
 use super::session::Ack;
 use super::stage::{Scale, Stage};
 use crate::clients;
@@ -37,6 +38,7 @@ const LOOK: Duration = Duration::from_millis(200);
 const DOWN: Duration = Duration::from_secs(3);
 /// A gap that begins so long after a kill, at most, is the election's.
 const ELECTION: Duration = Duration::from_secs(4);
+const STALLS_TOLD: usize = 5;
 const LOOKUP_KEYS: u64 = 8192;
 /// How long the record may take to catch up with what the lookups saw.
 const RECORD_PATIENCE: Duration = Duration::from_secs(60);
@@ -77,14 +79,32 @@ struct Report {
     outages_ms: Vec<f64>,
     /// The longest time without an acknowledgement that is no election's.
     stall_max_ms: f64,
+    /// The longest of them, and after which trouble each came.
+    stalls: Vec<Stall>,
     snapshots: u32,
     replaced: u32,
     cleared: u32,
-    /// The largest replica after the warm-up (three to five tenths of the publishes), and at the end (the last fifth).
+    /// The largest replica's memory after the warm-up (three to five tenths of the publishes), and at the end (the last fifth):
+    /// the median of the samples, and the peak, which a snapshot or a start makes.
     rss_warm_mib: f64,
+    rss_warm_peak_mib: f64,
     rss_end_mib: f64,
+    rss_end_peak_mib: f64,
+    /// The peak in each tenth of the publishes.
+    rss_mib: Vec<f64>,
     publish_pages_per_s: f64,
     wall_s: f64,
+}
+
+/// A time without an acknowledgement that is no election's.
+#[derive(Debug, PartialEq, Serialize)]
+struct Stall {
+    ms: f64,
+    /// When it began, from the first publish on.
+    at_s: f64,
+    /// The last trouble made before it ended, and how long before its begin; negative: it began before.
+    after: Option<String>,
+    after_s: f64,
 }
 
 /// What goes wrong, and when: at this share of the publishes.
@@ -128,9 +148,10 @@ async fn churn(args: &ChurnArgs) -> anyhow::Result<Report> {
     let room = args.slots - namespaces.iter().sum::<u64>();
     let stage = Stage::start(Scale { namespaces, room, agents: AGENTS }, args.dir.clone(), say).await?;
     let group = clients::group(&stage.cluster.meta_endpoints())?;
+    metrics::policies_caught_up(&stage.cluster).await?;
     let recorder = Recorder::start(group, stage.namespace_id(0), 1).await?;
     let sessions = stage.sessions("churn", SESSIONS).await?;
-    let mut run = Run { stage, report: Report::default(), acks: Vec::new(), kills: Vec::new(), memory: Vec::new() };
+    let mut run = Run { stage, report: Report::default(), acks: Vec::new(), made: Vec::new(), memory: Vec::new() };
     let from = Instant::now();
     let load = Load::start(&sessions, LOAD);
     run.follow(&load, args, troubles(args.kills)).await?;
@@ -149,7 +170,7 @@ struct Run {
     stage: Stage,
     report: Report,
     acks: Vec<Ack>,
-    kills: Vec<Instant>,
+    made: Vec<(Instant, Trouble)>,
     /// At which share of the publishes the largest replica took so many MiB.
     memory: Vec<(f64, f64)>,
 }
@@ -166,6 +187,7 @@ impl Run {
             self.memory.push((share, self.largest_mib()));
             if let Some((at, trouble)) = troubles.next_if(|(at, _)| *at <= share) {
                 say(&format!("{acked} pages: {trouble:?}"));
+                self.made.push((Instant::now(), trouble));
                 self.make(trouble).await.with_context(|| format!("{trouble:?} at {at:.2} of the publishes"))?;
             }
             if share >= 1.0 {
@@ -178,7 +200,6 @@ impl Run {
         match trouble {
             Trouble::KillLeader => {
                 let leader = self.stage.cluster.leader().await?;
-                self.kills.push(Instant::now());
                 self.stage.cluster.kill_replica(leader)?;
                 sleep(DOWN).await;
                 self.stage.cluster.restart_replica(leader).await?;
@@ -228,14 +249,23 @@ impl Run {
         report.publish_pages_per_s = report.publishes_acked as f64 / from.elapsed().as_secs_f64();
         let first_after =
             |killed: &Instant| self.acks.iter().filter(|ack| ack.submitted > *killed).map(|ack| ack.acked).min();
-        let outages = self.kills.iter().filter_map(|killed| Some(ms(first_after(killed)? - *killed)));
+        let kills: Vec<Instant> =
+            self.made.iter().filter(|(_, trouble)| *trouble == Trouble::KillLeader).map(|(at, _)| *at).collect();
+        let outages = kills.iter().filter_map(|killed| Some(ms(first_after(killed)? - *killed)));
         report.outages_ms = outages.collect();
-        report.stall_max_ms = ms(longest_stall(&self.acks, &self.kills));
-        let most = |shares: std::ops::Range<f64>| {
+        let stalls = longest_stalls(&self.acks, &kills);
+        report.stall_max_ms = stalls.first().map_or(0.0, |(from, to)| ms(*to - *from));
+        report.stalls = stalls.into_iter().map(|stall| named(stall, from, &self.made)).collect();
+        let sampled = |shares: std::ops::Range<f64>| {
             let within = self.memory.iter().filter(|(share, _)| shares.contains(share));
-            within.map(|(_, mib)| *mib).fold(0.0, f64::max)
+            let mut mib: Vec<f64> = within.map(|(_, mib)| *mib).collect();
+            mib.sort_by(f64::total_cmp);
+            (mib.get(mib.len() / 2).copied().unwrap_or(0.0), mib.last().copied().unwrap_or(0.0))
         };
-        (report.rss_warm_mib, report.rss_end_mib) = (most(0.3..0.5), most(0.8..f64::INFINITY));
+        let tenths = (0..10).map(|tenth| sampled(f64::from(tenth) / 10.0..f64::from(tenth + 1) / 10.0));
+        report.rss_mib = tenths.map(|(_, peak)| peak).collect();
+        (report.rss_warm_mib, report.rss_warm_peak_mib) = sampled(0.3..0.5);
+        (report.rss_end_mib, report.rss_end_peak_mib) = sampled(0.8..f64::INFINITY);
     }
 
     /// Looks every acknowledged page up, and has the record explain those that are gone.
@@ -298,13 +328,27 @@ async fn look(
     Ok((present, wrong, found.revision))
 }
 
-/// The longest time without an acknowledgement that neither holds a kill nor begins soon after one.
-fn longest_stall(acks: &[Ack], kills: &[Instant]) -> Duration {
+/// The longest times without an acknowledgement that neither hold a kill nor begin soon after one; the longest first.
+fn longest_stalls(acks: &[Ack], kills: &[Instant]) -> Vec<(Instant, Instant)> {
     let mut times: Vec<Instant> = acks.iter().map(|ack| ack.acked).collect();
     times.sort_unstable();
     let is_election = |from: Instant, to: Instant| kills.iter().any(|kill| from <= *kill + ELECTION && *kill <= to);
-    let stalls = times.windows(2).filter(|pair| !is_election(pair[0], pair[1])).map(|pair| pair[1] - pair[0]);
-    stalls.max().unwrap_or_default()
+    let mut stalls: Vec<_> =
+        times.windows(2).map(|pair| (pair[0], pair[1])).filter(|(from, to)| !is_election(*from, *to)).collect();
+    stalls.sort_unstable_by_key(|(from, to)| std::cmp::Reverse(*to - *from));
+    stalls.truncate(STALLS_TOLD);
+    stalls
+}
+
+fn named((stalled, went_on): (Instant, Instant), from: Instant, made: &[(Instant, Trouble)]) -> Stall {
+    let last = made.iter().rfind(|(at, _)| *at <= went_on);
+    let seconds = |a: Instant, b: Instant| if a >= b { (a - b).as_secs_f64() } else { -(b - a).as_secs_f64() };
+    Stall {
+        ms: ms(went_on - stalled),
+        at_s: seconds(stalled, from),
+        after: last.map(|(_, trouble)| format!("{trouble:?}")),
+        after_s: last.map_or(0.0, |(at, _)| seconds(stalled, *at)),
+    }
 }
 
 /// Resident memory of a process; None when it is gone.
@@ -325,8 +369,11 @@ mod tests {
         let ack = |ms| Ack { submitted: from, acked: at(ms), first: 0, pages: 1, revision: 1 };
         // A kill after 600 ms, a second gap while the next leader finds its feet, and one that nothing explains.
         let acks = [0, 500, 2_500, 5_500, 6_200].map(ack);
-        assert_eq!(longest_stall(&acks, &[at(600)]), Duration::from_millis(700));
-        assert_eq!(longest_stall(&acks, &[]), Duration::from_millis(3_000));
+        assert_eq!(longest_stalls(&acks, &[at(600)]), [(at(5_500), at(6_200)), (from, at(500))]);
+        assert_eq!(longest_stalls(&acks, &[])[0], (at(2_500), at(5_500)));
+        let made = [(at(600), Trouble::KillLeader), (at(5_900), Trouble::Snapshot)];
+        let stall = named((at(5_500), at(6_200)), from, &made);
+        assert_eq!((stall.after.as_deref(), stall.after_s), (Some("Snapshot"), -0.4));
     }
 
     #[test]
