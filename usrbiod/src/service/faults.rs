@@ -1,4 +1,7 @@
-//! Faults on demand: what goes wrong, how often, decided for each I/O. Pure but for the generator it is given.
+//! Faults on demand: what goes wrong, and how often. Pure but for the generator it is given.
+//!
+//! 3FS's daemon takes what a ring submitted as one job, and completes it as a whole: one slow chunk makes all of its I/Os late, one
+//! that fails makes all of them fail. So the faults are a job's; only how much of it comes is each I/O's own.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -16,15 +19,15 @@ const DELAY_MAX: Duration = Duration::from_secs(3600);
 /// What goes wrong on purpose; by default nothing does.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct FaultPlan {
-    /// I/Os that are late by so much.
+    /// Jobs that are late by so much.
     latency: Option<Delay>,
     /// As `latency`, counted apart: meant to be longer than a client's patience.
     stall: Option<Delay>,
-    /// -EIO, and nothing moves.
+    /// -EIO for all of the job, and nothing moves.
     eio: Option<Chance>,
-    /// Fewer bytes than asked for, a multiple of 4,096; the result says how many.
+    /// Of single I/Os: fewer bytes than asked for, a multiple of 4,096; the result says how many.
     short: Option<Chance>,
-    /// Never completed; the bytes may or may not have moved.
+    /// Never completed, no I/O of the job; the bytes may or may not have moved.
     drop: Option<Chance>,
     /// The job completes after others, its completions in another order.
     reorder: Option<Chance>,
@@ -48,13 +51,13 @@ pub struct FaultError {
     pub expected: &'static str,
 }
 
-/// What becomes of one I/O.
+/// What becomes of one job.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Fate {
     pub(super) latency: Option<Duration>,
     pub(super) stall: Option<Duration>,
     pub(super) outcome: Outcome,
-    /// How long its job is held back.
+    /// How long its completions are held back.
     pub(super) reorder: Option<Duration>,
 }
 
@@ -62,11 +65,7 @@ pub(super) struct Fate {
 pub(super) enum Outcome {
     Normal,
     Eio,
-    /// See [`shortened`].
-    Short(u64),
-    Drop {
-        moves: bool,
-    },
+    Drop { moves: bool },
 }
 
 impl FaultPlan {
@@ -75,26 +74,32 @@ impl FaultPlan {
         *self == Self::default()
     }
 
-    /// Decides for one I/O. Draws as often whatever comes out, so that one fault's chance does not move the others.
+    /// Decides for one job. Draws as often whatever comes out, so that one fault's chance does not move the others.
     pub(super) fn fate(&self, random: &mut StdRng) -> Fate {
         let mut fires = |chance: Option<Chance>| random.gen_bool(chance.map_or(0.0, |chance| chance.0));
         let latency = fires(self.latency.map(|delay| delay.chance));
         let stall = fires(self.stall.map(|delay| delay.chance));
-        let (eio, short, drop) = (fires(self.eio), fires(self.short), fires(self.drop));
+        let (eio, drop) = (fires(self.eio), fires(self.drop));
         let reorder = fires(self.reorder);
-        let (draw, moves) = (random.gen_range(0..u64::MAX), random.gen_bool(0.5));
+        let moves = random.gen_bool(0.5);
         let hold = Duration::from_micros(random.gen_range(0..REORDER_HOLD_US));
         Fate {
             latency: self.latency.filter(|_| latency).map(|delay| delay.by),
             stall: self.stall.filter(|_| stall).map(|delay| delay.by),
-            outcome: match (drop, eio, short) {
-                (true, _, _) => Outcome::Drop { moves },
-                (_, true, _) => Outcome::Eio,
-                (_, _, true) => Outcome::Short(draw),
+            outcome: match (drop, eio) {
+                (true, _) => Outcome::Drop { moves },
+                (_, true) => Outcome::Eio,
                 _ => Outcome::Normal,
             },
             reorder: reorder.then_some(hold),
         }
+    }
+
+    /// Decides for one I/O of a job that is done: the draw for [`shortened`], if it is cut short. Draws as often whatever comes out.
+    pub(super) fn short(&self, random: &mut StdRng) -> Option<u64> {
+        let short = random.gen_bool(self.short.map_or(0.0, |chance| chance.0));
+        let draw = random.gen_range(0..u64::MAX);
+        short.then_some(draw)
     }
 }
 
@@ -215,7 +220,9 @@ mod tests {
         assert!(share(&|fate| fate.stall.is_some()) == 0.0);
         assert!((share(&|fate| matches!(fate.outcome, Outcome::Drop { .. })) - 0.05).abs() < 0.02);
         assert!((share(&|fate| fate.outcome == Outcome::Eio) - 0.95 * 0.2).abs() < 0.02);
-        assert!((share(&|fate| matches!(fate.outcome, Outcome::Short(_))) - 0.95 * 0.8 * 0.5).abs() < 0.02);
+        let mut random = StdRng::seed_from_u64(3);
+        let short = (0..20_000).filter(|_| plan.short(&mut random).is_some()).count() as f64 / 20_000.0;
+        assert!((short - 0.5).abs() < 0.02);
         assert!((share(&|fate| fate.reorder.is_some()) - 0.3).abs() < 0.02);
     }
 

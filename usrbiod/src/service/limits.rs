@@ -20,10 +20,10 @@ pub(super) const JOBS_QUEUED_MAX: usize = 1024;
 pub(super) const HELPERS_QUEUED_MAX: usize = 1024;
 /// Bytes a thread moves for one job before it lets other jobs have a turn.
 pub(super) const TURN_BYTES: u64 = 16 << 20;
-/// I/Os that were held back and wait for a thread.
+/// Jobs that were held back and wait for a thread.
 pub(super) const LATE_QUEUED_MAX: usize = 1024;
-/// I/Os and jobs that a fault holds back. A fault beyond it does not happen.
-pub(super) const HELD_MAX: usize = 65_536;
+/// Jobs that a fault holds back. A fault beyond it does not happen.
+pub(super) const HELD_MAX: usize = 16_384;
 /// Mapped memory that the guard knows: rings that are linked, as many again that live on in their jobs, and semaphores.
 pub(super) const GUARDS_MAX: usize = 2 * LINKS_MAX + 64;
 

@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::limits::{HELPERS_QUEUED_MAX, JOBS_QUEUED_MAX, LATE_QUEUED_MAX};
 use super::ring::Job;
-use super::work::{Batch, Late};
+use super::work::Batch;
 
 /// Every so many picks begin with the lowest priority, so that it is served too.
 const PICKS_BEFORE_LOW: u64 = 7;
@@ -16,8 +16,8 @@ const PICKS_BEFORE_LOW: u64 = 7;
 /// Something for a thread to do.
 #[derive(Debug)]
 pub(super) enum Task {
-    /// An I/O that was held back.
-    Late(Late),
+    /// A job that was held back.
+    Late(Arc<Batch>),
     /// A job that another thread works on already.
     Help(Arc<Batch>),
     Job(Job),
@@ -33,7 +33,7 @@ pub(super) struct Pool {
 
 #[derive(Debug, Default)]
 struct Queues {
-    late: VecDeque<Late>,
+    late: VecDeque<Arc<Batch>>,
     help: VecDeque<Arc<Batch>>,
     jobs: [VecDeque<Job>; 3],
     /// Rings of this priority were left alone for want of room.
@@ -87,8 +87,8 @@ impl Pool {
         gives
     }
 
-    /// An I/O whose time has come. Waits for room.
-    pub(super) fn put_late(&self, late: Late) {
+    /// A job whose time has come. Waits for room.
+    pub(super) fn put_late(&self, late: Arc<Batch>) {
         let mut queues = self.queues.lock();
         while queues.late.len() >= LATE_QUEUED_MAX {
             self.late_taken.wait(&mut queues);

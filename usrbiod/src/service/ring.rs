@@ -123,11 +123,6 @@ impl Ring {
         state.under_way -= dropped;
     }
 
-    /// Writes the completion of an I/O that came later than its job.
-    pub(super) fn finish_late(&self, completion: Cqe) {
-        self.complete(&mut self.state.lock(), &[completion]);
-    }
-
     fn complete(&self, state: &mut State, completions: &[Cqe]) {
         let layout = self.memory.layout();
         for completion in completions {

@@ -59,7 +59,7 @@ impl Shared {
                 self.wake(priority);
             }
             match task {
-                Task::Late(late) => self.do_late(&late),
+                Task::Late(batch) => self.begin(&batch),
                 Task::Help(batch) => self.do_ios(&batch),
                 Task::Job(job) => self.do_job(job),
             }

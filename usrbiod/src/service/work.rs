@@ -1,7 +1,7 @@
 //! A job from its submissions to its completions.
 //!
-//! One thread prepares it: copies and checks every I/O, draws its fate. Then any number of threads do the I/Os; the one that ends
-//! last writes all completions. An I/O that a fault delays leaves its job and has a completion of its own, later.
+//! One thread prepares it: copies and checks every I/O, draws the job's fate. Then, later if a fault delays it, any number of threads do
+//! the I/Os; the one that ends last writes all completions.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use super::Shared;
 use super::batch::overlap;
 use super::counters::Count;
-use super::faults::{Fate, Outcome, shortened};
+use super::faults::{Outcome, shortened};
 use super::limits::{IO_BYTES_MAX, TURN_BYTES};
 use super::ring::{Job, Ring};
 use super::transfer::Transfer;
@@ -30,8 +30,6 @@ const SEED_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 struct Io {
     sqe: Sqe,
     work: Work,
-    /// Nobody hears of it.
-    dropped: bool,
 }
 
 #[derive(Debug)]
@@ -52,6 +50,15 @@ pub(super) struct Batch {
     /// I/Os that are not done.
     left: AtomicUsize,
     reorder: Option<Reorder>,
+    /// Nobody hears of it.
+    dropped: bool,
+}
+
+/// By how much a job is late.
+#[derive(Debug, Clone, Copy, Default)]
+struct Delays {
+    latency: Option<Duration>,
+    stall: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -60,31 +67,32 @@ struct Reorder {
     seed: u64,
 }
 
-/// An I/O that a fault holds back; it has left its job.
-#[derive(Debug)]
-pub(super) struct Late {
-    ring: Arc<Ring>,
-    sqe: Sqe,
-    work: Work,
-}
-
 /// What the timer lets go.
 #[derive(Debug)]
 pub(super) enum Held {
-    Io(Late),
+    /// A job that has not begun.
+    Job(Arc<Batch>),
+    /// The completions of one that is done.
     Completions(Arc<Batch>),
 }
 
 impl Shared {
-    /// Does a job, with the help of other threads when it has several I/Os.
+    /// Does a job, unless a fault makes it late.
     pub(super) fn do_job(&self, job: Job) {
-        let batch = Arc::new(self.prepare(job));
-        if batch.ios.is_empty() {
-            return self.complete(&batch);
+        let (batch, delays) = self.prepare(job);
+        let batch = Arc::new(batch);
+        if !self.delay(&batch, delays) {
+            self.begin(&batch);
         }
-        let moves = batch.ios.iter().filter(|io| matches!(io.work, Work::Move(_))).count();
-        self.pool.call_help(&batch, moves.saturating_sub(1).min(self.threads - 1));
-        self.do_ios(&batch);
+    }
+
+    /// Does the I/Os of a job, with the help of other threads when there are several.
+    pub(super) fn begin(&self, batch: &Arc<Batch>) {
+        if batch.ios.is_empty() {
+            return self.complete(batch);
+        }
+        self.pool.call_help(batch, batch.moves().saturating_sub(1).min(self.threads - 1));
+        self.do_ios(batch);
     }
 
     /// Does I/Os of a job until none is left to begin, it is the others' turn, or the service stops.
@@ -110,16 +118,10 @@ impl Shared {
         }
     }
 
-    /// Does an I/O that was held back.
-    pub(super) fn do_late(&self, late: &Late) {
-        let result = self.run(&late.work, late.ring.for_read);
-        late.ring.finish_late(self.answer(&late.ring, late.sqe, result));
-    }
-
     /// Lets go what the timer held.
     pub(super) fn release(&self, held: Held) {
         match held {
-            Held::Io(late) => self.pool.put_late(late),
+            Held::Job(batch) => self.pool.put_late(batch),
             Held::Completions(batch) => self.complete(&batch),
         }
     }
@@ -137,12 +139,9 @@ impl Shared {
     }
 
     fn complete(&self, batch: &Batch) {
-        let mut completions = Vec::with_capacity(batch.ios.len());
-        for (io, result) in batch.ios.iter().zip(&batch.results) {
-            if !io.dropped {
-                completions.push(self.answer(&batch.job.ring, io.sqe, result.load(Ordering::Relaxed)));
-            }
-        }
+        let answered = batch.ios.iter().zip(&batch.results).filter(|_| !batch.dropped);
+        let mut completions: Vec<Cqe> =
+            answered.map(|(io, result)| self.answer(&batch.job.ring, io.sqe, result.load(Ordering::Relaxed))).collect();
         if let Some(reorder) = batch.reorder {
             completions.shuffle(&mut StdRng::seed_from_u64(reorder.seed));
         }
@@ -157,21 +156,20 @@ impl Shared {
         Cqe { index: sqe.index, result, userdata: sqe.userdata }
     }
 
-    fn prepare(&self, job: Job) -> Batch {
+    /// A job with its fate, and how late it is.
+    fn prepare(&self, job: Job) -> (Batch, Delays) {
         let mut checked = self.check(&job);
         if job.ring.for_read {
             fail_overlaps(&mut checked);
         }
-        let seed = self.seed.wrapping_add(self.jobs_begun.fetch_add(1, Ordering::Relaxed).wrapping_mul(SEED_STEP));
-        let (ios, reorder) = if self.faults.is_empty() {
-            let io = |(sqe, work)| Io { sqe, work, dropped: false };
-            (checked.into_iter().map(io).collect(), None)
-        } else {
-            self.spoil(&job, checked, seed)
-        };
+        let ios: Vec<Io> = checked.into_iter().map(|(sqe, work)| Io { sqe, work }).collect();
         let results = ios.iter().map(|_| AtomicI64::new(0)).collect();
         let left = AtomicUsize::new(ios.len());
-        Batch { job, ios, results, next: AtomicUsize::new(0), left, reorder }
+        let mut batch = Batch { job, ios, results, next: AtomicUsize::new(0), left, reorder: None, dropped: false };
+        let number = self.jobs_begun.fetch_add(1, Ordering::Relaxed);
+        let seed = self.seed.wrapping_add(number.wrapping_mul(SEED_STEP));
+        let delays = if self.faults.is_empty() { Delays::default() } else { self.spoil(&mut batch, seed) };
+        (batch, delays)
     }
 
     /// Copies and checks each I/O.
@@ -224,65 +222,68 @@ impl Shared {
         })
     }
 
-    /// Draws the fate of each I/O that would be done. Those that are late leave the job.
-    fn spoil(&self, job: &Job, checked: Vec<(Sqe, Work)>, seed: u64) -> (Vec<Io>, Option<Reorder>) {
+    /// Draws the fate of a job that would move something, and of each I/O in it.
+    fn spoil(&self, batch: &mut Batch, seed: u64) -> Delays {
         let mut random = StdRng::seed_from_u64(seed);
-        let (mut ios, mut reorder) = (Vec::with_capacity(checked.len()), None::<Reorder>);
-        for (sqe, work) in checked {
-            let fate = self.faults.fate(&mut random);
-            let Work::Move(transfer) = work else {
-                ios.push(Io { sqe, work, dropped: false });
-                continue;
-            };
-            if let Some(hold) = fate.reorder {
-                self.tally.add(Count::Reorder, 1);
-                reorder = Some(Reorder { hold, seed });
-            }
-            let dropped = matches!(fate.outcome, Outcome::Drop { .. });
-            let mut work = self.outcome(transfer, fate.outcome);
-            if !dropped {
-                match self.delay(job, sqe, work, fate) {
-                    Ok(()) => continue,
-                    Err(back) => work = back,
-                }
-            }
-            ios.push(Io { sqe, work, dropped });
+        let (fate, moves) = (self.faults.fate(&mut random), batch.moves() as u64);
+        if moves == 0 {
+            return Delays::default();
         }
-        (ios, reorder)
-    }
-
-    /// Holds an I/O back if that is its fate; else gives it back.
-    fn delay(&self, job: &Job, sqe: Sqe, work: Work, fate: Fate) -> Result<(), Work> {
-        let delays = [(Count::Latency, fate.latency), (Count::Stall, fate.stall)];
-        let late = delays.iter().filter_map(|(_, delay)| *delay).reduce(|sum, delay| sum + delay);
-        let Some(late) = late else { return Err(work) };
-        match self.timer.hold(late, Held::Io(Late { ring: Arc::clone(&job.ring), sqe, work })) {
-            Ok(()) => {
-                for (count, delay) in delays {
-                    self.tally.add(count, u64::from(delay.is_some()));
-                }
-                Ok(())
-            }
-            Err(Held::Io(late)) => Err(late.work),
-            Err(Held::Completions(_)) => Err(Work::Nothing),
+        if let Some(hold) = fate.reorder {
+            self.tally.add(Count::Reorder, moves);
+            batch.reorder = Some(Reorder { hold, seed });
         }
-    }
-
-    fn outcome(&self, transfer: Transfer, outcome: Outcome) -> Work {
-        match outcome {
-            Outcome::Normal => Work::Move(transfer),
+        match fate.outcome {
+            Outcome::Normal => self.shorten(batch, &mut random),
             Outcome::Eio => {
-                self.tally.add(Count::Eio, 1);
-                Work::Answer(Errno::IO)
+                self.tally.add(Count::Eio, moves);
+                batch.instead_of_moves(|| Work::Answer(Errno::IO));
             }
-            Outcome::Short(draw) => {
+            Outcome::Drop { moves: moved } => {
+                self.tally.add(Count::Drop, batch.ios.len() as u64);
+                batch.dropped = true;
+                if !moved {
+                    batch.instead_of_moves(|| Work::Nothing);
+                }
+            }
+        }
+        Delays { latency: fate.latency, stall: fate.stall }
+    }
+
+    fn shorten(&self, batch: &mut Batch, random: &mut StdRng) {
+        for io in &mut batch.ios {
+            let short = self.faults.short(random);
+            if let (Work::Move(transfer), Some(draw)) = (&mut io.work, short) {
                 self.tally.add(Count::Short, 1);
-                Work::Move(Transfer { len: shortened(transfer.len, draw), ..transfer })
+                transfer.len = shortened(transfer.len, draw);
             }
-            Outcome::Drop { moves } => {
-                self.tally.add(Count::Drop, 1);
-                if moves { Work::Move(transfer) } else { Work::Nothing }
+        }
+    }
+
+    /// Holds a job back if that is its fate; false: it is not late.
+    fn delay(&self, batch: &Arc<Batch>, delays: Delays) -> bool {
+        let Some(late) = [delays.latency, delays.stall].into_iter().flatten().reduce(|sum, delay| sum + delay) else {
+            return false;
+        };
+        let held = self.timer.hold(late, Held::Job(Arc::clone(batch))).is_ok();
+        if held {
+            for (count, delay) in [(Count::Latency, delays.latency), (Count::Stall, delays.stall)] {
+                self.tally.add(count, if delay.is_some() { batch.moves() as u64 } else { 0 });
             }
+        }
+        held
+    }
+}
+
+impl Batch {
+    /// I/Os that move something.
+    fn moves(&self) -> usize {
+        self.ios.iter().filter(|io| matches!(io.work, Work::Move(_))).count()
+    }
+
+    fn instead_of_moves(&mut self, work: impl Fn() -> Work) {
+        for io in self.ios.iter_mut().filter(|io| matches!(io.work, Work::Move(_))) {
+            io.work = work();
         }
     }
 }
