@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use foreword_seams::Endpoint;
 
 use crate::commands::{
-    bench, demo, feature_level, import_hf3fs, keyed, membership, meta_init, names, replay, status, usrbiod,
+    bench, demo, feature_level, import_hf3fs, keyed, membership, meta_init, names, removal, replay, status, usrbiod,
 };
 use crate::config::meta::MetaFlags;
 use crate::config::node::NodeFlags;
@@ -22,7 +22,7 @@ Exit codes:
   0    done; for demo and replay also: no wrong byte, no lost publish
   1    failed: a server could not be reached or said no, or a demo found something wrong or lost
   2    a flag, a variable or a configuration file is wrong; the message names the field
-  3    get: the page is not there
+  3    get: the page is not there; clear, delete: no such namespace
   130  interrupted
 
 Environment: each flag that names a variable can be given there; an empty one counts as not set. FOREWORD_LOG filters the
@@ -60,6 +60,10 @@ pub enum Command {
     Get(Box<keyed::GetArgs>),
     /// Write a page through an agent
     Put(Box<keyed::PutArgs>),
+    /// Make all pages of a namespace invisible, on every agent
+    Clear(Box<removal::ClearArgs>),
+    /// Delete pages, on every agent
+    Delete(Box<removal::DeleteArgs>),
     /// Measure what the group can do on this machine
     Bench(bench::BenchArgs),
     /// Take over what SGLang's 3FS metadata server saved

@@ -28,8 +28,8 @@ use foreword_proto::BadInput;
 use self::args::{Cli, Command, MetaCommand};
 use self::commands::membership::Change;
 use self::commands::{
-    Done, bench, demo, feature_level, import_hf3fs, keyed, membership, meta_init, meta_run, names, node, replay,
-    status, usrbiod,
+    Done, bench, demo, feature_level, import_hf3fs, keyed, membership, meta_init, meta_run, names, node, removal,
+    replay, status, usrbiod,
 };
 
 /// Runs the binary: parses the command line, runs the command, says what went wrong. Exit codes: `foreword --help`.
@@ -62,7 +62,10 @@ fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
         || matches!(cause.downcast_ref(), Some(ServeError::OtherVersion(_)))
         || matches!(cause.downcast_ref(), Some(Failure::OtherVersion(_)))
         || matches!(cause.downcast_ref(), Some(MarkError::OtherVersion(_)))
-        || matches!(cause.downcast_ref(), Some(AgentError::Store { error: StoreError::OtherVersion(_), .. }))
+        || matches!(
+            cause.downcast_ref(),
+            Some(AgentError::Store { error: StoreError::OtherVersion(_) | StoreError::NoAccess(_), .. })
+        )
 }
 
 fn run_command(cli: Cli) -> Done {
@@ -116,6 +119,8 @@ async fn dispatch(cli: Cli) -> Done {
         Command::Meta(MetaCommand::PageFiles(args)) => names::page_files(args, json).await,
         Command::Meta(MetaCommand::FeatureLevel(args)) => feature_level::run(args, json).await,
         Command::Meta(MetaCommand::Replace(args)) => membership::run(Change::Replace(args), json).await,
+        Command::Clear(args) => removal::clear(*args, json).await,
+        Command::Delete(args) => removal::delete(*args, json).await,
         Command::Node(args) => node::run(*args).await,
         Command::Usrbiod(args) => usrbiod::run(*args).await,
         Command::Status(args) => status::run(args, json).await,

@@ -206,8 +206,8 @@ impl EngineApi for Agent {
         Box::pin(self.owners.reading.lookup(ask))
     }
 
-    fn locate(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<Located, ApiError> {
-        self.owners.reading.locate(namespace, keys)
+    fn locate(&self, ask: LookupAsk) -> BoxFuture<'_, Result<Located, ApiError>> {
+        Box::pin(self.owners.reading.locate(ask))
     }
 
     fn get(&self, ask: GetAsk) -> Result<BoxStream<'static, PageAnswer>, ApiError> {
@@ -228,6 +228,7 @@ impl EngineApi for Agent {
 
     fn stats(&self) -> AgentStatus {
         let owners = &self.owners;
+        let (reads, writes) = owners.l3.breakers();
         AgentStatus {
             cluster_id: owners.cluster_id,
             node: owners.node.clone(),
@@ -235,7 +236,8 @@ impl EngineApi for Agent {
             ready: self.is_ready(),
             session: self.session().map(|session| session.to_string()),
             fenced: owners.sessions.fenced(),
-            l3_breaker: owners.l3.breaker().word().to_owned(),
+            l3_breaker: reads.word().to_owned(),
+            l3_write_breaker: writes.word().to_owned(),
             namespaces: owners.namespaces.status(),
             arena: owners.l1.read(|pages| pages.status()),
             counters: owners.counters.snapshot(),

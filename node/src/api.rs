@@ -77,7 +77,7 @@ pub struct GetAsk {
     pub bypass_cache: bool,
     /// Go on after a miss; else the first miss is the last answer.
     pub every_key: bool,
-    /// Wait until the mirror has this revision before a miss is said.
+    /// Wait until what is known of a page is of this revision or a later one, whether it is there or not.
     pub min_revision: Revision,
     pub deadline: Instant,
 }
@@ -91,6 +91,8 @@ pub enum Miss {
     BreakerOpen,
     Deadline,
     NoRoom,
+    /// The mirror did not reach the revision that was asked for in time.
+    Behind,
 }
 
 impl Miss {
@@ -103,6 +105,7 @@ impl Miss {
             Self::BreakerOpen => "breaker_open",
             Self::Deadline => "deadline",
             Self::NoRoom => "no_room",
+            Self::Behind => "behind",
         }
     }
 }
@@ -159,7 +162,7 @@ pub trait EngineApi: Send + Sync + 'static {
     /// The leading pages this agent could deliver now.
     fn lookup(&self, ask: LookupAsk) -> BoxFuture<'_, Result<Found, ApiError>>;
     /// Where pages are, for routers.
-    fn locate(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<Located, ApiError>;
+    fn locate(&self, ask: LookupAsk) -> BoxFuture<'_, Result<Located, ApiError>>;
     /// Pages in the order of their keys. Never wrong bytes: what did not verify is a miss.
     fn get(&self, ask: GetAsk) -> Result<BoxStream<'static, PageAnswer>, ApiError>;
     /// Begins to take one shard of some pages.

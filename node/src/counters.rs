@@ -55,6 +55,7 @@ counters! {
     checksum_mismatches, "foreword_agent_checksum_mismatches_total", "L3 reads whose bytes were not the page's";
     suspects_reported, "foreword_agent_suspects_reported_total", "Pages reported as bad";
     breaker_openings, "foreword_agent_breaker_openings_total", "Times L3 stopped being asked";
+    slab_breaker_openings, "foreword_agent_slab_breaker_openings_total", "Times one slab of L3 stopped being asked";
     l3_epochs, "foreword_agent_l3_epochs_total", "Times L3 was reached anew after its daemon had gone";
     segments_replaced, "foreword_agent_segments_replaced_total", "Arena segments replaced because lost completions held them";
     puts_taken, "foreword_agent_puts_taken_total", "Pages whose bytes came in whole";

@@ -129,6 +129,9 @@ pub struct NamespaceStatus {
     pub pages: u64,
     pub shards: u32,
     pub slot_bytes: u64,
+    /// Of all its fields, hexadecimal: what two namespaces that share pages have in common.
+    #[serde(default)]
+    pub fingerprint: String,
 }
 
 /// One open session of the group.
@@ -168,8 +171,11 @@ pub struct AgentStatus {
     pub session: Option<String>,
     /// True when the last renewal is older than half the lease: no L3 write is submitted.
     pub fenced: bool,
-    /// `closed`, `half_open` or `open`.
+    /// Whether L3 is read: `closed` while it is, `half_open` or `open`.
     pub l3_breaker: String,
+    /// As `l3_breaker`, of writes.
+    #[serde(default)]
+    pub l3_write_breaker: String,
     pub namespaces: Vec<AgentNamespaceStatus>,
     pub arena: ArenaStatus,
     pub counters: AgentCounters,
@@ -221,6 +227,8 @@ pub struct AgentCounters {
     pub checksum_mismatches: u64,
     pub suspects_reported: u64,
     pub breaker_openings: u64,
+    #[serde(default)]
+    pub slab_breaker_openings: u64,
     pub l3_epochs: u64,
     pub segments_replaced: u64,
     pub puts_taken: u64,

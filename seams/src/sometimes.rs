@@ -258,6 +258,12 @@ markers! {
     SuspectReported = "suspect-reported",
     /// L3 failed too often: the breaker opened, or opened again after a probe.
     BreakerOpened = "breaker-opened",
+    /// L3 would not give a page, twice: the agent avoids it for a while.
+    PageUnreadable = "page-unreadable",
+    /// A page that L3 would not give was read by a later try of the agent's own.
+    UnreadableHealed = "unreadable-healed",
+    /// One slab failed too often, and the others did not.
+    SlabGivenUp = "slab-given-up",
     /// Lost completions held too much of an arena: a segment was replaced.
     SegmentReplaced = "segment-replaced",
     /// A probe was answered: the breaker closed.

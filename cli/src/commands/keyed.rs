@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Args)]
 pub struct NamespaceArgs {
     /// The model whose pages they are
-    #[arg(long, value_name = "NAME", required_unless_present = "namespace")]
+    #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
     /// Tokens of one page
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -46,7 +46,7 @@ pub struct NamespaceArgs {
 
 impl NamespaceArgs {
     /// The namespace; `page_bytes` stands for the only shard's size when none is given.
-    fn namespace(&self, page_bytes: Option<u64>) -> anyhow::Result<Namespace> {
+    pub(super) fn namespace(&self, page_bytes: Option<u64>) -> anyhow::Result<Namespace> {
         let namespace = match (&self.namespace, &self.model) {
             (Some(path), _) => {
                 let text = std::fs::read(path)
@@ -229,7 +229,7 @@ pub struct GetArgs {
     /// Read L3 even when a nearer tier has the page
     #[arg(long)]
     pub bypass_cache: bool,
-    /// Wait until the agent has seen this revision before it says no
+    /// Wait until the agent has seen this revision; a miss if it has not in time
     #[arg(long, value_name = "REVISION", default_value_t = 0)]
     pub min_revision: u64,
 }

@@ -12,6 +12,7 @@ pub mod meta_run;
 pub mod names;
 pub mod node;
 pub mod playing;
+pub mod removal;
 pub mod replay;
 pub mod status;
 pub mod usrbiod;

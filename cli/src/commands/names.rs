@@ -7,6 +7,7 @@ use clap::Args;
 use foreword_proto::status::{NamespaceStatus, PageFileStatus};
 use foreword_proto::wire::meta as m;
 use foreword_proto::{BadInput, NamespaceId};
+use foreword_seams::Endpoint;
 use serde_json::json;
 
 use super::Done;
@@ -16,7 +17,7 @@ use crate::clients;
 use crate::out::outln;
 
 /// A replica waits 10 s for the group.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 const NAMESPACES_EXAMPLES: &str = "\
 Examples:
@@ -93,6 +94,22 @@ pub async fn namespaces(args: NamespacesArgs, json: bool) -> Done {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    let found = registered(endpoints).await?;
+    if json {
+        outln!("{}", json!({ "namespaces": found }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    outln!("{:>8} {:>12} {:>8} {:>12}  {:<16} model", "id", "pages", "epoch", "slot bytes", "tenant");
+    for NamespaceStatus { id, pages, epoch, slot_bytes, tenant, model, model_revision, shards: _, fingerprint: _ } in
+        found
+    {
+        outln!("{id:>8} {pages:>12} {epoch:>8} {slot_bytes:>12}  {tenant:<16} {model} ({model_revision})");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All namespaces of the group, by id.
+pub(super) async fn registered(endpoints: &[Endpoint]) -> anyhow::Result<Vec<NamespaceStatus>> {
     let mut found: Vec<NamespaceStatus> = Vec::new();
     loop {
         let after: NamespaceId = found.last().map_or(0, |last| last.id);
@@ -108,15 +125,7 @@ pub async fn namespaces(args: NamespacesArgs, json: bool) -> Done {
             break;
         }
     }
-    if json {
-        outln!("{}", json!({ "namespaces": found }));
-        return Ok(ExitCode::SUCCESS);
-    }
-    outln!("{:>8} {:>12} {:>8} {:>12}  {:<16} model", "id", "pages", "epoch", "slot bytes", "tenant");
-    for NamespaceStatus { id, pages, epoch, slot_bytes, tenant, model, model_revision, shards: _ } in found {
-        outln!("{id:>8} {pages:>12} {epoch:>8} {slot_bytes:>12}  {tenant:<16} {model} ({model_revision})");
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(found)
 }
 
 /// Lists page files, or drops one.

@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn a_resync_in_the_middle_is_a_gap() {
         let mut record = Record::new(1);
-        let begin = |revision| Kind::Begin(m::ResyncBegin { revision, epoch: 1, entries: 0 });
+        let begin = |revision| Kind::Begin(m::ResyncBegin { revision, epoch: 1, entries: 0, deleted_at: 0 });
         record.take(&begin(4), 1).unwrap();
         record.take(&Kind::End(m::ResyncEnd { revision: 4 }), 1).unwrap();
         assert!(!record.gap);

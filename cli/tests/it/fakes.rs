@@ -223,7 +223,7 @@ impl FakeMeta {
         });
         let revision = self.retired.iter().map(|(_, revision)| *revision).max().unwrap_or(0);
         let kinds = [
-            Kind::Begin(m::ResyncBegin { revision: 0, epoch: 1, entries: 0 }),
+            Kind::Begin(m::ResyncBegin { revision: 0, epoch: 1, entries: 0, deleted_at: 0 }),
             Kind::End(m::ResyncEnd { revision: 0 }),
             Kind::Events(m::Events { revision, entries: entries.collect() }),
         ];

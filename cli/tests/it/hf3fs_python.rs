@@ -1,12 +1,11 @@
 //! SGLang's own hf3fs metadata server and clients (tests/hf3fs, Python) beside this build.
 
-use std::io::Write;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
 use tokio::process::Command;
 
-use crate::CLUSTERS;
+use crate::{CLUSTERS, tell};
 
 /// What the runner ends with where it cannot run: no SGLang.
 const CANNOT_RUN: i32 = 77;
@@ -45,9 +44,4 @@ async fn run(more: &[&str]) -> Output {
 
 fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-/// Not `eprintln!`: the harness would swallow it, and a skip has to be seen.
-fn tell(text: &str) {
-    let _ = std::io::stderr().write_all(text.as_bytes());
 }

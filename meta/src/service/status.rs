@@ -123,6 +123,7 @@ pub(super) fn namespace(info: &NamespaceInfo) -> NamespaceStatus {
         pages: info.pages(),
         shards: info.shards() as u32,
         slot_bytes: info.slot_bytes,
+        fingerprint: info.fingerprint.to_string(),
     }
 }
 

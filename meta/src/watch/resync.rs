@@ -110,7 +110,7 @@ impl Resync {
         turn: OwnedSemaphorePermit,
     ) -> Option<(wire::ResyncBegin, Self)> {
         let info = state.namespace(namespace)?;
-        let (epoch, entries, revision) = (info.epoch, info.pages(), state.revision());
+        let (epoch, entries, revision, deleted_at) = (info.epoch, info.pages(), state.revision(), info.deleted_at);
         let bits = bits_for(entries, WATCH_BUCKET_PAGES);
         let comparable = mirrored.bits().filter(|_| mirrored.epoch == epoch);
         let comparing = comparable.map(|theirs| {
@@ -130,7 +130,7 @@ impl Resync {
             _running: Counted::one(&measures.resyncs_running),
             _turn: turn,
         };
-        Some((wire::ResyncBegin { revision, epoch, entries }, resync))
+        Some((wire::ResyncBegin { revision, epoch, entries, deleted_at }, resync))
     }
 
     /// One slice of work on the state: some digests, or the pages of one bucket. Of no revision above `shows` anything may show in it.

@@ -26,6 +26,7 @@ type Place = (SlabId, Slot);
 pub(crate) struct ModelNamespace {
     pub(crate) namespace: Namespace,
     pub(crate) epoch: Epoch,
+    pub(crate) deleted_at: Revision,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -125,7 +126,7 @@ impl Model {
             Command::Retire { reason, entries } => self.retire(*reason, entries, &mut events),
             Command::Clear { namespace } => self.clear(*namespace, &mut events),
             Command::DropNamespace { namespace } => self.drop_namespace(*namespace, &mut events),
-            Command::Delete { namespace, keys } => self.delete(*namespace, keys, &mut events),
+            Command::Delete { namespace, keys } => self.delete(revision, *namespace, keys, &mut events),
             Command::Reclaim { entries_max } => self.reclaim(*entries_max, after),
             Command::DropSlabs { slabs } => self.drop_slabs(slabs),
             Command::RaiseFeatureLevel { level } => {
@@ -191,7 +192,7 @@ impl Model {
                 }
                 self.namespaces_ever += 1;
                 self.classes.insert(slot_bytes);
-                let known = ModelNamespace { namespace: namespace.clone(), epoch: 1 };
+                let known = ModelNamespace { namespace: namespace.clone(), epoch: 1, deleted_at: 0 };
                 self.namespaces.insert(self.namespaces_ever, known);
                 self.namespaces_ever
             }
@@ -411,10 +412,17 @@ impl Model {
         Outcome::Retired { entries: count }
     }
 
-    fn delete(&mut self, namespace: NamespaceId, keys: &[EntryKey], events: &mut Vec<Event>) -> Outcome {
-        if self.namespace(namespace).is_none() {
+    fn delete(
+        &mut self,
+        revision: Revision,
+        namespace: NamespaceId,
+        keys: &[EntryKey],
+        events: &mut Vec<Event>,
+    ) -> Outcome {
+        let Some(info) = self.namespaces.get_mut(&namespace) else {
             return Outcome::Refused(Refusal::NoNamespace { namespace });
-        }
+        };
+        info.deleted_at = revision;
         let gone =
             keys.iter().filter(|key| self.retire_page((namespace, **key), RetireReason::Deleted, events)).count();
         Outcome::Retired { entries: gone as u32 }
@@ -537,7 +545,8 @@ impl Model {
         assert_eq!(state.reclaimable(), self.cleared.len() as u64);
         assert_eq!(state.namespaces().count(), self.namespaces.len());
         for (info, (id, known)) in state.namespaces().zip(&self.namespaces) {
-            assert_eq!((info.id, &info.namespace, info.epoch), (*id, &known.namespace, known.epoch));
+            let expected = (*id, &known.namespace, known.epoch, known.deleted_at);
+            assert_eq!((info.id, &info.namespace, info.epoch, info.deleted_at), expected);
             assert_eq!(state.namespaces_after(id - 1).next().map(|next| next.id), Some(info.id));
             let mut pages = Vec::new();
             state.pages_of(info.id, |page| pages.push(page));

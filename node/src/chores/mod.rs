@@ -1,6 +1,7 @@
 //! What an agent does beside its calls: it tells the group what it saw, and keeps its memory and its mirrors in order.
 
 mod heat;
+mod l3;
 mod suspects;
 mod upkeep;
 
@@ -36,6 +37,8 @@ impl Chores {
         let Self { namespaces, reading, suspects, writing, memory, sessions, meta, counters } = self;
         let ms = Duration::from_millis;
         tasks.spawn(suspects::report(suspects, sessions.clone(), meta.clone(), counters));
+        tasks.spawn(l3::probe(reading.clone()));
+        tasks.spawn(l3::try_unreadable(reading.clone()));
         tasks.spawn(heat::report(reading, sessions.clone(), meta, ms(config.heat_report_ms)));
         let gather_deadline = ms(config.gather_deadline_ms);
         tasks.spawn(upkeep::keep_up(memory, writing, namespaces.clone(), sessions, gather_deadline));

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreword_proto::SlotRef;
+use foreword_proto::{SlabId, SlotRef};
+use foreword_seams::seldom::Seldom;
 use foreword_seams::{Marker, sometimes};
 use futures::stream::{self, FuturesUnordered, Stream, StreamExt};
 use parking_lot::Mutex;
@@ -21,9 +22,16 @@ use tokio_util::sync::CancellationToken;
 use crate::arena::{Frame, FrameMut};
 use crate::counters::Counters;
 use crate::plan::breaker::BreakerState;
+use crate::plan::health::Direction;
 use crate::store::{Completion, Io, OpId, SharedStore, StoreError, Transfer};
-use health::{Admitted, Health};
+pub use health::Readable;
+use health::{Admitted, Health, is_no_room};
 use slabs::Slabs;
+
+/// Bytes that a probe reads.
+const PROBE_BYTES: u64 = 4096;
+/// Slabs that are probed at once.
+const PROBES_AT_ONCE: usize = 4;
 
 /// How pages of one kind lie on L3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +44,7 @@ pub struct PageShape {
 /// Why there are no bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IoFailure {
+    /// It failed too often of late, this slab or the whole.
     #[error("the breaker is open")]
     BreakerOpen,
     #[error("{0}")]
@@ -59,6 +68,8 @@ pub enum NotSubmitted {
     BreakerOpen,
     Fenced,
     NoSlab,
+    /// L3 has no room, and no byte was written.
+    NoRoom,
     /// The frame is of memory that L3 does not know any more.
     Unregistered,
 }
@@ -69,6 +80,7 @@ pub struct L3 {
     slabs: Slabs,
     deadline: Duration,
     health: Health,
+    no_room: Mutex<Seldom>,
     under_way: Mutex<UnderWay>,
     counters: Arc<Counters>,
 }
@@ -92,6 +104,7 @@ impl L3 {
             store,
             deadline,
             health: Health::new(counters.clone()),
+            no_room: Mutex::default(),
             under_way: Mutex::default(),
             counters,
         }
@@ -129,14 +142,28 @@ impl L3 {
         self.health.begin_anew();
     }
 
-    /// Where the breaker stands.
-    pub fn breaker(&self) -> BreakerState {
-        self.health.state()
+    /// Where the breakers of the whole stand: of reads, and of writes.
+    pub fn breakers(&self) -> (BreakerState, BreakerState) {
+        self.health.states()
     }
 
-    /// True if a read would be tried now: what a lookup may count.
-    pub fn asked(&self) -> bool {
-        self.breaker() != BreakerState::Open
+    /// What a lookup may count.
+    pub fn readable(&self) -> Readable<'_> {
+        self.health.readable()
+    }
+
+    /// Slabs that a probe decides on now; at most a few.
+    pub fn due_probes(&self) -> Vec<SlabId> {
+        self.health.due_probes(PROBES_AT_ONCE)
+    }
+
+    /// Asks a slab that failed for some bytes, of no page; whether they come decides if it is asked again.
+    pub async fn probe(&self, slab: SlabId, frame: FrameMut) {
+        let shape = PageShape { slot_bytes: 0, frame_bytes: PROBE_BYTES.min(frame.len() as u64) };
+        let Some(admitted) = self.health.admit(Direction::Read, slab, true) else { return };
+        let (slot, deadline) = (SlotRef { slab, slot: 0, generation: 0 }, Instant::now() + self.deadline);
+        // What is read is looked at by nobody.
+        let _ = self.read_admitted(admitted, shape, slot, frame, deadline).await;
     }
 
     /// Fills the frame from a slot; gives the bytes read, fewer than asked where the slab file ends.
@@ -147,14 +174,25 @@ impl L3 {
         frame: FrameMut,
         deadline: Instant,
     ) -> Result<(FrameMut, u64), IoFailure> {
-        let admitted = self.health.admit().ok_or(IoFailure::BreakerOpen)?;
+        let admitted = self.health.admit(Direction::Read, slot.slab, false).ok_or(IoFailure::BreakerOpen)?;
+        self.read_admitted(admitted, shape, slot, frame, deadline).await
+    }
+
+    async fn read_admitted(
+        &self,
+        admitted: Admitted<'_>,
+        shape: PageShape,
+        slot: SlotRef,
+        frame: FrameMut,
+        deadline: Instant,
+    ) -> Result<(FrameMut, u64), IoFailure> {
         let began = Instant::now();
         let deadline = deadline.min(began + self.deadline);
-        if let Err(error) = self.slabs.open(slot.slab, shape.slot_bytes, deadline).await {
-            admitted.failed();
+        if let Err(error) = self.slabs.open(slot.slab, Direction::Read, shape.slot_bytes, deadline).await {
+            admitted.judge(&error);
             return Err(error.into());
         }
-        let mut waiters = self.submit(vec![(slot, shape, Transfer::Read(frame))]);
+        let mut waiters = self.submit(vec![(slot, shape, Transfer::Read(frame))], deadline);
         let waiter = waiters.pop().ok_or(StoreError::Gone)?;
         match self.wait(waiter, deadline).await {
             Ok((Transfer::Read(frame), bytes)) => {
@@ -165,10 +203,8 @@ impl L3 {
                 Ok((frame, bytes))
             }
             Ok((Transfer::Write(_), _)) => Err(StoreError::Gone.into()),
-            // Says nothing about L3: it was not asked.
-            Err(error @ StoreError::Unregistered) => Err(error.into()),
             Err(error) => {
-                admitted.failed();
+                admitted.judge(&error);
                 Err(error.into())
             }
         }
@@ -201,14 +237,15 @@ impl L3 {
         let mut refused = Vec::new();
         let mut admitted = Vec::with_capacity(pages.len());
         for (index, (slot, frame)) in pages.into_iter().enumerate() {
-            let Some(admission) = self.health.admit() else {
+            let Some(admission) = self.health.admit(Direction::Write, slot.slab, true) else {
                 refused.push((index, NotSubmitted::BreakerOpen));
                 continue;
             };
-            if let Err(error) = self.slabs.open(slot.slab, shape.slot_bytes, deadline).await {
-                tracing::warn!(slab = slot.slab, %error, "a slab could not be opened for writing");
-                admission.failed();
-                refused.push((index, NotSubmitted::NoSlab));
+            if let Err(error) = self.slabs.open(slot.slab, Direction::Write, shape.slot_bytes, deadline).await {
+                let why = if is_no_room(&error) { NotSubmitted::NoRoom } else { NotSubmitted::NoSlab };
+                self.say_unwritten(slot.slab, &error);
+                admission.judge(&error);
+                refused.push((index, why));
                 continue;
             }
             admitted.push((index, admission, (slot, shape, Transfer::Write(frame))));
@@ -219,7 +256,7 @@ impl L3 {
         }
         let (who, transfers): (Vec<_>, Vec<_>) =
             admitted.into_iter().map(|(index, admission, transfer)| ((index, admission), transfer)).unzip();
-        let waiters = if transfers.is_empty() { Vec::new() } else { self.submit(transfers) };
+        let waiters = if transfers.is_empty() { Vec::new() } else { self.submit(transfers, deadline) };
         let writing: FuturesUnordered<_> = who
             .into_iter()
             .zip(waiters)
@@ -245,19 +282,31 @@ impl L3 {
                 tracing::warn!(bytes, expected = shape.frame_bytes, "a short write");
                 Written::Unknown(StoreError::Gone)
             }
-            // Says nothing about L3: it was not asked.
             Err(StoreError::Unregistered) => Written::NotSubmitted(NotSubmitted::Unregistered),
             Err(error) => {
                 if error == StoreError::TimedOut {
                     sometimes(Marker::WriteDeadlinePassed);
                 }
-                admitted.failed();
-                Written::Unknown(error)
+                self.say_unwritten(admitted.slab(), &error);
+                admitted.judge(&error);
+                match error {
+                    StoreError::NoRoom(_) => Written::NotSubmitted(NotSubmitted::NoRoom),
+                    error => Written::Unknown(error),
+                }
             }
         }
     }
 
-    fn submit(&self, transfers: Vec<(SlotRef, PageShape, Transfer)>) -> Vec<Waiter> {
+    /// The log has a line a minute of no room: one full disk fails every write.
+    fn say_unwritten(&self, slab: SlabId, error: &StoreError) {
+        if !is_no_room(error) {
+            tracing::warn!(slab, %error, "a page could not be written to L3");
+        } else if let Some(unsaid) = self.no_room.lock().due() {
+            tracing::warn!(slab, %error, unsaid, "L3 has no room for a page");
+        }
+    }
+
+    fn submit(&self, transfers: Vec<(SlotRef, PageShape, Transfer)>, deadline: Instant) -> Vec<Waiter> {
         let mut batch = Vec::with_capacity(transfers.len());
         let mut waiters = Vec::with_capacity(transfers.len());
         let mut under_way = self.under_way.lock();
@@ -268,7 +317,8 @@ impl L3 {
             under_way.waiters.insert(op, sender);
             waiters.push(Waiter { op, completion });
             let offset = u64::from(slot.slot) * u64::from(shape.slot_bytes);
-            batch.push(Io { op, slab: slot.slab, offset, len: shape.frame_bytes, transfer });
+            let (slab, len) = (slot.slab, shape.frame_bytes);
+            batch.push(Io { op, slab, offset, len, transfer, begin_by: Some(deadline) });
         }
         drop(under_way);
         self.store.submit(batch);

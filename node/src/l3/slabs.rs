@@ -9,6 +9,7 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::slab_file_bytes;
+use crate::plan::health::Direction;
 use crate::store::{SharedStore, StoreError};
 
 /// The slabs of one store.
@@ -22,7 +23,8 @@ pub(super) struct Slabs {
 #[derive(Default)]
 struct Cells {
     epoch: u64,
-    by_slab: BTreeMap<SlabId, Arc<OnceCell<()>>>,
+    /// To write, or only to read.
+    by_slab: BTreeMap<(SlabId, Direction), Arc<OnceCell<()>>>,
 }
 
 impl Slabs {
@@ -30,25 +32,33 @@ impl Slabs {
         Self { store, slab_bytes, cells: Mutex::default() }
     }
 
-    /// Opens the slab unless it is open; several callers wait for one opening.
-    pub(super) async fn open(&self, slab: SlabId, slot_bytes: u32, deadline: Instant) -> Result<(), StoreError> {
-        let cell = self.cell(slab);
+    /// Opens the slab for I/Os in this direction unless it is open; several callers wait for one opening. Only a writer makes its file.
+    pub(super) async fn open(
+        &self,
+        slab: SlabId,
+        direction: Direction,
+        slot_bytes: u32,
+        deadline: Instant,
+    ) -> Result<(), StoreError> {
+        let cell = self.cell(slab, direction);
         if cell.initialized() {
             return Ok(());
         }
-        let bytes = slab_file_bytes(self.slab_bytes, slot_bytes);
-        let opening = cell.get_or_try_init(|| self.store.open_slab(slab, bytes));
+        let opening = cell.get_or_try_init(|| match direction {
+            Direction::Read => self.store.open_to_read(slab),
+            Direction::Write => self.store.open_slab(slab, slab_file_bytes(self.slab_bytes, slot_bytes)),
+        });
         tokio::time::timeout_at(deadline, opening).await.map_err(|_| StoreError::TimedOut)??;
         Ok(())
     }
 
     /// A new epoch has no slab open.
-    fn cell(&self, slab: SlabId) -> Arc<OnceCell<()>> {
+    fn cell(&self, slab: SlabId, direction: Direction) -> Arc<OnceCell<()>> {
         let epoch = self.store.epoch();
         let mut cells = self.cells.lock();
         if cells.epoch < epoch {
             *cells = Cells { epoch, by_slab: BTreeMap::new() };
         }
-        cells.by_slab.entry(slab).or_default().clone()
+        cells.by_slab.entry((slab, direction)).or_default().clone()
     }
 }

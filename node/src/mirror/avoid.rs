@@ -32,7 +32,7 @@ impl AvoidList {
         !self.pages.is_empty() && self.pages.get(key) == Some(&slot)
     }
 
-    /// The entry at this slot is gone.
+    /// The entry at this slot is gone, or its bytes can be read after all.
     pub fn retired(&mut self, key: &EntryKey, slot: SlotRef) {
         if self.has(key, slot) {
             self.pages.remove(key);

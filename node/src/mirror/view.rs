@@ -1,7 +1,7 @@
 //! What an agent knows of one namespace: table, overlay and avoid-list at one revision. Pure.
 
 use foreword_proto::records::{EntryEvents, NamespaceEvent};
-use foreword_proto::{EntryKey, Epoch, Location, RetireReason, Revision, SlotRef};
+use foreword_proto::{EntryKey, Epoch, Location, RetireReason, Revision, SlabId, SlotRef};
 
 use super::avoid::AvoidList;
 use super::overlay::Overlay;
@@ -190,13 +190,14 @@ impl View {
 
     /// An own publish was acknowledged. True if the page is present as far as is known here: then its bytes may be kept in L1.
     ///
-    /// A publish at a revision that the table already has reached is the table's to judge: the page may be retired by now.
+    /// A publish at a revision that the table already has reached is the table's to judge: the page may be retired by now, deleted even,
+    /// and what is there under its key another one.
     pub fn acknowledge(&mut self, epoch: Epoch, revision: Revision, key: EntryKey, location: Location) -> bool {
         if epoch != self.epoch {
             return false;
         }
         if revision <= self.revision {
-            return self.table.contains(&key);
+            return self.table.slot(&key) == Some(location.slot);
         }
         self.overlay.insert(key, revision, location);
         true
@@ -204,16 +205,18 @@ impl View {
 
     /// Where the page is, if it is present and not avoided.
     pub fn location(&self, key: &EntryKey) -> Option<Location> {
-        let location = match self.overlay.get(key) {
-            Some(location) => location.clone(),
-            None => self.table.get(key)?,
-        };
+        let location = self.location_of(key)?;
         (!self.avoid.has(key, location.slot)).then_some(location)
     }
 
     /// True if the page is present and not avoided.
     pub fn present(&self, key: &EntryKey) -> bool {
         self.slot(key).is_some_and(|slot| !self.avoid.has(key, slot))
+    }
+
+    /// As [`Self::present`], in a slab that `serves`.
+    pub fn readable(&self, key: &EntryKey, serves: impl FnOnce(SlabId) -> bool) -> bool {
+        self.slot(key).is_some_and(|slot| serves(slot.slab) && !self.avoid.has(key, slot))
     }
 
     /// The slot the index names for the page, avoided or not.
@@ -224,12 +227,28 @@ impl View {
         }
     }
 
-    /// A revision at which the page was present.
+    /// A revision at which the page was present; None for one that is avoided: who has its bytes may write it again.
     pub fn present_at(&self, key: &EntryKey) -> Option<Revision> {
+        self.present(key).then_some(())?;
         match self.overlay.revision(key) {
             Some(revision) => Some(revision),
             None => self.table.contains(key).then_some(self.revision),
         }
+    }
+
+    /// The page's bytes at this slot can be read after all.
+    pub fn trust(&mut self, key: &EntryKey, slot: SlotRef) {
+        self.avoid.retired(key, slot);
+    }
+
+    /// Where the page is, avoided or not.
+    pub fn location_of(&self, key: &EntryKey) -> Option<Location> {
+        self.overlay.get(key).cloned().or_else(|| self.table.get(key))
+    }
+
+    /// The revision of what is known of the page: an own publish may be newer than the table.
+    pub fn known_at(&self, key: &EntryKey) -> Revision {
+        self.overlay.revision(key).unwrap_or(0).max(self.revision)
     }
 
     /// The page's bytes at this slot are bad.

@@ -30,7 +30,7 @@ use super::{Mirror, let_go};
 pub trait WatchEvents: Send + Sync + 'static {
     /// Copies of these pages must go: the pages were deleted or cleared, or may have been.
     fn purged(&self, keys: &[EntryKey]);
-    /// Copies of all pages that the mirror does not have must go: what happened to them was not told.
+    /// Copies of all pages that the mirror does not have must go: some were deleted, and it was not told which.
     fn purge_absent(&self) -> BoxFuture<'_, ()>;
     /// The namespace is in this epoch now: everything of an older one must go.
     fn epoch_began(&self, epoch: Epoch);
@@ -173,7 +173,10 @@ async fn follow_once(subscriptions: &Subscriptions, feed: &Feed, meta: &Group, n
 enum Told {
     /// Nothing yet.
     Asked,
-    Resync,
+    /// `deleted`: pages were deleted since the mirror's revision, and nobody may ever say which.
+    Resync {
+        deleted: bool,
+    },
     Tail,
 }
 
@@ -347,9 +350,9 @@ impl Subscription {
     async fn take(&self, kind: Kind, told: &mut Told) -> Result<(), Broken> {
         match kind {
             Kind::Begin(begin) => {
-                let before = self.mirror.read(View::epoch);
+                let (before, known) = self.mirror.read(|view| (view.epoch(), view.revision()));
                 let old = self.mirror.write(|view| view.begin_resync(begin.epoch, begin.revision, begin.entries))?;
-                *told = Told::Resync;
+                *told = Told::Resync { deleted: begin.deleted_at > known };
                 self.free(old);
                 if begin.epoch != before {
                     self.events.epoch_began(begin.epoch);
@@ -369,7 +372,9 @@ impl Subscription {
                     sometimes(Marker::WatcherResynced);
                 }
                 // Before the revision rises: nobody finds a copy at it that should be gone.
-                self.events.purge_absent().await;
+                if *told != (Told::Resync { deleted: false }) {
+                    self.events.purge_absent().await;
+                }
                 self.mirror.write(|view| view.end_resync(end.revision))?;
                 *told = Told::Tail;
             }

@@ -1,4 +1,4 @@
-//! When L3 is asked at all.
+//! When something that failed is asked again.
 //!
 //! Timeouts and errnos open the breaker; what the bytes are (mismatches, short reads) never does: that is the page's fault, not L3's.
 

@@ -10,12 +10,9 @@ pub struct LeadingRun {
     pub l3_pages: u32,
 }
 
-/// Counts the leading keys that are in L1, or on L3 while L3 is asked at all.
-///
-/// `on_l3` already leaves out pages on the avoid-list.
+/// Counts the leading keys that are in L1, or on L3 where a get would read them now.
 pub fn leading_run(
     keys: &[EntryKey],
-    l3_asked: bool,
     mut in_l1: impl FnMut(&EntryKey) -> bool,
     mut on_l3: impl FnMut(&EntryKey) -> bool,
 ) -> LeadingRun {
@@ -23,7 +20,7 @@ pub fn leading_run(
     for key in keys {
         if in_l1(key) {
             run.l1_pages += 1;
-        } else if l3_asked && on_l3(key) {
+        } else if on_l3(key) {
             run.l3_pages += 1;
         } else {
             break;
@@ -41,11 +38,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_equals_the_longest_deliverable_prefix(pages in prop::collection::vec((any::<bool>(), any::<bool>()), 0..50), asked: bool) {
+        fn it_equals_the_longest_deliverable_prefix(pages in prop::collection::vec((any::<bool>(), any::<bool>()), 0..50)) {
             let keys: Vec<EntryKey> = (0..pages.len()).map(|i| EntryKey([i as u8; 16])).collect();
             let at = |key: &EntryKey| pages[key.0[0] as usize];
-            let run = leading_run(&keys, asked, |key| at(key).0, |key| at(key).1);
-            let expected = pages.iter().take_while(|(l1, l3)| *l1 || (asked && *l3)).count();
+            let run = leading_run(&keys, |key| at(key).0, |key| at(key).1);
+            let expected = pages.iter().take_while(|(l1, l3)| *l1 || *l3).count();
             prop_assert_eq!(run.pages as usize, expected);
             prop_assert_eq!(run.l1_pages + run.l3_pages, run.pages);
             prop_assert_eq!(run.l1_pages as usize, pages[..expected].iter().filter(|(l1, _)| *l1).count());

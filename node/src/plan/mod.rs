@@ -5,5 +5,6 @@
 pub mod breaker;
 pub mod gather;
 pub mod grants;
+pub mod health;
 pub mod lookup;
 pub mod prefetch;

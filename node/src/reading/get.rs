@@ -22,6 +22,8 @@ enum Whereabouts {
     L1(Frame),
     L3(Epoch, Location),
     Absent,
+    /// What is known is older than what was asked for.
+    Unknown,
 }
 
 impl Reading {
@@ -60,10 +62,10 @@ impl Reading {
             let revision = open.mirror.read(|view| view.revision());
             return PageAnswer { index, page: Err(Miss::NoRoom), revision };
         };
-        let (mut whereabouts, mut revision) = self.whereabouts(open, &key, ask.bypass_cache);
-        if matches!(whereabouts, Whereabouts::Absent) && ask.min_revision > revision {
+        let (mut whereabouts, mut revision) = self.whereabouts(open, &key, ask);
+        if matches!(whereabouts, Whereabouts::Unknown) {
             open.mirror.reached(ask.min_revision, ask.deadline).await;
-            (whereabouts, revision) = self.whereabouts(open, &key, ask.bypass_cache);
+            (whereabouts, revision) = self.whereabouts(open, &key, ask);
         }
         let read = match whereabouts {
             Whereabouts::L1(frame) => Ok((frame, Tier::L1)),
@@ -71,6 +73,7 @@ impl Reading {
                 self.read_from_l3(reads, ask, epoch, key, location).await.map(|frame| (frame, Tier::L3))
             }
             Whereabouts::Absent => Err(Miss::Absent),
+            Whereabouts::Unknown => Err(Miss::Behind),
         };
         match &read {
             Ok((_, Tier::L1)) => {
@@ -86,10 +89,16 @@ impl Reading {
         PageAnswer { index, page: read.map(|(frame, tier)| (PageBytes { frame, _room: room }, tier)), revision }
     }
 
-    fn whereabouts(&self, open: &OpenNamespace, key: &EntryKey, bypass_cache: bool) -> (Whereabouts, Revision) {
+    fn whereabouts(&self, open: &OpenNamespace, key: &EntryKey, ask: &GetAsk) -> (Whereabouts, Revision) {
         open.mirror.read(|view| {
+            // An own publish is known before the mirror has it.
+            if view.known_at(key) < ask.min_revision {
+                return (Whereabouts::Unknown, view.revision());
+            }
             let in_l1 = || self.l1.write(|pages| pages.get(&open.page(view.epoch(), *key)));
-            if !bypass_cache && let Some(frame) = in_l1() {
+            if !ask.bypass_cache
+                && let Some(frame) = in_l1()
+            {
                 return (Whereabouts::L1(frame), view.revision());
             }
             let location = view.location(key);

@@ -9,6 +9,7 @@ mod page_reader;
 mod prefetch;
 mod shared_reads;
 mod suspects;
+mod unreadable;
 
 use std::sync::Arc;
 

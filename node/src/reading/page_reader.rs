@@ -11,8 +11,9 @@ use foreword_seams::{Marker, sometimes};
 use tokio::time::Instant;
 
 use super::NamespaceReads;
-use super::shared_reads::{Joined, ReadAnswer, SharedRead};
+use super::shared_reads::{Joined, ReadAnswer, ReadId, SharedRead};
 use super::suspects::Suspects;
+use super::unreadable::{Retry, Unreadable};
 use crate::api::Miss;
 use crate::arena::Frame;
 use crate::config::NodeConfig;
@@ -35,6 +36,7 @@ pub(crate) struct PageReader {
     l1: Arc<L1>,
     l3: Arc<L3>,
     suspects: Arc<Suspects>,
+    unreadable: Unreadable,
     counters: Arc<Counters>,
     tasks: Tasks,
     /// A read has this long, whoever waits for it.
@@ -53,7 +55,13 @@ impl PageReader {
         tasks: Tasks,
     ) -> Self {
         let read_max = Duration::from_millis(config.l3_deadline_ms);
-        Self { memory, l1, l3, suspects, counters, tasks, read_max }
+        let unreadable = Unreadable::default();
+        Self { memory, l1, l3, suspects, unreadable, counters, tasks, read_max }
+    }
+
+    /// The pages that L3 would not give.
+    pub(super) fn unreadable(&self) -> &Unreadable {
+        &self.unreadable
     }
 
     /// Joins the read of this page, or starts one. A failure fails those present, once; the next asker starts anew.
@@ -64,7 +72,8 @@ impl PageReader {
         key: EntryKey,
         location: Location,
     ) -> SharedRead {
-        match reads.shared.join(key) {
+        let id = ReadId { epoch, key, slot: location.slot };
+        match reads.shared.join(id) {
             Joined::Present(reading) => {
                 sometimes(Marker::ReadCoalesced);
                 self.counters.l3_reads_coalesced.add(1);
@@ -74,7 +83,12 @@ impl PageReader {
                 let (reader, reads) = (self.clone(), reads.clone());
                 self.tasks.spawn(async move {
                     let read = reader.read_page(&reads.open, key, location, Some(epoch)).await;
-                    reads.shared.ended(&key);
+                    // Where L3 answers nothing, the page is not to blame.
+                    if matches!(read, Err(Miss::ReadFailed | Miss::Deadline)) && reader.l3.readable().has(id.slot.slab)
+                    {
+                        reader.unreadable.add(&reads.open, key, id.slot);
+                    }
+                    reads.shared.ended(&id);
                     let _ = answer.send(read);
                 });
                 reading
@@ -182,6 +196,31 @@ impl PageReader {
                 self.l1.write(|pages| pages.insert(open.page(epoch, key), frame.clone(), Entrance::Protected));
             }
         });
+    }
+
+    /// Tries a page that L3 would not give once more; gives whether, and when, it is to be tried again.
+    pub(super) async fn try_again(&self, open: &OpenNamespace, key: EntryKey, retry: Retry) -> Option<Retry> {
+        let (epoch, location) = open.mirror.read(|view| (view.epoch(), view.location_of(&key)));
+        let location = location.filter(|location| location.slot == retry.slot)?;
+        let checksum = location.checksums.as_slice()[0];
+        match self.read_page(open, key, location, Some(epoch)).await {
+            Ok(_) => {
+                sometimes(Marker::UnreadableHealed);
+                open.mirror.write(|view| view.trust(&key, retry.slot));
+                None
+            }
+            // L3 was not asked: it says nothing of the page.
+            Err(Miss::BreakerOpen | Miss::NoRoom) => Some(retry.put_off()),
+            Err(Miss::ReadFailed | Miss::Deadline) => {
+                let next = retry.after_failure();
+                if next.is_suspect() && self.l3.readable().has(retry.slot.slab) {
+                    self.suspects.add(open.id, SuspectRecord { key, slot: retry.slot, shard: 0, checksum });
+                }
+                Some(next)
+            }
+            // Gone, or judged by its bytes.
+            Err(Miss::Absent | Miss::Checksum | Miss::Behind) => None,
+        }
     }
 
     fn suspect(&self, open: &OpenNamespace, key: EntryKey, location: &Location, shard: u32) {

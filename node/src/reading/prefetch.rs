@@ -11,14 +11,12 @@ impl Reading {
         let reads = self.namespaces.get(namespace)?;
         let open = &reads.open;
         let now_ms = self.started.elapsed().as_millis() as u64;
-        if !self.l3.asked() {
-            return Ok(0);
-        }
         let wanted: Vec<EntryKey> = open.mirror.read(|view| {
+            let readable = self.l3.readable();
             let entries = keys.iter().map(PageKey::entry);
             self.l1.read(|pages| {
                 let away = |key: &EntryKey| !pages.contains(&open.page(view.epoch(), *key));
-                entries.filter(|key| away(key) && view.present(key)).collect()
+                entries.filter(|key| away(key) && view.readable(key, |slab| readable.has(slab))).collect()
             })
         });
         let started = reads.ahead.lock().start(wanted, now_ms);

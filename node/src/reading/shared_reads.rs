@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use foreword_proto::EntryKey;
+use foreword_proto::{EntryKey, Epoch, SlotRef};
 use futures::FutureExt;
 use futures::future::Shared;
 use parking_lot::Mutex;
@@ -16,10 +16,18 @@ pub(super) type ReadAnswer = Result<Frame, Miss>;
 /// A read under way. Dropping it does not end the read.
 pub(super) type SharedRead = Shared<oneshot::Receiver<ReadAnswer>>;
 
+/// What a read is of: a page in one epoch of its namespace, in one life of its slot. What was published anew is another page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ReadId {
+    pub(super) epoch: Epoch,
+    pub(super) key: EntryKey,
+    pub(super) slot: SlotRef,
+}
+
 /// L3 reads under way, one a page.
 #[derive(Default)]
 pub(super) struct SharedReads {
-    under_way: Mutex<BTreeMap<EntryKey, SharedRead>>,
+    under_way: Mutex<BTreeMap<ReadId, SharedRead>>,
 }
 
 /// What who wants a page has now.
@@ -32,19 +40,19 @@ pub(super) enum Joined {
 
 impl SharedReads {
     /// Joins the read of this page, or promises one.
-    pub(super) fn join(&self, key: EntryKey) -> Joined {
+    pub(super) fn join(&self, id: ReadId) -> Joined {
         let mut under_way = self.under_way.lock();
-        if let Some(reading) = under_way.get(&key) {
+        if let Some(reading) = under_way.get(&id) {
             return Joined::Present(reading.clone());
         }
         let (answer, reading) = oneshot::channel();
         let reading = reading.shared();
-        under_way.insert(key, reading.clone());
+        under_way.insert(id, reading.clone());
         Joined::Own(reading, answer)
     }
 
     /// The read of this page is over: the next asker starts anew.
-    pub(super) fn ended(&self, key: &EntryKey) {
-        self.under_way.lock().remove(key);
+    pub(super) fn ended(&self, id: &ReadId) {
+        self.under_way.lock().remove(id);
     }
 }

@@ -98,10 +98,13 @@ impl Node for NodeService {
     }
 
     async fn locate(&self, request: Request<wire::LocateRequest>) -> Result<Response<wire::LocateResponse>, Status> {
+        let deadline = deadline_of(request.metadata(), LOOKUP_WAIT);
         let message = request.into_inner();
         let opened = self.api.namespace(message.namespace_id)?;
         let keys = self.keys(&opened, &message.keys, message.tokens.as_ref())?;
-        let located = self.api.locate(message.namespace_id, &keys)?;
+        let (namespace, freshness) = (message.namespace_id, message.freshness.unwrap_or_default());
+        let (min_revision, linearizable) = (freshness.min_revision, freshness.linearizable);
+        let located = self.api.locate(LookupAsk { namespace, keys, min_revision, linearizable, deadline }).await?;
         Ok(Response::new(wire::LocateResponse { revision: located.revision, tiers: located.tiers.into() }))
     }
 

@@ -29,6 +29,7 @@ struct Gauges {
     quarantined_bytes: Gauge,
     fenced: Gauge,
     breaker_open: Gauge,
+    write_breaker_open: Gauge,
 }
 
 impl Gauges {
@@ -48,7 +49,8 @@ impl Gauges {
                 "Bytes of frames whose I/O was never answered",
             ),
             fenced: gauge("foreword_agent_fenced", "1 while no L3 write is submitted"),
-            breaker_open: gauge("foreword_agent_l3_breaker_open", "1 while L3 is not asked"),
+            breaker_open: gauge("foreword_agent_l3_breaker_open", "1 while L3 is not read"),
+            write_breaker_open: gauge("foreword_agent_l3_write_breaker_open", "1 while L3 is not written to"),
         }
     }
 
@@ -62,6 +64,7 @@ impl Gauges {
         self.quarantined_bytes.set(status.arena.quarantined_bytes as f64);
         self.fenced.set(f64::from(u8::from(status.fenced)));
         self.breaker_open.set(f64::from(u8::from(status.l3_breaker == "open")));
+        self.write_breaker_open.set(f64::from(u8::from(status.l3_write_breaker == "open")));
     }
 }
 

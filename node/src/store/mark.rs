@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use foreword_proto::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
 use foreword_proto::versions::{Foreign, OtherVersion, Versions};
 use foreword_proto::{BadInput, ClusterId};
+use rustix::fs::{Access, AtFlags, CWD};
 use serde::{Deserialize, Serialize};
 
 /// Format of an L3 directory that this binary writes and reads. It counts for itself: the file is never written again, so it does not
@@ -78,6 +79,8 @@ pub enum MarkError {
     Io { path: PathBuf, error: io::Error },
     #[error("{path}: {error}", path = path.display())]
     Content { path: PathBuf, error: BadInput },
+    #[error("{path}: expected to be readable and writable for user {uid}: {error}", path = path.display())]
+    Access { path: PathBuf, uid: u32, error: io::Error },
     /// A directory of another version; nothing was changed.
     #[error("{0}")]
     OtherVersion(OtherVersion),
@@ -149,6 +152,27 @@ pub fn read_cluster_mark(root: &Path, cluster_id: ClusterId) -> Result<Option<Cl
         return Err(content(BadInput::new("cluster_id", expected)));
     }
     Ok(Some(mark))
+}
+
+/// As [`read_cluster_mark`], of a directory that this user may also read from and write to: the slab directory, and a slab if there is
+/// one, since all agents make them as one user. Blocks.
+pub(super) fn read_usable_mark(root: &Path, cluster_id: ClusterId) -> Result<Option<ClusterMark>, MarkError> {
+    let mark = read_cluster_mark(root, cluster_id)?;
+    let dir = slabs_dir(root, cluster_id);
+    // One that is not there is judged by the mark, or by the first write.
+    if mark.is_some() && dir.exists() {
+        let no_access = |path: &Path| {
+            let path = path.to_owned();
+            move |error: io::Error| MarkError::Access { path, uid: rustix::process::geteuid().as_raw(), error }
+        };
+        let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+        rustix::fs::accessat(CWD, &dir, all, AtFlags::EACCESS).map_err(|error| no_access(&dir)(error.into()))?;
+        if let Some(slab) = fs::read_dir(&dir).map_err(no_access(&dir))?.next() {
+            let slab = slab.map_err(no_access(&dir))?.path();
+            File::options().read(true).write(true).open(&slab).map_err(no_access(&slab))?;
+        }
+    }
+    Ok(mark)
 }
 
 fn read_limited(path: &Path) -> io::Result<Vec<u8>> {

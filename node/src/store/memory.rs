@@ -272,7 +272,8 @@ impl MemoryStore {
 
 /// An I/O whose answer is withheld.
 fn keep(completion: Completion, view: IoView) -> Io {
-    Io { op: view.op, slab: view.slab, offset: view.offset, len: view.len, transfer: completion.transfer }
+    let IoView { op, slab, offset, len, .. } = view;
+    Io { op, slab, offset, len, transfer: completion.transfer, begin_by: None }
 }
 
 impl State {
@@ -348,6 +349,10 @@ impl PageStore for MemoryStore {
             None => self.l3.open(self.cluster_id, slab, bytes).map(|bytes| drop(state.open.insert(slab, bytes))),
         };
         futures::future::ready(opened).boxed()
+    }
+
+    fn open_to_read(&self, slab: SlabId) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.open_slab(slab, 0)
     }
 
     fn submit(&self, batch: Vec<Io>) {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use foreword_proto::SlabId;
 use foreword_proto::versions::OtherVersion;
 use futures::future::BoxFuture;
+use tokio::time::Instant;
 
 use crate::arena::{Frame, FrameMut, Quarantined};
 
@@ -40,6 +41,8 @@ pub struct Io {
     pub offset: u64,
     pub len: u64,
     pub transfer: Transfer,
+    /// Not begun after this: whoever wanted it has left, and what a write would land in may be another page's by then.
+    pub begin_by: Option<Instant>,
 }
 
 /// The direction of an I/O with the frame it owns.
@@ -64,8 +67,11 @@ pub struct Completion {
 /// A fault of the store. Never a mismatch of bytes: the caller's checksum decides that.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    #[error("the store answered errno {0}")]
+    #[error("{}", std::io::Error::from_raw_os_error(*.0))]
     Errno(i32),
+    /// A write for which there was no room, and of which no byte was written.
+    #[error("no room on L3: {}", std::io::Error::from_raw_os_error(*.0))]
+    NoRoom(i32),
     #[error("slab {0} is not open here")]
     NoSlab(SlabId),
     #[error("no answer within the deadline; the write's result is unknown")]
@@ -77,6 +83,9 @@ pub enum StoreError {
     Unregistered,
     #[error("this is no L3 directory of ours: {0}")]
     BadMark(String),
+    /// This user may not use the directory: which file, and what was expected.
+    #[error("{0}")]
+    NoAccess(String),
     #[error("{0}")]
     OtherVersion(OtherVersion),
 }
@@ -89,6 +98,8 @@ pub trait PageStore: Send + Sync + 'static {
     fn cluster_mark(&self) -> BoxFuture<'static, Result<Option<ClusterMark>, StoreError>>;
     /// Makes the slab file if there is none, sets its size once, and keeps it open. Idempotent, also between agents.
     fn open_slab(&self, slab: SlabId, bytes: u64) -> BoxFuture<'static, Result<(), StoreError>>;
+    /// As [`Self::open_slab`], to read only: nothing is made. One that is not there may be found out by the first read.
+    fn open_to_read(&self, slab: SlabId) -> BoxFuture<'static, Result<(), StoreError>>;
     /// Takes a batch of I/Os and returns at once; nothing orders the I/Os of a batch, nor batches. Each gives exactly one completion.
     ///
     /// A store that talks to another process gives none for an I/O that stays without an answer for longer than its patience: the frame is
@@ -125,6 +136,11 @@ impl Io {
     /// The completion of this I/O.
     pub fn done(self, result: Result<u64, StoreError>) -> Completion {
         Completion { op: self.op, transfer: self.transfer, result }
+    }
+
+    /// Whether it is too late to begin.
+    fn is_stale(&self, now: Instant) -> bool {
+        self.begin_by.is_some_and(|until| until < now)
     }
 
     /// An I/O longer than its frame is a bug of its maker.

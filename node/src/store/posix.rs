@@ -5,7 +5,8 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,13 +14,19 @@ use std::sync::Arc;
 use foreword_proto::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
 use foreword_proto::{BadInput, ClusterId, SlabId};
 use futures::future::BoxFuture;
-use parking_lot::{Condvar, Mutex, RwLock};
+use lru::LruCache;
+use parking_lot::{Condvar, Mutex};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use tokio::time::Instant;
 
 use super::completions::Completions;
 use super::mark::{self, MarkError};
 use super::{ClusterMark, Completion, IO_THREADS_MAX, IOS_QUEUED_MAX, Io, PageStore, StoreError, Transfer};
+
+/// Slab files that are kept open; the one that was used least lately is closed for another. A file that somebody removed is in use for
+/// as long.
+const OPEN_SLABS_MAX: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 
 /// Slab files below one root. Needs a tokio runtime for opening and removing slabs.
 ///
@@ -32,16 +39,47 @@ struct Shared {
     root: PathBuf,
     cluster_id: ClusterId,
     chunk_bytes: u32,
-    slabs: RwLock<BTreeMap<SlabId, Arc<OwnedFd>>>,
-    queue: Mutex<Queue>,
+    slabs: Mutex<LruCache<SlabId, Arc<OwnedFd>>>,
+    queues: Mutex<Queues>,
     work: Condvar,
     completions: Completions,
 }
 
-#[derive(Default)]
+/// Reads and writes wait apart, and neither may have all threads: a filesystem that hangs in one still answers the other.
+struct Queues {
+    reads: Queue,
+    writes: Queue,
+    closed: bool,
+}
+
 struct Queue {
     ios: VecDeque<Io>,
-    closed: bool,
+    /// Threads that are at one of these.
+    busy: usize,
+    busy_max: usize,
+}
+
+impl Queues {
+    /// Reads may have all threads but one, since engines wait for them; writes half.
+    fn new(threads: usize) -> Self {
+        let queue = |busy_max: usize| Queue { ios: VecDeque::new(), busy: 0, busy_max: busy_max.max(1) };
+        Self { reads: queue(threads - 1), writes: queue(threads / 2), closed: false }
+    }
+
+    fn of(&mut self, transfer: &Transfer) -> &mut Queue {
+        match transfer {
+            Transfer::Read(_) => &mut self.reads,
+            Transfer::Write(_) => &mut self.writes,
+        }
+    }
+
+    fn next(&mut self) -> Option<Io> {
+        [&mut self.reads, &mut self.writes].into_iter().find_map(|queue| {
+            let io = if queue.busy < queue.busy_max { queue.ios.pop_front() } else { None };
+            queue.busy += usize::from(io.is_some());
+            io
+        })
+    }
 }
 
 impl PosixStore {
@@ -65,8 +103,8 @@ impl PosixStore {
             root: root.into(),
             cluster_id,
             chunk_bytes,
-            slabs: RwLock::default(),
-            queue: Mutex::default(),
+            slabs: Mutex::new(LruCache::new(OPEN_SLABS_MAX)),
+            queues: Mutex::new(Queues::new(threads)),
             work: Condvar::new(),
             completions: Completions::default(),
         });
@@ -85,9 +123,9 @@ impl PosixStore {
 impl Drop for PosixStore {
     fn drop(&mut self) {
         let unserved = {
-            let mut queue = self.shared.queue.lock();
-            queue.closed = true;
-            std::mem::take(&mut queue.ios)
+            let mut queues = self.shared.queues.lock();
+            queues.closed = true;
+            (std::mem::take(&mut queues.reads.ios), std::mem::take(&mut queues.writes.ios))
         };
         self.shared.work.notify_all();
         drop(unserved);
@@ -101,7 +139,7 @@ impl PageStore for PosixStore {
 
     fn cluster_mark(&self) -> BoxFuture<'static, Result<Option<ClusterMark>, StoreError>> {
         let shared = self.shared.clone();
-        Box::pin(blocking(move || mark::read_cluster_mark(&shared.root, shared.cluster_id).map_err(mark_error)))
+        Box::pin(blocking(move || mark::read_usable_mark(&shared.root, shared.cluster_id).map_err(mark_error)))
     }
 
     fn open_slab(&self, slab: SlabId, bytes: u64) -> BoxFuture<'static, Result<(), StoreError>> {
@@ -114,8 +152,9 @@ impl PageStore for PosixStore {
         let mut refused = Vec::new();
         let taken = batch.len();
         {
-            let mut queue = self.shared.queue.lock();
+            let mut queues = self.shared.queues.lock();
             for io in batch {
+                let queue = queues.of(&io.transfer);
                 if queue.ios.len() < IOS_QUEUED_MAX {
                     queue.ios.push_back(io);
                 } else {
@@ -130,6 +169,11 @@ impl PageStore for PosixStore {
         for io in refused {
             self.shared.completions.push(io.done(Err(errno(Errno::AGAIN))));
         }
+    }
+
+    /// A thread opens it when it reads.
+    fn open_to_read(&self, _: SlabId) -> BoxFuture<'static, Result<(), StoreError>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn complete(&self) -> BoxFuture<'_, Vec<Completion>> {
@@ -152,25 +196,33 @@ impl Shared {
     }
 
     fn open_slab(&self, slab: SlabId, bytes: u64) -> Result<(), Errno> {
-        let known = self.slabs.read().get(&slab).cloned();
-        let fd = match known {
+        let fd = match self.known(slab) {
             Some(fd) => fd,
-            None => {
-                let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-                Arc::new(rustix::fs::open(self.slab_path(slab), flags, Mode::RUSR | Mode::WUSR)?)
-            }
+            None => self.open(slab, OFlags::CREATE)?,
         };
         // Another agent may have made it, and may have written to it: only ever longer, never cut.
         if (rustix::fs::fstat(&fd)?.st_size as u64) < bytes {
             rustix::fs::ftruncate(&fd, bytes)?;
         }
-        self.slabs.write().entry(slab).or_insert(fd);
         Ok(())
+    }
+
+    fn known(&self, slab: SlabId) -> Option<Arc<OwnedFd>> {
+        self.slabs.lock().get(&slab).cloned()
+    }
+
+    fn open(&self, slab: SlabId, flags: OFlags) -> Result<Arc<OwnedFd>, Errno> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | flags;
+        let fd = Arc::new(rustix::fs::open(self.slab_path(slab), flags, Mode::RUSR | Mode::WUSR)?);
+        let closed = self.slabs.lock().push(slab, fd.clone());
+        // Outside of the lock: the filesystem may take its time.
+        drop(closed);
+        Ok(fd)
     }
 
     fn remove_slab(&self, slab: SlabId) -> Result<(), Errno> {
         // I/Os under way keep their descriptor; later ones find no slab.
-        let fd = self.slabs.write().remove(&slab);
+        let fd = self.slabs.lock().pop(&slab);
         drop(fd);
         match rustix::fs::unlink(self.slab_path(slab)) {
             Err(Errno::NOENT) => Ok(()),
@@ -181,52 +233,70 @@ impl Shared {
     /// A thread's life.
     fn serve(&self) {
         while let Some(mut io) = self.next() {
-            let fd = self.slabs.read().get(&io.slab).cloned();
-            let result = match fd {
-                Some(fd) => transfer(&fd, &mut io).map_err(errno),
-                None => Err(StoreError::NoSlab(io.slab)),
-            };
+            let result = self.perform(&mut io);
+            self.queues.lock().of(&io.transfer).busy -= 1;
+            // Another may have been left waiting for this thread's place.
+            self.work.notify_one();
             self.completions.push(io.done(result));
         }
     }
 
+    fn perform(&self, io: &mut Io) -> Result<u64, StoreError> {
+        if io.is_stale(Instant::now()) {
+            return Err(StoreError::TimedOut);
+        }
+        let fd = match self.known(io.slab) {
+            Some(fd) => Ok(fd),
+            None => self.open(io.slab, OFlags::empty()),
+        };
+        let fd = fd.map_err(|error| if error == Errno::NOENT { StoreError::NoSlab(io.slab) } else { errno(error) })?;
+        transfer(&fd, io)
+    }
+
     fn next(&self) -> Option<Io> {
-        let mut queue = self.queue.lock();
+        let mut queues = self.queues.lock();
         loop {
-            if queue.closed {
+            if queues.closed {
                 return None;
             }
-            if let Some(io) = queue.ios.pop_front() {
+            if let Some(io) = queues.next() {
                 return Some(io);
             }
-            self.work.wait(&mut queue);
+            self.work.wait(&mut queues);
         }
     }
 }
 
 /// Moves the bytes; gives their number, smaller than asked only at the end of the file.
-fn transfer(fd: &OwnedFd, io: &mut Io) -> Result<u64, Errno> {
+fn transfer(fd: &OwnedFd, io: &mut Io) -> Result<u64, StoreError> {
     let (offset, len) = (io.offset, io.len as usize);
     match &mut io.transfer {
         Transfer::Read(frame) => {
             let bytes = &mut frame.bytes_mut()[..len];
             move_all(len, |done| rustix::io::pread(fd, &mut bytes[done..], offset + done as u64))
+                .map_err(|(error, _)| errno(error))
         }
         Transfer::Write(frame) => {
             let bytes = &frame.bytes()[..len];
-            move_all(len, |done| rustix::io::pwrite(fd, &bytes[done..], offset + done as u64))
+            move_all(len, |done| rustix::io::pwrite(fd, &bytes[done..], offset + done as u64)).map_err(|fault| {
+                match fault {
+                    (Errno::NOSPC | Errno::DQUOT, 0) => StoreError::NoRoom(fault.0.raw_os_error()),
+                    (error, _) => errno(error),
+                }
+            })
         }
     }
 }
 
-fn move_all(len: usize, mut step: impl FnMut(usize) -> Result<usize, Errno>) -> Result<u64, Errno> {
+/// Errors: with the bytes that were moved before.
+fn move_all(len: usize, mut step: impl FnMut(usize) -> Result<usize, Errno>) -> Result<u64, (Errno, usize)> {
     let mut done = 0;
     while done < len {
         match step(done) {
             Ok(0) => break,
             Ok(moved) => done += moved,
             Err(Errno::INTR) => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err((error, done)),
         }
     }
     Ok(done as u64)
@@ -242,6 +312,7 @@ fn mark_error(error: MarkError) -> StoreError {
             StoreError::Errno(error.raw_os_error().unwrap_or_default())
         }
         MarkError::OtherVersion(other) => StoreError::OtherVersion(other),
+        other @ MarkError::Access { .. } => StoreError::NoAccess(other.to_string()),
         other => StoreError::BadMark(other.to_string()),
     }
 }

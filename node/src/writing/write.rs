@@ -203,14 +203,14 @@ impl Writers {
                     }
                     Written::NotSubmitted(why) => {
                         unwritten.push(slot);
-                        job.pending.refuse(if why == NotSubmitted::Fenced {
-                            PutRefusal::Fenced
-                        } else {
-                            PutRefusal::WriteFailed
+                        job.pending.refuse(match why {
+                            NotSubmitted::Fenced => PutRefusal::Fenced,
+                            NotSubmitted::NoRoom => PutRefusal::L3Full,
+                            _ => PutRefusal::WriteFailed,
                         });
                     }
                     Written::Unknown(error) => {
-                        tracing::warn!(?slot, %error, "an L3 write has no known result");
+                        tracing::debug!(?slot, %error, "an L3 write has no known result");
                         unknown.push(slot);
                         self.write_again(job);
                     }

@@ -76,7 +76,7 @@ async fn malformed_and_too_many_keys_are_named() {
         assert_refused(&client.lookup(lookup).await.unwrap_err(), Code::InvalidArgument, "keys");
         let get = wire::GetRequest { namespace_id: ns, keys: keys.clone(), ..Default::default() };
         assert_refused(&client.get(get).await.unwrap_err(), Code::InvalidArgument, "keys");
-        let locate = wire::LocateRequest { namespace_id: ns, keys, tokens: None };
+        let locate = wire::LocateRequest { namespace_id: ns, keys, tokens: None, freshness: None };
         assert_refused(&client.locate(locate).await.unwrap_err(), Code::InvalidArgument, "keys");
     }
     assert_still_serves(&agent, ns).await;

@@ -68,6 +68,7 @@ impl Default for Settings {
 
 struct Space {
     epoch: u32,
+    deleted_at: Revision,
     shards: usize,
     slot_bytes: u32,
     entries: BTreeMap<EntryKey, PageRecord>,
@@ -265,6 +266,9 @@ impl State {
         let Some(page) = space.entries.remove(key) else { return };
         self.revision += 1;
         let slot = page.location.slot;
+        if reason == RetireReason::Deleted {
+            space.deleted_at = self.revision;
+        }
         space.log.push((self.revision, vec![NamespaceEvent::Retired { key: *key, slot, reason }]));
         let next = SlotRef { generation: slot.generation + 1, ..slot };
         self.free.push_back((space.slot_bytes, next));
@@ -354,6 +358,7 @@ impl Meta for FakeMeta {
         state.last_id = state.last_id.max(id);
         let slot_bytes = namespace.geometry().slot_bytes(CHUNK_BYTES) as u32;
         state.spaces.entry(id).or_insert_with(|| Space {
+            deleted_at: 0,
             epoch: 1,
             shards: namespace.shards(),
             slot_bytes,
@@ -551,14 +556,14 @@ async fn watch_one(meta: FakeMeta, request: wire::WatchOpen, sender: Frames) -> 
         state.spaces.get(&namespace_id).map(|space| {
             let resumes = resumes && request.from_revision >= space.kept_after.max(1) && request.epoch == space.epoch;
             let buckets = if request.resync { wanted_buckets(&request, space) } else { Vec::new() };
-            (revision, space.epoch, resumes, buckets)
+            (revision, (space.epoch, space.deleted_at), resumes, buckets)
         })
     };
-    let Some((revision, epoch, resumes, buckets)) = start else { return sender.send(gone()).await.ok() };
+    let Some((revision, (epoch, deleted_at), resumes, buckets)) = start else { return sender.send(gone()).await.ok() };
     let mut at = request.from_revision;
     if request.resync {
         meta.state.lock().snapshots_sent += 1;
-        sender.send(say(Kind::Begin(wire::ResyncBegin { revision, epoch, entries: 0 }))).await.ok()?;
+        sender.send(say(Kind::Begin(wire::ResyncBegin { revision, epoch, entries: 0, deleted_at }))).await.ok()?;
         for (bucket, entries) in buckets {
             let bits = request.bucket_bits;
             sender.send(say(Kind::Bucket(wire::ResyncBucket { entries, bits, bucket }))).await.ok()?;

@@ -12,3 +12,4 @@ mod restart;
 mod sessions;
 mod sharing;
 mod start;
+mod trouble;

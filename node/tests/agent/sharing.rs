@@ -177,7 +177,7 @@ async fn a_router_learns_which_tier_has_what() {
     for (agent, tiers) in [(&a, [5, 5, 1, 0]), (&b, [4, 5, 0, 0])] {
         agent.lookup(ns, &[], cluster.meta.revision()).await;
         let keys = foreword_proto::key::page_keys_to_wire(&keys(0..4));
-        let request = wire::LocateRequest { namespace_id: ns, keys, tokens: None };
+        let request = wire::LocateRequest { namespace_id: ns, keys, tokens: None, freshness: None };
         let located = agent.client.clone().locate(request).await.unwrap().into_inner();
         assert_eq!(&located.tiers[..], tiers);
     }

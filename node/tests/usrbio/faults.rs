@@ -80,7 +80,12 @@ fn an_io_without_an_answer_keeps_its_frame() {
                 // The others come; each is answered or lost, never both.
                 while answered + (store.counters().lost - before) < SLOTS {
                     if let Ok(done) = tokio::time::timeout(Duration::from_millis(50), store.complete()).await {
-                        assert!(done.iter().all(|done| done.result == Ok(CHUNK)));
+                        // A ring that lost all its places is replaced, and what waited for one may be given back.
+                        let given_back = Err(StoreError::Errno(libc::EAGAIN));
+                        assert!(
+                            done.iter().all(|done| done.result == Ok(CHUNK) || done.result == given_back),
+                            "{done:?}"
+                        );
                         answered += done.len() as u64;
                     }
                 }

@@ -226,11 +226,11 @@ pub(crate) fn page(arena: &Arena, byte: u8) -> FrameMut {
 }
 
 pub(crate) fn write(op: OpId, slab: u32, slot: u64, frame: FrameMut) -> Io {
-    Io { op, slab, offset: slot * CHUNK, len: CHUNK, transfer: Transfer::Write(frame.freeze()) }
+    Io { op, slab, offset: slot * CHUNK, len: CHUNK, transfer: Transfer::Write(frame.freeze()), begin_by: None }
 }
 
 pub(crate) fn read(op: OpId, slab: u32, slot: u64, frame: FrameMut) -> Io {
-    Io { op, slab, offset: slot * CHUNK, len: CHUNK, transfer: Transfer::Read(frame) }
+    Io { op, slab, offset: slot * CHUNK, len: CHUNK, transfer: Transfer::Read(frame), begin_by: None }
 }
 
 pub(crate) fn bytes_of(completion: &Completion) -> &[u8] {

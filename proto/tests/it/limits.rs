@@ -34,7 +34,12 @@ fn the_largest_batches_fit_their_messages() {
         META_MESSAGE_BYTES_MAX,
     );
     assert_fits(
-        node::LocateRequest { namespace_id: u32::MAX, keys: Bytes::new(), tokens: Some(tokens) },
+        node::LocateRequest {
+            namespace_id: u32::MAX,
+            keys: Bytes::new(),
+            tokens: Some(tokens),
+            freshness: Some(freshness),
+        },
         NODE_MESSAGE_BYTES_MAX,
     );
     let locations = bytes(KEYS_MAX * Location::bytes(1));

@@ -42,7 +42,7 @@ async fn unknown_namespaces(live: &mut Live) {
     live.refuses("get in no namespace", UNKNOWN, agent.clone().get(request)).await;
     let request = n::PrefetchRequest { namespace_id, keys: keys.clone() };
     live.refuses("prefetch in no namespace", UNKNOWN, agent.clone().prefetch(request)).await;
-    let request = n::LocateRequest { namespace_id, keys: keys.clone(), tokens: None };
+    let request = n::LocateRequest { namespace_id, keys: keys.clone(), tokens: None, freshness: None };
     live.refuses("locate in no namespace", UNKNOWN, agent.clone().locate(request)).await;
     let request = n::ReleaseRequest { namespace_id, keys };
     live.refuses("release in no namespace", UNKNOWN, agent.clone().release(request)).await;
@@ -69,7 +69,7 @@ async fn keys_and_tokens(live: &mut Live) {
         live.refuses(&format!("get, {what}"), KEYS, agent.clone().get(request)).await;
         let request = n::PrefetchRequest { namespace_id, keys: keys.clone() };
         live.refuses(&format!("prefetch, {what}"), KEYS, agent.clone().prefetch(request)).await;
-        let request = n::LocateRequest { namespace_id, keys: keys.clone(), tokens: None };
+        let request = n::LocateRequest { namespace_id, keys: keys.clone(), tokens: None, freshness: None };
         live.refuses(&format!("locate, {what}"), KEYS, agent.clone().locate(request)).await;
         let put_header = n::PutHeader { namespace_id, keys, ..Default::default() };
         let message = n::PutRequest { kind: Some(n::put_request::Kind::Header(put_header)) };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use foreword_proto::limits::NAMESPACES_MAX;
 use foreword_proto::namespace::Geometry;
-use foreword_proto::{Epoch, Fingerprint, Namespace, NamespaceId};
+use foreword_proto::{Epoch, Fingerprint, Namespace, NamespaceId, Revision};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::table::{BUCKETS_MAX, Table};
@@ -23,6 +23,8 @@ pub struct NamespaceInfo {
     pub fingerprint: Fingerprint,
     /// Starts at 1; each clear raises it.
     pub epoch: Epoch,
+    /// The entry of its last delete, 0 for none. Who was not told of everything since then may hold copies of deleted pages.
+    pub deleted_at: Revision,
     pub geometry: Geometry,
     /// Bytes of the slots its pages take.
     pub slot_bytes: u64,
@@ -32,27 +34,27 @@ pub struct NamespaceInfo {
 /// What follows from the namespace and the cluster's chunks is not written, and pages are written apart.
 impl Encode for NamespaceInfo {
     fn encode(&self, out: &mut impl Sink) {
-        let Self { id, namespace, fingerprint: _, epoch, geometry: _, slot_bytes: _, table } = self;
+        let Self { id, namespace, fingerprint: _, epoch, deleted_at, geometry: _, slot_bytes: _, table } = self;
         id.encode(out);
         namespace.encode(out);
-        (epoch, table.count()).encode(out);
+        (epoch, deleted_at, table.count()).encode(out);
     }
 }
 
 impl NamespaceInfo {
     /// Bytes of one at least.
-    pub(super) const BYTES_MIN: usize = <(NamespaceId, Namespace, (Epoch, u32))>::BYTES_MIN;
+    pub(super) const BYTES_MIN: usize = <(NamespaceId, Namespace, (Epoch, Revision, u32))>::BYTES_MIN;
 
     /// The counterpart of its encoding.
     pub(super) fn decode(chunk_bytes: u32, input: &mut Input<'_>) -> Result<Self, DecodeError> {
         let id = NamespaceId::decode(input)?;
         let namespace = Namespace::decode(input)?;
         namespace.validate().map_err(|error| input.invalid(error.to_string()))?;
-        let (epoch, buckets) = Decode::decode(input)?;
+        let (epoch, deleted_at, buckets) = Decode::decode(input)?;
         if !(1..=BUCKETS_MAX).contains(&buckets) {
             return Err(input.invalid(format!("namespace {id} with {buckets} buckets")));
         }
-        Ok(Self::new(id, namespace, chunk_bytes, epoch, buckets))
+        Ok(Self { deleted_at, ..Self::new(id, namespace, chunk_bytes, epoch, buckets) })
     }
 
     /// A namespace without pages in this epoch, which has room for some in `buckets` buckets.
@@ -60,7 +62,7 @@ impl NamespaceInfo {
         let geometry = namespace.geometry();
         let slot_bytes = geometry.slot_bytes(chunk_bytes);
         let table = Table::new(geometry.shards(), buckets);
-        Self { id, fingerprint: namespace.fingerprint(), namespace, epoch, geometry, slot_bytes, table }
+        Self { id, fingerprint: namespace.fingerprint(), namespace, epoch, deleted_at: 0, geometry, slot_bytes, table }
     }
 
     /// Pages present now.
@@ -86,11 +88,12 @@ impl NamespaceInfo {
 
     /// Its hash, without its pages: it counts with its fingerprint, which is of all its fields.
     fn hash(&self) -> u64 {
-        let mut bytes = [0; 44];
+        let mut bytes = [0; 52];
         bytes[..32].copy_from_slice(&self.fingerprint.0);
         bytes[32..36].copy_from_slice(&self.id.to_le_bytes());
         bytes[36..40].copy_from_slice(&self.epoch.to_le_bytes());
-        bytes[40..].copy_from_slice(&self.table.count().to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.deleted_at.to_le_bytes());
+        bytes[48..].copy_from_slice(&self.table.count().to_le_bytes());
         xxh3_64(&bytes)
     }
 

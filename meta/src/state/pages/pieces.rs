@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! index       last namespace id
-//! namespaces  count, then each: id, namespace, epoch, buckets
+//! namespaces  count, then each: id, namespace, epoch, revision of its last delete, buckets
 //! garbage     count, then each: shards, buckets, first bucket, slot size
 //! entries     namespace id, or 0 and the number of a garbage; shards, count, then each: key, slot, a checksum a shard
 //! ```

@@ -46,6 +46,8 @@ impl RemovalHandler<'_> {
         if keys.len() > KEYS_MAX {
             return Err(Refusal::TooMany(Limit::DeletedKeys));
         }
+        let at = self.at.revision;
+        self.pages.namespaces.change(namespace, |info| info.deleted_at = at);
         let mut retired = 0;
         for key in keys {
             retired += u32::from(self.retire_page(namespace, key, RetireReason::Deleted));

@@ -42,13 +42,13 @@ impl Driver {
     }
 
     pub(super) fn write_frame(&self, slab: SlabId, offset: u64, len: u64, frame: Frame) -> Io {
-        Io { op: self.op(), slab, offset, len, transfer: Transfer::Write(frame) }
+        Io { op: self.op(), slab, offset, len, transfer: Transfer::Write(frame), begin_by: None }
     }
 
     /// A read of `len` bytes into a poisoned frame of `frame_bytes`.
     pub(super) fn read(&self, slab: SlabId, offset: u64, len: u64, frame_bytes: u64) -> Checked<Io> {
         let frame = self.frame(frame_bytes, POISON)?;
-        Ok(Io { op: self.op(), slab, offset, len, transfer: Transfer::Read(frame) })
+        Ok(Io { op: self.op(), slab, offset, len, transfer: Transfer::Read(frame), begin_by: None })
     }
 
     pub(super) fn submit(&self, batch: Vec<Io>) {

@@ -278,6 +278,10 @@ impl PageStore for Broken {
         self.inner.open_slab(slab, bytes)
     }
 
+    fn open_to_read(&self, slab: SlabId) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.inner.open_to_read(slab)
+    }
+
     fn submit(&self, batch: Vec<Io>) {
         if self.breach == Breach::EarlyWrite {
             return self.submit_early(batch);

@@ -36,7 +36,7 @@ impl Host {
     }
 
     fn submit(&self, op: OpId, transfer: Transfer) {
-        self.store.submit(vec![Io { op, slab: 1, offset: 0, len: PAGE, transfer }]);
+        self.store.submit(vec![Io { op, slab: 1, offset: 0, len: PAGE, transfer, begin_by: None }]);
     }
 
     fn write(&self, op: OpId, byte: u8) -> Option<Completion> {

@@ -24,7 +24,7 @@ fn page(arena: &Arena, byte: u8) -> FrameMut {
 }
 
 async fn one(store: &PosixStore, slab: SlabId, offset: u64, transfer: Transfer) -> Completion {
-    store.submit(vec![Io { op: 1, slab, offset, len: PAGE, transfer }]);
+    store.submit(vec![Io { op: 1, slab, offset, len: PAGE, transfer, begin_by: None }]);
     tokio::time::timeout(Duration::from_secs(30), store.complete()).await.unwrap().pop().unwrap()
 }
 
@@ -71,7 +71,7 @@ fn settings_out_of_range_are_named() {
 async fn a_full_queue_answers_at_once() {
     let root = tempfile::tempdir().unwrap();
     let (store, frame) = (store(root.path(), 2), page(&arena(), 1).freeze());
-    let io = |op| Io { op, slab: 1, offset: 0, len: PAGE, transfer: Transfer::Write(frame.clone()) };
+    let io = |op| Io { op, slab: 1, offset: 0, len: PAGE, transfer: Transfer::Write(frame.clone()), begin_by: None };
     store.submit((0..IOS_QUEUED_MAX as u64 + 10).map(io).collect());
     let mut answers = Vec::new();
     while answers.len() < IOS_QUEUED_MAX + 10 {
@@ -89,7 +89,14 @@ async fn a_dropped_store_gives_its_frames_back() {
     init_l3_root(root.path(), &ClusterMark::new(CLUSTER, 4096, "test")).unwrap();
     let (store, arena) = (store(root.path(), 4), arena());
     store.open_slab(1, 64 * PAGE).await.unwrap();
-    let io = |op| Io { op, slab: 1, offset: op * PAGE, len: PAGE, transfer: Transfer::Read(page(&arena, 1)) };
+    let io = |op| Io {
+        op,
+        slab: 1,
+        offset: op * PAGE,
+        len: PAGE,
+        transfer: Transfer::Read(page(&arena, 1)),
+        begin_by: None,
+    };
     store.submit((0..64).map(io).collect());
     let shared = Arc::downgrade(&store.shared);
     drop(store);

@@ -17,13 +17,24 @@ use super::worker::Worker;
 /// What glibc puts in front of a semaphore's name to get its file's.
 const SEMAPHORE_PREFIX: &str = "sem.";
 
+/// What wakes the daemon for a ring. Reads have the daemon's high priority: engines wait for them, and for no write.
+pub(super) struct Submits {
+    pub(super) reads: NamedSemaphore,
+    pub(super) writes: NamedSemaphore,
+}
+
+/// The priority of a ring.
+pub(super) fn priority(for_read: bool) -> Priority {
+    if for_read { Priority::High } else { Priority::Normal }
+}
+
 /// The time between one attach and the daemon's death. Whatever was registered in it is worth nothing in the next.
 pub(super) struct Attachment {
     epoch: u64,
     mount_point: PathBuf,
     /// Keeping it open keeps our links; asking for its state tells a dead daemon.
     iovs: OwnedFd,
-    submit: NamedSemaphore,
+    submits: Submits,
     over: AtomicBool,
     registrar: Arc<Worker>,
 }
@@ -42,18 +53,21 @@ impl Attachment {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let iovs = rustix::fs::open(&dir, flags, Mode::empty())
             .map_err(|error| named(&dir.display().to_string(), error.into()))?;
-        let link = submit_link(Priority::Normal);
-        let submit = open_submit(&iovs, &link).map_err(|error| named(&dir.join(&link).display().to_string(), error))?;
+        let submit = |for_read| {
+            let link = submit_link(priority(for_read));
+            open_submit(&iovs, &link).map_err(|error| named(&dir.join(&link).display().to_string(), error))
+        };
+        let submits = Submits { reads: submit(true)?, writes: submit(false)? };
         let over = AtomicBool::new(false);
-        Ok(Self { epoch, mount_point: mount_point.to_owned(), iovs, submit, over, registrar })
+        Ok(Self { epoch, mount_point: mount_point.to_owned(), iovs, submits, over, registrar })
     }
 
     /// A plain directory in the mount's place.
     #[cfg(test)]
-    pub(super) fn over_dir(dir: &Path, submit: NamedSemaphore, registrar: Arc<Worker>) -> Self {
+    pub(super) fn over_dir(dir: &Path, submits: Submits, registrar: Arc<Worker>) -> Self {
         let iovs = File::open(dir).expect("a directory").into();
         let over = AtomicBool::new(false);
-        Self { epoch: 1, mount_point: dir.to_owned(), iovs, submit, over, registrar }
+        Self { epoch: 1, mount_point: dir.to_owned(), iovs, submits, over, registrar }
     }
 
     pub(super) fn epoch(&self) -> u64 {
@@ -114,9 +128,10 @@ impl Attachment {
         }
     }
 
-    /// Wakes the daemon: I/Os were prepared.
-    pub(super) fn submit(&self) {
-        self.submit.post();
+    /// Wakes the daemon: I/Os were prepared in a ring.
+    pub(super) fn submit(&self, for_read: bool) {
+        let submit = if for_read { &self.submits.reads } else { &self.submits.writes };
+        submit.post();
     }
 }
 

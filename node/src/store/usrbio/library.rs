@@ -18,7 +18,7 @@ use rustix::process::{Resource, Rlimit};
 use rustix::time::ClockId;
 
 use super::attachment::Attachment;
-use super::client::{Port, Prepared, Reaped, Refused};
+use super::client::{JOB_IOS_MAX, Port, Prepared, Reaped, Refused};
 
 /// The library makes a table of as many cells as the hard limit of descriptors allows; an unlimited one ends it.
 const FILES_MAX: u64 = 1 << 20;
@@ -150,8 +150,19 @@ impl Library {
         // SAFETY: all bits 0 are a valid Ior: integers, null pointers, false.
         let mut ior = Box::new(unsafe { std::mem::zeroed::<Ior>() });
         // SAFETY: the struct is the vendor's, writable, and lives for the call; the mount point is a C string.
-        let made =
-            unsafe { (self.ior_create)(&raw mut *ior, mount_point.as_ptr(), entries, for_read, 0, 0, NUMA_ANY, 0) };
+        let made = unsafe {
+            let (depth, timeout_ms, flags) = (-JOB_IOS_MAX, 0, 0);
+            (self.ior_create)(
+                &raw mut *ior,
+                mount_point.as_ptr(),
+                entries,
+                for_read,
+                depth,
+                timeout_ms,
+                NUMA_ANY,
+                flags,
+            )
+        };
         if made != 0 {
             return Err(error_of("hf3fs_iorcreate4", made));
         }

@@ -197,11 +197,15 @@ impl PageStore for UsrbioStore {
     }
 
     fn cluster_mark(&self) -> BoxFuture<'static, Result<Option<ClusterMark>, StoreError>> {
-        self.on_files(|shared| mark::read_cluster_mark(&shared.root, shared.cluster_id).map_err(mark_error))
+        self.on_files(|shared| mark::read_usable_mark(&shared.root, shared.cluster_id).map_err(mark_error))
     }
 
     fn open_slab(&self, slab: SlabId, bytes: u64) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.on_files(move |shared| shared.open_slab(slab, bytes))
+        self.on_files(move |shared| shared.open_slab(slab, Some(bytes)))
+    }
+
+    fn open_to_read(&self, slab: SlabId) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.on_files(move |shared| shared.open_slab(slab, None))
     }
 
     fn submit(&self, batch: Vec<Io>) {
@@ -308,19 +312,27 @@ impl Shared {
         mark::slabs_dir(&self.root, self.cluster_id).join(format!("{slab:08x}.slab"))
     }
 
-    fn open_slab(&self, slab: SlabId, bytes: u64) -> Result<(), StoreError> {
+    /// Made and grown to so many bytes; None: only if it is there.
+    fn open_slab(&self, slab: SlabId, bytes: Option<u64>) -> Result<(), StoreError> {
         let live = self.live.read().clone().filter(|live| !live.attachment.is_over()).ok_or(StoreError::Gone)?;
         let known = live.slabs.read().get(&slab).cloned();
         let file = match known {
             Some(file) => file,
             None => {
-                let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-                let fd = rustix::fs::open(self.slab_path(slab), flags, Mode::RUSR | Mode::WUSR).map_err(errno)?;
+                let make = if bytes.is_some() { OFlags::CREATE } else { OFlags::empty() };
+                let flags = OFlags::RDWR | OFlags::CLOEXEC | make;
+                let opened = rustix::fs::open(self.slab_path(slab), flags, Mode::RUSR | Mode::WUSR);
+                let fd = opened.map_err(|error| match error {
+                    Errno::NOENT if bytes.is_none() => StoreError::NoSlab(slab),
+                    error => errno(error),
+                })?;
                 Arc::new(self.mount.client().register(fd, self.mount.closer()).map_err(|error| io_error(&error))?)
             }
         };
         // Another agent may have made it, and may have written to it: only ever longer, never cut.
-        if (rustix::fs::fstat(file.fd()).map_err(errno)?.st_size as u64) < bytes {
+        if let Some(bytes) = bytes
+            && (rustix::fs::fstat(file.fd()).map_err(errno)?.st_size as u64) < bytes
+        {
             rustix::fs::ftruncate(file.fd(), bytes).map_err(errno)?;
         }
         live.slabs.write().entry(slab).or_insert(file);
@@ -370,6 +382,7 @@ fn mark_error(error: MarkError) -> StoreError {
     match error {
         MarkError::Io { error, .. } if error.raw_os_error().is_some() => io_error(&error),
         MarkError::OtherVersion(other) => StoreError::OtherVersion(other),
+        other @ MarkError::Access { .. } => StoreError::NoAccess(other.to_string()),
         other => StoreError::BadMark(other.to_string()),
     }
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use foreword_usrbio::{Cursor, IoArgs, LinkKind, LinkName, Priority, RingLayout, RingMemory, RingName, Sqe};
+use foreword_usrbio::{Cursor, IoArgs, LinkKind, LinkName, RingLayout, RingMemory, RingName, Sqe};
 use rustix::fs::{AtFlags, StatxFlags};
 
-use super::attachment::Attachment;
-use super::client::{Port, Prepared, Reaped, Refused};
+use super::attachment::{Attachment, priority};
+use super::client::{JOB_IOS_MAX, Port, Prepared, Reaped, Refused};
 use super::shm;
 use super::slots::Slots;
 
@@ -26,6 +26,7 @@ pub(super) struct NativeRing {
     sqe_head: AtomicU32,
     cqe_tail: AtomicU32,
     link: LinkName,
+    for_read: bool,
     attachment: Arc<Attachment>,
 }
 
@@ -36,7 +37,7 @@ impl NativeRing {
         let mut file = shm::create(layout.bytes())?;
         let mapping = file.map(layout.bytes() as usize)?;
         let memory = RingMemory::new(mapping).ok_or(io::ErrorKind::InvalidInput)?;
-        let name = RingName { for_read, io_depth: 0, priority: Priority::Normal, timeout_ms: 0, flags: 0 };
+        let name = RingName { for_read, io_depth: -JOB_IOS_MAX, priority: priority(for_read), timeout_ms: 0, flags: 0 };
         let link = LinkName { id: shm::random_id(), kind: LinkKind::Ring(name) };
         attachment.link(&link, &file.path())?;
         // The daemon has mapped it: nobody else needs the name.
@@ -47,7 +48,8 @@ impl NativeRing {
     /// A ring in fresh memory that the daemon has mapped by this link.
     pub(super) fn over(memory: RingMemory, link: LinkName, attachment: &Arc<Attachment>) -> Self {
         let (sqe_head, cqe_tail) = (AtomicU32::new(0), AtomicU32::new(0));
-        Self { memory, sqe_head, cqe_tail, link, attachment: attachment.clone() }
+        let for_read = matches!(link.kind, LinkKind::Ring(name) if name.for_read);
+        Self { memory, sqe_head, cqe_tail, link, for_read, attachment: attachment.clone() }
     }
 
     /// A cursor of the daemon's; None if it points outside.
@@ -97,7 +99,7 @@ impl Port for NativeRing {
     }
 
     fn submit(&self) {
-        self.attachment.submit();
+        self.attachment.submit(self.for_read);
     }
 
     fn reap(&self, timeout: Duration, finished: &mut Vec<Reaped>) {

@@ -34,12 +34,12 @@ impl Agent {
         let mut frame = self.arena.allocate(1, PAGE).unwrap();
         frame.bytes_mut().fill(byte);
         let transfer = Transfer::Write(frame.freeze());
-        self.store.submit(vec![Io { op, slab: 1, offset: slot * PAGE, len: PAGE, transfer }]);
+        self.store.submit(vec![Io { op, slab: 1, offset: slot * PAGE, len: PAGE, transfer, begin_by: None }]);
     }
 
     fn read(&self, op: u64, slot: u64) {
         let transfer = Transfer::Read(self.arena.allocate(1, PAGE).unwrap());
-        self.store.submit(vec![Io { op, slab: 1, offset: slot * PAGE, len: PAGE, transfer }]);
+        self.store.submit(vec![Io { op, slab: 1, offset: slot * PAGE, len: PAGE, transfer, begin_by: None }]);
     }
 
     fn done(&self) -> Vec<Completion> {

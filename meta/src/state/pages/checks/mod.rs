@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use foreword_proto::{Epoch, NamespaceId};
+use foreword_proto::{Epoch, NamespaceId, Revision};
 
 use super::Pages;
 use super::table::Table;
@@ -87,13 +87,14 @@ fn entries_are_counted(pages: &Pages) -> Result<(), Violation> {
 #[derive(Debug, Clone)]
 pub(in crate::state) struct Summary {
     last_namespace: NamespaceId,
-    epochs: BTreeMap<NamespaceId, Epoch>,
+    /// Each one's epoch and last delete.
+    changed: BTreeMap<NamespaceId, (Epoch, Revision)>,
 }
 
 impl Summary {
     pub(in crate::state) fn of(pages: &Pages) -> Self {
-        let epochs = pages.namespaces().map(|info| (info.id, info.epoch)).collect();
-        Self { last_namespace: pages.last_namespace(), epochs }
+        let changed = pages.namespaces().map(|info| (info.id, (info.epoch, info.deleted_at))).collect();
+        Self { last_namespace: pages.last_namespace(), changed }
     }
 }
 
@@ -103,9 +104,10 @@ pub(in crate::state) fn check_step(before: &Summary, pages: &Pages) -> Result<()
     ensure(BACK, was <= now, || format!("namespace ids up to {was} were given out, then up to {now}"))?;
     for info in pages.namespaces() {
         // One that was dropped does not come back.
-        let (id, epoch) = (info.id, before.epochs.get(&info.id).copied());
-        let right = epoch.map_or(id > was, |epoch| info.epoch >= epoch);
-        ensure(BACK, right, || format!("namespace {id} of {was}: epoch {epoch:?}, then {}", info.epoch))?;
+        let (id, before) = (info.id, before.changed.get(&info.id).copied());
+        let right = before.map_or(id > was, |(epoch, deleted)| info.epoch >= epoch && info.deleted_at >= deleted);
+        let now = (info.epoch, info.deleted_at);
+        ensure(BACK, right, || format!("namespace {id} of {was}: epoch and last delete {before:?}, then {now:?}"))?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use foreword_usrbio::{
 use tempfile::TempDir;
 
 use crate::arena::{Arena, ArenaSettings, HeapRegions};
-use crate::store::usrbio::attachment::Attachment;
+use crate::store::usrbio::attachment::{Attachment, Submits};
 use crate::store::usrbio::client::{Client, RegionPass, RegisteredFile};
 use crate::store::usrbio::native::NativeRing;
 use crate::store::usrbio::outlet::Outlet;
@@ -99,7 +99,8 @@ fn bench(entries: u32, patience: Duration) -> (Bench, Daemon) {
     let worker = Arc::new(Worker::start("test-ring").unwrap());
     let name = format!("foreword-test-{}", shm::random_id());
     let submit = NamedSemaphore::create(&name).unwrap();
-    let attachment = Attachment::over_dir(dir.path(), NamedSemaphore::open(&name).unwrap(), worker.clone());
+    let open = || NamedSemaphore::open(&name).unwrap();
+    let attachment = Attachment::over_dir(dir.path(), Submits { reads: open(), writes: open() }, worker.clone());
     submit.unlink();
     let attachment = Arc::new(attachment);
     let layout = RingLayout::with_entries(entries).unwrap();
@@ -123,7 +124,7 @@ fn bench(entries: u32, patience: Duration) -> (Bench, Daemon) {
 impl Bench {
     fn ready(&self, op: OpId) -> Ready {
         let frame = self.arena.allocate(1, PAGE).unwrap();
-        let io = Io { op, slab: 1, offset: op * PAGE, len: PAGE, transfer: Transfer::Read(frame) };
+        let io = Io { op, slab: 1, offset: op * PAGE, len: PAGE, transfer: Transfer::Read(frame), begin_by: None };
         let (ticket, file) = (self.ticket.clone(), self.file.clone());
         Ready { io, ticket, region_offset: op * PAGE, file, since: clock::now() }
     }

@@ -1,0 +1,214 @@
+//! Whether L3 is asked: for reads and for writes apart, for each slab and for the whole.
+//!
+//! A full disk fails writes and no read; one bad target fails its slabs and no others. So each slab that fails has a breaker of its own,
+//! and the whole is given up only when failures in a row are of several slabs.
+
+use std::collections::BTreeMap;
+
+use foreword_proto::SlabId;
+
+use super::breaker::{Breaker, BreakerState};
+
+/// Slabs whose breakers are kept; a failure of one more counts for the whole at once.
+pub const FAILING_SLABS_MAX: usize = 1024;
+
+/// What is asked of L3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    Read,
+    Write,
+}
+
+/// The health of L3 in one direction. Every admitted I/O reports back exactly once.
+#[derive(Debug, Clone, Default)]
+pub struct SideHealth {
+    whole: Breaker,
+    /// Slabs that failed and have not answered since.
+    slabs: BTreeMap<SlabId, Breaker>,
+    /// Who failed since the last answer: the first slab, and whether another one did.
+    run: Option<(SlabId, bool)>,
+}
+
+/// What a failure led to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Opened {
+    pub whole: bool,
+    pub slab: bool,
+}
+
+impl SideHealth {
+    /// Where the whole stands.
+    pub fn state(&self, now_ms: u64) -> BreakerState {
+        self.whole.state(now_ms)
+    }
+
+    /// True if nothing that is asked is held back, whatever the slab.
+    pub fn is_sound(&self, now_ms: u64) -> bool {
+        self.slabs.is_empty() && self.is_closed(now_ms)
+    }
+
+    /// True if an I/O on this slab goes ahead, and is no probe.
+    pub fn serves(&self, slab: SlabId, now_ms: u64) -> bool {
+        self.is_closed(now_ms)
+            && self.slabs.get(&slab).is_none_or(|breaker| breaker.state(now_ms) == BreakerState::Closed)
+    }
+
+    /// True if an I/O on this slab may go ahead, as a probe perhaps; its result must then be reported.
+    pub fn admit(&mut self, slab: SlabId, now_ms: u64) -> bool {
+        if !self.whole.admit(now_ms) {
+            return false;
+        }
+        let admitted = self.slabs.get_mut(&slab).is_none_or(|breaker| breaker.admit(now_ms));
+        if !admitted {
+            self.whole.abandoned();
+        }
+        admitted
+    }
+
+    /// An admitted I/O came back from L3, whatever its bytes were. True if the whole is asked again by this.
+    pub fn answered(&mut self, slab: SlabId, now_ms: u64) -> bool {
+        let closes = self.state(now_ms) == BreakerState::HalfOpen;
+        self.run = None;
+        self.whole.answered(now_ms);
+        if let Some(breaker) = self.slabs.get_mut(&slab) {
+            breaker.answered(now_ms);
+            if breaker.state(now_ms) == BreakerState::Closed {
+                self.slabs.remove(&slab);
+            }
+        }
+        closes
+    }
+
+    /// An admitted I/O timed out or failed with an errno.
+    pub fn failed(&mut self, slab: SlabId, now_ms: u64) -> Opened {
+        let several = match self.run {
+            None => false,
+            Some((first, several)) => several || first != slab,
+        };
+        self.run = Some((self.run.map_or(slab, |(first, _)| first), several));
+        let kept = self.slabs.contains_key(&slab) || self.slabs.len() < FAILING_SLABS_MAX;
+        let opened = kept && self.slabs.entry(slab).or_default().failed(now_ms);
+        // A probe of the whole decides by itself.
+        let counts = several || !kept || !self.is_closed(now_ms);
+        let whole = if counts { self.whole.failed(now_ms) } else { self.abandon_whole() };
+        Opened { whole, slab: opened }
+    }
+
+    /// An admitted I/O was not asked of L3 after all.
+    pub fn abandoned(&mut self, slab: SlabId) {
+        self.whole.abandoned();
+        if let Some(breaker) = self.slabs.get_mut(&slab) {
+            breaker.abandoned();
+        }
+    }
+
+    /// Slabs whose next probe is due. Of many, the first few: when one answers, the whole is asked again.
+    pub fn due(&self, now_ms: u64, most: usize) -> Vec<SlabId> {
+        if self.state(now_ms) == BreakerState::Open {
+            return Vec::new();
+        }
+        let probes = self.slabs.iter().filter(|(_, breaker)| breaker.state(now_ms) == BreakerState::HalfOpen);
+        let mut due: Vec<SlabId> = probes.map(|(slab, _)| *slab).take(most).collect();
+        if due.is_empty() && self.state(now_ms) == BreakerState::HalfOpen {
+            due.extend(self.slabs.keys().next());
+        }
+        due
+    }
+
+    /// Slabs that are not asked, or by probes only.
+    pub fn failing_slabs(&self, now_ms: u64) -> usize {
+        self.slabs.values().filter(|breaker| breaker.state(now_ms) != BreakerState::Closed).count()
+    }
+
+    fn is_closed(&self, now_ms: u64) -> bool {
+        self.state(now_ms) == BreakerState::Closed
+    }
+
+    fn abandon_whole(&mut self) -> bool {
+        self.whole.abandoned();
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::breaker::{FAILURES_TO_OPEN, OPEN_MS_MAX, OPEN_MS_MIN};
+    use super::*;
+
+    fn fail(health: &mut SideHealth, slab: SlabId, now_ms: u64) -> Opened {
+        assert!(health.admit(slab, now_ms));
+        health.failed(slab, now_ms)
+    }
+
+    #[test]
+    fn one_slab_that_fails_is_given_up_alone() {
+        let mut health = SideHealth::default();
+        for _ in 1..FAILURES_TO_OPEN {
+            assert_eq!(fail(&mut health, 3, 0), Opened::default());
+        }
+        assert_eq!(fail(&mut health, 3, 0), Opened { slab: true, whole: false });
+        assert!(!health.serves(3, 0) && health.serves(4, 0) && !health.is_sound(0));
+        assert!(!health.admit(3, 0) && health.admit(4, 0));
+        health.answered(4, 0);
+        assert_eq!(health.state(0), BreakerState::Closed);
+        assert_eq!((health.due(OPEN_MS_MIN - 1, 9), health.due(OPEN_MS_MIN, 9)), (vec![], vec![3]));
+        assert!(!health.serves(3, OPEN_MS_MIN), "the next I/O is a probe");
+        assert!(health.admit(3, OPEN_MS_MIN));
+        health.answered(3, OPEN_MS_MIN);
+        assert!(health.is_sound(OPEN_MS_MIN));
+    }
+
+    #[test]
+    fn failures_of_several_slabs_in_a_row_are_the_wholes() {
+        let mut health = SideHealth::default();
+        fail(&mut health, 0, 0);
+        let opened: Vec<bool> = (1..=FAILURES_TO_OPEN).map(|slab| fail(&mut health, slab, 0).whole).collect();
+        assert_eq!(opened, [false, false, false, false, true]);
+        assert!(!health.serves(77, 0) && !health.admit(77, 0), "no slab is asked");
+        assert_eq!(health.due(OPEN_MS_MIN, 9), [0], "one slab decides");
+        assert!(health.admit(0, OPEN_MS_MIN));
+        assert!(health.answered(0, OPEN_MS_MIN));
+        assert!(health.serves(77, OPEN_MS_MIN));
+    }
+
+    #[test]
+    fn an_answer_between_failures_of_several_slabs_keeps_the_whole() {
+        let mut health = SideHealth::default();
+        for slab in 0..99 {
+            fail(&mut health, slab, 0);
+            assert!(health.admit(100, 0));
+            health.answered(100, 0);
+        }
+        assert_eq!(health.state(0), BreakerState::Closed);
+    }
+
+    proptest! {
+        /// Whatever happens, in the end every slab is asked again, by a probe or else.
+        #[test]
+        fn every_slab_is_asked_again(steps in prop::collection::vec((0u32..6, 0u8..4, 0u64..300), 0..300)) {
+            let (mut health, mut now, mut under_way) = (SideHealth::default(), 0, Vec::new());
+            for (slab, what, later) in steps {
+                now += later;
+                match what {
+                    0 if health.admit(slab, now) => under_way.push(slab),
+                    1 if !under_way.is_empty() => { health.answered(under_way.swap_remove(0), now); }
+                    2 if !under_way.is_empty() => { health.failed(under_way.swap_remove(0), now); }
+                    3 if !under_way.is_empty() => health.abandoned(under_way.swap_remove(0)),
+                    _ => {}
+                }
+                for slab in 0..6 {
+                    prop_assert!(!health.serves(slab, now) || health.clone().admit(slab, now));
+                }
+            }
+            for slab in under_way { health.failed(slab, now); }
+            for slab in 0..6 {
+                now += OPEN_MS_MAX;
+                prop_assert!(health.admit(slab, now), "slab {} is never asked again", slab);
+                health.answered(slab, now);
+            }
+            prop_assert!(health.is_sound(now) || health.failing_slabs(now) == 0);
+        }
+    }
+}
