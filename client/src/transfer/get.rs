@@ -30,28 +30,35 @@ pub struct Gather<'a> {
     pages: Vec<GotPage>,
 }
 
-/// A shard as far as it has come.
-enum Part {
-    /// One piece, verified in place, without a copy.
-    Piece(Bytes),
-    Pieces(BytesMut),
-}
+/// A shard as far as it has come: its pieces by their offsets, in whatever order they came, none over another.
+#[derive(Default)]
+struct Part(BTreeMap<u64, Bytes>);
 
 impl Part {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Piece(bytes) => bytes,
-            Self::Pieces(bytes) => bytes,
+    /// False: the piece lies over another one.
+    fn add(&mut self, offset: u64, piece: Bytes) -> bool {
+        let end = offset + piece.len() as u64;
+        let before = self.0.range(..end).next_back().map_or(0, |(start, bytes)| start + bytes.len() as u64);
+        if before > offset {
+            return false;
         }
+        self.0.insert(offset, piece);
+        true
     }
 
-    fn and(self, more: &Bytes) -> Self {
-        let mut bytes = match self {
-            Self::Piece(bytes) => BytesMut::from(bytes),
-            Self::Pieces(bytes) => bytes,
-        };
-        bytes.extend_from_slice(more);
-        Self::Pieces(bytes)
+    /// All bytes up to the first that is missing; a single piece is not copied.
+    fn bytes(&self) -> Bytes {
+        if let (1, Some(whole)) = (self.0.len(), self.0.get(&0)) {
+            return whole.clone();
+        }
+        let mut bytes = BytesMut::new();
+        for (offset, piece) in &self.0 {
+            if *offset != bytes.len() as u64 {
+                break;
+            }
+            bytes.extend_from_slice(piece);
+        }
+        bytes.freeze()
     }
 }
 
@@ -80,17 +87,12 @@ impl<'a> Gather<'a> {
     fn piece(&mut self, piece: wire::Piece) {
         let place = (piece.index, piece.shard);
         let room = self.shards.iter().find(|(shard, _)| *shard == piece.shard).map_or(0, |(_, bytes)| *bytes);
-        let there = self.parts.get(&place).map_or(0, |part| part.bytes().len());
-        if there as u64 != piece.offset || piece.offset.saturating_add(piece.data.len() as u64) > room {
-            let wrong = || format!("shard {} byte {}: a piece of {}", piece.shard, piece.offset, piece.data.len());
+        let fits = piece.offset.checked_add(piece.data.len() as u64).is_some_and(|end| end <= room);
+        let (offset, len) = (piece.offset, piece.data.len());
+        if !fits || !self.parts.entry(place).or_default().add(offset, piece.data) {
+            let wrong = || format!("shard {} byte {offset}: a piece of {len}", piece.shard);
             self.misplaced.entry(piece.index).or_insert_with(wrong);
-            return;
         }
-        let part = match self.parts.remove(&place) {
-            None => Part::Piece(piece.data),
-            Some(part) => part.and(&piece.data),
-        };
-        self.parts.insert(place, part);
     }
 
     fn end(&mut self, end: wire::PageEnd) -> Result<(), String> {
@@ -112,11 +114,11 @@ impl<'a> Gather<'a> {
             return Err(wrong.clone());
         }
         let nonces = self.shards.iter().map(|(shard, expected)| {
-            let bytes = self.parts.get(&(index, *shard)).map_or(&[][..], Part::bytes);
+            let bytes = self.parts.get(&(index, *shard)).map(Part::bytes).unwrap_or_default();
             if bytes.len() as u64 != *expected {
                 return Err(format!("shard {shard} byte {}: {expected} bytes were expected", bytes.len()));
             }
-            page::verify(bytes, key, *shard).map_err(|mismatch| format!("shard {shard} byte {}", mismatch.offset))
+            page::verify(&bytes, key, *shard).map_err(|mismatch| format!("shard {shard} byte {}", mismatch.offset))
         });
         nonces.collect()
     }
@@ -156,6 +158,8 @@ mod tests {
         assert_eq!(gathered(|bytes| vec![piece(0, 0, bytes)]), Ok(vec![NONCE]));
         let halves = gathered(|bytes| vec![piece(0, 0, &bytes[..1000]), piece(0, 1000, &bytes[1000..])]);
         assert_eq!(halves, Ok(vec![NONCE]));
+        let turned = gathered(|bytes| vec![piece(0, 1000, &bytes[1000..]), piece(0, 0, &bytes[..1000])]);
+        assert_eq!(turned, Ok(vec![NONCE]), "nobody promises their order");
     }
 
     #[test]
@@ -166,7 +170,10 @@ mod tests {
         });
         assert_eq!(flipped, Err("shard 0 byte 77".to_owned()));
         assert!(gathered(|bytes| vec![piece(0, 0, &bytes[..4095])]).unwrap_err().contains("byte 4095"));
-        assert!(gathered(|bytes| vec![piece(0, 8, &bytes[8..])]).unwrap_err().contains("a piece of 4088"));
+        assert!(gathered(|bytes| vec![piece(0, 8, &bytes[8..])]).unwrap_err().contains("byte 0"));
+        assert!(gathered(|bytes| vec![piece(0, 8, bytes)]).unwrap_err().contains("a piece of 4096"));
+        let twice = gathered(|bytes| vec![piece(0, 0, &bytes[..3000]), piece(0, 1000, &bytes[1000..])]);
+        assert!(twice.unwrap_err().contains("byte 1000: a piece of 3096"));
         assert!(gathered(|_| Vec::new()).unwrap_err().contains("byte 0"));
     }
 

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     fn begin(revision: u64, epoch: u32) -> Kind {
-        Kind::Begin(wire::ResyncBegin { revision, epoch, entries: 0 })
+        Kind::Begin(wire::ResyncBegin { revision, epoch, entries: 0, deleted_at: 0 })
     }
 
     fn events(revision: u64) -> Kind {
