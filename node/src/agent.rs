@@ -101,11 +101,12 @@ impl Agent {
         let writing = Arc::new(Writing::new(&config, writers, publishers, memory.clone(), counters.clone()));
 
         let saved = SavedMirrors::new(files, cluster.cluster_id, tasks.clone());
-        let told: Vec<Arc<dyn PerNamespace>> = vec![reading.clone(), writing.clone()];
+        let told: Vec<Arc<dyn PerNamespace>> = vec![reading.clone(), writing.clone(), memory.clone()];
         let namespaces =
             Arc::new(Namespaces::new(&config, &cluster, meta.clone(), told, saved, l1.clone(), counters.clone()));
 
         tasks.spawn(l3.clone().run(tasks.stop()));
+        tasks.spawn(memory.clone().serve_waiters());
         let chores = Chores {
             namespaces: namespaces.clone(),
             reading: reading.clone(),

@@ -58,6 +58,7 @@ counters! {
     slab_breaker_openings, "foreword_agent_slab_breaker_openings_total", "Times one slab of L3 stopped being asked";
     l3_epochs, "foreword_agent_l3_epochs_total", "Times L3 was reached anew after its daemon had gone";
     segments_replaced, "foreword_agent_segments_replaced_total", "Arena segments replaced because lost completions held them";
+    segments_failed, "foreword_agent_segments_failed_total", "Times no memory could be had for an arena segment";
     puts_taken, "foreword_agent_puts_taken_total", "Pages whose bytes came in whole";
     puts_existing, "foreword_agent_puts_existing_total", "Pages put that were there already";
     puts_declined, "foreword_agent_puts_declined_total", "Pages not written because no reuse is expected";

@@ -7,7 +7,7 @@ use std::time::Duration;
 use foreword_client::{Cluster, Group, HelloError};
 use foreword_proto::{AgentId, BadInput, ClusterId};
 use foreword_seams::connection::Protocol;
-use foreword_seams::{Endpoint, Entropy, Files, Incoming, Net, Telemetry, listener};
+use foreword_seams::{Endpoint, Entropy, Files, Incoming, Net, Runner, Telemetry, listener};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,6 +19,7 @@ use crate::counters::Counters;
 use crate::kept_id::KeptId;
 use crate::l1::L1;
 use crate::l3::L3;
+use crate::memory::SegmentMaker;
 use crate::service::{GrpcServer, http};
 use crate::session::grants::Grants;
 use crate::session::{Identity, Sessions, keep};
@@ -43,6 +44,8 @@ pub struct Deps {
     /// The id in the agent's state directory, which stays locked; none: this process draws one of its own.
     pub kept: Option<Arc<KeptId>>,
     pub regions: Arc<dyn RegionProvider>,
+    /// Where the arena's segments are made: it may take seconds.
+    pub segment_maker: Runner,
     pub telemetry: Telemetry,
 }
 
@@ -55,6 +58,8 @@ pub enum ServeError {
     Listen { field: &'static str, endpoint: Endpoint, error: io::Error },
     #[error("arena_bytes")]
     Arena(#[from] ArenaError),
+    #[error("nowhere to make the arena's segments: {0}")]
+    SegmentMaker(io::Error),
     #[error("meta: {0}")]
     Hello(#[from] HelloError),
     #[error("l3: the group's chunks have {group} bytes, the store's {store}")]
@@ -163,6 +168,8 @@ pub async fn serve(config: NodeConfig, deps: Deps) -> Result<Handle, ServeError>
     let sessions = Arc::new(Sessions::new(meta.clone()));
     let grants = Arc::new(Grants::new(sessions.clone()));
     let stop = CancellationToken::new();
+    let maker = SegmentMaker::new(l1.arena().clone(), counters.clone());
+    (deps.segment_maker)(Box::pin(maker.run(stop.clone()))).map_err(ServeError::SegmentMaker)?;
     let identity = Identity {
         node: config.node.clone(),
         agent: deps.kept.as_ref().map_or_else(|| AgentId(deps.entropy.bytes16()), |kept| kept.id()),

@@ -231,6 +231,7 @@ pub struct AgentCounters {
     pub slab_breaker_openings: u64,
     pub l3_epochs: u64,
     pub segments_replaced: u64,
+    pub segments_failed: u64,
     pub puts_taken: u64,
     pub puts_existing: u64,
     pub puts_declined: u64,

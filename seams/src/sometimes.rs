@@ -266,6 +266,10 @@ markers! {
     SlabGivenUp = "slab-given-up",
     /// Lost completions held too much of an arena: a segment was replaced.
     SegmentReplaced = "segment-replaced",
+    /// No frame was free for a page: it waited for one.
+    FrameAwaited = "frame-awaited",
+    /// No memory could be had for a segment of an arena.
+    SegmentNotMade = "segment-not-made",
     /// A probe was answered: the breaker closed.
     BreakerClosed = "breaker-closed",
 }

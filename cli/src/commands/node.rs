@@ -8,7 +8,7 @@ use foreword_node::kept_id::KeptId;
 use foreword_node::machine::{Machine, machine};
 use foreword_node::{Deps, NodeConfig, serve};
 use foreword_proto::BadInput;
-use foreword_seams::{Files, LocalFiles, OsEntropy, Telemetry, TokioNet};
+use foreword_seams::{Files, LocalFiles, OsEntropy, Telemetry, TokioNet, on_a_thread};
 
 use super::Done;
 use crate::args::NodeArgs;
@@ -41,7 +41,16 @@ pub async fn run(args: NodeArgs) -> Done {
         let made = tokio::task::spawn_blocking(move || machine(&config, &telemetry)).await?;
         made.map_err(|error| section.place(error))?
     };
-    let deps = Deps { net: Arc::new(TokioNet), entropy: Arc::new(OsEntropy), store, files, kept, regions, telemetry };
+    let deps = Deps {
+        net: Arc::new(TokioNet),
+        entropy: Arc::new(OsEntropy),
+        store,
+        files,
+        kept,
+        regions,
+        segment_maker: on_a_thread("foreword-arena"),
+        telemetry,
+    };
     let (name, socket) = (config.node.clone(), config.socket.clone());
     let handle = serve(config, deps).await.context("node")?;
     Announcement {

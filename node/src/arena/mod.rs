@@ -7,6 +7,8 @@
 //!   holder is gone the frame is free.
 //! - Each use of a frame has its own generation, in shared memory behind the frames and bumped before the frame is refilled: who
 //!   copied from a frame and then sees the same generation has copied what he wanted.
+//! - A frame is taken from the segments that exist, in constant time. A segment is *ordered* for whoever found no frame, and ahead of
+//!   need; making one takes its time and is done by [`Arena::make_next`], apart from those who take.
 //! - A frame whose I/O was never answered is [`Quarantined`]: nobody gets it again before the answer comes, or before its whole
 //!   segment is replaced.
 //!
@@ -16,6 +18,7 @@ mod books;
 mod frame;
 mod region;
 mod segment;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -24,10 +27,10 @@ use std::sync::Arc;
 
 use foreword_proto::BadInput;
 use foreword_proto::status::ArenaStatus;
-use parking_lot::Mutex;
 
-use books::{Books, Step};
+use books::{Books, Order};
 use segment::Segment;
+use shared::Shared;
 
 pub use books::SegmentUse;
 pub use frame::{Frame, FrameId, FrameMut, Quarantined};
@@ -35,15 +38,16 @@ pub use region::{HeapRegions, MemfdRegions, Region, RegionMemory, RegionProvider
 
 /// Frames start at multiples of this; a frame's size is rounded up to it.
 pub const FRAME_ALIGN_BYTES: u64 = 4096;
-/// Largest segment [`ArenaSettings::new`] chooses.
-pub const SEGMENT_BYTES_DEFAULT_MAX: u64 = 1 << 30;
+/// Largest segment [`ArenaSettings::new`] chooses, but in a very large arena: making one (a memfd, taken and mapped) takes 44 to 59 ms,
+/// where 1 GiB takes 0.8 to 1.0 s, and what another tenant or frame size wants is one of these.
+pub const SEGMENT_BYTES_DEFAULT_MAX: u64 = 64 << 20;
 /// Smallest segment [`ArenaSettings::new`] chooses, in an arena that has this much.
 pub const SEGMENT_BYTES_DEFAULT_MIN: u64 = 256 << 10;
-/// Segments [`ArenaSettings::new`] aims for in a small arena: several tenants and sizes find room side by side.
-const SEGMENTS_DEFAULT: u64 = 8;
+/// Segments [`ArenaSettings::new`] aims for in a small arena: many tenants and sizes find room side by side.
+const SEGMENTS_DEFAULT: u64 = 64;
+/// Segments at most in a large one: each is registered with a 3FS daemon.
+const SEGMENTS_DEFAULT_MAX: u64 = 1024;
 const HUGE_PAGE_BYTES: u64 = 2 << 20;
-/// Segments one allocation makes before it gives up: others may take a new segment's frames before it does.
-const SEGMENTS_PER_ALLOCATION_MAX: usize = 4;
 
 /// Name of a segment; never reused, so a replaced segment has another one.
 pub type SegmentId = u32;
@@ -59,9 +63,10 @@ pub struct ArenaSettings {
 }
 
 impl ArenaSettings {
-    /// An arena of this size with the default segments: an eighth of it, 256 KiB to 1 GiB.
+    /// An arena of this size with the default segments: 1/64 of it, 256 KiB to 64 MiB, and 1/1024 from 64 GiB on.
     pub fn new(arena_bytes: u64) -> Self {
         let wanted = (arena_bytes / SEGMENTS_DEFAULT).clamp(SEGMENT_BYTES_DEFAULT_MIN, SEGMENT_BYTES_DEFAULT_MAX);
+        let wanted = wanted.max(arena_bytes / SEGMENTS_DEFAULT_MAX);
         let unit = if wanted >= HUGE_PAGE_BYTES { HUGE_PAGE_BYTES } else { FRAME_ALIGN_BYTES };
         Self { arena_bytes, segment_bytes: (wanted / unit * unit).min(arena_bytes) }
     }
@@ -89,11 +94,32 @@ pub enum ArenaError {
     Region { arena_bytes: u64, error: io::Error },
 }
 
-/// Every frame is held. Who holds pages in frames gives some up and tries again.
+/// No frame could be had, and no segment be made for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no free frame of {needed_bytes} bytes")]
 pub struct NoRoom {
     pub needed_bytes: u64,
+}
+
+/// Why no frame is free now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// A segment is on its way: giving up other pages would help nobody.
+    Ordered,
+    /// There is room for no more segments. Who holds pages in frames gives some up and tries again.
+    Full,
+    /// Segments cannot be made at present: a frame comes only from this class's own pages.
+    Stalled,
+}
+
+/// What became of the next order.
+#[derive(Debug)]
+pub enum Made {
+    /// There was none.
+    Nothing,
+    Segment,
+    /// No memory could be had; the order stays.
+    Failed(io::Error),
 }
 
 /// The arena; clones share it. Frames outlive it.
@@ -103,7 +129,7 @@ pub struct Arena(Arc<Inner>);
 struct Inner {
     settings: ArenaSettings,
     provider: Arc<dyn RegionProvider>,
-    books: Arc<Mutex<Books>>,
+    shared: Arc<Shared>,
 }
 
 impl Arena {
@@ -114,32 +140,108 @@ impl Arena {
         settings.validate()?;
         let arena_bytes = settings.arena_bytes;
         provider.reserve(arena_bytes).map_err(|error| ArenaError::Region { arena_bytes, error })?;
-        let books = Arc::new(Mutex::new(Books::new(settings)));
-        Ok(Self(Arc::new(Inner { settings, provider, books })))
+        let shared = Arc::new(Shared::new(Books::new(settings)));
+        Ok(Self(Arc::new(Inner { settings, provider, shared })))
     }
 
-    /// A free frame of `tenant`, at least 1 byte long. Its bytes are zeros or what an earlier page of the same tenant left.
-    ///
-    /// Takes constant time, except when a segment has to be made.
+    /// A free frame of this class, for a page of `frame_bytes`; takes constant time. Its bytes are zeros or what an earlier page of the
+    /// same tenant left.
+    pub fn take(&self, class: FrameClass, frame_bytes: u64) -> Result<FrameMut, Missing> {
+        let shared = &self.0.shared;
+        let (taken, ordered) = {
+            let mut books = shared.books.lock();
+            (books.take(class), books.has_orders())
+        };
+        if ordered {
+            shared.orders_changed();
+        }
+        let (segment, index) = taken?;
+        Ok(FrameMut::new(segment, index, frame_bytes))
+    }
+
+    /// A segment for pages that will come, if there is room that nobody has.
+    pub fn prepare(&self, class: FrameClass) {
+        self.0.shared.books.lock().prepare(class);
+        self.0.shared.orders_changed();
+    }
+
+    /// A free frame of `tenant`, at least 1 byte long, for who has nobody to make segments: they are made here, which takes its time.
     pub fn allocate(&self, tenant: TenantId, frame_bytes: u64) -> Result<FrameMut, NoRoom> {
         let no_room = NoRoom { needed_bytes: frame_bytes };
         let class = FrameClass::new(tenant, frame_bytes).ok_or(no_room)?;
-        for _ in 0..SEGMENTS_PER_ALLOCATION_MAX {
-            let step = self.0.books.lock().next(class);
-            match step {
-                Step::Use(segment, index) => return Ok(FrameMut::new(segment, index, frame_bytes)),
-                Step::NoRoom => return Err(no_room),
-                Step::Make { id, frames, replaced } => {
-                    // Unmapping and mapping take their time: outside of the lock.
-                    drop(replaced);
-                    self.make_segment(id, class, frames).map_err(|error| {
-                        tracing::warn!(%error, frames, frame_bytes, "no memory for an arena segment");
-                        no_room
-                    })?;
-                }
+        loop {
+            match self.take(class, frame_bytes) {
+                Ok(frame) => return Ok(frame),
+                Err(Missing::Full) => return Err(no_room),
+                Err(Missing::Ordered | Missing::Stalled) => match self.make_next() {
+                    Made::Segment => {}
+                    Made::Nothing | Made::Failed(_) => return Err(no_room),
+                },
             }
         }
-        Err(no_room)
+    }
+
+    /// Makes the segment that was ordered first, in place of those it replaces. Unmaps and maps memory: not for who serves calls.
+    pub fn make_next(&self) -> Made {
+        let shared = &self.0.shared;
+        let order = shared.books.lock().next_order();
+        let Some(mut order) = order else { return Made::Nothing };
+        order.replaced.clear();
+        let Order { id, class, frames, .. } = order;
+        let made = match self.0.provider.region(Segment::region_bytes(class, frames)) {
+            Ok(region) => {
+                let segment = Segment::new(id, class, frames, region, Arc::downgrade(shared));
+                shared.books.lock().enter(Arc::new(segment));
+                Made::Segment
+            }
+            Err(error) => {
+                shared.books.lock().give_back(order);
+                Made::Failed(error)
+            }
+        };
+        // Also when it failed: nobody waits for a segment then.
+        shared.frames_changed();
+        made
+    }
+
+    /// Waits until there may be something for [`Self::make_next`] or [`Self::forget_retired`].
+    pub async fn ordered(&self) {
+        self.0.shared.ordered().await;
+    }
+
+    /// Gives the memory of retired segments back whose frames nobody holds any more. False: some are held still.
+    pub fn forget_retired(&self) -> bool {
+        let (forgotten, held) = {
+            let mut books = self.0.shared.books.lock();
+            (books.forgotten(), books.has_retired())
+        };
+        drop(forgotten);
+        !held
+    }
+
+    /// Somebody waits for a frame from now on, until as many [`Self::remove_waiters`]; he looks once more after this.
+    pub fn add_waiter(&self) {
+        self.0.shared.add_waiter();
+    }
+
+    /// So many do not wait any more.
+    pub fn remove_waiters(&self, waiters: usize) {
+        self.0.shared.remove_waiters(waiters);
+    }
+
+    /// How many wait for a frame.
+    pub fn waiters(&self) -> usize {
+        self.0.shared.waiters()
+    }
+
+    /// Tells who serves the waiters that a frame may be had.
+    pub fn frames_changed(&self) {
+        self.0.shared.frames_changed();
+    }
+
+    /// Waits until a frame may be had that could not be had before. For one task: it serves the waiters.
+    pub async fn changed(&self) {
+        self.0.shared.changed().await;
     }
 
     /// Whether one frame of this size fits into the arena at all.
@@ -154,53 +256,37 @@ impl Arena {
 
     /// The frame part of the status; `pages` and `pinned_pages` are the tier's.
     pub fn status(&self) -> ArenaStatus {
-        self.0.books.lock().status()
+        self.0.shared.books.lock().status()
     }
 
     /// All segments, by id.
     pub fn segments(&self) -> Vec<SegmentUse> {
-        self.0.books.lock().segments()
+        self.0.shared.books.lock().segments()
     }
 
     /// One segment; None when it was replaced.
     pub fn segment(&self, segment: SegmentId) -> Option<SegmentUse> {
-        self.0.books.lock().segment(segment)
+        self.0.shared.books.lock().segment(segment)
     }
 
     /// Sets whether free frames of a segment are given out. A segment that is being drained becomes free as its holders leave,
     /// and can then be replaced; being free ends the drain.
     pub fn set_draining(&self, segment: SegmentId, draining: bool) {
-        self.0.books.lock().set_draining(segment, draining);
+        self.0.shared.books.lock().set_draining(segment, draining);
     }
 
     /// Gives out no frame of the segments made so far: L3 does not know their memory any more (a new epoch). Their frames stay
     /// readable, and a segment is replaced once all of its frames are free. Gives the id from which on segments are current.
     pub fn outdate(&self) -> SegmentId {
-        self.0.books.lock().outdate()
+        self.0.shared.books.lock().outdate()
     }
 
     /// Takes a segment out of the arena whatever its frames do, so that fresh memory comes in its place: the way out when lost
     /// completions hold too much of it. Frames still held stay readable; the memory goes when the last one does.
     pub fn retire_segment(&self, segment: SegmentId) {
-        let retired = self.0.books.lock().retire(segment);
-        drop(retired);
-    }
-
-    fn make_segment(&self, id: SegmentId, class: FrameClass, frames: u32) -> io::Result<()> {
-        let made = self
-            .0
-            .provider
-            .region(Segment::region_bytes(class, frames))
-            .map(|region| Segment::new(id, class, frames, region, Arc::downgrade(&self.0.books)));
-        let mut books = self.0.books.lock();
-        match made {
-            Ok(segment) => books.enter(Arc::new(segment)),
-            Err(error) => {
-                books.give_back(class, frames);
-                return Err(error);
-            }
-        }
-        Ok(())
+        self.0.shared.books.lock().retire(segment);
+        self.0.shared.orders_changed();
+        self.0.shared.frames_changed();
     }
 }
 

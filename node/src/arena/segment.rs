@@ -7,11 +7,9 @@
 
 use std::ptr::NonNull;
 use std::sync::Weak;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 
-use parking_lot::Mutex;
-
-use super::books::Books;
+use super::shared::Shared;
 use super::{FRAME_ALIGN_BYTES, FrameClass, Region, SegmentId};
 
 const GENERATION_BYTES: u64 = size_of::<AtomicU64>() as u64;
@@ -21,7 +19,9 @@ pub(super) struct Segment {
     class: FrameClass,
     region: Region,
     frames: Box<[FrameState]>,
-    books: Weak<Mutex<Books>>,
+    /// Frames with more than one holder. It may lag behind the holders for a moment, and be negative then.
+    frames_shared: AtomicI32,
+    arena: Weak<Shared>,
 }
 
 /// What this process alone knows of a frame.
@@ -41,16 +41,11 @@ impl Segment {
     }
 
     /// Cuts a fresh region.
-    pub(super) fn new(
-        id: SegmentId,
-        class: FrameClass,
-        frames: u32,
-        region: Region,
-        books: Weak<Mutex<Books>>,
-    ) -> Self {
+    pub(super) fn new(id: SegmentId, class: FrameClass, frames: u32, region: Region, arena: Weak<Shared>) -> Self {
         let needed = Self::region_bytes(class, frames);
         assert!(region.bytes() as u64 >= needed, "a region of {} bytes, {needed} wanted", region.bytes());
-        Self { id, class, region, frames: (0..frames).map(|_| FrameState::default()).collect(), books }
+        let frames = (0..frames).map(|_| FrameState::default()).collect();
+        Self { id, class, region, frames, frames_shared: AtomicI32::new(0), arena }
     }
 
     pub(super) fn id(&self) -> SegmentId {
@@ -83,18 +78,35 @@ impl Segment {
     pub(super) fn join(&self, index: u32) {
         let before = self.state(index).holders.fetch_add(1, Ordering::Relaxed);
         assert!(before > 0 && before < u32::MAX / 2, "frame {index} of segment {} has {before} holders", self.id);
+        if before == 1 {
+            self.frames_shared.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
-    /// A holder goes; the last one frees the frame.
+    /// A holder goes; the last one frees the frame, the last but one may leave it to L1 alone.
     pub(super) fn leave(&self, index: u32) {
-        if self.state(index).holders.fetch_sub(1, Ordering::Release) != 1 {
-            return;
+        match self.state(index).holders.fetch_sub(1, Ordering::Release) {
+            1 => {
+                // All that the other holders did with the bytes happened before the next use.
+                fence(Ordering::Acquire);
+                if let Some(arena) = self.arena.upgrade() {
+                    arena.books.lock().free(self.id, index);
+                    arena.frames_changed();
+                }
+            }
+            2 => {
+                self.frames_shared.fetch_sub(1, Ordering::Relaxed);
+                if let Some(arena) = self.arena.upgrade() {
+                    arena.frames_changed();
+                }
+            }
+            _ => {}
         }
-        // All that the other holders did with the bytes happened before the next use.
-        fence(Ordering::Acquire);
-        if let Some(books) = self.books.upgrade() {
-            books.lock().free(self.id, index);
-        }
+    }
+
+    /// Frames with more than one holder, about.
+    pub(super) fn frames_shared(&self) -> u32 {
+        self.frames_shared.load(Ordering::Relaxed).max(0) as u32
     }
 
     /// Holders of a frame right now.
@@ -110,24 +122,24 @@ impl Segment {
     /// A holder's I/O lost its completion.
     pub(super) fn quarantine(&self, index: u32) {
         if self.state(index).quarantines.fetch_add(1, Ordering::AcqRel) == 0
-            && let Some(books) = self.books.upgrade()
+            && let Some(arena) = self.arena.upgrade()
         {
-            books.lock().quarantined(self.id, 1);
+            arena.books.lock().quarantined(self.id, 1);
         }
     }
 
     /// The completion came after all.
     pub(super) fn end_quarantine(&self, index: u32) {
         if self.state(index).quarantines.fetch_sub(1, Ordering::AcqRel) == 1
-            && let Some(books) = self.books.upgrade()
+            && let Some(arena) = self.arena.upgrade()
         {
-            books.lock().quarantined(self.id, -1);
+            arena.books.lock().quarantined(self.id, -1);
         }
     }
 
     /// Whether it has left its arena.
     pub(super) fn is_retired(&self) -> bool {
-        self.books.upgrade().is_none_or(|books| books.lock().segment(self.id).is_none())
+        self.arena.upgrade().is_none_or(|arena| arena.books.lock().segment(self.id).is_none())
     }
 
     /// Offset of a frame in the region.

@@ -2,20 +2,24 @@
 //!
 //! Pure bookkeeping: "when" is the number of a touch, never a clock, and nothing is iterated in an order that depends on hashes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use foreword_proto::status::ArenaStatus;
 use foreword_proto::{EntryKey, Epoch, NamespaceId};
+use lru::LruCache;
 
 use super::queues::{Page, Queues};
 use super::segments::SegmentPages;
 use super::{Entrance, PageId};
-use crate::arena::{Arena, Frame, FrameClass, FrameMut, SegmentId, TenantId};
+use crate::arena::{Arena, Frame, FrameClass, FrameMut, Missing, SegmentId, TenantId};
 
 /// Pages one allocation evicts at most; a drain of a larger segment goes on with the next allocation.
 pub const EVICTIONS_PER_ALLOCATION_MAX: usize = 4096;
 /// Pages of another class's colder segment that go with each eviction of one's own.
 const COLD_DRAIN_BATCH: usize = 64;
+/// Segments that one allocation looks at, the coldest first, and drains at most, until one had something to give.
+const SEGMENTS_LOOKED_AT_MAX: usize = 64;
+const SEGMENTS_DRAINED_MAX: usize = 4;
 /// Pins hold at most this part of the arena: 1/2.
 const PINNED_SHARE: u64 = 2;
 
@@ -25,13 +29,16 @@ pub struct Pages {
     classes: BTreeMap<FrameClass, Queues>,
     /// In which class's queues a page is. Never iterated.
     class_of: HashMap<PageId, FrameClass>,
-    segments: BTreeMap<SegmentId, SegmentPages>,
+    /// The coldest last. A segment that holds no page is not here.
+    segments: LruCache<SegmentId, SegmentPages>,
+    /// Those of them whose memory L3 does not know any more; their pages are still served.
+    outdated: BTreeSet<SegmentId>,
     /// Never iterated. A pin outlives the page's removal, so that pins and unpins stay in pairs.
     pins: HashMap<PageId, Pin>,
     pinned_bytes: u64,
     touches: u64,
     draining: Option<SegmentId>,
-    /// L3 does not know the memory of segments of lower ids any more; their pages are still served.
+    /// Segments of lower ids are outdated.
     first_current: SegmentId,
 }
 
@@ -48,7 +55,8 @@ impl Pages {
             arena,
             classes: BTreeMap::new(),
             class_of: HashMap::new(),
-            segments: BTreeMap::new(),
+            segments: LruCache::unbounded(),
+            outdated: BTreeSet::new(),
             pins: HashMap::new(),
             pinned_bytes: 0,
             touches: 0,
@@ -85,9 +93,12 @@ impl Pages {
         let entrance = if was_protected { Entrance::Protected } else { entrance };
         self.touches += 1;
         let (class, place) = (frame.class(), frame.id());
-        let pages = self.segments.entry(place.segment).or_insert_with(|| SegmentPages::new(class));
+        let pages = self.segments.get_or_insert_mut(place.segment, || SegmentPages::new(class));
         pages.put(place.index, id);
         pages.touch(self.touches);
+        if place.segment < self.first_current {
+            self.outdated.insert(place.segment);
+        }
         self.class_of.insert(id, class);
         self.classes.entry(class).or_default().insert(id, Page { frame, touched: self.touches }, entrance);
     }
@@ -113,18 +124,18 @@ impl Pages {
 
     /// The segments that hold pages.
     pub fn segments(&self) -> Vec<SegmentId> {
-        self.segments.keys().copied().collect()
+        self.segments.iter().map(|(id, _)| *id).collect()
     }
 
     /// Which pages of a namespace's epoch lie in a segment.
     pub fn keys_in(&self, segment: SegmentId, namespace: NamespaceId, epoch: Epoch) -> Vec<EntryKey> {
-        let ids = self.segments.get(&segment).into_iter().flat_map(SegmentPages::ids);
+        let ids = self.segments.peek(&segment).into_iter().flat_map(SegmentPages::ids);
         ids.filter(|id| id.namespace == namespace && id.epoch == epoch).map(|id| id.key).collect()
     }
 
     /// Takes out all pages of a segment, so that it can be retired; gives their number.
     pub fn remove_segment(&mut self, segment: SegmentId) -> usize {
-        let gone: Vec<PageId> = self.segments.get(&segment).map(|pages| pages.ids().collect()).unwrap_or_default();
+        let gone: Vec<PageId> = self.segments.peek(&segment).map(|pages| pages.ids().collect()).unwrap_or_default();
         for id in &gone {
             self.take(id);
         }
@@ -135,13 +146,15 @@ impl Pages {
     /// until their room is needed: they go first, a whole segment at a time.
     pub fn outdate(&mut self) {
         self.first_current = self.arena.outdate();
+        self.outdated = self.segments.iter().map(|(id, _)| *id).filter(|id| *id < self.first_current).collect();
     }
 
     /// A frame for a page of `tenant`, evicting what nobody holds: the coldest page of the same class, and a segment of another
-    /// class when that one is colder, or when this class has nothing to give.
+    /// class when that one is colder, or when this class has nothing to give. Makes no segment, and waits for none.
     ///
-    /// None: everything is held or pinned, the frame is larger than the arena, or a drain needs more evictions than one call
-    /// makes; the next call goes on with it.
+    /// None: a segment was ordered for it, and nothing is evicted meanwhile; or none can be made, and this class has nothing to give; or
+    /// everything is held or pinned; or the frame is larger than the arena; or a drain needs more evictions than one call makes, and
+    /// the next call goes on with it.
     pub fn allocate(&mut self, tenant: TenantId, frame_bytes: u64) -> Option<FrameMut> {
         let class = FrameClass::new(tenant, frame_bytes)?;
         if !self.arena.fits(frame_bytes) {
@@ -149,13 +162,20 @@ impl Pages {
         }
         let mut evictions_left = EVICTIONS_PER_ALLOCATION_MAX;
         loop {
-            if let Ok(frame) = self.arena.allocate(tenant, frame_bytes) {
-                return Some(frame);
-            }
-            let evicted = self.make_room(class, evictions_left);
+            let missing = match self.arena.take(class, frame_bytes) {
+                Ok(frame) => return Some(frame),
+                Err(missing) => missing,
+            };
+            let evicted = match missing {
+                Missing::Ordered => 0,
+                // What goes would make room for a segment only.
+                Missing::Stalled if !self.outdated.is_empty() => 0,
+                Missing::Stalled => usize::from(self.evict_coldest(class)),
+                Missing::Full => self.make_room(class, evictions_left),
+            };
             if evicted == 0 || evicted >= evictions_left {
                 // The last eviction may have been the one that mattered.
-                return self.arena.allocate(tenant, frame_bytes).ok();
+                return if evicted > 0 { self.arena.take(class, frame_bytes).ok() } else { None };
             }
             evictions_left -= evicted;
         }
@@ -185,6 +205,7 @@ impl Pages {
         if pin.count == 0 {
             self.pinned_bytes -= pin.bytes;
             self.pins.remove(id);
+            self.arena.frames_changed();
         }
     }
 
@@ -205,8 +226,12 @@ impl Pages {
 
     /// Evicts at most `max` pages towards a frame of `class`; 0: nothing can be evicted.
     fn make_room(&mut self, class: FrameClass, max: usize) -> usize {
-        if let Some(segment) = self.outdated_segment() {
-            return self.drain(segment, max);
+        if !self.outdated.is_empty() {
+            let first_current = self.first_current;
+            let evicted = self.drain_best(max, |id, _| id < first_current);
+            if evicted > 0 {
+                return evicted;
+            }
         }
         let own_coldest = self.classes.get(&class).and_then(Queues::coldest_touch);
         let mut evicted = 0;
@@ -218,17 +243,7 @@ impl Pages {
                 evicted += 1;
             }
         }
-        if evicted == 0
-            && let Some(segment) = self.segment_to_drain(class)
-        {
-            evicted = self.drain(segment, max);
-        }
-        evicted
-    }
-
-    /// The outdated segment that can best be freed.
-    fn outdated_segment(&self) -> Option<SegmentId> {
-        self.best_to_drain(self.segments.range(..self.first_current).map(|(id, pages)| (*id, pages)))
+        if evicted > 0 { evicted } else { self.drain_best(max, |_, pages| pages.class() != class) }
     }
 
     fn evict_coldest(&mut self, class: FrameClass) -> bool {
@@ -241,30 +256,26 @@ impl Pages {
 
     /// The coldest segment of another class, if all of it is colder than `touched`.
     fn colder_segment(&self, class: FrameClass, touched: u64) -> Option<SegmentId> {
-        self.foreign_segments(class)
-            .map(|(id, pages)| (pages.touched(), id))
-            .filter(|cold| cold.0 < touched)
-            .min()
-            .map(|cold| cold.1)
+        let mut colder = self.segments.iter().rev().take_while(|(_, pages)| pages.touched() < touched);
+        colder.find(|(_, pages)| pages.class() != class).map(|(id, _)| *id)
     }
 
-    /// The segment of another class that can best be freed: least in the way, then coldest. A drain under way goes on.
-    fn segment_to_drain(&self, class: FrameClass) -> Option<SegmentId> {
-        self.best_to_drain(self.foreign_segments(class))
-    }
-
-    fn best_to_drain<'a>(&self, among: impl Iterator<Item = (SegmentId, &'a SegmentPages)>) -> Option<SegmentId> {
-        let candidate = |id: SegmentId, pages: &SegmentPages| {
-            let evictable = pages.ids().filter(|id| self.is_evictable(id)).count();
+    /// Drains the segment that can best be freed: the one that is being drained already, else least in the way, then coldest.
+    fn drain_best(&mut self, max: usize, among: impl Fn(SegmentId, &SegmentPages) -> bool) -> usize {
+        let in_the_way = |id: SegmentId, pages: &SegmentPages| {
             let usage = self.arena.segment(id)?;
+            // What others hold is in L1, or on its way: counted as if all of it were in L1.
+            let evictable = pages.pages().saturating_sub(usage.frames_shared as usize);
             let in_the_way = (usage.frames_used as usize).saturating_sub(evictable);
-            (evictable > 0).then(|| (!usage.draining, in_the_way, pages.touched(), id))
+            (evictable > 0).then_some((!usage.draining, in_the_way))
         };
-        among.filter_map(|(id, pages)| candidate(id, pages)).min().map(|best| best.3)
-    }
-
-    fn foreign_segments(&self, class: FrameClass) -> impl Iterator<Item = (SegmentId, &SegmentPages)> {
-        self.segments.iter().filter(move |(_, pages)| pages.class() != class).map(|(id, pages)| (*id, pages))
+        let coldest = self.segments.iter().rev().filter(|(id, pages)| among(**id, pages));
+        let looked_at = coldest.take(SEGMENTS_LOOKED_AT_MAX);
+        let mut found: Vec<_> = looked_at.filter_map(|(id, pages)| Some((in_the_way(*id, pages)?, *id))).collect();
+        // Stable: of equals the coldest comes first.
+        found.sort_by_key(|(in_the_way, _)| *in_the_way);
+        let drained = found.into_iter().take(SEGMENTS_DRAINED_MAX).map(|(_, id)| self.drain(id, max));
+        drained.into_iter().find(|evicted| *evicted > 0).unwrap_or(0)
     }
 
     /// Evicts at most `max` pages of a segment; the arena gives out none of its frames until it is free as a whole.
@@ -273,7 +284,7 @@ impl Pages {
             self.arena.set_draining(before, false);
         }
         self.arena.set_draining(segment, true);
-        let Some(pages) = self.segments.get(&segment) else { return 0 };
+        let Some(pages) = self.segments.peek(&segment) else { return 0 };
         let victims: Vec<PageId> = pages.ids().filter(|id| self.is_evictable(id)).take(max).collect();
         for id in &victims {
             self.take(id);
@@ -294,10 +305,12 @@ impl Pages {
             self.classes.remove(&class);
         }
         let place = page.frame.id();
-        if let Some(pages) = self.segments.get_mut(&place.segment) {
+        // No use of the segment: its place among the others stays.
+        if let Some(pages) = self.segments.peek_mut(&place.segment) {
             pages.clear(place.index);
-            if pages.is_empty() {
-                self.segments.remove(&place.segment);
+            if pages.pages() == 0 {
+                self.segments.pop(&place.segment);
+                self.outdated.remove(&place.segment);
             }
         }
         Some((page.frame, entrance))

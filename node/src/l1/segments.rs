@@ -54,8 +54,9 @@ impl SegmentPages {
         self.touched
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.pages == 0
+    /// How many pages.
+    pub(super) fn pages(&self) -> usize {
+        self.pages
     }
 
     /// All its pages: the frames below the cursor are empty.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::pages::EVICTIONS_PER_ALLOCATION_MAX;
 use super::*;
-use crate::arena::{ArenaSettings, FrameClass, HeapRegions, TenantId};
+use crate::arena::{ArenaSettings, FrameClass, FrameMut, HeapRegions, Made, TenantId};
 
 const PAGE: u64 = 4096;
 
@@ -25,8 +25,19 @@ fn id(number: u32) -> PageId {
     id_in(1, number)
 }
 
+/// A frame, with every segment made that was ordered.
+fn allocate(l1: &mut Pages, tenant: TenantId, frame_bytes: u64) -> Option<FrameMut> {
+    loop {
+        while let Made::Segment = l1.arena().make_next() {}
+        let frame = l1.allocate(tenant, frame_bytes);
+        if frame.is_some() || matches!(l1.arena().make_next(), Made::Nothing) {
+            return frame;
+        }
+    }
+}
+
 fn add_to(l1: &mut Pages, tenant: TenantId, id: PageId, pages: u64, entrance: Entrance) -> bool {
-    let Some(mut frame) = l1.allocate(tenant, pages * PAGE) else { return false };
+    let Some(mut frame) = allocate(l1, tenant, pages * PAGE) else { return false };
     frame.bytes_mut()[..16].copy_from_slice(&id.key.0);
     l1.insert(id, frame.freeze(), entrance);
     true
@@ -111,7 +122,7 @@ fn a_pin_outlives_its_page() {
 fn a_second_page_of_the_same_name_replaces_the_first() {
     let mut l1 = l1(4, 4);
     assert!(add(&mut l1, 0, Entrance::Protected));
-    let mut frame = l1.allocate(1, PAGE).unwrap();
+    let mut frame = allocate(&mut l1, 1, PAGE).unwrap();
     frame.bytes_mut()[0] = 77;
     l1.insert(id(0), frame.freeze(), Entrance::Probation);
     assert_eq!((l1.pages(), l1.peek(&id(0)).unwrap().bytes()[0]), (1, 77));
@@ -180,11 +191,11 @@ fn a_drain_waits_for_frames_in_flight() {
     for number in 0..3 {
         assert!(add(&mut l1, number, Entrance::Probation));
     }
-    let in_flight = l1.allocate(1, PAGE).unwrap();
-    assert!(l1.allocate(2, PAGE).is_none());
-    assert!(l1.allocate(1, PAGE).is_none(), "a segment that is being drained gives nothing");
+    let in_flight = allocate(&mut l1, 1, PAGE).unwrap();
+    assert!(allocate(&mut l1, 2, PAGE).is_none());
+    assert!(allocate(&mut l1, 1, PAGE).is_none(), "a segment that is being drained gives nothing");
     drop(in_flight);
-    assert!(l1.allocate(2, PAGE).is_some());
+    assert!(allocate(&mut l1, 2, PAGE).is_some());
 }
 
 #[test]
@@ -194,9 +205,9 @@ fn a_drain_larger_than_one_call_goes_on() {
     for number in 0..pages as u32 {
         assert!(add(&mut l1, number, Entrance::Probation));
     }
-    assert!(l1.allocate(2, PAGE).is_none() && l1.allocate(2, PAGE).is_none());
+    assert!(allocate(&mut l1, 2, PAGE).is_none() && allocate(&mut l1, 2, PAGE).is_none());
     assert_eq!(l1.pages() as u64, pages - 2 * EVICTIONS_PER_ALLOCATION_MAX as u64);
-    assert!(l1.allocate(2, PAGE).is_some());
+    assert!(allocate(&mut l1, 2, PAGE).is_some());
 }
 
 #[test]

@@ -341,3 +341,12 @@ impl L3 {
 pub fn slab_file_bytes(slab_bytes: u64, slot_bytes: u32) -> u64 {
     slab_bytes / u64::from(slot_bytes) * u64::from(slot_bytes)
 }
+
+#[cfg(test)]
+impl L3 {
+    /// An empty one, for tests of what lies above it.
+    pub(crate) fn in_memory(counters: Arc<Counters>) -> Self {
+        let store = crate::store::MemoryStore::new(Default::default(), foreword_proto::ClusterId([1; 16]), 4096);
+        Self::new(Arc::new(store), 1 << 20, Duration::from_secs(30), counters)
+    }
+}

@@ -35,7 +35,7 @@ mod tests {
 
     fn segment(id: SegmentId, frames_quarantined: u32) -> SegmentUse {
         let class = FrameClass { tenant: 0, frame_bytes: 4096 };
-        SegmentUse { id, class, frames: 16, frames_used: 16, frames_quarantined, draining: false }
+        SegmentUse { id, class, frames: 16, frames_used: 16, frames_quarantined, frames_shared: 0, draining: false }
     }
 
     fn replaced(quarantined: &[u32]) -> Vec<SegmentId> {

@@ -11,7 +11,7 @@ use foreword_proto::limits::NODE_MESSAGE_BYTES_MAX;
 use foreword_proto::wire::common;
 use foreword_proto::wire::node as wire;
 use foreword_proto::{EntryKey, Namespace, PageKey};
-use foreword_seams::{Endpoint, OsEntropy, Telemetry, TokioNet, rpc};
+use foreword_seams::{Endpoint, OsEntropy, Telemetry, TokioNet, on_a_thread, rpc};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 use wire::node_client::NodeClient;
@@ -58,6 +58,7 @@ impl Cluster {
             files: None,
             kept: None,
             regions: Arc::new(HeapRegions),
+            segment_maker: on_a_thread("test-arena"),
             telemetry: Telemetry::new(),
         }
     }

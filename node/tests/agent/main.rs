@@ -8,6 +8,7 @@ mod fake_meta;
 mod faults;
 mod harness;
 mod members;
+mod memory;
 mod restart;
 mod sessions;
 mod sharing;

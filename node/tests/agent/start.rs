@@ -9,7 +9,7 @@ use foreword_node::{Deps, L3Location, NodeConfig, ServeError, serve};
 use foreword_proto::limits::WIRE_VERSION;
 use foreword_proto::wire::node as wire;
 use foreword_proto::{ClusterId, Namespace};
-use foreword_seams::{Endpoint, Net, OsEntropy, Telemetry, TokioNet};
+use foreword_seams::{Endpoint, Net, OsEntropy, Telemetry, TokioNet, on_a_task};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 
@@ -31,6 +31,7 @@ fn machine(telemetry: Telemetry) -> Deps {
         files: None,
         kept: None,
         regions: Arc::new(HeapRegions),
+        segment_maker: on_a_task(),
         telemetry,
     }
 }

@@ -11,7 +11,7 @@ use crate::faults::FaultKind;
 use crate::run::Report;
 
 /// Markers that a simulation cannot reach by construction, and why.
-pub const MARKERS_NOT_EXPECTED: [(&str, &str); 10] = [
+pub const MARKERS_NOT_EXPECTED: [(&str, &str); 11] = [
     (
         "proposal-queue-full",
         "4,096 calls would have to wait at one leader at once; put-refused-for-room is the agents' queue",
@@ -22,6 +22,7 @@ pub const MARKERS_NOT_EXPECTED: [(&str, &str); 10] = [
     ("page-file-made-anew-resting", "as namespace-dropped"),
     ("replica-diverged", "it takes a replica that applies otherwise than the others, which no fault makes of it"),
     ("segment-replaced", "the simulated L3 answers late, but it answers; lost completions are tested on the stand-in"),
+    ("segment-not-made", "a simulated machine has the memory; node/tests/agent/memory.rs takes it away"),
     (
         "snapshot-transfer-resumed",
         "a simulated snapshot crosses a link in milliseconds; meta/tests/group/snapshots.rs breaks one on its way",

@@ -7,7 +7,7 @@ use foreword_node::arena::RegionProvider;
 use foreword_node::kept_id::KeptId;
 use foreword_node::{Deps, NodeConfig, StoreFactory, serve};
 use foreword_proto::AgentId;
-use foreword_seams::{Files, Net, Telemetry};
+use foreword_seams::{Files, Net, Telemetry, on_a_task};
 use parking_lot::Mutex;
 
 use crate::world::entropy::HostEntropy;
@@ -45,6 +45,7 @@ impl AgentParts {
             files: Some(Arc::new(self.files.open_dir()) as Arc<dyn Files>),
             kept: Some(Arc::new(KeptId::of(agent_id(self.host), incarnation as u32))),
             regions: self.regions.clone(),
+            segment_maker: on_a_task(),
             telemetry: Telemetry::new(),
         };
         match serve(self.config.clone(), deps).await {

@@ -236,6 +236,7 @@ async fn node(load: &Load, net: &PipeNet, replica: &Endpoint, l3: &MemoryL3, num
         files: None,
         kept: None,
         regions: Arc::new(HeapRegions),
+        segment_maker: on_a_task(),
         telemetry: Telemetry::new(),
     };
     foreword_node::serve(config, deps).await.unwrap()
