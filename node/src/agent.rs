@@ -200,7 +200,11 @@ impl EngineApi for Agent {
     }
 
     fn namespace(&self, namespace: NamespaceId) -> Result<Opened, ApiError> {
-        Ok(self.owners.namespaces.get(namespace)?.opened())
+        Ok(self.owners.namespaces.used(namespace)?.opened())
+    }
+
+    fn close_namespace(&self, namespace: NamespaceId) -> Result<(), ApiError> {
+        self.owners.namespaces.close(namespace)
     }
 
     fn lookup(&self, ask: LookupAsk) -> BoxFuture<'_, Result<Found, ApiError>> {
@@ -216,10 +220,12 @@ impl EngineApi for Agent {
     }
 
     fn put(&self, ask: PutAsk) -> Result<Box<dyn PutCall>, ApiError> {
+        self.owners.namespaces.used(ask.namespace)?;
         self.owners.writing.put(ask)
     }
 
     fn prefetch(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<u32, ApiError> {
+        self.owners.namespaces.used(namespace)?;
         self.owners.reading.prefetch(namespace, keys)
     }
 

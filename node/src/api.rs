@@ -155,9 +155,12 @@ pub trait PutCall: Send {
 
 /// The agent's API.
 pub trait EngineApi: Send + Sync + 'static {
-    /// Registers the namespace with the group, watches it, and waits for the first sync until the deadline. Idempotent.
+    /// Registers the namespace with the group, watches it, and waits for the first sync until the deadline. Each opening is to be
+    /// closed once; one that nobody uses for an hour is closed all the same.
     fn open_namespace(&self, namespace: Namespace, deadline: Instant) -> BoxFuture<'_, Result<Opened, ApiError>>;
-    /// An open namespace's shape.
+    /// Ends one opening. Nobody uses the namespace any more: it is closed after a minute, its pages stay.
+    fn close_namespace(&self, namespace: NamespaceId) -> Result<(), ApiError>;
+    /// An open namespace's shape; counts as a use.
     fn namespace(&self, namespace: NamespaceId) -> Result<Opened, ApiError>;
     /// The leading pages this agent could deliver now.
     fn lookup(&self, ask: LookupAsk) -> BoxFuture<'_, Result<Found, ApiError>>;

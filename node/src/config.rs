@@ -56,6 +56,9 @@ pub struct NodeConfig {
     /// How long a page waits for all its shards.
     #[serde(default = "default_gather_deadline_ms")]
     pub gather_deadline_ms: u64,
+    /// A namespace that nobody has used for so long is closed here. One that was closed as often as it was opened: after a minute.
+    #[serde(default = "default_namespace_idle_ms")]
+    pub namespace_idle_ms: u64,
     /// How long a put waits for room: a frame, then a slot.
     #[serde(default = "default_put_room_wait_ms")]
     pub put_room_wait_ms: u64,
@@ -97,6 +100,10 @@ fn default_l3_write_depth() -> usize {
 fn default_publish_batch_pages() -> usize {
     256
 }
+fn default_namespace_idle_ms() -> u64 {
+    3_600_000
+}
+
 fn default_gather_deadline_ms() -> u64 {
     5_000
 }
@@ -136,6 +143,7 @@ impl NodeConfig {
             l3_write_depth: default_l3_write_depth(),
             publish_batch_pages: default_publish_batch_pages(),
             gather_deadline_ms: default_gather_deadline_ms(),
+            namespace_idle_ms: default_namespace_idle_ms(),
             put_room_wait_ms: default_put_room_wait_ms(),
             publish_wait_ms: default_publish_wait_ms(),
             heat_report_ms: default_heat_report_ms(),
@@ -198,6 +206,7 @@ impl NodeConfig {
         let times = [
             ("l3_deadline_ms", self.l3_deadline_ms),
             ("gather_deadline_ms", self.gather_deadline_ms),
+            ("namespace_idle_ms", self.namespace_idle_ms),
             ("put_room_wait_ms", self.put_room_wait_ms),
             ("publish_wait_ms", self.publish_wait_ms),
             ("heat_report_ms", self.heat_report_ms),

@@ -49,7 +49,7 @@ pub struct Audit<'a> {
 /// What the audit found.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Findings {
-    /// Acknowledged, absent, and nothing explains it; or present with bytes that do not verify.
+    /// Acknowledged, absent, and nothing explains it; or present with bytes that do not verify, or cannot be read.
     pub lost: u64,
     /// Present, and every byte on L3 verified.
     pub proven: u64,
@@ -63,17 +63,20 @@ impl Audit<'_> {
         let mut findings = Findings::default();
         let acked = self.acked_revision.iter().enumerate().filter(|(_, revision)| **revision > 0);
         let mut open: Vec<PageIndex> = acked.map(|(page, _)| page as PageIndex).collect();
+        let mut bad: Vec<(PageIndex, Got)> = Vec::new();
         for _ in 0..READ_ROUNDS {
             let (present, revision) = self.present(&open, &mut findings).await?;
-            open =
+            bad =
                 self.read(&present, revision, |settled| progress(findings.retired + findings.proven + settled)).await?;
+            open = bad.iter().map(|(page, _)| *page).collect();
             findings.proven += (present.len() - open.len()) as u64;
             if open.is_empty() {
                 break;
             }
         }
-        for page in &open {
-            tracing::error!(key = %self.plan.key(*page), "acknowledged and present, but its bytes do not verify");
+        for (page, got) in &bad {
+            let what = if *got == Got::Wrong { "its bytes do not verify" } else { "it could not be read" };
+            tracing::error!(key = %self.plan.key(*page), "acknowledged and present, but {what}");
         }
         findings.lost += open.len() as u64;
         Ok(findings)
@@ -136,8 +139,14 @@ impl Audit<'_> {
         }
     }
 
-    /// Reads these pages from L3, past every cache; those that did not verify. Batch by batch through one agent after another.
-    async fn read(&self, pages: &[PageIndex], revision: u64, settled: impl Fn(u64)) -> anyhow::Result<Vec<PageIndex>> {
+    /// Reads these pages from L3, past every cache; those that did not verify or could not be read. Batch by batch through one agent after
+    /// another.
+    async fn read(
+        &self,
+        pages: &[PageIndex],
+        revision: u64,
+        settled: impl Fn(u64),
+    ) -> anyhow::Result<Vec<(PageIndex, Got)>> {
         let batches = pages.chunks(GET_PAGES).enumerate();
         let reads = batches.map(|(number, batch)| self.read_batch(number % self.agents.len(), batch, revision));
         let mut done = 0;
@@ -156,9 +165,10 @@ impl Audit<'_> {
         agent: usize,
         batch: &[PageIndex],
         min_revision: u64,
-    ) -> anyhow::Result<(usize, Vec<PageIndex>)> {
+    ) -> anyhow::Result<(usize, Vec<(PageIndex, Got)>)> {
         let keys: Vec<PageKey> = batch.iter().map(|page| *self.plan.key(*page)).collect();
-        let mut right = vec![true; batch.len()];
+        // None: every shard so far is right.
+        let mut bad: Vec<Option<Got>> = vec![None; batch.len()];
         for (shard, bytes) in self.namespace.shard_bytes.iter().enumerate() {
             let ask = ShardGet {
                 namespace_id: self.agents.namespace_id(),
@@ -170,14 +180,18 @@ impl Audit<'_> {
             };
             let got = transfer::get(&mut self.agents.shard(agent, shard), &ask, &keys).await;
             match got {
-                Ok(got) => right.iter_mut().zip(got).for_each(|(right, got)| *right &= matches!(got, Got::Right(_))),
+                Ok(got) => bad.iter_mut().zip(got).for_each(|(bad, got)| match got {
+                    Got::Right(_) => {}
+                    Got::Wrong => *bad = Some(Got::Wrong),
+                    Got::Miss => *bad = bad.or(Some(Got::Miss)),
+                }),
                 Err(status) => {
                     tracing::warn!(%status, "a get of the audit failed; its pages are asked for again");
-                    right.fill(false);
+                    bad.iter_mut().for_each(|bad| *bad = bad.or(Some(Got::Miss)));
                 }
             }
         }
-        let bad = batch.iter().zip(right).filter(|(_, right)| !right).map(|(page, _)| *page);
+        let bad = batch.iter().zip(bad).filter_map(|(page, bad)| Some((*page, bad?)));
         Ok((batch.len(), bad.collect()))
     }
 }

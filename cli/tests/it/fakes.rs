@@ -70,6 +70,10 @@ impl Node for FakeAgent {
         Ok(Response::new(n::OpenNamespaceResponse { namespace_id: 1, epoch: 1, ..Default::default() }))
     }
 
+    async fn close_namespace(&self, _: Request<n::CloseNamespaceRequest>) -> Answer<n::CloseNamespaceResponse> {
+        Ok(Response::new(n::CloseNamespaceResponse {}))
+    }
+
     async fn lookup(&self, request: Request<n::LookupRequest>) -> Answer<n::LookupResponse> {
         let shards = self.pages.shards.lock();
         let there = keys(&request.get_ref().keys)?.iter().take_while(|key| shards.contains_key(&(**key, 0))).count();

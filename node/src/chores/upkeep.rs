@@ -26,6 +26,7 @@ pub(super) async fn keep_up(
             namespaces.group_had(revision, at);
         }
         writing.give_up_late(gather_deadline);
+        namespaces.close_idle();
     }
 }
 

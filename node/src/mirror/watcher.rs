@@ -67,8 +67,13 @@ impl Subscriptions {
         self.changed.send_replace(());
     }
 
-    fn remove(&self, namespace: NamespaceId) {
-        self.all.lock().remove(&namespace);
+    /// Watches a namespace no longer; what it knew is let go of.
+    pub fn remove(&self, namespace: NamespaceId) {
+        let removed = self.all.lock().remove(&namespace);
+        if let Some(subscription) = removed {
+            tokio::spawn(let_go(subscription.mirror.write(View::close)));
+            self.changed.send_replace(());
+        }
     }
 
     fn list(&self) -> Vec<Arc<Subscription>> {
@@ -192,6 +197,7 @@ struct OneStream<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asking {
     Open(NamespaceId),
+    Close(NamespaceId),
     Need,
 }
 
@@ -218,7 +224,7 @@ impl OneStream<'_> {
                         room.send(ask);
                     }
                 }
-                Ok(()) = changed.changed() => self.open_all(),
+                Ok(()) = changed.changed() => self.open_and_close(),
                 Ok(()) = needs.changed() => self.ask(Asking::Need),
                 () = &mut standstill => {
                     sometimes(Marker::WatcherLeftStandstill);
@@ -234,8 +240,17 @@ impl OneStream<'_> {
         }
     }
 
-    fn open_all(&mut self) {
-        for subscription in self.subscriptions.list() {
+    fn open_and_close(&mut self) {
+        let wanted = self.subscriptions.list();
+        let is_wanted = |open: &Arc<Subscription>| wanted.iter().any(|wanted| Arc::ptr_eq(wanted, open));
+        let closed: Vec<NamespaceId> =
+            self.open.values().filter(|(open, _)| !is_wanted(open)).map(|(open, _)| open.namespace).collect();
+        for namespace in closed {
+            self.open.remove(&namespace);
+            self.asks.retain(|ask| *ask != Asking::Open(namespace));
+            self.asks.push_back(Asking::Close(namespace));
+        }
+        for subscription in wanted {
             let namespace = subscription.namespace;
             if let Entry::Vacant(new) = self.open.entry(namespace) {
                 new.insert((subscription, Told::Asked));
@@ -251,6 +266,7 @@ impl OneStream<'_> {
                 let revision = *self.feed.needs().borrow();
                 (revision > self.feed.told()).then_some(Ask::Need(wire::WatchNeed { revision }))
             }
+            Asking::Close(namespace) => Some(Ask::Close(wire::WatchClose { namespace_id: namespace })),
             Asking::Open(namespace) => {
                 let (subscription, _) = self.open.get(&namespace)?;
                 Some(Ask::Open(subscription.mirror.read(|view| open_request(namespace, view))))
@@ -293,7 +309,6 @@ impl OneStream<'_> {
             Kind::Dropped(_) => {
                 self.open.remove(&namespace);
                 self.subscriptions.remove(namespace);
-                tokio::spawn(let_go(subscription.mirror.write(View::close)));
                 subscription.events.dropped();
                 Ok(())
             }

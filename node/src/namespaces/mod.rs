@@ -7,6 +7,7 @@ mod saved;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use foreword_client::{Cluster, Group};
 use foreword_proto::limits::WATCHED_NAMESPACES_MAX;
@@ -32,17 +33,25 @@ use crate::mirror::{Mirror, View};
 
 pub(crate) use by_namespace::{ByNamespace, PerNamespace};
 pub(crate) use open_namespace::OpenNamespace;
+use open_namespace::Usage;
 use purger::Purger;
 pub(crate) use saved::SavedMirrors;
 
 /// A page takes at most this part of the arena: others must find room beside it.
 const PAGE_ARENA_PART: u64 = 8;
 
+/// Nobody has used a namespace for so long that was closed as often as it was opened: it is closed. An engine that comes back to it is told
+/// that it is not open, and opens it again.
+const IDLE_UNREFERENCED: Duration = Duration::from_secs(60);
+/// The same, of one whose place another one needs.
+const IDLE_IN_THE_WAY: Duration = Duration::from_secs(30);
+
 /// The namespaces open on an agent.
 pub(crate) struct Namespaces {
     meta: Group,
     chunk_bytes: u32,
     frame_bytes_max: u64,
+    idle_max: Duration,
     open: ByNamespace<OpenNamespace>,
     /// Held while a namespace is opened or closed.
     tenants: Mutex<Tenants>,
@@ -82,6 +91,7 @@ impl Namespaces {
             meta,
             chunk_bytes: cluster.chunk_bytes,
             frame_bytes_max: config.arena_bytes / PAGE_ARENA_PART,
+            idle_max: Duration::from_millis(config.namespace_idle_ms),
             open: ByNamespace::default(),
             tenants: Mutex::default(),
             owners,
@@ -96,6 +106,30 @@ impl Namespaces {
     /// An open namespace.
     pub(crate) fn get(&self, namespace: NamespaceId) -> Result<Arc<OpenNamespace>, ApiError> {
         self.open.get(namespace)
+    }
+
+    /// As [`Self::get`], for somebody who uses it now.
+    pub(crate) fn used(&self, namespace: NamespaceId) -> Result<Arc<OpenNamespace>, ApiError> {
+        let open = self.open.get(namespace)?;
+        open.usage.touch();
+        Ok(open)
+    }
+
+    /// Somebody who opened it needs it no more. It is closed once nobody does, and has not for a minute.
+    pub(crate) fn close(&self, namespace: NamespaceId) -> Result<(), ApiError> {
+        self.open.get(namespace)?.usage.close();
+        Ok(())
+    }
+
+    /// Closes what nobody has used for long.
+    pub(crate) fn close_idle(&self) {
+        let _opening = self.tenants.lock();
+        for open in self.open.all() {
+            let most = if open.usage.is_unreferenced() { self.idle_max.min(IDLE_UNREFERENCED) } else { self.idle_max };
+            if open.usage.idle() >= most {
+                self.forget(&open, "nobody uses it");
+            }
+        }
     }
 
     /// Shows what is known of each open namespace, in the order of their ids.
@@ -191,12 +225,10 @@ impl Namespaces {
         let mut tenants = self.tenants.lock();
         let id = registered.namespace_id;
         if let Ok(open) = self.get(id) {
+            open.usage.open();
             return Ok(open);
         }
-        if self.open.all().len() >= WATCHED_NAMESPACES_MAX {
-            let expected = format!("at most {WATCHED_NAMESPACES_MAX} open on one agent");
-            return Err(BadInput::new("namespace", expected).into());
-        }
+        self.make_place()?;
         let mirror = Mirror::new(namespace.shards(), registered.epoch, self.feed.clone());
         if let Some((revision, table)) = saved {
             tracing::info!(namespace = id, revision, pages = table.len(), "a saved mirror is used");
@@ -211,7 +243,9 @@ impl Namespaces {
             shape: PageShape { slot_bytes: registered.slot_bytes, frame_bytes: geometry.frame_bytes },
             geometry,
             namespace,
+            usage: Usage::new(),
         });
+        open.usage.open();
         for owner in &self.owners {
             owner.opened(&open);
         }
@@ -229,13 +263,42 @@ impl Namespaces {
     /// ends by itself; the group refuses its publishes.
     fn close_dropped(&self, namespace: NamespaceId) {
         let _opening = self.tenants.lock();
-        let Some(open) = self.open.remove(namespace) else { return };
-        for owner in &self.owners {
-            owner.closed(namespace);
-        }
+        let Ok(open) = self.open.get(namespace) else { return };
+        self.forget(&open, "it was dropped");
         self.l1.write(|pages| pages.remove_namespace(namespace, Epoch::MAX));
         sometimes(Marker::OpenNamespaceDropped);
-        tracing::warn!(namespace, model = open.namespace.model, "the namespace was dropped; it is closed here");
         self.saved.remove(&open);
+    }
+
+    /// Closes another one if there are as many as may be.
+    ///
+    /// Errors: all of them are in use.
+    fn make_place(&self) -> Result<(), BadInput> {
+        let all = self.open.all();
+        if all.len() < WATCHED_NAMESPACES_MAX {
+            return Ok(());
+        }
+        let idlest = all.iter().max_by_key(|open| (open.usage.is_unreferenced(), open.usage.idle()));
+        match idlest.filter(|open| open.usage.idle() >= self.idle_max.min(IDLE_IN_THE_WAY)) {
+            Some(open) => self.forget(open, "another one needs its place"),
+            None => {
+                let expected = format!("at most {WATCHED_NAMESPACES_MAX} in use on one agent");
+                return Err(BadInput::new("namespace", expected));
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes a namespace: nothing is watched, and calls are told that it is not open. Its pages in L1 stay until their room is needed, for
+    /// whoever opens it again: a resync, or the events since its mirror was saved, then say which are still good.
+    fn forget(&self, open: &OpenNamespace, why: &str) {
+        if self.open.remove(open.id).is_none() {
+            return;
+        }
+        for owner in &self.owners {
+            owner.closed(open.id);
+        }
+        self.watched.remove(open.id);
+        tracing::info!(namespace = open.id, model = open.namespace.model, why, "a namespace is closed here");
     }
 }

@@ -75,6 +75,14 @@ impl Node for NodeService {
         Ok(Response::new(opened_to_wire(&opened)))
     }
 
+    async fn close_namespace(
+        &self,
+        request: Request<wire::CloseNamespaceRequest>,
+    ) -> Result<Response<wire::CloseNamespaceResponse>, Status> {
+        self.api.close_namespace(request.into_inner().namespace_id)?;
+        Ok(Response::new(wire::CloseNamespaceResponse {}))
+    }
+
     async fn lookup(&self, request: Request<wire::LookupRequest>) -> Result<Response<wire::LookupResponse>, Status> {
         let deadline = deadline_of(request.metadata(), LOOKUP_WAIT);
         let message = request.into_inner();

@@ -221,3 +221,26 @@ async fn a_page_that_cannot_be_read_is_not_promised_and_its_writer_may_bring_it_
     };
     tokio::time::timeout(crate::harness::SOON, wait).await.expect("L3 is tried again");
 }
+
+#[tokio::test]
+async fn a_namespace_that_nobody_uses_is_closed_and_what_was_deleted_meanwhile_stays_gone() {
+    let (cluster, trouble) = (Cluster::start().await, Arc::new(Trouble::default()));
+    let mut config = cluster.config("reader");
+    (config.namespace_idle_ms, config.gather_deadline_ms) = (3000, 500);
+    let (writer, reader) = (cluster.agent("writer").await, cluster.agent_with(config, trouble).await);
+    let ns = writer.open(&namespace()).await;
+    writer.put(ns, &keys(0..3), 1, BYTES).await;
+    reader.open(&namespace()).await;
+    assert!(reader.get(ns, &keys(0..3), |_| {}).await.iter().all(|page| page.hit));
+    let open = || reader.handle.api().stats().namespaces.len();
+    eventually("it is closed", || open() == 0).await;
+    let request = wire::LookupRequest { namespace_id: ns, ..Default::default() };
+    assert_eq!(reader.client.clone().lookup(request).await.unwrap_err().code(), tonic::Code::NotFound);
+    // Its copies are in L1 still, and nobody tells this agent of one that is deleted.
+    assert_eq!(reader.handle.api().stats().arena.pages, 3);
+    cluster.meta.retire(ns, &entry(&key(1)), RetireReason::Deleted);
+    assert_eq!(reader.open(&namespace()).await, ns);
+    let hits: Vec<bool> = reader.get(ns, &keys(0..3), |_| {}).await.iter().map(|page| page.hit).collect();
+    assert_eq!(hits, [true, false, true]);
+    assert_eq!(open(), 1);
+}

@@ -184,7 +184,21 @@ impl Library {
     }
 
     /// Registers an open file of a 3FS mount.
+    ///
+    /// On a dead mount the library does not let go of a number: when the number comes again, it takes it for registered, and an I/O
+    /// would go to the file of before. The descriptor is ours alone, so a number that is registered is one of those; on a mount that
+    /// lives it can be let go of.
     pub(super) fn register(&self, fd: &OwnedFd) -> io::Result<()> {
+        match self.register_once(fd) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                self.deregister(fd);
+                self.register_once(fd)
+            }
+            registered => registered,
+        }
+    }
+
+    fn register_once(&self, fd: &OwnedFd) -> io::Result<()> {
         // SAFETY: takes integers only; the descriptor is open.
         let registered = unsafe { (self.register_fd)(fd.as_raw_fd(), 0) };
         // At most 0 is success, above it is an errno.
