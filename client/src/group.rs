@@ -172,11 +172,16 @@ impl Group {
     {
         let member = self.member();
         let until = tries.attempt_ends(Instant::now());
-        let answered = timeout_at(until, call(member.connection.clone().until(until))).await;
-        let answered = answered.unwrap_or_else(|_| {
+        let late = || {
             let message = format!("deadline: no answer of {} in time", member.endpoint);
-            Err(status_for(Code::DeadlineExceeded, "deadline", message))
-        });
+            status_for(Code::DeadlineExceeded, "deadline", message)
+        };
+        let answered = match timeout_at(until, call(member.connection.clone().until(until))).await {
+            // The connection keeps the same time, and may be the first to see that it is over.
+            Ok(Err(status)) if status.code() == Code::Cancelled => Err(late()),
+            Ok(answered) => answered,
+            Err(_) => Err(late()),
+        };
         match &answered {
             Err(status) if next(status) == Next::Elsewhere => self.failed(&member, status),
             _ => self.answered(),

@@ -10,6 +10,11 @@ pub struct SlotRef {
     pub generation: Generation,
 }
 
+impl SlotRef {
+    /// No slot: generations begin at 1.
+    pub const NONE: Self = Self { slab: 0, slot: 0, generation: 0 };
+}
+
 /// Where a published page is: its slot, and per shard the checksum of its bytes ([`crate::checksum`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {

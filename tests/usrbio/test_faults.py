@@ -23,6 +23,10 @@ class FaultTest(StandInTest):
         self.name, _, self.file = self.new_file(self.content)
         self.memory = self.iov(self.PARTS * self.PART)
 
+    def each_a_job(self, for_read: bool = True):
+        """A ring whose I/Os are jobs of their own: a fault hits a job."""
+        return self.ring(64, for_read, io_depth=-1)
+
     def io(self, part: int) -> tuple:
         return (self.memory, part * self.PART, self.file, part * self.PART, self.PART)
 
@@ -51,12 +55,12 @@ class LatencyTest(FaultTest):
         number = uuid.uuid4()
         link = self.mount.link_path(str(number))
         os.symlink(kept.path, link)
-        jobs = self.standin.counters()["jobs"]
+        late = self.standin.counters()["fault_latency"]
         ring = client.Ring(self.mount, 8, for_read=True)
         for part in range(8):
             ring.prepare(number.bytes, part * self.PART, self.file, part * self.PART, self.PART, userdata=part)
         ring.submit()
-        wait_until(lambda: self.standin.counters()["jobs"] > jobs, "the daemon takes the I/Os")
+        wait_until(lambda: self.standin.counters()["fault_latency"] == late + 8, "the daemon takes the I/Os")
         cells = ring.ring.memory
         os.unlink(ring.link)
         os.unlink(link)
@@ -84,8 +88,8 @@ class LatencyTest(FaultTest):
 class StallTest(FaultTest):
     options = ("--fault", "stall=1s:50%", "--seed", "7")
 
-    def test_some_ios_stall_and_come(self):
-        ring = self.ring(64, for_read=True)
+    def test_some_jobs_stall_and_come(self):
+        ring = self.each_a_job()
         results = self.read_all(ring, timeout_s=0.0)
         early = ring.wait(self.PARTS, self.PARTS, timeout_s=0.7)
         self.assertLess(len(results) + len(early), self.PARTS, "some are stalled")
@@ -98,16 +102,24 @@ class StallTest(FaultTest):
 class EioTest(FaultTest):
     options = ("--fault", "eio=50%", "--seed", "7")
 
-    def test_some_ios_answer_eio(self):
+    def test_some_jobs_answer_eio(self):
         for for_read in (True, False):
-            results = self.read_all(self.ring(64, for_read))
+            results = self.read_all(self.each_a_job(for_read))
             self.assertEqual(len(results), self.PARTS)
             self.assertEqual(set(results.values()), {self.PART, -errno.EIO})
         self.assertEqual(self.standin.backing_bytes(self.name)[-self.PART:], self.content[-self.PART:])
 
+    def test_a_job_fails_as_a_whole(self):
+        seen = set()
+        for _ in range(20):
+            results = set(self.read_all(self.ring(64, for_read=True)).values())
+            self.assertEqual(len(results), 1, results)
+            seen |= results
+        self.assertEqual(seen, {self.PART, -errno.EIO})
+
     def test_a_failed_read_moves_nothing(self):
         self.memory.memory[:] = b"\xaa" * len(self.memory.memory)
-        results = self.read_all(self.ring(64, for_read=True))
+        results = self.read_all(self.each_a_job())
         for part, result in results.items():
             at = part * self.PART
             untouched = self.memory.memory[at:at + self.PART] == b"\xaa" * self.PART
@@ -135,7 +147,7 @@ class DropTest(FaultTest):
     options = ("--fault", "drop=50%", "--seed", "7")
 
     def test_some_completions_never_come_and_the_ring_goes_on(self):
-        first = self.ring(64, for_read=True)
+        first = self.each_a_job()
         results = self.read_all(first, timeout_s=1.0)
         self.assertTrue(0 < len(results) < self.PARTS, results)
         self.assertEqual(set(results.values()), {self.PART})

@@ -57,13 +57,15 @@ class IoTest(StandInTest):
         self.assertEqual(iov.memory[:1000], b"q" * 1000)
         self.assertEqual(iov.memory[4096:4097], b"q")
 
-    def test_a_hole_reads_as_zeros(self):
+    def test_a_hole_reads_as_zeros_where_data_follows(self):
         _, fd, file = self.new_file()
         os.ftruncate(fd, 65536)
         iov, ring = self.iov(65536), self.ring(2, for_read=True)
         iov.memory[:] = b"\xee" * 65536
-        self.assertEqual(ring.run([(iov, 0, file, 0, 65536)]), {0: 65536})
-        self.assertEqual(iov.memory[:], bytes(65536))
+        self.assertEqual(ring.run([(iov, 0, file, 0, 65536)]), {0: 0}, "nothing was written, though the file is longer")
+        os.pwrite(fd, b"\x07" * 4096, 32768)
+        self.assertEqual(ring.run([(iov, 0, file, 0, 65536)]), {0: 36864})
+        self.assertEqual(iov.memory[:36864], bytes(32768) + b"\x07" * 4096)
 
     def test_several_rings_of_every_priority(self):
         contents = {priority: os.urandom(40_000) for priority in ("high", "normal", "low")}

@@ -74,6 +74,10 @@ async fn what_was_deleted_or_cleared_is_gone_on_every_agent_that_has_seen_it() {
         assert!(!shell.has(agent, "a", revision).await && shell.has(agent, "b", revision).await, "agent {agent}");
     }
 
+    // Again, though it is in no index: somebody may have a copy of it still.
+    let again = shell.json(&["delete", "--meta", &meta, "--opaque", "a"]).await;
+    assert!(again["deleted"] == 0 && again["revision"].as_u64().unwrap() > revision);
+
     let unsaid = shell.run(&["clear", "--meta", &meta]).await;
     assert_eq!(unsaid.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&unsaid.stderr).contains("yes: expected to be given"));

@@ -321,6 +321,7 @@ impl EvictionPolicy for LeafLru {
                     self.remove(index);
                 }
             }
+            Event::AbsentDeleted { .. } => {}
             Event::Cleared { namespace, epoch } => {
                 if let Some(space) = self.space_of(*namespace, slot_bytes_of) {
                     self.clear(space, *epoch);

@@ -189,6 +189,11 @@ pub enum Event {
         slot: SlotRef,
         reason: RetireReason,
     },
+    /// A page that is not in the index was deleted: nothing of it changes here, and who has a copy of it must let it go.
+    AbsentDeleted {
+        namespace: NamespaceId,
+        key: EntryKey,
+    },
     /// Everything published in the namespace before is invisible.
     Cleared {
         namespace: NamespaceId,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 use foreword_proto::records::NamespaceEvent;
-use foreword_proto::{Epoch, NamespaceId, Revision};
+use foreword_proto::{Epoch, NamespaceId, RetireReason, Revision, SlotRef};
 
 use crate::replica::observer::EntryEvents;
 use crate::state::command::Event;
@@ -78,6 +78,7 @@ fn namespace_of(event: &Event) -> Option<NamespaceId> {
     match event {
         Event::Published { namespace, .. }
         | Event::Retired { namespace, .. }
+        | Event::AbsentDeleted { namespace, .. }
         | Event::Cleared { namespace, .. }
         | Event::NamespaceDropped { namespace } => Some(*namespace),
         Event::SessionEnded { .. } => None,
@@ -96,6 +97,10 @@ impl Building {
             Event::Published { page, .. } => NamespaceEvent::put_published(page, &mut self.events),
             Event::Retired { key, slot, reason, .. } => {
                 NamespaceEvent::Retired { key: *key, slot: *slot, reason: *reason }.put(&mut self.events);
+            }
+            Event::AbsentDeleted { key, .. } => {
+                NamespaceEvent::Retired { key: *key, slot: SlotRef::NONE, reason: RetireReason::Deleted }
+                    .put(&mut self.events);
             }
             Event::Cleared { epoch, .. } => self.start_over(StartOver::Cleared(*epoch)),
             Event::NamespaceDropped { .. } => self.start_over(StartOver::Dropped),

@@ -423,9 +423,15 @@ impl Model {
             return Outcome::Refused(Refusal::NoNamespace { namespace });
         };
         info.deleted_at = revision;
-        let gone =
-            keys.iter().filter(|key| self.retire_page((namespace, **key), RetireReason::Deleted, events)).count();
-        Outcome::Retired { entries: gone as u32 }
+        let mut gone = 0;
+        for key in keys {
+            if self.retire_page((namespace, *key), RetireReason::Deleted, events) {
+                gone += 1;
+            } else {
+                events.push(Event::AbsentDeleted { namespace, key: *key });
+            }
+        }
+        Outcome::Retired { entries: gone }
     }
 
     fn clear(&mut self, namespace: NamespaceId, events: &mut Vec<Event>) -> Outcome {

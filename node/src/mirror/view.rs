@@ -400,6 +400,18 @@ mod tests {
     }
 
     #[test]
+    fn a_delete_of_what_was_evicted_takes_its_copy() {
+        let mut view = synced();
+        view.apply(5, &[published(5, 1, 10), retired(5, 1, 10, RetireReason::Evicted), published(5, 2, 20)]).unwrap();
+        let deleted = |number| {
+            let (slot, reason) = (SlotRef::NONE, RetireReason::Deleted);
+            EntryEvents { revision: 6, events: vec![NamespaceEvent::Retired { key: key(number), slot, reason }] }
+        };
+        assert_eq!(view.apply(6, &[deleted(1)]).unwrap(), [key(1)]);
+        assert!(view.present(&key(2)) && !view.present(&key(1)));
+    }
+
+    #[test]
     fn only_deleted_and_cleared_pages_are_purged() {
         let mut view = synced();
         let entries = [

@@ -1,18 +1,26 @@
 //! Which pages of a namespace were asked for lately.
 
-use std::collections::BTreeSet;
+use std::mem;
 
 use foreword_proto::EntryKey;
 use foreword_proto::limits::HEAT_KEYS_PER_REPORT_MAX;
+use hashbrown::HashSet;
 use parking_lot::Mutex;
 
 /// Keys of one report: more would not fit one message with room to spare, and older ones matter least.
 const KEYS_MAX: usize = HEAT_KEYS_PER_REPORT_MAX;
 
-/// Accesses since the last report, oldest first.
+/// Accesses since the last report. An access costs what its chain has, however many there were: repetitions are left out when it is taken.
 #[derive(Default)]
 pub(super) struct HeatLog {
-    keys: Mutex<Vec<EntryKey>>,
+    accesses: Mutex<Accesses>,
+}
+
+/// Oldest first; of `older` none but the newest may be wanted, once `newer` is full.
+#[derive(Default)]
+struct Accesses {
+    older: Vec<EntryKey>,
+    newer: Vec<EntryKey>,
 }
 
 impl HeatLog {
@@ -21,33 +29,32 @@ impl HeatLog {
         if chain.is_empty() {
             return;
         }
-        let mut keys = self.keys.lock();
-        if keys.len() + chain.len() > KEYS_MAX {
-            *keys = newest_of_each(&keys);
-            let excess = (keys.len() + chain.len()).saturating_sub(KEYS_MAX);
-            let gone = excess.min(keys.len());
-            keys.drain(..gone);
-        }
-        keys.extend(chain.iter().rev());
+        let mut accesses = self.accesses.lock();
+        let full = accesses.newer.len() + chain.len() > KEYS_MAX;
+        // Let go of outside of the lock.
+        let forgotten = full.then(|| {
+            let newer = mem::take(&mut accesses.newer);
+            mem::replace(&mut accesses.older, newer)
+        });
+        accesses.newer.extend(chain.iter().rev());
+        drop((accesses, forgotten));
     }
 
-    /// Each key once, oldest use first; the log is empty then.
+    /// Each key once, at the place of its last use, oldest first; at most [`KEYS_MAX`], the newest. The log is empty then.
     pub(super) fn take(&self) -> Vec<EntryKey> {
-        let keys = std::mem::take(&mut *self.keys.lock());
-        newest_of_each(&keys)
+        let Accesses { older, newer } = mem::take(&mut *self.accesses.lock());
+        let mut seen = HashSet::new();
+        let newest_first = newer.iter().rev().chain(older.iter().rev());
+        let mut newest: Vec<EntryKey> = newest_first.filter(|key| seen.insert(**key)).take(KEYS_MAX).copied().collect();
+        newest.reverse();
+        newest
     }
-}
-
-/// Each key once, at the place of its last use.
-fn newest_of_each(keys: &[EntryKey]) -> Vec<EntryKey> {
-    let mut seen = BTreeSet::new();
-    let mut newest: Vec<EntryKey> = keys.iter().rev().filter(|key| seen.insert(**key)).copied().collect();
-    newest.reverse();
-    newest
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn keys(numbers: &[u8]) -> Vec<EntryKey> {
@@ -74,5 +81,23 @@ mod tests {
         let taken = log.take();
         assert_eq!(taken.len(), KEYS_MAX);
         assert_eq!(taken.last(), chain(40_000).first());
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_the_newest_of_each_key_in_the_order_of_their_last_uses(
+            chains in prop::collection::vec(prop::collection::vec(0u8..20, 0..6), 0..40),
+        ) {
+            let log = HeatLog::default();
+            let mut model: Vec<EntryKey> = Vec::new();
+            for chain in &chains {
+                log.used(&keys(chain));
+                for key in keys(chain).into_iter().rev() {
+                    model.retain(|other| *other != key);
+                    model.push(key);
+                }
+            }
+            prop_assert_eq!(log.take(), model);
+        }
     }
 }

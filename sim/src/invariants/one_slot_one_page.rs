@@ -156,6 +156,7 @@ impl SlotLedger {
                 let published = was == Some((slot.generation, Use::Published(*namespace)));
                 ensure(NAME, published, || format!("revision {revision}: {slot:?} is retired, it was {was:?}"))
             }
+            Event::AbsentDeleted { .. } => Ok(()),
             Event::Cleared { namespace, .. } | Event::NamespaceDropped { namespace } => {
                 let of_namespace = self.slots.values_mut().filter(|(_, used)| *used == Use::Published(*namespace));
                 of_namespace.for_each(|(_, used)| *used = Use::Cleared(self.tick_ms));

@@ -250,6 +250,7 @@ fn count(log: &Log, counts: &mut BTreeMap<&'static str, u64>) {
                 Event::Published { .. } => "published",
                 Event::Retired { reason: RetireReason::Suspect, .. } => "suspect retired",
                 Event::Retired { .. } => "retired",
+                Event::AbsentDeleted { .. } => "absent deleted",
                 Event::Cleared { .. } => "cleared",
                 Event::NamespaceDropped { .. } => "namespace dropped",
                 Event::SessionEnded { .. } => "session ended",

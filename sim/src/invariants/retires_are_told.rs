@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use foreword_meta::state::command::Event;
 use foreword_proto::buckets::bucket_of;
 use foreword_proto::records::{EntryEvents, NamespaceEvent, PageRecord};
-use foreword_proto::{EntryKey, Location, NamespaceId, Revision};
+use foreword_proto::{EntryKey, Location, NamespaceId, RetireReason, Revision, SlotRef};
 
 use super::{Invariant, View, Violation, ensure};
 use crate::history::{WatchFrame, Watched};
@@ -43,6 +43,9 @@ fn expected(oracle: &Oracle, namespace: NamespaceId, revision: Revision) -> Opti
             }
             Event::Retired { namespace: of, key, slot, reason } if *of == namespace => {
                 events.push(NamespaceEvent::Retired { key: *key, slot: *slot, reason: *reason });
+            }
+            Event::AbsentDeleted { namespace: of, key } if *of == namespace => {
+                events.push(NamespaceEvent::Retired { key: *key, slot: SlotRef::NONE, reason: RetireReason::Deleted });
             }
             Event::Cleared { namespace: of, .. } if *of == namespace => return Some(Err(())),
             _ => {}

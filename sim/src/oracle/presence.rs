@@ -94,6 +94,7 @@ impl Presence {
                 Event::Retired { namespace, key, slot, reason } => {
                     self.namespaces.entry(*namespace).or_default().retire(revision, key, *slot, *reason);
                 }
+                Event::AbsentDeleted { .. } => {}
                 Event::Cleared { namespace, epoch } => {
                     self.namespaces.entry(*namespace).or_default().clear(revision, *epoch);
                 }

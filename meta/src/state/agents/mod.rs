@@ -130,7 +130,7 @@ impl Agents {
                         self.drop_suspicion(&page);
                     }
                 }
-                Event::Published { .. } | Event::SessionEnded { .. } => {}
+                Event::Published { .. } | Event::AbsentDeleted { .. } | Event::SessionEnded { .. } => {}
             }
         }
     }

@@ -40,7 +40,7 @@ impl RemovalHandler<'_> {
         Outcome::Retired { entries: retired }
     }
 
-    /// Retires the pages of these keys, wherever they are.
+    /// Retires the pages of these keys, wherever they are. What was evicted before may still be in an agent's memory: that is said, too.
     pub(in crate::state) fn delete(&mut self, namespace: NamespaceId, keys: &[EntryKey]) -> Result<Outcome, Refusal> {
         self.pages.namespace(namespace).ok_or(Refusal::NoNamespace { namespace })?;
         if keys.len() > KEYS_MAX {
@@ -50,7 +50,11 @@ impl RemovalHandler<'_> {
         self.pages.namespaces.change(namespace, |info| info.deleted_at = at);
         let mut retired = 0;
         for key in keys {
-            retired += u32::from(self.retire_page(namespace, key, RetireReason::Deleted));
+            let present = self.retire_page(namespace, key, RetireReason::Deleted);
+            retired += u32::from(present);
+            if !present {
+                self.events.push(Event::AbsentDeleted { namespace, key: *key });
+            }
         }
         Ok(Outcome::Retired { entries: retired })
     }
