@@ -115,7 +115,7 @@ pub(crate) fn settings() -> ClusterSettings {
 }
 
 impl Cluster {
-    /// Reserves addresses by binding port 0: the sockets close before the replicas bind them again.
+    /// Reserves addresses by binding them: the sockets close before the replicas bind them again.
     pub(crate) async fn new(replicas: u64) -> Self {
         let mut cluster = Self {
             id: ClusterId([7; 16]),
@@ -333,9 +333,16 @@ impl Cluster {
     }
 }
 
+/// An address to listen on again and again: below the kernel's range for outgoing connections (where that begins at its default), so that no
+/// connection of another process is given the port while its replica is down.
 pub(crate) fn free_endpoint() -> Endpoint {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    Endpoint::Tcp(socket.local_addr().unwrap().to_string())
+    const PORTS: std::ops::Range<u64> = 10_240..32_768;
+    loop {
+        let port = (PORTS.start + OsEntropy.below(PORTS.end - PORTS.start)) as u16;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Endpoint::Tcp(format!("127.0.0.1:{port}"));
+        }
+    }
 }
 
 /// A session that grants and publishes through one replica.
