@@ -98,6 +98,7 @@ pub(crate) unsafe fn wait(at: NonNull<libc::sem_t>, timeout: Duration, all: bool
 }
 
 /// Time since some point, never going back.
+#[expect(clippy::disallowed_methods, reason = "what is waited for is another process of this machine")]
 fn monotonic() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)

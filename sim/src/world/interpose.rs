@@ -4,6 +4,10 @@
 //! answers by the wall clock, std seeds its hash maps from the kernel. This executable's own `clock_gettime` and `getrandom`
 //! come before libc's when the linker resolves them, so that on a simulated thread even those follow from the seed. Every
 //! other thread gets the kernel's answer.
+//!
+//! Who goes past libc reads the processor's cycle counter, as the kernel's own clock functions and fast timers do: on a whole run's
+//! thread that is a fault ([`forbid_cycle_counter`]), because what follows from it would differ from run to run, on a busy machine
+//! more than on an idle one.
 
 use std::cell::Cell;
 
@@ -28,6 +32,13 @@ pub(super) fn begin(seed: u64) {
 /// Sets this thread's clock to so long after the beginning.
 pub(super) fn set_now_nanos(nanos: u64) {
     NOW_NANOS.set(nanos);
+}
+
+/// From now on, a reading of the processor's cycle counter on this thread ends the process with SIGSEGV, at the instruction that
+/// reads. A kernel or a processor that cannot do this leaves it as it is: true says that it is forbidden.
+pub(crate) fn forbid_cycle_counter() -> bool {
+    // SAFETY: takes two numbers, and changes nothing but what this thread may do.
+    unsafe { libc::prctl(libc::PR_SET_TSC, libc::PR_TSC_SIGSEGV) == 0 }
 }
 
 /// SplitMix64.
@@ -80,7 +91,11 @@ pub unsafe extern "C" fn getrandom(buffer: *mut c_void, len: size_t, flags: c_ui
 mod tests {
     use std::collections::hash_map::RandomState;
     use std::hash::BuildHasher;
-    use std::time::{Instant, SystemTime};
+    #[cfg(target_arch = "x86_64")]
+    use std::io::Write;
+    use std::time::{Duration, Instant, SystemTime};
+
+    use foreword_seams::stopwatch::Stopwatch;
 
     #[test]
     fn a_simulated_thread_sees_no_clock_and_no_randomness_but_its_own() {
@@ -100,5 +115,50 @@ mod tests {
         assert_ne!(hash, look(8).1);
         let here = Instant::now();
         assert!(SystemTime::now() != wall && here.elapsed().as_secs() < 3600);
+    }
+
+    #[test]
+    fn work_takes_no_time_on_a_simulated_thread_however_long_it_waits_for_a_processor() {
+        let (_nobody, never) = std::sync::mpsc::channel::<()>();
+        let waits = move || {
+            super::begin(7);
+            let watch = Stopwatch::start();
+            let elsewhere = std::thread::spawn(move || never.recv_timeout(Duration::from_millis(20)).is_err());
+            assert!(elsewhere.join().unwrap());
+            let nothing = watch.took();
+            super::set_now_nanos(3_000_000);
+            (nothing.wall, nothing.cpu, watch.took().wall)
+        };
+        let took = std::thread::spawn(waits).join().unwrap();
+        assert_eq!(took, (Duration::ZERO, Duration::ZERO, Duration::from_millis(3)));
+    }
+
+    /// How a process of its own ends that runs `work`, which allocates nothing and locks nothing: a signal's number, or an exit code.
+    #[cfg(target_arch = "x86_64")]
+    fn ending(work: impl FnOnce() -> i32) -> Result<i32, i32> {
+        let mut status = 0;
+        // SAFETY: the child does only what may be done after a fork of one thread of many: system calls and its own arithmetic.
+        unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                libc::signal(libc::SIGSEGV, libc::SIG_DFL);
+                libc::_exit(work());
+            }
+            assert!(child > 0 && libc::waitpid(child, &raw mut status, 0) == child);
+        }
+        if libc::WIFSIGNALED(status) { Err(libc::WTERMSIG(status)) } else { Ok(libc::WEXITSTATUS(status)) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn who_reads_the_cycle_counter_where_it_is_forbidden_dies_there() {
+        // SAFETY: every x86-64 processor has it.
+        let reads = || i32::from(unsafe { std::arch::x86_64::_rdtsc() } == 0);
+        assert_eq!(ending(reads), Ok(0));
+        if ending(|| i32::from(super::forbid_cycle_counter())) == Ok(0) {
+            let _ = std::io::stderr().write_all(b"skipped: this kernel cannot forbid the cycle counter\n");
+            return;
+        }
+        assert_eq!(ending(|| i32::from(super::forbid_cycle_counter()) + reads()), Err(libc::SIGSEGV));
     }
 }

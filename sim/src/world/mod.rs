@@ -5,7 +5,7 @@ pub mod disk;
 pub mod entropy;
 pub mod files;
 pub mod host;
-mod interpose;
+pub(crate) mod interpose;
 pub mod l3;
 pub mod logs;
 pub mod net;

@@ -69,8 +69,8 @@ fn seconds(since: Duration) -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-fn system_time(seconds: i64, nanos: u64) -> SystemTime {
-    let nanos = Duration::from_nanos(nanos);
+fn system_time(seconds: i64, nanos: i64) -> SystemTime {
+    let nanos = Duration::from_nanos(nanos.unsigned_abs());
     let whole = Duration::from_secs(seconds.unsigned_abs());
     let time = if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
     time.and_then(|time| time.checked_add(nanos)).unwrap_or(UNIX_EPOCH)

@@ -298,6 +298,7 @@ impl Port for LibraryRing {
         unsafe { (self.library.submit_ios)(self.ior()) };
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the library takes its deadline by the machine's own clock")]
     fn reap(&self, timeout: Duration, finished: &mut Vec<Reaped>) {
         let empty = Cqe { index: 0, reserved: 0, result: 0, userdata: std::ptr::null() };
         let mut cqes = [empty; REAP_MAX];
