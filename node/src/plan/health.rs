@@ -27,6 +27,8 @@ pub struct SideHealth {
     slabs: BTreeMap<SlabId, Breaker>,
     /// Who failed since the last answer: the first slab, and whether another one did.
     run: Option<(SlabId, bool)>,
+    /// The slab that failed last: the one to probe when the whole was given up and every slab has answered since.
+    last_failed: Option<SlabId>,
 }
 
 /// What a failure led to.
@@ -85,6 +87,7 @@ impl SideHealth {
             None => false,
             Some((first, several)) => several || first != slab,
         };
+        self.last_failed = Some(slab);
         self.run = Some((self.run.map_or(slab, |(first, _)| first), several));
         let kept = self.slabs.contains_key(&slab) || self.slabs.len() < FAILING_SLABS_MAX;
         let opened = kept && self.slabs.entry(slab).or_default().failed(now_ms);
@@ -110,7 +113,7 @@ impl SideHealth {
         let probes = self.slabs.iter().filter(|(_, breaker)| breaker.state(now_ms) == BreakerState::HalfOpen);
         let mut due: Vec<SlabId> = probes.map(|(slab, _)| *slab).take(most).collect();
         if due.is_empty() && self.state(now_ms) == BreakerState::HalfOpen {
-            due.extend(self.slabs.keys().next());
+            due.extend(self.slabs.keys().next().copied().or(self.last_failed));
         }
         due
     }
@@ -171,6 +174,25 @@ mod tests {
         assert!(health.admit(0, OPEN_MS_MIN));
         assert!(health.answered(0, OPEN_MS_MIN));
         assert!(health.serves(77, OPEN_MS_MIN));
+    }
+
+    #[test]
+    fn the_whole_is_probed_though_late_answers_cleared_every_slab() {
+        let mut health = SideHealth::default();
+        for slab in [0, 1] {
+            assert!(health.admit(slab, 0));
+        }
+        for at in 0..=FAILURES_TO_OPEN {
+            fail(&mut health, at % 2, 0);
+        }
+        assert_eq!(health.state(0), BreakerState::Open);
+        health.answered(0, 1);
+        health.answered(1, 1);
+        assert_eq!(health.state(OPEN_MS_MIN), BreakerState::HalfOpen);
+        let due = health.due(OPEN_MS_MIN, 9);
+        assert_eq!(due.len(), 1, "nobody else would ever ask");
+        assert!(health.admit(due[0], OPEN_MS_MIN));
+        assert!(health.answered(due[0], OPEN_MS_MIN) && health.is_sound(OPEN_MS_MIN));
     }
 
     #[test]
