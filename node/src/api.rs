@@ -1,11 +1,13 @@
 //! What an engine or a router can ask of its agent, whatever carries the bytes. gRPC is the first client of this trait.
 
+use std::any::Any;
+use std::sync::Arc;
+
 use foreword_proto::namespace::Geometry;
 use foreword_proto::status::AgentStatus;
 use foreword_proto::{BadInput, Epoch, Namespace, NamespaceId, PageKey, PutOutcome, Revision, Tier};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -114,8 +116,8 @@ impl Miss {
 #[derive(Debug)]
 pub struct PageBytes {
     pub frame: Frame,
-    /// Room taken up until the caller has the bytes.
-    pub(crate) _room: OwnedSemaphorePermit,
+    /// What the page takes up, once for all its callers, until the last of them has the bytes.
+    pub(crate) _charge: Arc<dyn Any + Send + Sync>,
 }
 
 /// One page of a get.

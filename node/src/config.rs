@@ -59,10 +59,10 @@ pub struct NodeConfig {
     /// A namespace that nobody has used for so long is closed here. One that was closed as often as it was opened: after a minute.
     #[serde(default = "default_namespace_idle_ms")]
     pub namespace_idle_ms: u64,
-    /// How long a put waits for room: a frame, then a slot.
+    /// How long one put call waits for room and frames, all its pages together; and then each page for a slot where L3 is full.
     #[serde(default = "default_put_room_wait_ms")]
     pub put_room_wait_ms: u64,
-    /// How long a page waits for a session or the group before it is dropped.
+    /// How long a page waits for a session, or for an answer of the group, before it is refused.
     #[serde(default = "default_publish_wait_ms")]
     pub publish_wait_ms: u64,
     /// How often accessed keys are reported.

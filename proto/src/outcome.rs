@@ -93,6 +93,8 @@ pub enum PutRefusal {
     Incomplete,
     /// No session that may write, or it ended before the page was published.
     Fenced,
+    /// The group did not answer in time. The page is in the index all the same if the group has the publish.
+    GroupGone,
     /// L3, or the group, did not take it.
     WriteFailed,
     /// The namespace was cleared after the bytes came.
@@ -108,6 +110,7 @@ impl PutRefusal {
             Self::QueueFull => "queue_full",
             Self::Incomplete => "incomplete",
             Self::Fenced => "fenced",
+            Self::GroupGone => "group_gone",
             Self::WriteFailed => "write_failed",
             Self::Cleared => "cleared",
         }

@@ -220,6 +220,10 @@ markers! {
     PutRefusedFenced = "put-refused-fenced",
     /// A put's call ended in the middle of a shard: nothing else was there of the page, and it was given up.
     PutAbandoned = "put-abandoned",
+    /// Of two calls that waited for each other's room the later one gave way.
+    PutGaveWay = "put-gave-way",
+    /// A page was refused because the group did not answer.
+    PublishExpired = "publish-expired",
     /// The shards of a page did not all come in time.
     GatherTimedOut = "gather-timed-out",
     /// Writes that had their slots were not submitted, because the agent had fenced itself meanwhile.

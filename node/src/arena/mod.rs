@@ -16,6 +16,8 @@
 
 mod books;
 mod frame;
+#[cfg(test)]
+mod order_tests;
 mod region;
 mod segment;
 mod shared;

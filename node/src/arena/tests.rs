@@ -6,9 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 
-fn heap(arena_bytes: u64, segment_bytes: u64) -> Arena {
+pub(super) fn heap(arena_bytes: u64, segment_bytes: u64) -> Arena {
     Arena::new(ArenaSettings { arena_bytes, segment_bytes }, Arc::new(HeapRegions)).unwrap()
 }
 
@@ -173,58 +173,6 @@ fn a_write_in_quarantine_keeps_its_readers() {
     assert!(arena.allocate(1, PAGE).is_ok());
 }
 
-fn class(tenant: TenantId) -> FrameClass {
-    FrameClass { tenant, frame_bytes: PAGE }
-}
-
-#[test]
-fn taking_a_frame_makes_no_segment_and_the_next_is_ordered_ahead() {
-    let arena = heap(8 * PAGE, 4 * PAGE);
-    assert_eq!(arena.take(class(1), PAGE).unwrap_err(), Missing::Ordered);
-    assert_eq!(arena.take(class(1), PAGE).unwrap_err(), Missing::Ordered, "one at a time");
-    assert!(matches!((arena.make_next(), arena.make_next()), (Made::Segment, Made::Nothing)));
-    let _first = arena.take(class(1), PAGE).unwrap();
-    assert!(matches!(arena.make_next(), Made::Nothing), "most of the segment is free");
-    let _second = arena.take(class(1), PAGE).unwrap();
-    assert!(matches!(arena.make_next(), Made::Segment));
-    assert_eq!(arena.segments().len(), 2);
-}
-
-#[test]
-fn who_waits_for_a_segment_goes_before_what_is_ordered_ahead() {
-    let arena = heap(4 * PAGE, 4 * PAGE);
-    arena.prepare(class(1));
-    assert_eq!(arena.take(class(2), PAGE).unwrap_err(), Missing::Ordered);
-    assert_eq!(arena.take(class(3), PAGE).unwrap_err(), Missing::Full, "the second tenant waits itself");
-    assert!(matches!(arena.make_next(), Made::Segment));
-    assert!(arena.take(class(2), PAGE).is_ok());
-}
-
-#[test]
-fn while_segments_cannot_be_made_nobody_waits_for_one() {
-    let settings = ArenaSettings { arena_bytes: 4 * PAGE, segment_bytes: 2 * PAGE };
-    let provider = Arc::new(Failing(AtomicUsize::new(0)));
-    let arena = Arena::new(settings, provider.clone()).unwrap();
-    assert_eq!(arena.take(class(1), PAGE).unwrap_err(), Missing::Ordered);
-    assert!(matches!(arena.make_next(), Made::Failed(_)));
-    assert_eq!(arena.take(class(1), PAGE).unwrap_err(), Missing::Stalled);
-    assert_eq!(arena.take(class(2), PAGE).unwrap_err(), Missing::Stalled);
-    provider.0.store(usize::MAX, Ordering::Relaxed);
-    assert!(matches!(arena.make_next(), Made::Segment));
-    assert!(arena.take(class(1), PAGE).is_ok());
-    assert_eq!(arena.take(class(2), PAGE).unwrap_err(), Missing::Ordered);
-}
-
-#[test]
-fn the_memory_of_a_retired_segment_goes_with_its_keeper_and_not_with_its_last_reader() {
-    let arena = heap(2 * PAGE, 2 * PAGE);
-    let reader = arena.allocate(1, PAGE).unwrap().freeze();
-    arena.retire_segment(reader.id().segment);
-    assert!(!arena.forget_retired(), "it is held");
-    drop(reader);
-    assert!(arena.forget_retired());
-}
-
 #[test]
 fn a_lost_frame_comes_back_when_its_segment_is_retired() {
     let arena = heap(4 * PAGE, 2 * PAGE);
@@ -266,7 +214,7 @@ fn a_draining_segment_gives_nothing_until_it_is_free() {
 }
 
 /// Promises nothing and gives regions only while it may.
-struct Failing(AtomicUsize);
+pub(super) struct Failing(pub(super) AtomicUsize);
 
 impl RegionProvider for Failing {
     fn reserve(&self, arena_bytes: u64) -> std::io::Result<()> {

@@ -101,6 +101,8 @@ impl Pages {
         }
         self.class_of.insert(id, class);
         self.classes.entry(class).or_default().insert(id, Page { frame, touched: self.touches }, entrance);
+        // Its holder may have been the only one: the page can be evicted now.
+        self.arena.frames_changed();
     }
 
     /// Takes a page out. Its pins stay until they are unpinned.

@@ -89,6 +89,12 @@ impl Gather {
         }
     }
 
+    /// Shards of which not all bytes are here.
+    pub fn missing(&self) -> impl Iterator<Item = usize> {
+        let arrived = |shard: &Shard| matches!(shard, Shard::Arrived { .. });
+        self.shards.iter().enumerate().filter(move |(_, shard)| !arrived(shard)).map(|(index, _)| index)
+    }
+
     /// True if nothing has arrived and nobody is writing.
     pub fn is_empty(&self) -> bool {
         self.shards.iter().all(|shard| *shard == Shard::Absent)

@@ -6,7 +6,9 @@ use foreword_proto::{EntryKey, Epoch, Location, Revision, Tier};
 use foreword_seams::{Marker, sometimes};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use tokio::time::Instant;
 
+use super::pins::Pin;
 use super::{NamespaceReads, Reading};
 use crate::api::{ApiError, GetAsk, Miss, PageAnswer, PageBytes};
 use crate::arena::Frame;
@@ -14,8 +16,12 @@ use crate::namespaces::OpenNamespace;
 
 /// Pages of one get on their way at once.
 const WINDOW_PAGES_MAX: usize = 32;
-/// One get takes at most this part of the room for gets, so that a slow reader does not stop the others.
+/// One get takes at most this part of the room for gets, so that a slow reader does not stop the others; but some pages always, where
+/// they fit: large pages would come one after the other.
 const WINDOW_ROOM_PART: usize = 16;
+const WINDOW_PAGES_MIN: usize = 4;
+/// Times that a page is looked for anew because the read that was joined found no room.
+const LOOKS_MAX: usize = 3;
 
 /// Where a page was when it was asked for.
 enum Whereabouts {
@@ -31,7 +37,7 @@ impl Reading {
     pub(crate) fn get(self: &Arc<Self>, ask: GetAsk) -> Result<BoxStream<'static, PageAnswer>, ApiError> {
         let reads = self.namespaces.get(ask.namespace)?;
         let room_pages = self.room.pages(reads.open.geometry.frame_bytes);
-        let window = (room_pages / WINDOW_ROOM_PART).clamp(1, WINDOW_PAGES_MAX);
+        let window = (room_pages / WINDOW_ROOM_PART).clamp(WINDOW_PAGES_MIN.min(room_pages), WINDOW_PAGES_MAX);
         let every_key = ask.every_key;
         let heat = HeatOfGet { reads: reads.clone(), hits: Vec::new() };
         let reading = self.clone();
@@ -55,27 +61,16 @@ impl Reading {
 
     async fn page(&self, reads: &Arc<NamespaceReads>, ask: &GetAsk, index: usize) -> PageAnswer {
         let key = ask.keys[index].entry();
-        let open = &reads.open;
         reads.ahead.lock().followed(&key);
-        let Some(room) = self.room.take(open.geometry.frame_bytes, ask.deadline).await else {
-            self.counters.misses.add(1);
-            let revision = open.mirror.read(|view| view.revision());
-            return PageAnswer { index, page: Err(Miss::NoRoom), revision };
-        };
-        let (mut whereabouts, mut revision) = self.whereabouts(open, &key, ask);
-        if matches!(whereabouts, Whereabouts::Unknown) {
-            open.mirror.reached(ask.min_revision, ask.deadline).await;
-            (whereabouts, revision) = self.whereabouts(open, &key, ask);
-        }
-        let read = match whereabouts {
-            Whereabouts::L1(frame) => Ok((frame, Tier::L1)),
-            Whereabouts::L3(epoch, location) => {
-                self.read_from_l3(reads, ask, epoch, key, location).await.map(|frame| (frame, Tier::L3))
+        let (mut page, mut revision) = self.look(reads, ask, key).await;
+        for _ in 1..LOOKS_MAX {
+            // The read was another's, who had less time to wait for room.
+            if !matches!(page, Err(Miss::NoRoom)) || Instant::now() >= ask.deadline {
+                break;
             }
-            Whereabouts::Absent => Err(Miss::Absent),
-            Whereabouts::Unknown => Err(Miss::Behind),
-        };
-        match &read {
+            (page, revision) = self.look(reads, ask, key).await;
+        }
+        match &page {
             Ok((_, Tier::L1)) => {
                 sometimes(Marker::L1Hit);
                 self.counters.l1_hits.add(1);
@@ -86,7 +81,44 @@ impl Reading {
             }
             Err(_) => self.counters.misses.add(1),
         }
-        PageAnswer { index, page: read.map(|(frame, tier)| (PageBytes { frame, _room: room }, tier)), revision }
+        PageAnswer { index, page, revision }
+    }
+
+    /// Looks for the page once, and brings it.
+    async fn look(
+        &self,
+        reads: &Arc<NamespaceReads>,
+        ask: &GetAsk,
+        key: EntryKey,
+    ) -> (Result<(PageBytes, Tier), Miss>, Revision) {
+        let open = &reads.open;
+        let (mut whereabouts, mut revision) = self.whereabouts(open, &key, ask);
+        if matches!(whereabouts, Whereabouts::Unknown) {
+            open.mirror.reached(ask.min_revision, ask.deadline).await;
+            (whereabouts, revision) = self.whereabouts(open, &key, ask);
+        }
+        // A page of L1 waits for no read: it needs a pin only.
+        if let Whereabouts::L1(frame) = whereabouts {
+            if let Some(pin) = self.pins.pin(&frame) {
+                return (Ok(pinned(frame, pin)), revision);
+            }
+            // Others read as much of L1 as they may: the frame is not held while this one waits for its turn.
+            drop(frame);
+            let Some(room) = self.pins.room(open.geometry.frame_bytes, ask.deadline).await else {
+                return (Err(Miss::NoRoom), revision);
+            };
+            (whereabouts, revision) = self.whereabouts(open, &key, ask);
+            if let Whereabouts::L1(frame) = whereabouts {
+                let pin = self.pins.pin_in(&frame, room);
+                return (Ok(pinned(frame, pin)), revision);
+            }
+        }
+        let page = match whereabouts {
+            Whereabouts::L3(epoch, location) => self.read_from_l3(reads, ask, epoch, key, location).await,
+            Whereabouts::Absent => Err(Miss::Absent),
+            Whereabouts::Unknown | Whereabouts::L1(_) => Err(Miss::Behind),
+        };
+        (page.map(|page| (page, Tier::L3)), revision)
     }
 
     fn whereabouts(&self, open: &OpenNamespace, key: &EntryKey, ask: &GetAsk) -> (Whereabouts, Revision) {
@@ -114,18 +146,28 @@ impl Reading {
         epoch: Epoch,
         key: EntryKey,
         location: Location,
-    ) -> Result<Frame, Miss> {
+    ) -> Result<PageBytes, Miss> {
+        let (room, bytes, deadline) = (self.room.clone(), reads.open.geometry.frame_bytes, ask.deadline);
+        let room = async move { room.take(bytes, deadline).await };
         let reading = async {
             if ask.bypass_cache {
-                return self.reader.read_page(&reads.open, key, location, None).await;
+                let room = room.await.ok_or(Miss::NoRoom)?;
+                let frame = self.reader.read_page(&reads.open, key, location, None).await?;
+                return Ok((frame, Arc::new(room)));
             }
-            self.reader.shared_read(reads, epoch, key, location).await.unwrap_or(Err(Miss::ReadFailed))
+            let reading = self.reader.shared_read(reads, epoch, key, location, room);
+            reading.await.unwrap_or(Err(Miss::ReadFailed))
         };
-        tokio::time::timeout_at(ask.deadline, reading).await.unwrap_or_else(|_| {
+        let read = tokio::time::timeout_at(ask.deadline, reading).await.unwrap_or_else(|_| {
             sometimes(Marker::GetDeadlinePassed);
             Err(Miss::Deadline)
-        })
+        });
+        read.map(|(frame, room)| PageBytes { frame, _charge: room })
     }
+}
+
+fn pinned(frame: Frame, pin: Arc<Pin>) -> (PageBytes, Tier) {
+    (PageBytes { frame, _charge: pin }, Tier::L1)
 }
 
 /// Reports the pages a get gave, however it ended.

@@ -6,6 +6,7 @@ mod get;
 mod heat;
 mod lookup;
 mod page_reader;
+mod pins;
 mod prefetch;
 mod shared_reads;
 mod suspects;
@@ -29,17 +30,21 @@ use crate::tasks::Tasks;
 
 use heat::HeatLog;
 pub(crate) use page_reader::PageReader;
+use pins::Pins;
 use shared_reads::SharedReads;
 pub(crate) use suspects::Suspects;
 
-/// The part of the arena that pages on their way to engines may fill: 1/4.
+/// The part of the arena that pages on their way from L3 to engines may fill, and the part that pages on their way from L1 may: 1/4.
 const ARENA_PART: u64 = 4;
 
 /// Lookups, gets and prefetches.
 pub(crate) struct Reading {
     namespaces: ByNamespace<NamespaceReads>,
     reader: Arc<PageReader>,
-    room: Room,
+    /// For pages read from L3.
+    room: Arc<Room>,
+    /// For pages of L1, which wait for no read.
+    pins: Pins,
     arena_bytes: u64,
     started: Instant,
     l1: Arc<L1>,
@@ -72,7 +77,8 @@ impl Reading {
         Self {
             namespaces: ByNamespace::default(),
             reader,
-            room: Room::new(arena_bytes / ARENA_PART),
+            room: Arc::new(Room::new(arena_bytes / ARENA_PART)),
+            pins: Pins::new(arena_bytes / ARENA_PART),
             arena_bytes,
             started: Instant::now(),
             l1,
@@ -90,7 +96,7 @@ impl Reading {
 
     /// Units of room that pages on their way to engines take.
     pub(crate) fn room_used(&self) -> u64 {
-        self.room.used()
+        self.room.used() + self.pins.used()
     }
 }
 

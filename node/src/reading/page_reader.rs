@@ -8,10 +8,11 @@ use foreword_proto::namespace::Geometry;
 use foreword_proto::records::SuspectRecord;
 use foreword_proto::{EntryKey, Epoch, Location};
 use foreword_seams::{Marker, sometimes};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::NamespaceReads;
-use super::shared_reads::{Joined, ReadAnswer, ReadId, SharedRead};
+use super::shared_reads::{Joined, ReadId, SharedRead};
 use super::suspects::Suspects;
 use super::unreadable::{Retry, Unreadable};
 use crate::api::Miss;
@@ -64,13 +65,15 @@ impl PageReader {
         &self.unreadable
     }
 
-    /// Joins the read of this page, or starts one. A failure fails those present, once; the next asker starts anew.
+    /// Joins the read of this page, or starts one, which begins with `room`. A failure fails those present, once; the next asker starts
+    /// anew.
     pub(super) fn shared_read(
         self: &Arc<Self>,
         reads: &Arc<NamespaceReads>,
         epoch: Epoch,
         key: EntryKey,
         location: Location,
+        room: impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static,
     ) -> SharedRead {
         let id = ReadId { epoch, key, slot: location.slot };
         match reads.shared.join(id) {
@@ -82,7 +85,13 @@ impl PageReader {
             Joined::Own(reading, answer) => {
                 let (reader, reads) = (self.clone(), reads.clone());
                 self.tasks.spawn(async move {
-                    let read = reader.read_page(&reads.open, key, location, Some(epoch)).await;
+                    let read = match room.await {
+                        Some(room) => {
+                            let read = reader.read_page(&reads.open, key, location, Some(epoch)).await;
+                            read.map(|frame| (frame, Arc::new(room)))
+                        }
+                        None => Err(Miss::NoRoom),
+                    };
                     // Where L3 answers nothing, the page is not to blame.
                     if matches!(read, Err(Miss::ReadFailed | Miss::Deadline)) && reader.l3.readable().has(id.slot.slab)
                     {
@@ -103,7 +112,7 @@ impl PageReader {
         key: EntryKey,
         mut location: Location,
         keep: Option<Epoch>,
-    ) -> ReadAnswer {
+    ) -> Result<Frame, Miss> {
         let deadline = Instant::now() + self.read_max;
         for _ in 0..LOCATIONS_MAX {
             let mut bad_shard = 0;

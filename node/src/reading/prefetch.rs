@@ -29,12 +29,10 @@ impl Reading {
                 reads.ahead.lock().followed(&key);
                 continue;
             };
-            let reading = self.reader.shared_read(&reads, epoch, key, location);
+            let room = std::future::ready(Some(room));
+            let reading = self.reader.shared_read(&reads, epoch, key, location, room);
             count += 1;
-            self.tasks.spawn(async move {
-                let _ = reading.await;
-                drop(room);
-            });
+            self.tasks.spawn(async move { drop(reading.await) });
         }
         Ok(count)
     }

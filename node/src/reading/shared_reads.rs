@@ -1,18 +1,19 @@
 //! L3 reads under way in one namespace: who wants a page that is being read joins.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use foreword_proto::{EntryKey, Epoch, SlotRef};
 use futures::FutureExt;
 use futures::future::Shared;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::api::Miss;
 use crate::arena::Frame;
 
-/// What a read gave, for all its waiters.
-pub(super) type ReadAnswer = Result<Frame, Miss>;
+/// What a read gave, for all its waiters: the frame, and its room until the last of them has it.
+pub(super) type ReadAnswer = Result<(Frame, Arc<OwnedSemaphorePermit>), Miss>;
 /// A read under way. Dropping it does not end the read.
 pub(super) type SharedRead = Shared<oneshot::Receiver<ReadAnswer>>;
 

@@ -1,6 +1,6 @@
 //! Slots to write to: taken from the pool, refilled ahead of need, given back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,25 @@ pub struct Grants {
     changed: Notify,
 }
 
+/// Until when a page waits for a slot.
+#[derive(Debug, Clone, Copy)]
+pub struct SlotWait {
+    /// Where the group has said that it has none.
+    pub full: Instant,
+    /// Where it says nothing.
+    pub silent: Instant,
+}
+
+/// Why there is no slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoSlot {
+    /// The group had none to give.
+    Full,
+    /// The group did not answer.
+    Silent,
+    SessionLost,
+}
+
 #[derive(Default)]
 struct Books {
     /// None before the first.
@@ -38,8 +57,10 @@ struct Books {
     asking: BTreeMap<u32, Vec<u32>>,
     /// What the last grant gave: the group gives at most a part of its room.
     gave: BTreeMap<u32, u32>,
-    /// Slot sizes for which the group last had nothing, and when.
-    full: BTreeMap<u32, Instant>,
+    /// Slot sizes for which the group last gave nothing, and when.
+    gave_none: BTreeMap<u32, Instant>,
+    /// Those for which it said that it has nothing.
+    full: BTreeSet<u32>,
     rates: BTreeMap<u32, WriteRate>,
 }
 
@@ -57,29 +78,30 @@ impl Grants {
 
     /// Takes 1 to `slots_max` slots for the session, waiting for a grant if there is none; asks ahead for more, also for the
     /// pages `waiting` behind these.
-    /// Empty: no slot came before the deadline, or the session is over.
     pub async fn take(
         self: &Arc<Self>,
         session: &Arc<Session>,
         slot_bytes: u32,
         slots_max: usize,
         waiting: usize,
-        deadline: Instant,
-    ) -> Vec<SlotRef> {
+        wait: SlotWait,
+    ) -> Result<Vec<SlotRef>, NoSlot> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             if session.is_lost() {
-                return Vec::new();
+                return Err(NoSlot::SessionLost);
             }
             let slots = self.take_now(session, slot_bytes, slots_max, waiting);
             if !slots.is_empty() {
-                return slots;
+                return Ok(slots);
             }
+            let full = self.books.lock().full.contains(&slot_bytes);
+            let (deadline, why) = if full { (wait.full, NoSlot::Full) } else { (wait.silent, NoSlot::Silent) };
             let now = Instant::now();
             if now >= deadline {
-                return Vec::new();
+                return Err(why);
             }
             let _ = tokio::time::timeout_at(deadline.min(now + FULL_RETRY), changed).await;
         }
@@ -113,11 +135,11 @@ impl Grants {
         waiting: usize,
         per_s: u64,
     ) {
-        let full = books.full.get(&slot_bytes).is_some_and(|since| since.elapsed() < FULL_RETRY);
+        let asked_lately = books.gave_none.get(&slot_bytes).is_some_and(|since| since.elapsed() < FULL_RETRY);
         let gives = books.gave.get(&slot_bytes).copied().unwrap_or(u32::MAX);
         let held = books.pool.held(slot_bytes);
         let asking = books.asking.entry(slot_bytes).or_default();
-        while !full && asking.len() < GRANTS_UNDER_WAY_MAX {
+        while !asked_lately && asking.len() < GRANTS_UNDER_WAY_MAX {
             let coming: u32 = asking.iter().sum();
             let Some(ask) = slots_to_ask(held + coming as usize, waiting, per_s, gives) else { return };
             asking.push(ask.min(gives));
@@ -146,16 +168,19 @@ impl Grants {
             books.asking.entry(slot_bytes).or_default().pop();
             match granted {
                 Ok(slots) if !slots.is_empty() => {
+                    books.gave_none.remove(&slot_bytes);
                     books.full.remove(&slot_bytes);
                     books.gave.insert(slot_bytes, slots.len() as u32);
                     books.pool.add(slot_bytes, &slots);
                 }
                 Ok(_) => {
-                    books.full.insert(slot_bytes, Instant::now());
+                    books.gave_none.insert(slot_bytes, Instant::now());
+                    books.full.insert(slot_bytes);
                 }
                 Err(error) => {
                     tracing::warn!(%error, slot_bytes, "no slots were granted");
-                    books.full.insert(slot_bytes, Instant::now());
+                    books.gave_none.insert(slot_bytes, Instant::now());
+                    books.full.remove(&slot_bytes);
                 }
             }
         }

@@ -5,14 +5,16 @@
 mod page_work;
 mod publish;
 mod put;
+mod turned_away;
+mod turns;
 mod under_way;
 mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use foreword_proto::NamespaceId;
+use foreword_proto::{EntryKey, Epoch, NamespaceId, PutRefusal};
 use foreword_seams::{Marker, sometimes};
 use tokio::sync::mpsc;
 
@@ -23,6 +25,8 @@ use crate::namespaces::{ByNamespace, OpenNamespace, PerNamespace};
 
 use publish::PublishJob;
 pub(crate) use publish::Publishers;
+use turned_away::TurnedAway;
+use turns::Turns;
 use under_way::UnderWay;
 use write::WriteJob;
 pub(crate) use write::Writers;
@@ -37,8 +41,12 @@ pub(crate) struct Writing {
     publishers: Arc<Publishers>,
     memory: Arc<Memory>,
     room: Room,
-    /// How long a page waits for room and a frame.
+    /// Whole pages on their way: their room comes free by itself.
+    whole_pages: Arc<AtomicUsize>,
+    /// How long one call waits for room and frames, all its pages together.
     room_wait: Duration,
+    /// How long a page on L3 waits for the group.
+    publish_wait: Duration,
     next_writer: AtomicU64,
     counters: Arc<Counters>,
 }
@@ -47,6 +55,10 @@ pub(crate) struct Writing {
 struct NamespaceWrites {
     open: Arc<OpenNamespace>,
     under_way: UnderWay,
+    turned_away: TurnedAway,
+    turns: Turns,
+    /// Of all namespaces.
+    whole_pages: Arc<AtomicUsize>,
     writer: mpsc::Sender<WriteJob>,
     publisher: mpsc::Sender<PublishJob>,
 }
@@ -66,19 +78,23 @@ impl Writing {
             publishers,
             memory,
             room: Room::new(config.arena_bytes / ARENA_PART),
+            whole_pages: Arc::default(),
+            publish_wait: Duration::from_millis(config.publish_wait_ms),
             room_wait: Duration::from_millis(config.put_room_wait_ms),
             next_writer: AtomicU64::new(1),
             counters,
         }
     }
 
-    /// Gives pages up whose shards did not all come within this time.
-    pub(crate) fn give_up_late(&self, deadline: Duration) {
+    /// Gives pages up whose shards did not all come within this time, and those whose publish is not answered.
+    pub(crate) fn give_up_late(&self, gather_deadline: Duration) {
         for writes in self.namespaces.all() {
-            for work in writes.under_way.gathering_for(deadline) {
+            for work in writes.under_way.gathering_for(gather_deadline) {
                 sometimes(Marker::GatherTimedOut);
-                writes.under_way.give_up(&work);
+                writes.under_way.give_up(&work, PutRefusal::Incomplete);
             }
+            writes.under_way.expire_publishes(self.publish_wait);
+            writes.turned_away.forget_older(gather_deadline);
         }
     }
 
@@ -93,11 +109,31 @@ impl Writing {
     }
 }
 
+impl NamespaceWrites {
+    /// Looks whether ranks wait for each other.
+    fn look_who_waits(&self) {
+        if self.whole_pages.load(Ordering::Relaxed) == 0 {
+            self.turns.look(|shards| self.under_way.lacking(shards));
+        }
+    }
+
+    /// A shard of this page was refused for lack of room: the others need not take any.
+    fn turn_away(&self, epoch: Epoch, key: EntryKey, shard: usize) {
+        if self.open.geometry.shards() > 1 {
+            self.turned_away.add(epoch, key, shard);
+            self.turns.look_again();
+        }
+    }
+}
+
 impl PerNamespace for Writing {
     fn opened(&self, open: &Arc<OpenNamespace>) {
         let writes = NamespaceWrites {
             open: open.clone(),
             under_way: UnderWay::new(self.counters.clone()),
+            turned_away: TurnedAway::default(),
+            turns: Turns::default(),
+            whole_pages: self.whole_pages.clone(),
             writer: self.writers.queue(open.shape.slot_bytes),
             publisher: self.publishers.queue(),
         };

@@ -1,6 +1,8 @@
 //! One page on its way in: gathered from its shards, written, published, or given up.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use foreword_proto::checksum::shard_checksum;
 use foreword_proto::key::ParentHint;
@@ -22,6 +24,8 @@ pub(super) struct PageWork {
     pub(super) started: Instant,
     /// None once the page is whole, or given up.
     gathering: Mutex<Option<Gathering>>,
+    /// Some while it is on L3 and the group has not answered.
+    publishing: Mutex<Option<Publishing>>,
     outcome: OnceLock<PutOutcome>,
     settled: Notify,
 }
@@ -30,6 +34,13 @@ struct Gathering {
     gather: Gather,
     frame: FrameMut,
     room: OwnedSemaphorePermit,
+}
+
+/// A page on L3 that is to be published: what it takes until the group answers, or until it has waited too long.
+pub(super) struct Publishing {
+    pub(super) frame: Frame,
+    pub(super) since: Instant,
+    _room: OwnedSemaphorePermit,
 }
 
 /// A page whose bytes are all here.
@@ -67,6 +78,7 @@ impl PageWork {
             parent,
             started: Instant::now(),
             gathering: Mutex::new(Some(gathering)),
+            publishing: Mutex::default(),
             outcome: OnceLock::new(),
             settled: Notify::new(),
         }
@@ -117,15 +129,38 @@ impl PageWork {
         self.gathering.lock().take().is_some()
     }
 
+    /// It is on L3, and to be published.
+    pub(super) fn publish(&self, frame: Frame, room: OwnedSemaphorePermit) {
+        *self.publishing.lock() = Some(Publishing { frame, since: Instant::now(), _room: room });
+    }
+
+    /// True if it has been waiting for the group for this long.
+    pub(super) fn is_publishing_for(&self, time: Duration) -> bool {
+        self.publishing.lock().as_ref().is_some_and(|publishing| publishing.since.elapsed() >= time)
+    }
+
+    /// Ends that it takes memory and room. None: it had waited too long before.
+    pub(super) fn end_publishing(&self) -> Option<Publishing> {
+        self.publishing.lock().take()
+    }
+
+    /// Which of these shards it lacks. None: it is whole, or was given up.
+    pub(super) fn lacks(&self, shards: &BTreeSet<usize>) -> Option<BTreeSet<usize>> {
+        let slot = self.gathering.lock();
+        let missing = slot.as_ref()?.gather.missing();
+        Some(missing.filter(|shard| shards.contains(shard)).collect())
+    }
+
     /// True while shards are missing.
     pub(super) fn is_gathering(&self) -> bool {
         self.gathering.lock().is_some()
     }
 
-    /// Says what became of the page; the first word counts.
-    pub(super) fn settle(&self, outcome: PutOutcome) {
-        let _ = self.outcome.set(outcome);
+    /// Says what became of the page. False: that was said before, and the first word counts.
+    pub(super) fn settle(&self, outcome: PutOutcome) -> bool {
+        let first = self.outcome.set(outcome).is_ok();
         self.settled.notify_waiters();
+        first
     }
 
     /// What became of the page, if that is known.

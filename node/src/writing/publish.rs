@@ -10,7 +10,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
 use super::under_way::Pending;
-use crate::arena::Frame;
 use crate::config::NodeConfig;
 use crate::counters::Counters;
 use crate::l1::{Entrance, L1};
@@ -28,10 +27,7 @@ const PUBLISHES_UNDER_WAY: usize = 8;
 pub(super) struct PublishJob {
     pub(super) session: Arc<Session>,
     pub(super) pending: Pending,
-    pub(super) frame: Frame,
     pub(super) location: Location,
-    /// Room for puts, until the page is settled.
-    pub(super) _room: OwnedSemaphorePermit,
 }
 
 /// Makes written pages visible: one queue a namespace.
@@ -73,6 +69,10 @@ impl Publishers {
             if jobs.is_empty() && queue.recv_many(&mut jobs, self.batch_pages).await == 0 {
                 return;
             }
+            jobs = self.without_expired(jobs);
+            if jobs.is_empty() {
+                continue;
+            }
             // One command is of one session and one epoch.
             let (session, epoch) = (jobs[0].session.id, jobs[0].pending.work.epoch);
             let same =
@@ -80,6 +80,16 @@ impl Publishers {
             let batch = jobs.drain(..same).collect();
             self.tasks.spawn(self.clone().publish_batch(batch, permit));
         }
+    }
+
+    /// Drops the pages that have waited too long: nothing names their slots, which can be written again.
+    fn without_expired(&self, jobs: Vec<PublishJob>) -> Vec<PublishJob> {
+        let (expired, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.pending.work.outcome().is_some());
+        for job in expired {
+            let slot_bytes = job.pending.writes.open.shape.slot_bytes;
+            self.grants.give_back(job.session.id, slot_bytes, &[job.location.slot]);
+        }
+        jobs
     }
 
     async fn publish_batch(self: Arc<Self>, batch: Vec<PublishJob>, _permit: OwnedSemaphorePermit) {
@@ -145,8 +155,12 @@ impl Publishers {
                     PublishOutcome::Existing => existing.next(),
                     _ => None,
                 };
-                if location.is_some_and(|location| view.acknowledge(epoch, revision, key, location)) {
-                    self.l1.write(|pages| pages.insert(open.page(epoch, key), job.frame.clone(), Entrance::Probation));
+                // A page that had waited too long has left its memory.
+                let publishing = job.pending.work.end_publishing();
+                if location.is_some_and(|location| view.acknowledge(epoch, revision, key, location))
+                    && let Some(publishing) = publishing
+                {
+                    self.l1.write(|pages| pages.insert(open.page(epoch, key), publishing.frame, Entrance::Probation));
                 }
                 // All bytes of an unused slot's write are on L3 and nobody knows of them: the slot can be written again.
                 if !matches!(outcome, PublishOutcome::Published | PublishOutcome::NotGranted) {

@@ -1,12 +1,15 @@
 //! Puts: one shard of some pages, copied into the pages' frames as it comes.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use foreword_proto::key::ParentHint;
 use foreword_proto::{BadInput, EntryKey, Epoch, PageKey, PutOutcome, PutRefusal};
 use foreword_seams::{Marker, sometimes};
 use futures::future::BoxFuture;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::page_work::{PageWork, Piece, WholePage};
@@ -37,6 +40,10 @@ struct Put {
     /// The epoch before any bytes were taken: a page from before a clear stays cleared.
     epoch: Epoch,
     pages: Vec<Page>,
+    /// For room and frames, so far.
+    waited: Duration,
+    /// It gave way to another call: what is not whole of it is refused.
+    gave_way: bool,
 }
 
 impl Writing {
@@ -54,14 +61,15 @@ impl Writing {
         let epoch = open.mirror.read(|view| view.epoch());
         let pages = ask.keys.iter().map(|_| Page::Expected).collect();
         let writer = self.next_writer.fetch_add(1, Ordering::Relaxed);
-        Ok(Box::new(Put { writing: self.clone(), writes, ask, shard, writer, epoch, pages }))
+        let (waited, gave_way) = (Duration::ZERO, false);
+        Ok(Box::new(Put { writing: self.clone(), writes, ask, shard, writer, epoch, pages, waited, gave_way }))
     }
 }
 
 impl Put {
     fn page_is_whole(&self, work: &Arc<PageWork>, page: WholePage) {
         self.writing.counters.puts_taken.add(1);
-        let pending = Pending { writes: self.writes.clone(), work: work.clone() };
+        let pending = Pending::new(self.writes.clone(), work.clone());
         let job = WriteJob { page, pending, taken: Instant::now(), failed: 0 };
         if let Err(unsent) = self.writes.writer.try_send(job) {
             unsent.into_inner().pending.refuse(PutRefusal::QueueFull);
@@ -88,35 +96,101 @@ impl Put {
         Some(PutOutcome::Exists { revision })
     }
 
-    /// The page's first bytes are here: finds the page under way, or begins it.
+    /// The page's first bytes are here: finds the page under way, or begins it. A later shard needs no room.
     async fn begin(&mut self, index: usize) -> Page {
         let key = self.key(index);
+        if self.gave_way {
+            if let Some(work) = self.under_way(key) {
+                self.writes.under_way.give_up(&work, PutRefusal::QueueFull);
+            }
+            return self.refused(index);
+        }
         if let Some(work) = self.under_way(key) {
             return Page::Writing(work, 0);
         }
         if let Some(exists) = self.existing(index) {
             return Page::Settled(exists);
         }
-        let refused = |writing: &Writing| {
-            sometimes(Marker::PutRefusedForRoom);
-            writing.counters.refuse(PutRefusal::QueueFull);
-            Page::Settled(PutOutcome::Refused { reason: PutRefusal::QueueFull })
-        };
-        let open = &self.writes.open;
-        let frame_bytes = open.geometry.frame_bytes;
-        let deadline = Instant::now() + self.writing.room_wait;
-        let Some(room) = self.writing.room.take(frame_bytes, deadline).await else {
-            return refused(&self.writing);
-        };
-        // Another shard's call may have begun the page while this one waited.
-        if let Some(work) = self.under_way(key) {
-            return Page::Writing(work, 0);
+        if self.writes.turned_away.has(self.epoch, key, self.shard) {
+            return self.refused(index);
         }
-        let Some(frame) = self.writing.memory.frame(open.tenant, frame_bytes, deadline).await else {
-            return refused(&self.writing);
+        let began = Instant::now();
+        let deadline = began + self.writing.room_wait.saturating_sub(self.waited);
+        let begun = self.begin_in_room(index, deadline).await;
+        self.waited += began.elapsed();
+        begun.unwrap_or_else(|| self.refused(index))
+    }
+
+    /// Begins the page once there is room and a frame, unless another shard's call does meanwhile. None: not before the deadline, or
+    /// this call had to give way.
+    async fn begin_in_room(&mut self, index: usize, deadline: Instant) -> Option<Page> {
+        let (key, frame_bytes) = (self.key(index), self.writes.open.geometry.frame_bytes);
+        let room = match self.writing.room.take_now(frame_bytes) {
+            Some(room) => room,
+            None => self.wait_for_room(key, deadline).await?,
         };
+        // Another shard's call may have begun the page while this one waited, or been refused it.
+        if let Some(work) = self.under_way(key) {
+            return Some(Page::Writing(work, 0));
+        }
+        if self.writes.turned_away.has(self.epoch, key, self.shard) {
+            return None;
+        }
+        let open = &self.writes.open;
+        let frame = self.writing.memory.frame(open.tenant, frame_bytes, deadline).await?;
         let begin = || PageWork::new(self.epoch, key, self.parent(index), &open.geometry, frame, room);
-        Page::Writing(self.writes.under_way.find_or_begin(self.epoch, key, begin), 0)
+        Some(Page::Writing(self.writes.under_way.find_or_begin(self.epoch, key, begin), 0))
+    }
+
+    /// Room in its turn. None also for a page of which another shard was refused meanwhile, and where this call has to give way to
+    /// another rank's.
+    async fn wait_for_room(&mut self, key: EntryKey, deadline: Instant) -> Option<OwnedSemaphorePermit> {
+        let gives_way = {
+            let mut waiting = pin!(self.writing.room.take(self.writes.open.geometry.frame_bytes, deadline));
+            let turn = self.writes.turns.wait(self.writer, self.shard);
+            self.writes.look_who_waits();
+            loop {
+                tokio::select! {
+                    biased;
+                    room = &mut waiting => return room,
+                    () = turn.look_again() => {}
+                }
+                if turn.gives_way() || self.writes.turned_away.has(self.epoch, key, self.shard) {
+                    break turn.gives_way();
+                }
+            }
+        };
+        if gives_way {
+            self.give_way();
+        }
+        None
+    }
+
+    /// Refuses what is not whole of this call.
+    fn give_way(&mut self) {
+        sometimes(Marker::PutGaveWay);
+        self.gave_way = true;
+        for work in self.unfinished() {
+            self.writes.turn_away(self.epoch, work.key, self.shard);
+            self.writes.under_way.give_up(work, PutRefusal::QueueFull);
+        }
+    }
+
+    /// The pages with bytes of this call that lack shards.
+    fn unfinished(&self) -> impl Iterator<Item = &Arc<PageWork>> {
+        let begun = self.pages.iter().filter_map(|page| match page {
+            Page::Writing(work, _) | Page::GoesOn(work) => Some(work),
+            Page::Expected | Page::Settled(_) => None,
+        });
+        begun.filter(|work| work.is_gathering())
+    }
+
+    /// There was no room for the page. Its other shards are told at once: without this one they would hold room in vain.
+    fn refused(&self, index: usize) -> Page {
+        sometimes(Marker::PutRefusedForRoom);
+        self.writing.counters.refuse(PutRefusal::QueueFull);
+        self.writes.turn_away(self.epoch, self.key(index), self.shard);
+        Page::Settled(PutOutcome::Refused { reason: PutRefusal::QueueFull })
     }
 
     fn under_way(&self, key: EntryKey) -> Option<Arc<PageWork>> {
@@ -165,7 +239,7 @@ impl Put {
             let (work, taken) = (work.clone(), *taken);
             if work.abandon(self.shard, self.writer) {
                 sometimes(Marker::PutAbandoned);
-                self.writes.under_way.give_up(&work);
+                self.writes.under_way.give_up(&work, PutRefusal::Incomplete);
             }
             self.pages[index] = Page::Settled(PutOutcome::Refused { reason: PutRefusal::Incomplete });
             let shard_bytes = self.writes.open.geometry.shard_bytes[self.shard];

@@ -18,7 +18,7 @@ use crate::config::NodeConfig;
 use crate::counters::Counters;
 use crate::l3::{L3, NotSubmitted, Written};
 use crate::memory::Memory;
-use crate::session::grants::Grants;
+use crate::session::grants::{Grants, NoSlot, SlotWait};
 use crate::session::{Session, Sessions};
 use crate::tasks::Tasks;
 
@@ -45,7 +45,7 @@ pub(crate) struct Writers {
     depth: usize,
     /// How long a page waits for a slot, and for a frame of new memory.
     room_wait: Duration,
-    /// How long a page waits for a session that may write.
+    /// How long a page waits for a session that may write, and for a group that does not answer.
     session_wait: Duration,
     memory: Arc<Memory>,
     l3: Arc<L3>,
@@ -132,16 +132,20 @@ impl Writer {
         if Some(session.id) != self.session {
             (self.session, self.session_began) = (Some(session.id), Instant::now());
         }
-        let until = jobs[0].taken.max(self.session_began) + *room_wait;
-        let slots = grants.take(&session, self.slot_bytes, jobs.len(), behind, until).await;
-        if slots.is_empty() {
-            let now = Instant::now();
-            if !session.is_lost() && now >= until {
+        let began = jobs[0].taken.max(self.session_began);
+        let wait = SlotWait { full: began + *room_wait, silent: began + *session_wait };
+        let slots = match grants.take(&session, self.slot_bytes, jobs.len(), behind, wait).await {
+            Ok(slots) => slots,
+            Err(NoSlot::SessionLost) => return,
+            Err(NoSlot::Full) => {
                 sometimes(Marker::PutRefusedL3Full);
-                self.refuse_older(jobs, now, *room_wait, PutRefusal::L3Full);
+                return self.refuse_older(jobs, Instant::now(), *room_wait, PutRefusal::L3Full);
             }
-            return;
-        }
+            Err(NoSlot::Silent) => {
+                sometimes(Marker::PublishExpired);
+                return self.refuse_older(jobs, Instant::now(), *session_wait, PutRefusal::GroupGone);
+            }
+        };
         let taken = jobs.drain(..slots.len()).collect::<Vec<_>>();
         for job in &taken {
             self.writers.counters.stages.slot.record(job.taken.elapsed().as_secs_f64());
@@ -252,7 +256,8 @@ async fn hand_on(session: &Arc<Session>, slot: SlotRef, job: WriteJob) {
     let WholePage { frame, checksums, room } = job.page;
     let location = Location { slot, checksums };
     let publisher = job.pending.writes.publisher.clone();
-    let publish = PublishJob { session: session.clone(), pending: job.pending, frame, location, _room: room };
+    job.pending.work.publish(frame, room);
+    let publish = PublishJob { session: session.clone(), pending: job.pending, location };
     // The publisher ends with the agent only; the page is refused as it drops.
     let _ = publisher.send(publish).await;
 }

@@ -14,3 +14,4 @@ mod sessions;
 mod sharing;
 mod start;
 mod trouble;
+mod waiting;

@@ -1,0 +1,88 @@
+//! Pages of L1 on their way to engines: each takes room once, however many engines take it at a time.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use crate::arena::{Frame, FrameId};
+use crate::memory::Room;
+
+/// A part of the arena that L1's readers may hold.
+pub(super) struct Pins {
+    room: Room,
+    held: Arc<Mutex<BTreeMap<FrameId, Weak<Pin>>>>,
+}
+
+/// A page's room, as long as anybody reads it.
+#[derive(Debug)]
+pub(super) struct Pin {
+    frame: FrameId,
+    held: Arc<Mutex<BTreeMap<FrameId, Weak<Pin>>>>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Pins {
+    pub(super) fn new(bytes: u64) -> Self {
+        Self { room: Room::new(bytes), held: Arc::default() }
+    }
+
+    /// A pin of this frame if it has one, or if there is room now.
+    pub(super) fn pin(&self, frame: &Frame) -> Option<Arc<Pin>> {
+        let present = self.held.lock().get(&frame.id()).and_then(Weak::upgrade);
+        present.or_else(|| Some(self.pin_in(frame, self.room.take_now(frame.len() as u64)?)))
+    }
+
+    /// A pin of this frame in room that was waited for.
+    pub(super) fn pin_in(&self, frame: &Frame, room: OwnedSemaphorePermit) -> Arc<Pin> {
+        let pin = Arc::new(Pin { frame: frame.id(), held: self.held.clone(), _room: room });
+        self.held.lock().insert(frame.id(), Arc::downgrade(&pin));
+        pin
+    }
+
+    /// Room for a page, in the order of asking. None: not before the deadline.
+    pub(super) async fn room(&self, bytes: u64, deadline: Instant) -> Option<OwnedSemaphorePermit> {
+        self.room.take(bytes, deadline).await
+    }
+
+    /// Units of room taken now.
+    pub(super) fn used(&self) -> u64 {
+        self.room.used()
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut held = self.held.lock();
+        // Another pin of the frame may stand there by now.
+        if held.get(&self.frame).is_some_and(|pin| pin.strong_count() == 0) {
+            held.remove(&self.frame);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::{Arena, ArenaSettings, HeapRegions};
+
+    const PAGE: u64 = 4096;
+
+    #[test]
+    fn a_frame_takes_room_once_and_until_its_last_reader_leaves() {
+        let arena = Arena::new(ArenaSettings::new(4 * PAGE), Arc::new(HeapRegions)).unwrap();
+        let (one, other) = (arena.allocate(1, PAGE).unwrap().freeze(), arena.allocate(1, PAGE).unwrap().freeze());
+        let pins = Pins::new(PAGE);
+        let first = pins.pin(&one).unwrap();
+        let second = pins.pin(&one).unwrap();
+        assert_eq!(pins.used(), 1);
+        assert!(pins.pin(&other).is_none());
+        drop(first);
+        assert_eq!(pins.used(), 1);
+        drop(second);
+        assert_eq!((pins.used(), pins.held.lock().len()), (0, 0));
+        assert!(pins.pin(&other).is_some());
+    }
+}
