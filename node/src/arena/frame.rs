@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::mem::ManuallyDrop;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::segment::Segment;
@@ -100,6 +101,29 @@ impl FrameMut {
         (self.0.segment.region(), self.0.segment.frame_offset(self.0.index))
     }
 
+    /// Cuts it into parts, each with a writer of its own.
+    ///
+    /// Panics if a part begins before the one in front of it ends, or lies beyond the frame.
+    pub fn split(self, parts: impl IntoIterator<Item = Range<usize>>) -> Vec<FramePart> {
+        let (whole, mut free_from) = (Arc::new(self), 0);
+        let part = |part: Range<usize>| {
+            assert!(
+                free_from <= part.start && part.start <= part.end && part.end <= whole.len(),
+                "{part:?} of {whole:?}"
+            );
+            free_from = part.end;
+            FramePart { whole: whole.clone(), part }
+        };
+        parts.into_iter().map(part).collect()
+    }
+
+    /// The frame whose parts these are. None unless these are all that are left of it: another one may still be written.
+    pub fn join(parts: Vec<FramePart>) -> Option<Self> {
+        let mut wholes = parts.into_iter().map(|part| part.whole);
+        let whole = wholes.next()?;
+        wholes.all(|other| Arc::ptr_eq(&whole, &other)).then(|| Arc::into_inner(whole)).flatten()
+    }
+
     /// Ends the writing: from now on nobody changes the bytes.
     pub fn freeze(self) -> Frame {
         Frame(self.0)
@@ -108,6 +132,24 @@ impl FrameMut {
     /// Sets the frame aside because its I/O was never answered.
     pub fn quarantine(self) -> Quarantined {
         self.0.quarantine()
+    }
+}
+
+/// A part of a frame with one owner, who writes it. The frame is free when the last part drops.
+#[derive(Debug)]
+pub struct FramePart {
+    /// Nobody looks at its bytes before it is one again: it was taken by value, and comes back through [`FrameMut::join`] only.
+    whole: Arc<FrameMut>,
+    part: Range<usize>,
+}
+
+impl FramePart {
+    /// The part's bytes, to write.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        let held = &self.whole.0;
+        // SAFETY: parts of a frame do not overlap (FrameMut::split), a part is not Clone, and it is borrowed mutably for as long as the
+        // slice lives; the whole is out of reach until all its parts are gone.
+        unsafe { held.segment.part_mut(held.index, self.part.clone()) }
     }
 }
 

@@ -18,6 +18,8 @@ mod books;
 mod frame;
 #[cfg(test)]
 mod order_tests;
+#[cfg(test)]
+mod parts_tests;
 mod region;
 mod segment;
 mod shared;
@@ -35,7 +37,7 @@ use segment::Segment;
 use shared::Shared;
 
 pub use books::SegmentUse;
-pub use frame::{Frame, FrameId, FrameMut, Quarantined};
+pub use frame::{Frame, FrameId, FrameMut, FramePart, Quarantined};
 pub use region::{HeapRegions, MemfdRegions, Region, RegionMemory, RegionProvider};
 
 /// Frames start at multiples of this; a frame's size is rounded up to it.

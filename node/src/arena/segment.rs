@@ -5,6 +5,7 @@
 //! private  holders of each frame, quarantines of each frame
 //! ```
 
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
@@ -171,6 +172,21 @@ impl Segment {
         let start = self.frame_ptr(index, len);
         // SAFETY: frame_ptr checked that the range lies within the frame, frames do not overlap, and the caller is alone.
         unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) }
+    }
+
+    /// A part of a frame, to write.
+    ///
+    /// # Safety
+    /// The caller holds the frame, nobody else touches this part of it, and the slice is handed out under a borrow that excludes any other
+    /// of the part.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the part's exclusive owner borrows itself mutably; see FramePart::bytes_mut"
+    )]
+    pub(super) unsafe fn part_mut(&self, index: u32, part: Range<usize>) -> &mut [u8] {
+        let start = self.frame_ptr(index, part.end);
+        // SAFETY: frame_ptr checked that the part lies within the frame, and the caller is alone in it.
+        unsafe { std::slice::from_raw_parts_mut(start.add(part.start).as_ptr(), part.len()) }
     }
 
     fn frame_ptr(&self, index: u32, len: usize) -> NonNull<u8> {

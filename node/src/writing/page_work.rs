@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use foreword_proto::checksum::shard_checksum;
+use foreword_proto::checksum::ShardSum;
 use foreword_proto::key::ParentHint;
 use foreword_proto::location::Checksums;
 use foreword_proto::namespace::Geometry;
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
 
-use crate::arena::{Frame, FrameMut};
+use crate::arena::{Frame, FrameMut, FramePart};
 use crate::plan::gather::{Accepted, Begin, Gather, WriterId};
 
 /// A page on its way in.
@@ -32,8 +32,15 @@ pub(super) struct PageWork {
 
 struct Gathering {
     gather: Gather,
-    frame: FrameMut,
+    /// One a shard. None while its writer copies into it.
+    shards: Vec<Option<ShardBytes>>,
     room: OwnedSemaphorePermit,
+}
+
+/// A shard's place in the page's frame, and the checksum of what has come of it.
+struct ShardBytes {
+    part: FramePart,
+    sum: ShardSum,
 }
 
 /// A page on L3 that is to be published: what it takes until the group answers, or until it has waited too long.
@@ -71,7 +78,10 @@ impl PageWork {
         room: OwnedSemaphorePermit,
     ) -> Self {
         zero_padding(geometry, frame.bytes_mut());
-        let gathering = Gathering { gather: Gather::new(&geometry.shard_bytes), frame, room };
+        let parts = frame.split((0..geometry.shards()).map(|shard| geometry.shard_range(shard)));
+        let shard = |(shard, part)| Some(ShardBytes { part, sum: ShardSum::new(&key, shard) });
+        let shards = (0..).zip(parts).map(shard).collect();
+        let gathering = Gathering { gather: Gather::new(&geometry.shard_bytes), shards, room };
         Self {
             epoch,
             key,
@@ -84,36 +94,50 @@ impl PageWork {
         }
     }
 
-    /// Takes bytes of a shard from its writer.
-    pub(super) fn piece(
-        &self,
-        geometry: &Geometry,
-        shard: usize,
-        writer: WriterId,
-        offset: u64,
-        bytes: &[u8],
-    ) -> Result<Piece, BadInput> {
+    /// Takes bytes of a shard from its writer. Writers of other shards do so at the same time: the bytes are copied under no lock.
+    pub(super) fn piece(&self, shard: usize, writer: WriterId, offset: u64, bytes: &[u8]) -> Result<Piece, BadInput> {
+        let Some((mut to, accepted)) = self.check_out(shard, writer, offset, bytes.len() as u64)? else {
+            return Ok(Piece::Joined);
+        };
+        if offset == 0 {
+            // An earlier writer may have left in the middle.
+            to.sum = ShardSum::new(&self.key, shard as u32);
+        }
+        let start = offset as usize;
+        to.sum.copy(&mut to.part.bytes_mut()[start..start + bytes.len()], bytes);
+        let checksum = to.sum.finish();
         let mut slot = self.gathering.lock();
         let Some(gathering) = slot.as_mut() else { return Ok(Piece::Joined) };
-        if gathering.gather.begin(shard, writer) == Begin::Join {
-            return Ok(Piece::Joined);
-        }
-        let accepted = gathering.gather.accept(shard, writer, offset, bytes.len() as u64).map_err(|misplaced| {
-            let (at, of) = (misplaced.offset_expected, misplaced.shard_bytes);
-            let got = format!("{} bytes at offset {offset}", bytes.len());
-            BadInput::new("pieces", format!("bytes from offset {at} within a shard of {of} bytes, got {got}"))
-        })?;
-        let range = geometry.shard_range(shard);
-        let start = range.start + offset as usize;
-        gathering.frame.bytes_mut()[start..start + bytes.len()].copy_from_slice(bytes);
+        gathering.shards[shard] = Some(to);
         if accepted == Accepted::More {
             return Ok(Piece::Taken);
         }
-        let checksum = shard_checksum(&self.key, shard as u32, &gathering.frame.bytes()[range]);
         if !gathering.gather.arrived(shard, checksum) {
             return Ok(Piece::ShardWhole(None));
         }
         Ok(Piece::ShardWhole(slot.take().and_then(Gathering::whole)))
+    }
+
+    /// The shard, for its writer to copy these bytes into. None: they are not needed.
+    fn check_out(
+        &self,
+        shard: usize,
+        writer: WriterId,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<Option<(ShardBytes, Accepted)>, BadInput> {
+        let mut slot = self.gathering.lock();
+        let Some(gathering) = slot.as_mut() else { return Ok(None) };
+        if gathering.gather.begin(shard, writer) == Begin::Join {
+            return Ok(None);
+        }
+        let accepted = gathering.gather.accept(shard, writer, offset, bytes).map_err(|misplaced| {
+            let (at, of) = (misplaced.offset_expected, misplaced.shard_bytes);
+            let got = format!("{bytes} bytes at offset {offset}");
+            BadInput::new("pieces", format!("bytes from offset {at} within a shard of {of} bytes, got {got}"))
+        })?;
+        // It is there: a writer gives one piece after the other.
+        Ok(gathering.shards[shard].take().map(|shard| (shard, accepted)))
     }
 
     /// The writer is gone before its shard was whole. True: nothing else is here of the page.
@@ -185,7 +209,8 @@ impl PageWork {
 impl Gathering {
     fn whole(self) -> Option<WholePage> {
         let checksums = Checksums::new(&self.gather.checksums()?);
-        Some(WholePage { frame: self.frame.freeze(), checksums, room: self.room })
+        let parts = self.shards.into_iter().map(|shard| Some(shard?.part)).collect::<Option<Vec<_>>>()?;
+        Some(WholePage { frame: FrameMut::join(parts)?.freeze(), checksums, room: self.room })
     }
 }
 

@@ -213,7 +213,7 @@ impl Put {
         }
         let Page::Writing(work, taken) = &mut self.pages[index] else { return Ok(()) };
         let work = work.clone();
-        let piece = work.piece(&self.writes.open.geometry, self.shard, self.writer, offset, bytes)?;
+        let piece = work.piece(self.shard, self.writer, offset, bytes)?;
         match piece {
             Piece::Joined => self.pages[index] = Page::GoesOn(work),
             Piece::Taken => {
