@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Response, Status};
 
-use crate::connection::{Admin, Connection, Replica};
+use crate::connection::{Connection, Replica};
 use crate::retry::{Next, Tries, next};
 use crate::rotation::{Members, Silence, Turn};
 
@@ -126,26 +126,9 @@ impl Group {
         C: FnMut(Replica) -> F,
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        self.over_and_over(deadline, |connection| call(connection.replica())).await
-    }
-
-    /// Like [`Self::retry`], for operators' calls.
-    pub async fn retry_admin<T, F, C>(&self, deadline: Instant, mut call: C) -> Result<T, Status>
-    where
-        C: FnMut(Admin) -> F,
-        F: Future<Output = Result<Response<T>, Status>>,
-    {
-        self.over_and_over(deadline, |connection| call(connection.admin())).await
-    }
-
-    async fn over_and_over<T, F, C>(&self, deadline: Instant, mut call: C) -> Result<T, Status>
-    where
-        C: FnMut(Connection) -> F,
-        F: Future<Output = Result<Response<T>, Status>>,
-    {
         let mut tries = Tries::until(deadline);
         loop {
-            let status = match self.once(&tries, &mut call).await {
+            let status = match self.attempt(&tries, &mut call).await {
                 Ok(answer) => return Ok(answer),
                 Err(status) => status,
             };
@@ -162,21 +145,13 @@ impl Group {
         C: FnMut(Replica) -> F,
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        self.once(tries, &mut |connection: Connection| call(connection.replica())).await
-    }
-
-    async fn once<T, F, C>(&self, tries: &Tries, call: &mut C) -> Result<T, Status>
-    where
-        C: FnMut(Connection) -> F,
-        F: Future<Output = Result<Response<T>, Status>>,
-    {
         let member = self.member();
         let until = tries.attempt_ends(Instant::now());
         let late = || {
             let message = format!("deadline: no answer of {} in time", member.endpoint);
             status_for(Code::DeadlineExceeded, "deadline", message)
         };
-        let answered = match timeout_at(until, call(member.connection.clone().until(until))).await {
+        let answered = match timeout_at(until, call(member.connection.clone().until(until).replica())).await {
             // The connection keeps the same time, and may be the first to see that it is over.
             Ok(Err(status)) if status.code() == Code::Cancelled => Err(late()),
             Ok(answered) => answered,

@@ -5,14 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use foreword_client::{Cluster, Group};
 use foreword_proto::status::AgentStatus;
-use foreword_proto::{ClusterId, Namespace, NamespaceId, PageKey, SessionId};
+use foreword_proto::{ClusterId, Namespace, NamespaceId, PageKey, PutOutcome, SessionId};
 use foreword_seams::Files;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{ApiError, EngineApi, Found, GetAsk, Located, LookupAsk, Opened, PageAnswer, PutAsk, PutCall};
+use crate::api::{
+    ApiError, Cleared, EngineApi, Found, GetAsk, Located, LookupAsk, Opened, PageAnswer, PutAsk, PutCall,
+};
 use crate::chores::Chores;
 use crate::config::NodeConfig;
 use crate::counters::Counters;
@@ -219,6 +221,16 @@ impl EngineApi for Agent {
         self.owners.reading.get(ask)
     }
 
+    fn wanted(
+        &self,
+        namespace: NamespaceId,
+        shard: u32,
+        keys: &[PageKey],
+    ) -> Result<Vec<Option<PutOutcome>>, ApiError> {
+        self.owners.namespaces.used(namespace)?;
+        self.owners.writing.wanted(namespace, shard, keys)
+    }
+
     fn put(&self, ask: PutAsk) -> Result<Box<dyn PutCall>, ApiError> {
         self.owners.namespaces.used(ask.namespace)?;
         self.owners.writing.put(ask)
@@ -231,6 +243,10 @@ impl EngineApi for Agent {
 
     fn release(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<(), ApiError> {
         self.owners.reading.release(namespace, keys)
+    }
+
+    fn clear(&self, namespace: NamespaceId, deadline: Instant) -> BoxFuture<'_, Result<Cleared, ApiError>> {
+        Box::pin(self.owners.namespaces.clear(namespace, deadline))
     }
 
     fn stats(&self) -> AgentStatus {

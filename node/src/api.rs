@@ -22,6 +22,10 @@ pub enum ApiError {
     UnknownNamespace(NamespaceId),
     #[error("the metadata group refused: {0}")]
     Group(Status),
+    #[error(
+        "clear_tenants: expected to name tenant {0:?} in this agent's configuration: engines of others may not clear"
+    )]
+    MayNotClear(String),
 }
 
 /// An open namespace.
@@ -142,6 +146,14 @@ pub struct PutAsk {
     pub wait_published: bool,
 }
 
+/// A cleared namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cleared {
+    pub epoch: Epoch,
+    /// Nothing of before is given to who asks for this revision.
+    pub revision: Revision,
+}
+
 /// A put under way. Dropping it gives up the pages whose bytes did not come in whole.
 pub trait PutCall: Send {
     /// Bytes of the page with this index, in order and without gaps within a page. Copied when the future is ready.
@@ -170,12 +182,18 @@ pub trait EngineApi: Send + Sync + 'static {
     fn locate(&self, ask: LookupAsk) -> BoxFuture<'_, Result<Located, ApiError>>;
     /// Pages in the order of their keys. Never wrong bytes: what did not verify is a miss.
     fn get(&self, ask: GetAsk) -> Result<BoxStream<'static, PageAnswer>, ApiError>;
+    /// Which of these shards' bytes are wanted: one answer a key, in order. None: they are. Else what a put of them would be answered.
+    fn wanted(&self, namespace: NamespaceId, shard: u32, keys: &[PageKey])
+    -> Result<Vec<Option<PutOutcome>>, ApiError>;
     /// Begins to take one shard of some pages.
     fn put(&self, ask: PutAsk) -> Result<Box<dyn PutCall>, ApiError>;
     /// Begins to read pages into L1, as many as the window allows; answers with their number.
     fn prefetch(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<u32, ApiError>;
     /// Pages that will not be asked for after all.
     fn release(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<(), ApiError>;
+    /// Takes all pages out of the index, for every agent; refused unless the configuration allows it to the tenant. When it is answered,
+    /// this agent gives none of them any more, if it heard of it before the deadline.
+    fn clear(&self, namespace: NamespaceId, deadline: Instant) -> BoxFuture<'_, Result<Cleared, ApiError>>;
     /// The agent about itself.
     fn stats(&self) -> AgentStatus;
 }

@@ -74,6 +74,9 @@ pub struct NodeConfig {
     /// Calls served at once; more are refused as overload.
     #[serde(default = "default_calls_max")]
     pub calls_max: usize,
+    /// Tenants whose engines may clear their namespaces through this agent; others leave that to operators.
+    #[serde(default)]
+    pub clear_tenants: Vec<String>,
     /// Where the agent keeps who it is: with it, a restart takes its name over at once; without it, when the old session's lease ends.
     #[serde(default)]
     pub state_dir: Option<PathBuf>,
@@ -149,6 +152,7 @@ impl NodeConfig {
             heat_report_ms: default_heat_report_ms(),
             meta_wait_ms: default_meta_wait_ms(),
             calls_max: default_calls_max(),
+            clear_tenants: Vec::new(),
             state_dir: None,
             mirror_dir: None,
             mirror_save_ms: default_mirror_save_ms(),

@@ -9,6 +9,7 @@ pub mod arena;
 mod chores;
 pub mod config;
 pub mod counters;
+mod fair_semaphore;
 pub mod kept_id;
 pub mod l1;
 pub mod l3;

@@ -113,6 +113,15 @@ impl Node for FakeAgent {
         Ok(Response::new(stream::iter([Ok(answer)]).boxed()))
     }
 
+    async fn wanted(&self, request: Request<n::WantedRequest>) -> Answer<n::WantedResponse> {
+        let pages = keys(&request.get_ref().keys)?.iter().map(|_| n::PagePut::default()).collect();
+        Ok(Response::new(n::WantedResponse { pages }))
+    }
+
+    async fn clear(&self, _: Request<n::ClearRequest>) -> Answer<n::ClearResponse> {
+        Err(Status::permission_denied("clear_tenants"))
+    }
+
     async fn put(&self, request: Request<Streaming<n::PutRequest>>) -> Answer<n::PutResponse> {
         let mut messages = request.into_inner();
         let mut header = None;

@@ -96,6 +96,11 @@ impl FrameMut {
         self.0.generation
     }
 
+    /// Whose frame it is, and of which size.
+    pub fn class(&self) -> FrameClass {
+        self.0.segment.class()
+    }
+
     /// The region it lies in, and where: what an I/O by another process names it with.
     pub fn region(&self) -> (&Region, u64) {
         (self.0.segment.region(), self.0.segment.frame_offset(self.0.index))

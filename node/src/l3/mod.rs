@@ -19,8 +19,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::arena::{Frame, FrameMut};
+use crate::arena::{Frame, FrameMut, TenantId};
 use crate::counters::Counters;
+use crate::fair_semaphore::{FairPermit, FairSemaphore};
 use crate::plan::breaker::BreakerState;
 use crate::plan::health::Direction;
 use crate::store::{Completion, Io, OpId, SharedStore, StoreError, Transfer};
@@ -32,6 +33,15 @@ use slabs::Slabs;
 const PROBE_BYTES: u64 = 4096;
 /// Slabs that are probed at once.
 const PROBES_AT_ONCE: usize = 4;
+
+/// Reads that wait in the store's queue, in parts of those that it does at once: it always has a next one, and a tenant that may not have
+/// all of them leaves it some for others, also while its own hang.
+const READS_QUEUED_PART: usize = 4;
+
+/// An I/O without an answer for this long gets none any more: longer than any store's patience.
+const LOST_AFTER: Duration = Duration::from_secs(120);
+/// Lost I/Os that are forgotten at a time.
+const GIVEN_UP_AT_ONCE: usize = 64;
 
 /// How pages of one kind lie on L3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +91,8 @@ pub struct L3 {
     deadline: Duration,
     health: Health,
     no_room: Mutex<Seldom>,
+    /// Reads that may be with the store.
+    reads: Arc<FairSemaphore>,
     under_way: Mutex<UnderWay>,
     counters: Arc<Counters>,
 }
@@ -88,19 +100,39 @@ pub struct L3 {
 #[derive(Default)]
 struct UnderWay {
     last_op: OpId,
-    waiters: BTreeMap<OpId, oneshot::Sender<Completion>>,
+    submitted: BTreeMap<OpId, Submitted>,
 }
 
-struct Waiter {
-    op: OpId,
-    completion: oneshot::Receiver<Completion>,
+/// An I/O that the store has.
+struct Submitted {
+    since: Instant,
+    waiter: oneshot::Sender<Completion>,
+    /// A read's; it is the store's as long as the read is, whether anybody waits for it or not.
+    _turn: Option<FairPermit>,
+}
+
+/// Gets the completion of one I/O.
+type Waiter = oneshot::Receiver<Completion>;
+
+impl UnderWay {
+    /// Forgets I/Os that the store has had for so long that it has lost them, a few at a time.
+    fn give_up(&mut self, now: Instant) -> Vec<Submitted> {
+        let lost = |io: &Submitted| now.duration_since(io.since) >= LOST_AFTER;
+        let next = || {
+            let first = self.submitted.first_entry()?;
+            lost(first.get()).then(|| first.remove())
+        };
+        std::iter::from_fn(next).take(GIVEN_UP_AT_ONCE).collect()
+    }
 }
 
 impl L3 {
     /// L3 in this store; slab files have `slab_bytes`, rounded down to whole slots.
     pub fn new(store: SharedStore, slab_bytes: u64, deadline: Duration, counters: Arc<Counters>) -> Self {
+        let reads = store.reads_at_once();
         Self {
             slabs: Slabs::new(store.clone(), slab_bytes),
+            reads: FairSemaphore::new((reads + reads.div_ceil(READS_QUEUED_PART)) as u32),
             store,
             deadline,
             health: Health::new(counters.clone()),
@@ -119,11 +151,13 @@ impl L3 {
             };
             let mut under_way = self.under_way.lock();
             for completion in completions {
-                if let Some(waiter) = under_way.waiters.remove(&completion.op) {
+                let late = match under_way.submitted.remove(&completion.op) {
                     // A waiter that left gets nothing; the frame is free here.
-                    let _ = waiter.send(completion);
-                } else {
-                    sometimes(match completion.transfer {
+                    Some(io) => io.waiter.send(completion).err(),
+                    None => Some(completion),
+                };
+                if let Some(late) = late {
+                    sometimes(match late.transfer {
                         Transfer::Read(_) => Marker::ReadCompletedLate,
                         Transfer::Write(_) => Marker::WriteCompletedLate,
                     });
@@ -135,6 +169,11 @@ impl L3 {
     /// Counts how often L3 had to be reached anew; frames of before cannot be moved any more.
     pub fn epoch(&self) -> u64 {
         self.store.epoch()
+    }
+
+    /// There is this tenant: something is kept for it.
+    pub fn enter(&self, tenant: TenantId) {
+        self.reads.enter(tenant);
     }
 
     /// Forgets what the L3 of before did: it was reached anew.
@@ -163,7 +202,7 @@ impl L3 {
         let Some(admitted) = self.health.admit(Direction::Read, slab, true) else { return };
         let (slot, deadline) = (SlotRef { slab, slot: 0, generation: 0 }, Instant::now() + self.deadline);
         // What is read is looked at by nobody.
-        let _ = self.read_admitted(admitted, shape, slot, frame, deadline).await;
+        let _ = self.read_admitted(admitted, shape, (slot, frame), None, deadline).await;
     }
 
     /// Fills the frame from a slot; gives the bytes read, fewer than asked where the slab file ends.
@@ -175,15 +214,18 @@ impl L3 {
         deadline: Instant,
     ) -> Result<(FrameMut, u64), IoFailure> {
         let admitted = self.health.admit(Direction::Read, slot.slab, false).ok_or(IoFailure::BreakerOpen)?;
-        self.read_admitted(admitted, shape, slot, frame, deadline).await
+        // A read that does not get there says nothing of its slab.
+        let turn = self.reads.take(frame.class().tenant, 1, deadline.min(Instant::now() + self.deadline)).await;
+        let turn = turn.ok_or(StoreError::TimedOut)?;
+        self.read_admitted(admitted, shape, (slot, frame), Some(turn), deadline).await
     }
 
     async fn read_admitted(
         &self,
         admitted: Admitted<'_>,
         shape: PageShape,
-        slot: SlotRef,
-        frame: FrameMut,
+        (slot, frame): (SlotRef, FrameMut),
+        turn: Option<FairPermit>,
         deadline: Instant,
     ) -> Result<(FrameMut, u64), IoFailure> {
         let began = Instant::now();
@@ -192,7 +234,7 @@ impl L3 {
             admitted.judge(&error);
             return Err(error.into());
         }
-        let mut waiters = self.submit(vec![(slot, shape, Transfer::Read(frame))], deadline);
+        let mut waiters = self.submit(vec![(slot, shape, Transfer::Read(frame))], turn, deadline);
         let waiter = waiters.pop().ok_or(StoreError::Gone)?;
         match self.wait(waiter, deadline).await {
             Ok((Transfer::Read(frame), bytes)) => {
@@ -256,7 +298,7 @@ impl L3 {
         }
         let (who, transfers): (Vec<_>, Vec<_>) =
             admitted.into_iter().map(|(index, admission, transfer)| ((index, admission), transfer)).unzip();
-        let waiters = if transfers.is_empty() { Vec::new() } else { self.submit(transfers, deadline) };
+        let waiters = if transfers.is_empty() { Vec::new() } else { self.submit(transfers, None, deadline) };
         let writing: FuturesUnordered<_> = who
             .into_iter()
             .zip(waiters)
@@ -306,33 +348,39 @@ impl L3 {
         }
     }
 
-    fn submit(&self, transfers: Vec<(SlotRef, PageShape, Transfer)>, deadline: Instant) -> Vec<Waiter> {
+    /// Gives I/Os to the store; `turn` is that of the first.
+    fn submit(
+        &self,
+        transfers: Vec<(SlotRef, PageShape, Transfer)>,
+        mut turn: Option<FairPermit>,
+        deadline: Instant,
+    ) -> Vec<Waiter> {
         let mut batch = Vec::with_capacity(transfers.len());
         let mut waiters = Vec::with_capacity(transfers.len());
+        let now = Instant::now();
         let mut under_way = self.under_way.lock();
+        let given_up = under_way.give_up(now);
         for (slot, shape, transfer) in transfers {
             under_way.last_op += 1;
             let op = under_way.last_op;
-            let (sender, completion) = oneshot::channel();
-            under_way.waiters.insert(op, sender);
-            waiters.push(Waiter { op, completion });
+            let (waiter, completion) = oneshot::channel();
+            under_way.submitted.insert(op, Submitted { since: now, waiter, _turn: turn.take() });
+            waiters.push(completion);
             let offset = u64::from(slot.slot) * u64::from(shape.slot_bytes);
             let (slab, len) = (slot.slab, shape.frame_bytes);
             batch.push(Io { op, slab, offset, len, transfer, begin_by: Some(deadline) });
         }
         drop(under_way);
+        drop(given_up);
         self.store.submit(batch);
         waiters
     }
 
     async fn wait(&self, waiter: Waiter, deadline: Instant) -> Result<(Transfer, u64), StoreError> {
-        match tokio::time::timeout_at(deadline, waiter.completion).await {
+        match tokio::time::timeout_at(deadline, waiter).await {
             Ok(Ok(completion)) => Ok((completion.transfer, completion.result?)),
             Ok(Err(_)) => Err(StoreError::Gone),
-            Err(_) => {
-                self.under_way.lock().waiters.remove(&waiter.op);
-                Err(StoreError::TimedOut)
-            }
+            Err(_) => Err(StoreError::TimedOut),
         }
     }
 }

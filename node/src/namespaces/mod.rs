@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{ApiError, Opened};
+use crate::api::{ApiError, Cleared, Opened};
 use crate::arena::TenantId;
 use crate::config::NodeConfig;
 use crate::counters::Counters;
@@ -52,6 +52,7 @@ pub(crate) struct Namespaces {
     chunk_bytes: u32,
     frame_bytes_max: u64,
     idle_max: Duration,
+    clear_tenants: Vec<String>,
     open: ByNamespace<OpenNamespace>,
     /// Held while a namespace is opened or closed.
     tenants: Mutex<Tenants>,
@@ -92,6 +93,7 @@ impl Namespaces {
             chunk_bytes: cluster.chunk_bytes,
             frame_bytes_max: config.arena_bytes / PAGE_ARENA_PART,
             idle_max: Duration::from_millis(config.namespace_idle_ms),
+            clear_tenants: config.clear_tenants.clone(),
             open: ByNamespace::default(),
             tenants: Mutex::default(),
             owners,
@@ -212,6 +214,23 @@ impl Namespaces {
         // What was there before the namespace was opened is seen by the first lookup.
         open.mirror.reached(registered.revision, deadline).await;
         Ok(open.opened())
+    }
+
+    /// Has the group clear a namespace, and waits until its mirror here is, or for the deadline.
+    ///
+    /// Errors: its tenant's engines may not, or the group's refusal.
+    pub(crate) async fn clear(&self, namespace: NamespaceId, deadline: Instant) -> Result<Cleared, ApiError> {
+        let open = self.used(namespace)?;
+        let tenant = &open.namespace.tenant;
+        if !self.clear_tenants.contains(tenant) {
+            return Err(ApiError::MayNotClear(tenant.clone()));
+        }
+        let request = wire::ClearRequest { namespace_id: namespace };
+        let clear = self.meta.retry(deadline, |mut client| async move { client.clear(request).await });
+        let wire::ClearResponse { epoch, revision } = clear.await.map_err(ApiError::Group)?;
+        open.mirror.reached(revision, deadline).await;
+        tracing::info!(namespace, revision, model = open.namespace.model, "an engine cleared a namespace");
+        Ok(Cleared { epoch, revision })
     }
 
     /// Opens the namespace here unless it is open.

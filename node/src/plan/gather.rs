@@ -82,6 +82,11 @@ impl Gather {
         self.checksums().is_some()
     }
 
+    /// True if all bytes of this shard are here.
+    pub fn has(&self, shard: usize) -> bool {
+        matches!(self.shards[shard], Shard::Arrived { .. })
+    }
+
     /// The writer is gone: a shard it had not finished is open to another.
     pub fn abandon(&mut self, shard: usize, writer: WriterId) {
         if matches!(&self.shards[shard], Shard::Arriving { writer: present, .. } if *present == writer) {
@@ -91,8 +96,7 @@ impl Gather {
 
     /// Shards of which not all bytes are here.
     pub fn missing(&self) -> impl Iterator<Item = usize> {
-        let arrived = |shard: &Shard| matches!(shard, Shard::Arrived { .. });
-        self.shards.iter().enumerate().filter(move |(_, shard)| !arrived(shard)).map(|(index, _)| index)
+        (0..self.shards.len()).filter(|shard| !self.has(*shard))
     }
 
     /// True if nothing has arrived and nobody is writing.

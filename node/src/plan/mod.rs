@@ -3,6 +3,7 @@
 //! Times are milliseconds since the agent started, given by the caller.
 
 pub mod breaker;
+pub mod fair_shares;
 pub mod gather;
 pub mod grants;
 pub mod health;

@@ -104,7 +104,7 @@ impl Reading {
             }
             // Others read as much of L1 as they may: the frame is not held while this one waits for its turn.
             drop(frame);
-            let Some(room) = self.pins.room(open.geometry.frame_bytes, ask.deadline).await else {
+            let Some(room) = self.pins.room(open.tenant, open.geometry.frame_bytes, ask.deadline).await else {
                 return (Err(Miss::NoRoom), revision);
             };
             (whereabouts, revision) = self.whereabouts(open, &key, ask);
@@ -147,8 +147,8 @@ impl Reading {
         key: EntryKey,
         location: Location,
     ) -> Result<PageBytes, Miss> {
-        let (room, bytes, deadline) = (self.room.clone(), reads.open.geometry.frame_bytes, ask.deadline);
-        let room = async move { room.take(bytes, deadline).await };
+        let (room, open, deadline) = (self.room.clone(), reads.open.clone(), ask.deadline);
+        let room = async move { room.take(open.tenant, open.geometry.frame_bytes, deadline).await };
         let reading = async {
             if ask.bypass_cache {
                 let room = room.await.ok_or(Miss::NoRoom)?;

@@ -102,6 +102,9 @@ impl Reading {
 
 impl PerNamespace for Reading {
     fn opened(&self, open: &Arc<OpenNamespace>) {
+        self.room.enter(open.tenant);
+        self.pins.enter(open.tenant);
+        self.l3.enter(open.tenant);
         let reads = NamespaceReads {
             open: open.clone(),
             shared: SharedReads::default(),

@@ -8,7 +8,6 @@ use foreword_proto::namespace::Geometry;
 use foreword_proto::records::SuspectRecord;
 use foreword_proto::{EntryKey, Epoch, Location};
 use foreword_seams::{Marker, sometimes};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::NamespaceReads;
@@ -19,6 +18,7 @@ use crate::api::Miss;
 use crate::arena::Frame;
 use crate::config::NodeConfig;
 use crate::counters::Counters;
+use crate::fair_semaphore::FairPermit;
 use crate::l1::{Entrance, L1};
 use crate::l3::{IoFailure, L3};
 use crate::memory::Memory;
@@ -73,7 +73,7 @@ impl PageReader {
         epoch: Epoch,
         key: EntryKey,
         location: Location,
-        room: impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static,
+        room: impl Future<Output = Option<FairPermit>> + Send + 'static,
     ) -> SharedRead {
         let id = ReadId { epoch, key, slot: location.slot };
         match reads.shared.join(id) {

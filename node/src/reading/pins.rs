@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use crate::arena::{Frame, FrameId};
+use crate::arena::{Frame, FrameId, TenantId};
+use crate::fair_semaphore::FairPermit;
 use crate::memory::Room;
 
 /// A part of the arena that L1's readers may hold.
@@ -21,7 +21,7 @@ pub(super) struct Pins {
 pub(super) struct Pin {
     frame: FrameId,
     held: Arc<Mutex<BTreeMap<FrameId, Weak<Pin>>>>,
-    _room: OwnedSemaphorePermit,
+    _room: FairPermit,
 }
 
 impl Pins {
@@ -32,19 +32,24 @@ impl Pins {
     /// A pin of this frame if it has one, or if there is room now.
     pub(super) fn pin(&self, frame: &Frame) -> Option<Arc<Pin>> {
         let present = self.held.lock().get(&frame.id()).and_then(Weak::upgrade);
-        present.or_else(|| Some(self.pin_in(frame, self.room.take_now(frame.len() as u64)?)))
+        present.or_else(|| Some(self.pin_in(frame, self.room.take_now(frame.class().tenant, frame.len() as u64)?)))
     }
 
     /// A pin of this frame in room that was waited for.
-    pub(super) fn pin_in(&self, frame: &Frame, room: OwnedSemaphorePermit) -> Arc<Pin> {
+    pub(super) fn pin_in(&self, frame: &Frame, room: FairPermit) -> Arc<Pin> {
         let pin = Arc::new(Pin { frame: frame.id(), held: self.held.clone(), _room: room });
         self.held.lock().insert(frame.id(), Arc::downgrade(&pin));
         pin
     }
 
-    /// Room for a page, in the order of asking. None: not before the deadline.
-    pub(super) async fn room(&self, bytes: u64, deadline: Instant) -> Option<OwnedSemaphorePermit> {
-        self.room.take(bytes, deadline).await
+    /// There is this tenant: some room is kept for it.
+    pub(super) fn enter(&self, tenant: TenantId) {
+        self.room.enter(tenant);
+    }
+
+    /// Room for a page, in its turn. None: not before the deadline.
+    pub(super) async fn room(&self, tenant: TenantId, bytes: u64, deadline: Instant) -> Option<FairPermit> {
+        self.room.take(tenant, bytes, deadline).await
     }
 
     /// Units of room taken now.

@@ -7,13 +7,14 @@ use foreword_proto::{EntryKey, Epoch, SlotRef};
 use futures::FutureExt;
 use futures::future::Shared;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use crate::api::Miss;
 use crate::arena::Frame;
+use crate::fair_semaphore::FairPermit;
 
 /// What a read gave, for all its waiters: the frame, and its room until the last of them has it.
-pub(super) type ReadAnswer = Result<(Frame, Arc<OwnedSemaphorePermit>), Miss>;
+pub(super) type ReadAnswer = Result<(Frame, Arc<FairPermit>), Miss>;
 /// A read under way. Dropping it does not end the read.
 pub(super) type SharedRead = Shared<oneshot::Receiver<ReadAnswer>>;
 

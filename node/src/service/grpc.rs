@@ -8,7 +8,7 @@ use foreword_proto::chain::asked_keys;
 use foreword_proto::key::page_keys_from_wire;
 use foreword_proto::limits::{KEYS_MAX, SHARDS_MAX};
 use foreword_proto::wire::{namespace_from_wire, node as wire};
-use foreword_proto::{BadInput, PageKey};
+use foreword_proto::{BadInput, PageKey, PutOutcome};
 use foreword_seams::deadline::deadline_of;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -19,12 +19,15 @@ use wire::node_server::Node;
 use super::admission::overloaded;
 use super::convert::{opened_to_wire, page_put_to_wire, parent_from_wire};
 use super::pieces::Packer;
-use crate::api::{EngineApi, GetAsk, LookupAsk, Opened, PutAsk};
+use crate::api::{Cleared, EngineApi, GetAsk, LookupAsk, Opened, PutAsk};
 
 /// Times for calls whose caller names none, and for those who name more.
 const OPEN_WAIT: Duration = Duration::from_secs(20);
 const LOOKUP_WAIT: Duration = Duration::from_secs(20);
 const GET_WAIT: Duration = Duration::from_secs(60);
+const CLEAR_WAIT: Duration = Duration::from_secs(20);
+/// A writer that sends nothing for this long is given up: its call counts, and its pages hold the arena.
+const WRITER_STALLED: Duration = Duration::from_secs(30);
 /// Messages of one get stream ahead of its reader.
 const GET_MESSAGES_AHEAD: usize = 2;
 /// A reader that takes no message for this long is given up: its pages hold the arena.
@@ -142,9 +145,17 @@ impl Node for NodeService {
         Ok(Response::new(ReceiverStream::new(messages)))
     }
 
+    async fn wanted(&self, request: Request<wire::WantedRequest>) -> Result<Response<wire::WantedResponse>, Status> {
+        let message = request.into_inner();
+        let keys = page_keys_from_wire("keys", &message.keys, KEYS_MAX)?;
+        let known = self.api.wanted(message.namespace_id, message.shard, &keys)?;
+        let page = |known: &Option<PutOutcome>| known.as_ref().map(page_put_to_wire).unwrap_or_default();
+        Ok(Response::new(wire::WantedResponse { pages: known.iter().map(page).collect() }))
+    }
+
     async fn put(&self, request: Request<Streaming<wire::PutRequest>>) -> Result<Response<wire::PutResponse>, Status> {
         let mut messages = request.into_inner();
-        let header = match messages.message().await?.and_then(|message| message.kind) {
+        let header = match next(&mut messages).await?.and_then(|message| message.kind) {
             Some(wire::put_request::Kind::Header(header)) => header,
             _ => return Err(BadInput::new("header", "a header as the first message").into()),
         };
@@ -156,7 +167,7 @@ impl Node for NodeService {
             wait_published: header.wait_published,
         };
         let mut call = self.api.put(ask)?;
-        while let Some(message) = messages.message().await? {
+        while let Some(message) = next(&mut messages).await? {
             let Some(wire::put_request::Kind::Pieces(pieces)) = message.kind else {
                 return Err(BadInput::new("header", "one header only, then pieces").into());
             };
@@ -190,6 +201,12 @@ impl Node for NodeService {
         Ok(Response::new(wire::ReleaseResponse {}))
     }
 
+    async fn clear(&self, request: Request<wire::ClearRequest>) -> Result<Response<wire::ClearResponse>, Status> {
+        let deadline = deadline_of(request.metadata(), CLEAR_WAIT);
+        let Cleared { epoch, revision } = self.api.clear(request.into_inner().namespace_id, deadline).await?;
+        Ok(Response::new(wire::ClearResponse { epoch, revision }))
+    }
+
     async fn stats(&self, _: Request<wire::StatsRequest>) -> Result<Response<wire::StatsResponse>, Status> {
         let json = serde_json::to_string(&self.api.stats()).map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(wire::StatsResponse { json }))
@@ -200,6 +217,17 @@ impl Node for NodeService {
     async fn watch_local(&self, _: Request<wire::WatchLocalRequest>) -> Result<Response<NoStream>, Status> {
         Err(status_for(Code::Unimplemented, "watch_local", "watch_local: comes with a later release"))
     }
+}
+
+/// A put's next message.
+///
+/// Errors: none came for too long.
+async fn next(messages: &mut Streaming<wire::PutRequest>) -> Result<Option<wire::PutRequest>, Status> {
+    let next = tokio::time::timeout(WRITER_STALLED, messages.message());
+    next.await.unwrap_or_else(|_| {
+        let expected = format!("pieces: expected the next message, or the end, within {} s", WRITER_STALLED.as_secs());
+        Err(status_for(Code::DeadlineExceeded, "pieces", expected))
+    })
 }
 
 /// The shards asked for, in the order asked; none named: all.

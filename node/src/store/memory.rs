@@ -28,6 +28,9 @@ use crate::arena::Quarantined;
 use super::completions::Completions;
 use super::{ClusterMark, Completion, IOS_QUEUED_MAX, Io, OpId, PageStore, StoreError, Transfer};
 
+/// Nothing waits in memory, but for the faults of a test: as many as a device might take.
+const READS_AT_ONCE: usize = 64;
+
 /// What an I/O is, to a fault that decides about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IoView {
@@ -353,6 +356,10 @@ impl PageStore for MemoryStore {
 
     fn open_to_read(&self, slab: SlabId) -> BoxFuture<'static, Result<(), StoreError>> {
         self.open_slab(slab, 0)
+    }
+
+    fn reads_at_once(&self) -> usize {
+        READS_AT_ONCE
     }
 
     fn submit(&self, batch: Vec<Io>) {

@@ -100,6 +100,8 @@ pub trait PageStore: Send + Sync + 'static {
     fn open_slab(&self, slab: SlabId, bytes: u64) -> BoxFuture<'static, Result<(), StoreError>>;
     /// As [`Self::open_slab`], to read only: nothing is made. One that is not there may be found out by the first read.
     fn open_to_read(&self, slab: SlabId) -> BoxFuture<'static, Result<(), StoreError>>;
+    /// Reads that are under way side by side; more of them wait in a queue.
+    fn reads_at_once(&self) -> usize;
     /// Takes a batch of I/Os and returns at once; nothing orders the I/Os of a batch, nor batches. Each gives exactly one completion.
     ///
     /// A store that talks to another process gives none for an I/O that stays without an answer for longer than its patience: the frame is

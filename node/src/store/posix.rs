@@ -147,6 +147,10 @@ impl PageStore for PosixStore {
         Box::pin(blocking(move || shared.open_slab(slab, bytes).map_err(errno)))
     }
 
+    fn reads_at_once(&self) -> usize {
+        self.shared.queues.lock().reads.busy_max
+    }
+
     fn submit(&self, batch: Vec<Io>) {
         batch.iter().for_each(Io::check);
         let mut refused = Vec::new();
@@ -250,6 +254,10 @@ impl Shared {
             None => self.open(io.slab, OFlags::empty()),
         };
         let fd = fd.map_err(|error| if error == Errno::NOENT { StoreError::NoSlab(io.slab) } else { errno(error) })?;
+        // Opening may have taken long: the slot may be another page's by now.
+        if io.is_stale(Instant::now()) {
+            return Err(StoreError::TimedOut);
+        }
         transfer(&fd, io)
     }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use foreword_proto::{EntryKey, Epoch, NamespaceId, PutRefusal};
+use foreword_proto::{BadInput, EntryKey, Epoch, NamespaceId, PutOutcome, PutRefusal};
 use foreword_seams::{Marker, sometimes};
 use tokio::sync::mpsc;
 
@@ -110,6 +110,21 @@ impl Writing {
 }
 
 impl NamespaceWrites {
+    /// The shard's index.
+    ///
+    /// Errors: the namespace does not have it.
+    fn shard(&self, shard: u32) -> Result<usize, BadInput> {
+        let shards = self.open.geometry.shards();
+        let index = usize::try_from(shard).ok().filter(|index| *index < shards);
+        index.ok_or_else(|| BadInput::new("shard", format!("a shard below {shards}, got {shard}")))
+    }
+
+    /// What a put of this page is told if the index has it.
+    fn existing(&self, key: &EntryKey) -> Option<PutOutcome> {
+        let revision = self.open.mirror.read(|view| view.present_at(key))?;
+        Some(PutOutcome::Exists { revision })
+    }
+
     /// Looks whether ranks wait for each other.
     fn look_who_waits(&self) {
         if self.whole_pages.load(Ordering::Relaxed) == 0 {
@@ -128,6 +143,7 @@ impl NamespaceWrites {
 
 impl PerNamespace for Writing {
     fn opened(&self, open: &Arc<OpenNamespace>) {
+        self.room.enter(open.tenant);
         let writes = NamespaceWrites {
             open: open.clone(),
             under_way: UnderWay::new(self.counters.clone()),

@@ -10,10 +10,11 @@ use foreword_proto::location::Checksums;
 use foreword_proto::namespace::Geometry;
 use foreword_proto::{BadInput, EntryKey, Epoch, PutOutcome};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::arena::{Frame, FrameMut, FramePart};
+use crate::fair_semaphore::FairPermit;
 use crate::plan::gather::{Accepted, Begin, Gather, WriterId};
 
 /// A page on its way in.
@@ -34,7 +35,7 @@ struct Gathering {
     gather: Gather,
     /// One a shard. None while its writer copies into it.
     shards: Vec<Option<ShardBytes>>,
-    room: OwnedSemaphorePermit,
+    room: FairPermit,
 }
 
 /// A shard's place in the page's frame, and the checksum of what has come of it.
@@ -47,14 +48,14 @@ struct ShardBytes {
 pub(super) struct Publishing {
     pub(super) frame: Frame,
     pub(super) since: Instant,
-    _room: OwnedSemaphorePermit,
+    _room: FairPermit,
 }
 
 /// A page whose bytes are all here.
 pub(super) struct WholePage {
     pub(super) frame: Frame,
     pub(super) checksums: Checksums,
-    pub(super) room: OwnedSemaphorePermit,
+    pub(super) room: FairPermit,
 }
 
 /// What became of a piece.
@@ -75,7 +76,7 @@ impl PageWork {
         parent: ParentHint,
         geometry: &Geometry,
         mut frame: FrameMut,
-        room: OwnedSemaphorePermit,
+        room: FairPermit,
     ) -> Self {
         zero_padding(geometry, frame.bytes_mut());
         let parts = frame.split((0..geometry.shards()).map(|shard| geometry.shard_range(shard)));
@@ -154,7 +155,7 @@ impl PageWork {
     }
 
     /// It is on L3, and to be published.
-    pub(super) fn publish(&self, frame: Frame, room: OwnedSemaphorePermit) {
+    pub(super) fn publish(&self, frame: Frame, room: FairPermit) {
         *self.publishing.lock() = Some(Publishing { frame, since: Instant::now(), _room: room });
     }
 
@@ -173,6 +174,11 @@ impl PageWork {
         let slot = self.gathering.lock();
         let missing = slot.as_ref()?.gather.missing();
         Some(missing.filter(|shard| shards.contains(shard)).collect())
+    }
+
+    /// True if no more bytes of this shard are needed.
+    pub(super) fn has(&self, shard: usize) -> bool {
+        self.gathering.lock().as_ref().is_none_or(|gathering| gathering.gather.has(shard))
     }
 
     /// True while shards are missing.

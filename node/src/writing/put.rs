@@ -6,10 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use foreword_proto::key::ParentHint;
-use foreword_proto::{BadInput, EntryKey, Epoch, PageKey, PutOutcome, PutRefusal};
+use foreword_proto::{BadInput, EntryKey, Epoch, NamespaceId, PageKey, PutOutcome, PutRefusal};
 use foreword_seams::{Marker, sometimes};
 use futures::future::BoxFuture;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::page_work::{PageWork, Piece, WholePage};
@@ -17,6 +16,7 @@ use super::under_way::Pending;
 use super::write::WriteJob;
 use super::{NamespaceWrites, Writing};
 use crate::api::{ApiError, PutAsk, PutCall};
+use crate::fair_semaphore::FairPermit;
 use crate::plan::gather::WriterId;
 
 /// One page of a put, as far as this call knows.
@@ -52,17 +52,29 @@ impl Writing {
     /// Errors: a namespace that is not open here, or a shard that it does not have.
     pub(crate) fn put(self: &Arc<Self>, ask: PutAsk) -> Result<Box<dyn PutCall>, ApiError> {
         let writes = self.namespaces.get(ask.namespace)?;
-        let open = &writes.open;
-        let shard = ask.shard as usize;
-        if shard >= open.geometry.shards() {
-            let expected = format!("a shard below {}, got {shard}", open.geometry.shards());
-            return Err(BadInput::new("shard", expected).into());
-        }
-        let epoch = open.mirror.read(|view| view.epoch());
+        let shard = writes.shard(ask.shard)?;
+        let epoch = writes.open.mirror.read(|view| view.epoch());
         let pages = ask.keys.iter().map(|_| Page::Expected).collect();
         let writer = self.next_writer.fetch_add(1, Ordering::Relaxed);
         let (waited, gave_way) = (Duration::ZERO, false);
         Ok(Box::new(Put { writing: self.clone(), writes, ask, shard, writer, epoch, pages, waited, gave_way }))
+    }
+
+    /// Which shards' bytes a put would take now: None. Else what it would be told without them.
+    pub(crate) fn wanted(
+        &self,
+        namespace: NamespaceId,
+        shard: u32,
+        keys: &[PageKey],
+    ) -> Result<Vec<Option<PutOutcome>>, ApiError> {
+        let writes = self.namespaces.get(namespace)?;
+        let shard = writes.shard(shard)?;
+        let epoch = writes.open.mirror.read(|view| view.epoch());
+        let known = |key: EntryKey| match writes.under_way.find(epoch, key) {
+            Some(work) => work.has(shard).then_some(PutOutcome::Taken),
+            None => writes.existing(&key),
+        };
+        Ok(keys.iter().map(|key| known(key.entry())).collect())
     }
 }
 
@@ -90,10 +102,9 @@ impl Put {
 
     /// True if the page is in the index, or was when its put began to be looked at.
     fn existing(&self, index: usize) -> Option<PutOutcome> {
-        let key = self.key(index);
-        let revision = self.writes.open.mirror.read(|view| view.present_at(&key))?;
+        let exists = self.writes.existing(&self.key(index))?;
         self.writing.counters.puts_existing.add(1);
-        Some(PutOutcome::Exists { revision })
+        Some(exists)
     }
 
     /// The page's first bytes are here: finds the page under way, or begins it. A later shard needs no room.
@@ -125,7 +136,7 @@ impl Put {
     /// this call had to give way.
     async fn begin_in_room(&mut self, index: usize, deadline: Instant) -> Option<Page> {
         let (key, frame_bytes) = (self.key(index), self.writes.open.geometry.frame_bytes);
-        let room = match self.writing.room.take_now(frame_bytes) {
+        let room = match self.writing.room.take_now(self.writes.open.tenant, frame_bytes) {
             Some(room) => room,
             None => self.wait_for_room(key, deadline).await?,
         };
@@ -144,9 +155,10 @@ impl Put {
 
     /// Room in its turn. None also for a page of which another shard was refused meanwhile, and where this call has to give way to
     /// another rank's.
-    async fn wait_for_room(&mut self, key: EntryKey, deadline: Instant) -> Option<OwnedSemaphorePermit> {
+    async fn wait_for_room(&mut self, key: EntryKey, deadline: Instant) -> Option<FairPermit> {
         let gives_way = {
-            let mut waiting = pin!(self.writing.room.take(self.writes.open.geometry.frame_bytes, deadline));
+            let open = &self.writes.open;
+            let mut waiting = pin!(self.writing.room.take(open.tenant, open.geometry.frame_bytes, deadline));
             let turn = self.writes.turns.wait(self.writer, self.shard);
             self.writes.look_who_waits();
             loop {

@@ -196,17 +196,20 @@ impl FakeMeta {
         self.changed.send_modify(|count| *count += 1);
     }
 
-    pub fn clear_namespace(&self, namespace: u32) {
+    /// Gives the new epoch, and the revision.
+    pub fn clear_namespace(&self, namespace: u32) -> (u32, u64) {
         let mut state = self.state.lock();
         state.revision += 1;
         let revision = state.revision;
         let space = state.spaces.get_mut(&namespace).unwrap();
         space.epoch += 1;
+        let epoch = space.epoch;
         space.entries.clear();
         space.log.clear();
         space.kept_after = revision;
         drop(state);
         self.changed.send_modify(|count| *count += 1);
+        (epoch, revision)
     }
 
     /// Keeps none of the events so far: who has not seen them is resynced.
@@ -501,8 +504,8 @@ impl Meta for FakeMeta {
     }
 
     async fn clear(&self, request: Request<wire::ClearRequest>) -> Result<Response<wire::ClearResponse>, Status> {
-        self.clear_namespace(request.into_inner().namespace_id);
-        Ok(Response::new(wire::ClearResponse::default()))
+        let (epoch, revision) = self.clear_namespace(request.into_inner().namespace_id);
+        Ok(Response::new(wire::ClearResponse { epoch, revision }))
     }
 
     async fn delete(&self, _: Request<wire::DeleteRequest>) -> Result<Response<wire::DeleteResponse>, Status> {

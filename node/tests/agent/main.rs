@@ -4,6 +4,7 @@
 #![allow(unreachable_pub)]
 
 mod bad_input;
+mod engine;
 mod fake_meta;
 mod faults;
 mod harness;

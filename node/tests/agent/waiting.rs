@@ -170,3 +170,37 @@ async fn a_page_takes_room_once_however_many_ranks_read_it() {
     };
     assert_eq!(used, BYTES as u64 * 2 / 4096);
 }
+
+#[tokio::test]
+async fn a_tenant_whose_reads_hang_leaves_room_to_another() {
+    let (cluster, slow) = (Cluster::start().await, Arc::new(Slow::default()));
+    let writer = cluster.agent("writer").await;
+    let mut config = cluster.config("reader");
+    (config.arena_bytes, config.l3_deadline_ms) = (1 << 20, 3_600_000);
+    let reader = cluster.agent_with(config, slow.clone()).await;
+    let mut spaces = Vec::new();
+    for tenant in ["hangs", "works"] {
+        let namespace = Namespace { tenant: tenant.into(), ..Namespace::simple("two", 64, vec![BYTES as u64; 2]) };
+        let ns = writer.open(&namespace).await;
+        reader.open(&namespace).await;
+        let put = writer.put(ns, &keys(0..20), 2, BYTES).await;
+        reader.lookup(ns, &[], put.iter().map(|page| page.revision).max().unwrap()).await;
+        spaces.push(ns);
+    }
+    slow.0.store(true, Ordering::SeqCst);
+    let asked: Vec<Vec<PageKey>> = (0..20).map(|number| keys(number..number + 1)).collect();
+    let hang = futures::future::join_all(asked.iter().map(|key| reader.get(spaces[0], key, |_| {})));
+    let meanwhile = async {
+        // Three quarters of the room, which has eight pages.
+        let units = 6 * BYTES as u64 * 2 / 4096;
+        eventually("the first tenant has its part", || reader.handle.api().held().get_room_used >= units).await;
+        slow.0.store(false, Ordering::SeqCst);
+        reader.get(spaces[1], &keys(0..20), |_| {}).await
+    };
+    let got = tokio::select! {
+        got = meanwhile => got,
+        _ = hang => panic!("the reads did not hang"),
+        () = tokio::time::sleep(SOON) => panic!("one tenant waited for the other's reads"),
+    };
+    assert!(got.iter().all(|page| page.hit));
+}

@@ -282,6 +282,10 @@ impl PageStore for Broken {
         self.inner.open_to_read(slab)
     }
 
+    fn reads_at_once(&self) -> usize {
+        self.inner.reads_at_once()
+    }
+
     fn submit(&self, batch: Vec<Io>) {
         if self.breach == Breach::EarlyWrite {
             return self.submit_early(batch);

@@ -1,3 +1,4 @@
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
@@ -58,6 +59,61 @@ async fn faults_of_the_filesystem_are_numbers() {
     store.open_slab(1, PAGE).await.unwrap();
     let done = one(&store, 1, u64::MAX - PAGE, Transfer::Write(page(&arena(), 1).freeze())).await;
     assert_eq!(done.result, Err(StoreError::Errno(libc::EINVAL)), "an offset beyond any file");
+}
+
+/// Whoever opens this file to write waits, as in a filesystem that hangs, until this lease is given back.
+struct Lease(std::fs::File);
+
+impl Lease {
+    fn take(path: &Path) -> Self {
+        let file = std::fs::File::open(path).unwrap();
+        // SAFETY: these calls take numbers only. The kernel tells who holds a lease that somebody waits for it by a signal, which
+        // would end this process.
+        let taken = unsafe {
+            libc::signal(libc::SIGIO, libc::SIG_IGN);
+            libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK)
+        };
+        assert_eq!(taken, 0, "{}", std::io::Error::last_os_error());
+        Self(file)
+    }
+
+    fn somebody_waits(&self) -> bool {
+        // SAFETY: it takes numbers only.
+        unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_GETLEASE) == libc::F_UNLCK }
+    }
+}
+
+#[tokio::test]
+async fn a_write_whose_slab_took_too_long_to_open_is_not_done_any_more() {
+    let root = tempfile::tempdir().unwrap();
+    init_l3_root(root.path(), &ClusterMark::new(CLUSTER, 4096, "test")).unwrap();
+    let first = store(root.path(), 1);
+    first.open_slab(1, PAGE).await.unwrap();
+    let shared = Arc::downgrade(&first.shared);
+    drop(first);
+    let closed = async {
+        while shared.upgrade().is_some() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), closed).await.expect("nobody else has the slab open");
+
+    let path = root.path().join(CLUSTER.to_string()).join("slabs/00000001.slab");
+    let (store, lease) = (store(root.path(), 2), Lease::take(&path));
+    let begin_by = Instant::now() + Duration::from_secs(1);
+    let transfer = Transfer::Write(page(&arena(), 7).freeze());
+    store.submit(vec![Io { op: 1, slab: 1, offset: 0, len: PAGE, transfer, begin_by: Some(begin_by) }]);
+    let waits = async {
+        while !lease.somebody_waits() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waits).await.expect("the slab is opened when it is written");
+    tokio::time::sleep_until(begin_by + Duration::from_millis(1)).await;
+    drop(lease);
+    let done = tokio::time::timeout(Duration::from_secs(30), store.complete()).await.unwrap().pop().unwrap();
+    assert_eq!(done.result, Err(StoreError::TimedOut));
+    assert_eq!(std::fs::read(path).unwrap(), [0; PAGE as usize]);
 }
 
 #[test]

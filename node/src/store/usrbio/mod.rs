@@ -208,6 +208,10 @@ impl PageStore for UsrbioStore {
         self.on_files(move |shared| shared.open_slab(slab, None))
     }
 
+    fn reads_at_once(&self) -> usize {
+        self.shared.settings.lanes * self.shared.settings.ring_entries as usize
+    }
+
     fn submit(&self, batch: Vec<Io>) {
         batch.iter().for_each(Io::check);
         let shared = &self.shared;
