@@ -40,10 +40,10 @@ struct Turn {
 }
 
 impl FairSemaphore {
-    /// So many units, at least 1, all free.
-    pub(crate) fn new(units_max: u32) -> Arc<Self> {
+    /// So many units, at least 1, all free; a tenant that is not the only one has at most `each_max` of them.
+    pub(crate) fn new(units_max: u32, each_max: u32) -> Arc<Self> {
         let units_max = units_max.max(1);
-        let waiting = Waiting { shares: FairShares::new(units_max), senders: BTreeMap::new() };
+        let waiting = Waiting { shares: FairShares::new(units_max, each_max), senders: BTreeMap::new() };
         Arc::new(Self { units_max, waiting: Mutex::new(waiting) })
     }
 
@@ -128,7 +128,7 @@ mod tests {
 
     #[tokio::test]
     async fn units_come_back_to_who_waits_and_from_who_has_left() {
-        let semaphore = FairSemaphore::new(2);
+        let semaphore = FairSemaphore::new(2, 2);
         let held = semaphore.take(1, 5, soon()).await.unwrap();
         assert_eq!(semaphore.used(), 2);
         assert!(semaphore.take_now(1, 1).is_none());
@@ -148,7 +148,7 @@ mod tests {
 
     #[tokio::test]
     async fn permits_that_nobody_fetches_are_given_back() {
-        let semaphore = FairSemaphore::new(1);
+        let semaphore = FairSemaphore::new(1, 1);
         let held = semaphore.take(1, 1, soon()).await;
         let turn = semaphore.ask(1, 1);
         drop(held);

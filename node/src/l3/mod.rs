@@ -34,9 +34,9 @@ const PROBE_BYTES: u64 = 4096;
 /// Slabs that are probed at once.
 const PROBES_AT_ONCE: usize = 4;
 
-/// Reads that wait in the store's queue, in parts of those that it does at once: it always has a next one, and a tenant that may not have
-/// all of them leaves it some for others, also while its own hang.
-const READS_QUEUED_PART: usize = 4;
+/// A tenant that is not the only one leaves this part of the reads that the store does at once to others, also while its own hang. Alone it
+/// has twice as many there: the store always has a next one.
+const READS_KEPT_PART: u32 = 4;
 
 /// An I/O without an answer for this long gets none any more: longer than any store's patience.
 const LOST_AFTER: Duration = Duration::from_secs(120);
@@ -129,10 +129,11 @@ impl UnderWay {
 impl L3 {
     /// L3 in this store; slab files have `slab_bytes`, rounded down to whole slots.
     pub fn new(store: SharedStore, slab_bytes: u64, deadline: Duration, counters: Arc<Counters>) -> Self {
-        let reads = store.reads_at_once();
+        let reads = store.reads_at_once() as u32;
+        let each_max = reads.saturating_sub((reads / READS_KEPT_PART).max(1)).max(1);
         Self {
             slabs: Slabs::new(store.clone(), slab_bytes),
-            reads: FairSemaphore::new((reads + reads.div_ceil(READS_QUEUED_PART)) as u32),
+            reads: FairSemaphore::new(2 * reads, each_max),
             store,
             deadline,
             health: Health::new(counters.clone()),

@@ -11,12 +11,16 @@ use crate::fair_semaphore::{FairPermit, FairSemaphore};
 /// Room is counted in units of this.
 const ROOM_UNIT_BYTES: u64 = SHARD_ALIGN_BYTES;
 
+/// The part that a tenant leaves to others, where there are any.
+const KEPT_PART: u32 = 4;
+
 /// A part of the arena, counted in bytes of pages that may be on their way at once; tenants share it.
 pub(crate) struct Room(Arc<FairSemaphore>);
 
 impl Room {
     pub(crate) fn new(bytes: u64) -> Self {
-        Self(FairSemaphore::new((bytes / ROOM_UNIT_BYTES).clamp(1, u64::from(u32::MAX >> 4)) as u32))
+        let units = (bytes / ROOM_UNIT_BYTES).clamp(1, u64::from(u32::MAX >> 4)) as u32;
+        Self(FairSemaphore::new(units, units - units / KEPT_PART))
     }
 
     /// There is this tenant: some room is kept for it.

@@ -1,12 +1,9 @@
 //! How tenants share a number of units that each of them could use up alone.
 //!
-//! Units go to the tenant that holds least, within a tenant in the order of asking. Of two tenants and more none gets all: a quarter is kept
-//! from each, so that one whose units stay away for long, as those of reads that hang do, keeps no other from its work.
+//! Units go to the tenant that holds least, within a tenant in the order of asking. Of two tenants and more none gets all, so that one whose
+//! units stay away for long, as those of reads that hang do, keeps no other from its work.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-/// Of how many parts one is kept from each tenant.
-const KEPT_PART: u32 = 4;
 
 /// Names one asking; later ones have higher numbers.
 pub type Ticket = u64;
@@ -29,6 +26,8 @@ struct Tenant {
 #[derive(Debug)]
 pub struct FairShares<K> {
     units_max: u32,
+    /// What a tenant may hold where there are others.
+    each_max: u32,
     free: u32,
     last: Ticket,
     tenants: BTreeMap<K, Tenant>,
@@ -37,10 +36,11 @@ pub struct FairShares<K> {
 }
 
 impl<K: Ord + Copy> FairShares<K> {
-    /// All of so many units are free.
-    pub fn new(units_max: u32) -> Self {
+    /// All of so many units are free; a tenant that is not the only one has at most `each_max` of them.
+    pub fn new(units_max: u32, each_max: u32) -> Self {
         let units_max = units_max.max(1);
-        Self { units_max, free: units_max, last: 0, tenants: BTreeMap::new(), turns: BTreeSet::new() }
+        let each_max = each_max.clamp(1, units_max);
+        Self { units_max, each_max, free: units_max, last: 0, tenants: BTreeMap::new(), turns: BTreeSet::new() }
     }
 
     /// There is this tenant: from the second one on, none gets all units.
@@ -72,7 +72,7 @@ impl<K: Ord + Copy> FairShares<K> {
 
     /// The next asking that is granted, if one can be now. To be asked until there is none, after each of the others.
     pub fn grant(&mut self) -> Option<Grant<K>> {
-        let most = if self.tenants.len() > 1 { self.units_max - self.units_max / KEPT_PART } else { self.units_max };
+        let most = if self.tenants.len() > 1 { self.each_max } else { self.units_max };
         let mut turns = self.turns.iter().map(|(held, _, tenant)| (*held, *tenant));
         let (tenant, (ticket, units)) = turns.find_map(|(held, tenant)| {
             let first = *self.tenants.get(&tenant)?.waiting.front()?;
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_tenant_alone_has_everything_and_a_second_one_never_waits_for_a_quarter() {
-        let mut shares = FairShares::new(8);
+        let mut shares = FairShares::new(8, 6);
         for _ in 0..10 {
             shares.ask('a', 1);
         }
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn what_comes_back_goes_to_who_holds_least() {
-        let mut shares = FairShares::new(8);
+        let mut shares = FairShares::new(8, 6);
         shares.enter('c');
         for tenant in ['a', 'a', 'a', 'b', 'a', 'a', 'b', 'c'] {
             shares.ask(tenant, 2);
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_large_page_is_not_overtaken_for_ever_and_is_granted_alone() {
-        let mut shares = FairShares::new(8);
+        let mut shares = FairShares::new(8, 6);
         shares.enter('b');
         shares.ask('b', 1);
         drain(&mut shares);
@@ -182,9 +182,9 @@ mod tests {
         #[test]
         fn no_unit_is_given_twice_and_none_is_left_to_who_may_have_it(
             steps in prop::collection::vec(step(), 1..200),
-            units_max in 1u32..32,
+            (units_max, each_max) in (1u32..32).prop_flat_map(|most| (Just(most), 1..=most)),
         ) {
-            let mut shares = FairShares::new(units_max);
+            let mut shares = FairShares::new(units_max, each_max);
             (0..4).for_each(|tenant| shares.enter(tenant));
             let mut waiting: Vec<(u8, Ticket, u32)> = Vec::new();
             let mut granted: Vec<Grant<u8>> = Vec::new();
@@ -216,10 +216,9 @@ mod tests {
                 prop_assert!(used <= units_max);
                 // Nobody who may have units waits, but for those that are kept for who holds less.
                 let held = |name: u8| granted.iter().filter(|grant| grant.tenant == name).map(|grant| grant.units).sum::<u32>();
-                let most = units_max - units_max / KEPT_PART;
                 let first = |name: u8| waiting.iter().find(|(tenant, ..)| *tenant == name);
                 let may = (0..4).filter_map(|name| Some((held(name), first(name)?)));
-                let may = may.filter(|(held, (_, _, units))| *held == 0 || held + units <= most);
+                let may = may.filter(|(held, (_, _, units))| *held == 0 || held + units <= each_max);
                 if let Some((_, (_, _, units))) = may.min_by_key(|(held, (_, ticket, _))| (*held, *ticket)) {
                     prop_assert!(*units > units_max - used);
                 }
