@@ -11,7 +11,6 @@ pub mod command;
 mod copies;
 mod digest;
 mod frozen;
-mod grid;
 pub mod hf3fs;
 mod input;
 pub mod invariants;

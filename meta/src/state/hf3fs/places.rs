@@ -5,7 +5,7 @@ use hashbrown::HashTable;
 
 use super::PageIndex;
 use super::table::Table;
-use crate::state::grid::Grid;
+use foreword_index::Grid;
 
 /// Pages of the file for one bucket: 5 to 13 KB, what the first change after a freeze copies.
 const PAGES_PER_BUCKET: u32 = 1024;

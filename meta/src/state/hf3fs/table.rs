@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::PageIndex;
 use super::lists::{Ends, ListName, NO_PAGE};
-use crate::state::grid::Grid;
+use foreword_index::Grid;
 
 /// Records of one chunk: 10 KiB, what the first change after a freeze copies.
 const CHUNK_RECORDS: usize = 256;

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::table::Table;
 use crate::state::digest::{Fields, Sums};
+use foreword_index::Table;
 
 /// One table.
 #[derive(Debug, Clone)]

@@ -1,33 +1,28 @@
 //! Which pages exist, and where: namespaces with the tables of their pages, and what clears left.
 
-mod bucket;
 mod checks;
 mod garbage;
-mod location;
 mod namespaces;
 mod pieces;
-mod places;
 mod publishing;
 mod removal;
-mod table;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use foreword_index::{Bucket, Copies};
 use foreword_proto::records::PageRecord;
 use foreword_proto::{EntryKey, Epoch, Fingerprint, Namespace, NamespaceId, PageKey};
 
 use super::command::Refusal;
 use super::digest::{Fields, Sums};
 use super::frozen::PresentPage;
-use super::grid::Copies;
 use super::room::Room;
-use bucket::Bucket;
 use garbage::Garbage;
 use namespaces::Namespaces;
 
 pub(super) use checks::{Summary, check, check_step};
-pub use location::LocationRef;
+pub use foreword_index::LocationRef;
 pub use namespaces::NamespaceInfo;
 pub(super) use publishing::PublishHandler;
 pub(super) use removal::RemovalHandler;

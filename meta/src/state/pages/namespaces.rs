@@ -8,12 +8,12 @@ use foreword_proto::namespace::Geometry;
 use foreword_proto::{Epoch, Fingerprint, Namespace, NamespaceId, Revision};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::table::{BUCKETS_MAX, Table};
 use crate::state::codec::{Decode, Encode, Sink};
 use crate::state::command::{Invalid, Limit, Refusal, Registered};
 use crate::state::digest::{Fields, Sums};
-use crate::state::grid::Grid;
 use crate::state::input::{DecodeError, Input};
+use foreword_index::Grid;
+use foreword_index::{BUCKETS_MAX, Table};
 
 /// A registered namespace and its pages.
 #[derive(Debug, Clone)]

@@ -15,13 +15,12 @@ use foreword_proto::limits::SHARDS_MAX;
 use foreword_proto::{EntryKey, NamespaceId, SlotRef};
 
 use super::Pages;
-use super::bucket::Bucket;
 use super::garbage::Left;
 use super::namespaces::NamespaceInfo;
-use super::table::{BUCKETS_MAX, Table};
 use crate::state::codec::{Decode, Encode, Sink};
 use crate::state::input::{DecodeError, Input};
 use crate::state::pieces::{PieceKind, piece, pieces};
+use foreword_index::{BUCKETS_MAX, Bucket, Table};
 
 /// A page in its bucket.
 struct EntryRecord {

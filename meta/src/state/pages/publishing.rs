@@ -8,10 +8,10 @@ use foreword_seams::{Marker, sometimes};
 
 use super::Pages;
 use super::namespaces::NamespaceInfo;
-use super::table::{KEYS_AT_ONCE, Table};
 use crate::state::command::{Event, Invalid, Limit, Outcome, Refusal};
 use crate::state::moment::Moment;
 use crate::state::room::{Holder, Room};
+use foreword_index::{KEYS_AT_ONCE, Table};
 
 /// What a publish may touch.
 pub(in crate::state) struct PublishHandler<'st> {

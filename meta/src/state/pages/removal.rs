@@ -7,10 +7,10 @@ use foreword_seams::{Marker, sometimes};
 use super::Pages;
 use super::garbage::Left;
 use super::namespaces::NamespaceInfo;
-use super::table::Table;
 use crate::state::command::{Event, Limit, Outcome, Refusal, Retirement};
 use crate::state::moment::Moment;
 use crate::state::room::{RestKind, Room};
+use foreword_index::Table;
 
 /// Buckets one reclaim looks through at most, so that a few entries of a namespace that once had many cost no walk over
 /// all its buckets.

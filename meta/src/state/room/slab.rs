@@ -6,8 +6,8 @@ use foreword_proto::{Generation, Slot, SlotRef};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::state::codec::{Decode, Encode, Sink, unknown_kind};
-use crate::state::grid::{Copies, Grid};
 use crate::state::input::{DecodeError, Input};
+use foreword_index::{Copies, Grid};
 
 /// Slots of one chunk: 6 KiB, which is what the first change after a freeze copies. A chunk no slot of which was ever
 /// granted takes no memory.

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use foreword_proto::{Epoch, NamespaceId, Revision};
 
 use super::Pages;
-use super::table::Table;
 use crate::state::room::{Room, SlotUse};
 use crate::state::violation::{BACK, Violation, ensure};
+use foreword_index::Table;
 
 #[cfg(test)]
 mod canaries;

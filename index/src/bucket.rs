@@ -6,19 +6,19 @@
 use foreword_proto::buckets::{hash_of_page, spread};
 use foreword_proto::{EntryKey, SlotRef};
 
-use super::location::LocationRef;
-use super::places::{POSITIONS_MAX, Places, Tag};
+use crate::location::LocationRef;
+use crate::places::{POSITIONS_MAX, Places, Tag};
 
 /// Entries of one bucket: positions are 16 bits wide.
-pub(super) const ENTRIES_PER_BUCKET_MAX: usize = POSITIONS_MAX;
+pub(crate) const ENTRIES_PER_BUCKET_MAX: usize = POSITIONS_MAX;
 
 /// One page of the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) key: EntryKey,
+pub struct Entry {
+    pub key: EntryKey,
     /// Of shard 0, kept at 4-byte alignment.
     checksum: [u32; 2],
-    pub(super) slot: SlotRef,
+    pub(crate) slot: SlotRef,
 }
 
 const _: () = assert!(size_of::<Entry>() == 36);
@@ -30,13 +30,13 @@ impl Entry {
 }
 
 /// The part of a spread that tells keys of one bucket apart: its upper bits, since its lower ones chose the bucket.
-pub(super) fn tag_of(spread: u64) -> Tag {
+pub(crate) fn tag_of(spread: u64) -> Tag {
     (spread >> 48) as Tag
 }
 
 /// Entries whose keys share some bits.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Bucket {
+pub struct Bucket {
     entries: Vec<Entry>,
     /// Checksums of shards 1 and up, `shards - 1` for each entry.
     further: Vec<u64>,
@@ -46,42 +46,52 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    pub(super) fn len(&self) -> usize {
+    /// Entries in it.
+    pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    pub(super) fn digest(&self) -> u64 {
+    /// True if it has none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(crate) fn digest(&self) -> u64 {
         self.digest
     }
 
     /// Reads what a search starts with, so that it is in the cache when the search comes.
-    pub(super) fn touch(&self, spread: u64) -> u32 {
+    pub(crate) fn touch(&self, spread: u64) -> u32 {
         self.places.touch(tag_of(spread))
     }
 
-    /// Where a key probably is, by its tag; its entry is read, so that it is in the cache when it is looked at.
-    pub(super) fn probable(&self, spread: u64) -> Option<(usize, u8)> {
+    /// Where a key probably is, by its tag; both ends of its entry, which may lie in two lines of the cache, are read, so that they are
+    /// there when it is looked at.
+    pub(crate) fn probable(&self, spread: u64) -> Option<(usize, u8)> {
         let at = self.places.find(tag_of(spread), |_| true)?;
-        Some((at, self.entries[at].key.0[0]))
+        let entry = &self.entries[at];
+        Some((at, entry.key.0[0] ^ entry.slot.generation as u8))
     }
 
     /// The position of a key.
-    pub(super) fn find(&self, spread: u64, key: &EntryKey) -> Option<usize> {
+    pub(crate) fn find(&self, spread: u64, key: &EntryKey) -> Option<usize> {
         self.places.find(tag_of(spread), |at| self.entries[at].key == *key)
     }
 
-    pub(super) fn entry(&self, at: usize) -> &Entry {
+    /// The entry at a position below [`Self::len`].
+    pub fn entry(&self, at: usize) -> &Entry {
         &self.entries[at]
     }
 
-    pub(super) fn location(&self, at: usize, shards: usize) -> LocationRef<'_> {
+    /// Where the page at a position is; each entry has `shards` checksums.
+    pub fn location(&self, at: usize, shards: usize) -> LocationRef<'_> {
         let entry = &self.entries[at];
         let further = &self.further[at * (shards - 1)..(at + 1) * (shards - 1)];
         LocationRef { slot: entry.slot, checksum: entry.checksum(), further }
     }
 
     /// Adds an entry that is not there, with one checksum a shard; the hash of its page.
-    pub(super) fn push(&mut self, spread: u64, key: EntryKey, slot: SlotRef, checksums: &[u64]) -> u64 {
+    pub(crate) fn push(&mut self, spread: u64, key: EntryKey, slot: SlotRef, checksums: &[u64]) -> u64 {
         let (first, further) = (checksums[0], &checksums[1..]);
         reserve_some(&mut self.entries, 1);
         reserve_some(&mut self.further, further.len());
@@ -93,13 +103,26 @@ impl Bucket {
         hash
     }
 
+    /// Puts another page under the key at a position; the slot that was there, and by what the digest changed.
+    pub(crate) fn replace(&mut self, at: usize, slot: SlotRef, checksums: &[u64]) -> (SlotRef, u64) {
+        let (first, further) = (checksums[0], &checksums[1..]);
+        let before = self.hash_at(at, checksums.len());
+        let change = hash_of_page(&self.entries[at].key, slot, first, further).wrapping_sub(before);
+        let entry = &mut self.entries[at];
+        entry.checksum = [first as u32, (first >> 32) as u32];
+        let slot = std::mem::replace(&mut entry.slot, slot);
+        self.further[at * further.len()..(at + 1) * further.len()].copy_from_slice(further);
+        self.digest = self.digest.wrapping_add(change);
+        (slot, change)
+    }
+
     fn hash_at(&self, at: usize, shards: usize) -> u64 {
         let LocationRef { slot, checksum, further } = self.location(at, shards);
         hash_of_page(&self.entries[at].key, slot, checksum, further)
     }
 
     /// Removes the entry at a position, which the last one takes; its slot and the hash of its page.
-    pub(super) fn swap_remove(&mut self, spread_of_key: u64, at: usize, shards: usize) -> (SlotRef, u64) {
+    pub(crate) fn swap_remove(&mut self, spread_of_key: u64, at: usize, shards: usize) -> (SlotRef, u64) {
         let hash = self.hash_at(at, shards);
         self.digest = self.digest.wrapping_sub(hash);
         let last = self.entries.len() - 1;
@@ -119,7 +142,7 @@ impl Bucket {
     }
 
     /// Two buckets of its entries: those that stay, and those that leave.
-    pub(super) fn split(&self, shards: usize, leaves: impl Fn(u64) -> bool) -> (Self, Self) {
+    pub(crate) fn split(&self, shards: usize, leaves: impl Fn(u64) -> bool) -> (Self, Self) {
         let (mut stay, mut left) = (Self::default(), Self::default());
         let moving = self.entries.iter().filter(|entry| leaves(spread(&entry.key))).count();
         for (bucket, entries) in [(&mut stay, self.entries.len() - moving), (&mut left, moving)] {
@@ -139,17 +162,17 @@ impl Bucket {
     }
 
     /// Its pages, in no order that means anything.
-    pub(super) fn iter(&self, shards: usize) -> impl Iterator<Item = (EntryKey, LocationRef<'_>)> {
+    pub fn iter(&self, shards: usize) -> impl Iterator<Item = (EntryKey, LocationRef<'_>)> {
         (0..self.entries.len()).map(move |at| (self.entries[at].key, self.location(at, shards)))
     }
 
     /// The digest, computed from every entry.
-    pub(super) fn digest_from_scratch(&self, shards: usize) -> u64 {
+    pub(crate) fn digest_from_scratch(&self, shards: usize) -> u64 {
         (0..self.entries.len()).map(|at| self.hash_at(at, shards)).fold(0, u64::wrapping_add)
     }
 
     /// Heap bytes, from capacities.
-    pub(super) fn heap_bytes(&self) -> usize {
+    pub(crate) fn heap_bytes(&self) -> usize {
         self.entries.capacity() * size_of::<Entry>()
             + self.further.capacity() * size_of::<u64>()
             + self.places.heap_bytes()

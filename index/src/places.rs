@@ -5,10 +5,10 @@
 //! make room. 4 bytes a cell, 5 to 6 a page.
 
 /// The upper half of a key's spread that a bucket does not use.
-pub(super) type Tag = u16;
+pub(crate) type Tag = u16;
 
 /// Positions that a cell can name.
-pub(super) const POSITIONS_MAX: usize = u16::MAX as usize;
+pub(crate) const POSITIONS_MAX: usize = u16::MAX as usize;
 
 /// Cells behind the last home, for what is pushed there; more where keys are no digests.
 const CELLS_BEHIND: usize = 8;
@@ -39,7 +39,7 @@ impl Cell {
 
 /// Finds positions by tag.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Places {
+pub(crate) struct Places {
     cells: Box<[Cell]>,
     /// Cells that can be homes: the first ones.
     homes: u32,
@@ -52,12 +52,12 @@ impl Places {
     }
 
     /// Reads the cell where a search for this tag starts, so that it is in the cache when the search comes.
-    pub(super) fn touch(&self, tag: Tag) -> u32 {
+    pub(crate) fn touch(&self, tag: Tag) -> u32 {
         self.cells.get(self.home(tag)).map_or(0, |cell| cell.0)
     }
 
     /// The first position under this tag that fits.
-    pub(super) fn find(&self, tag: Tag, mut fits: impl FnMut(usize) -> bool) -> Option<usize> {
+    pub(crate) fn find(&self, tag: Tag, mut fits: impl FnMut(usize) -> bool) -> Option<usize> {
         let cell = self.cell_of(tag, &mut fits)?;
         Some(self.cells[cell].position())
     }
@@ -76,7 +76,7 @@ impl Places {
     }
 
     /// Adds a position under a tag.
-    pub(super) fn insert(&mut self, tag: Tag, position: usize) {
+    pub(crate) fn insert(&mut self, tag: Tag, position: usize) {
         // At four fifths; a quarter more then fit.
         if (self.used + 1) * 5 > self.homes * 4 {
             self.rebuild(CELLS_BEHIND);
@@ -100,7 +100,7 @@ impl Places {
     }
 
     /// Takes a position out; nothing if it is not there.
-    pub(super) fn remove(&mut self, tag: Tag, position: usize) {
+    pub(crate) fn remove(&mut self, tag: Tag, position: usize) {
         let Some(at) = self.cell_of(tag, &mut |found| found == position) else { return };
         // What was pushed behind its home comes a cell closer.
         let follow = self.cells[at + 1..].iter().enumerate();
@@ -114,7 +114,7 @@ impl Places {
     }
 
     /// The entry at `from` is at `to` now.
-    pub(super) fn moved(&mut self, tag: Tag, from: usize, to: usize) {
+    pub(crate) fn moved(&mut self, tag: Tag, from: usize, to: usize) {
         if let Some(at) = self.cell_of(tag, &mut |found| found == from) {
             self.cells[at] = Cell::new(tag, to);
         }
@@ -135,7 +135,7 @@ impl Places {
     }
 
     /// Heap bytes.
-    pub(super) fn heap_bytes(&self) -> usize {
+    pub(crate) fn heap_bytes(&self) -> usize {
         self.cells.len() * size_of::<Cell>()
     }
 }

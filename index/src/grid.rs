@@ -10,20 +10,20 @@ type Segment<T> = [Option<Arc<T>>; SEGMENT_ITEMS];
 
 /// Items by number; one that was never written takes no memory.
 #[derive(Debug, Clone)]
-pub(super) struct Grid<T> {
+pub struct Grid<T> {
     segments: Vec<Option<Arc<Segment<T>>>>,
 }
 
 /// Items that a view shares, and their segments, copied ahead of a change.
 #[derive(Debug)]
-pub(super) struct Copies<T> {
+pub struct Copies<T> {
     segments: Vec<(usize, Arc<Segment<T>>)>,
     items: Vec<(usize, Arc<T>)>,
 }
 
 impl<T> Copies<T> {
     /// Nobody shares any of them.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.segments.is_empty() && self.items.is_empty()
     }
 }
@@ -35,18 +35,19 @@ impl<T> Default for Grid<T> {
 }
 
 impl<T: Clone> Grid<T> {
-    pub(super) fn get(&self, at: usize) -> Option<&T> {
+    /// The item of this number, if it is there.
+    pub fn get(&self, at: usize) -> Option<&T> {
         self.segments.get(at / SEGMENT_ITEMS)?.as_ref()?[at % SEGMENT_ITEMS].as_deref()
     }
 
     /// The item, to be changed: copied if a view shares it. None if it is not there.
-    pub(super) fn present_mut(&mut self, at: usize) -> Option<&mut T> {
+    pub fn present_mut(&mut self, at: usize) -> Option<&mut T> {
         self.get(at)?;
         Some(Arc::make_mut(self.slot(at).as_mut()?))
     }
 
     /// What changes of these items would copy, copied.
-    pub(super) fn copies(&self, mut numbers: Vec<usize>) -> Copies<T> {
+    pub fn copies(&self, mut numbers: Vec<usize>) -> Copies<T> {
         numbers.sort_unstable();
         numbers.dedup();
         let mut copies = Copies { segments: Vec::new(), items: Vec::new() };
@@ -66,7 +67,7 @@ impl<T: Clone> Grid<T> {
     }
 
     /// Puts copies in place of what they are of, which must not have changed since.
-    pub(super) fn put_copies(&mut self, copies: Copies<T>) {
+    pub fn put_copies(&mut self, copies: Copies<T>) {
         for (number, segment) in copies.segments {
             self.segments[number] = Some(segment);
         }
@@ -76,12 +77,12 @@ impl<T: Clone> Grid<T> {
     }
 
     /// Puts an item in place of what is there.
-    pub(super) fn put(&mut self, at: usize, item: T) {
+    pub fn put(&mut self, at: usize, item: T) {
         *self.slot(at) = Some(Arc::new(item));
     }
 
     /// Takes an item out; None if it is not there. A segment without any is let go of.
-    pub(super) fn take(&mut self, at: usize) -> Option<Arc<T>> {
+    pub fn take(&mut self, at: usize) -> Option<Arc<T>> {
         self.get(at)?;
         let taken = self.slot(at).take();
         let segment = &mut self.segments[at / SEGMENT_ITEMS];
@@ -92,7 +93,7 @@ impl<T: Clone> Grid<T> {
     }
 
     /// The item, to be changed: made if absent, copied if a view shares it.
-    pub(super) fn get_mut(&mut self, at: usize, make: impl FnOnce() -> T) -> &mut T {
+    pub fn get_mut(&mut self, at: usize, make: impl FnOnce() -> T) -> &mut T {
         Arc::make_mut(self.slot(at).get_or_insert_with(|| Arc::new(make())))
     }
 
@@ -107,17 +108,17 @@ impl<T: Clone> Grid<T> {
     }
 
     /// Lets go of the items of one segment; false if there is none left.
-    pub(super) fn drop_some(&mut self) -> bool {
+    pub fn drop_some(&mut self) -> bool {
         self.segments.pop().is_some()
     }
 
     /// The items there are, with their numbers, in order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
         self.iter_from(0)
     }
 
     /// The same, from a number on.
-    pub(super) fn iter_from(&self, from: usize) -> impl Iterator<Item = (usize, &T)> {
+    pub fn iter_from(&self, from: usize) -> impl Iterator<Item = (usize, &T)> {
         let segments = self.segments.iter().enumerate().skip(from / SEGMENT_ITEMS);
         segments
             .filter_map(|(number, segment)| Some((number, segment.as_ref()?)))
@@ -129,17 +130,17 @@ impl<T: Clone> Grid<T> {
     }
 
     /// The items there are, in order, each to be shared.
-    pub(super) fn shared(&self) -> impl Iterator<Item = Arc<T>> {
+    pub fn shared(&self) -> impl Iterator<Item = Arc<T>> {
         self.segments.iter().flatten().flat_map(|segment| segment.iter().flatten().cloned())
     }
 
     /// All items, in order. What has been passed is let go of.
-    pub(super) fn into_items(self) -> impl Iterator<Item = Arc<T>> {
+    pub fn into_items(self) -> impl Iterator<Item = Arc<T>> {
         self.into_numbered().map(|(_, item)| item)
     }
 
     /// The same, each with its number.
-    pub(super) fn into_numbered(self) -> impl Iterator<Item = (usize, Arc<T>)> {
+    pub fn into_numbered(self) -> impl Iterator<Item = (usize, Arc<T>)> {
         let segments = self.segments.into_iter().enumerate().filter_map(|(number, segment)| Some((number, segment?)));
         segments.flat_map(|(number, segment)| {
             let items = Arc::unwrap_or_clone(segment).into_iter().enumerate();
@@ -148,7 +149,7 @@ impl<T: Clone> Grid<T> {
     }
 
     /// Heap bytes, without what the items themselves hold on the heap.
-    pub(super) fn heap_bytes(&self) -> usize {
+    pub fn heap_bytes(&self) -> usize {
         let arc_bytes = 2 * size_of::<usize>();
         let segments = self.segments.iter().flatten().count();
         self.segments.capacity() * size_of::<Option<Arc<Segment<T>>>>()

@@ -6,24 +6,24 @@ use std::sync::Arc;
 use foreword_proto::buckets::{BUCKET_BITS_MAX, bucket_of, spread};
 use foreword_proto::{EntryKey, SlotRef};
 
-use super::bucket::{Bucket, ENTRIES_PER_BUCKET_MAX};
-use super::location::LocationRef;
-use crate::state::grid::{Copies, Grid};
+use crate::bucket::{Bucket, ENTRIES_PER_BUCKET_MAX};
+use crate::grid::{Copies, Grid};
+use crate::location::LocationRef;
 
 /// Entries of a bucket on average: 10 KiB, which is what the first change after a freeze copies.
 const ENTRIES_PER_BUCKET: u64 = 256;
 /// Buckets of one namespace at most: 268 M pages at the average, and several times that before one is full.
-pub(super) const BUCKETS_MAX: u32 = 1 << BUCKET_BITS_MAX;
+pub const BUCKETS_MAX: u32 = 1 << BUCKET_BITS_MAX;
 /// Keys looked up side by side: as many cache misses wait for each other instead of one after the other.
-pub(super) const KEYS_AT_ONCE: usize = 16;
+pub const KEYS_AT_ONCE: usize = 16;
 
 /// The bucket is full: keys that are no digests, or more pages than this index is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct BucketFull;
+pub struct BucketFull;
 
 /// The pages of one namespace, between two clears.
 #[derive(Debug, Clone)]
-pub(super) struct Table {
+pub struct Table {
     shards: usize,
     /// One that was never written takes no memory.
     buckets: Grid<Bucket>,
@@ -42,24 +42,32 @@ fn number_of(spread: u64, count: u32) -> u32 {
 
 impl Table {
     /// No page, in this many buckets (at least 1, at most [`BUCKETS_MAX`]).
-    pub(super) fn new(shards: usize, count: u32) -> Self {
+    pub fn new(shards: usize, count: u32) -> Self {
         Self { shards, buckets: Grid::default(), count: count.clamp(1, BUCKETS_MAX), entries: 0, digest: 0 }
     }
 
-    pub(super) fn shards(&self) -> usize {
+    /// No page, in as many buckets as so many pages are going to need. They take no memory before.
+    pub fn with_room(shards: usize, pages: u64) -> Self {
+        Self::new(shards, pages.div_ceil(ENTRIES_PER_BUCKET).min(u64::from(BUCKETS_MAX)) as u32)
+    }
+
+    /// Checksums of each page.
+    pub fn shards(&self) -> usize {
         self.shards
     }
 
     /// Buckets there are, those without any entry included.
-    pub(super) fn count(&self) -> u32 {
+    pub fn count(&self) -> u32 {
         self.count
     }
 
-    pub(super) fn entries(&self) -> u64 {
+    /// Pages in the table.
+    pub fn entries(&self) -> u64 {
         self.entries
     }
 
-    pub(super) fn digest(&self) -> u64 {
+    /// The sum over the hashes of all pages.
+    pub fn digest(&self) -> u64 {
         self.digest
     }
 
@@ -68,7 +76,7 @@ impl Table {
     }
 
     /// Where a page is.
-    pub(super) fn get(&self, key: &EntryKey) -> Option<LocationRef<'_>> {
+    pub fn get(&self, key: &EntryKey) -> Option<LocationRef<'_>> {
         self.get_spread(spread(key), key)
     }
 
@@ -79,53 +87,57 @@ impl Table {
     }
 
     /// Visits where keys are, in order: up to the first absent one (which is visited), or with `every_key` all of them.
-    pub(super) fn visit<'a>(
+    pub fn visit<'a>(
         &'a self,
         keys: impl Iterator<Item = EntryKey>,
         every_key: bool,
         mut visit: impl FnMut(usize, Option<LocationRef<'a>>),
     ) {
-        let mut keys = keys.enumerate().peekable();
+        let mut keys = keys.peekable();
+        let mut position = 0;
         while keys.peek().is_some() {
-            let mut some = [(0, EntryKey([0; 16]), 0); KEYS_AT_ONCE];
+            let mut some = [EntryKey([0; 16]); KEYS_AT_ONCE];
             let mut count = 0;
-            for (place, (position, key)) in some.iter_mut().zip(keys.by_ref()) {
-                *place = (position, key, spread(&key));
+            for (place, key) in some.iter_mut().zip(keys.by_ref()) {
+                *place = key;
                 count += 1;
             }
-            let found = self.find_some(&some[..count]);
-            for ((position, _, _), location) in some[..count].iter().zip(found) {
-                visit(*position, location);
+            for location in self.find_some(&some[..count]).into_iter().take(count) {
+                visit(position, location);
                 if location.is_none() && !every_key {
                     return;
                 }
+                position += 1;
             }
         }
     }
 
-    /// Looks up to [`KEYS_AT_ONCE`] keys up, step by step side by side.
-    fn find_some(&self, keys: &[(usize, EntryKey, u64)]) -> [Option<LocationRef<'_>>; KEYS_AT_ONCE] {
+    /// Where keys are, [`KEYS_AT_ONCE`] at most, in order: looked up step by step side by side. What is beyond them is None.
+    pub fn find_some(&self, keys: &[EntryKey]) -> [Option<LocationRef<'_>>; KEYS_AT_ONCE] {
+        debug_assert!(keys.len() <= KEYS_AT_ONCE);
+        let mut spreads = [0; KEYS_AT_ONCE];
         let mut buckets = [None; KEYS_AT_ONCE];
-        for (bucket, (_, _, spread)) in buckets.iter_mut().zip(keys) {
-            *bucket = self.bucket(*spread);
+        for ((bucket, place), key) in buckets.iter_mut().zip(&mut spreads).zip(keys) {
+            *place = spread(key);
+            *bucket = self.bucket(*place);
         }
-        touch(buckets.iter().zip(keys).filter_map(|(bucket, (_, _, spread))| Some(bucket.as_ref()?.touch(*spread))));
+        touch(buckets.iter().zip(spreads).filter_map(|(bucket, spread)| Some(bucket.as_ref()?.touch(spread))));
         let mut probable = [None; KEYS_AT_ONCE];
-        for ((probable, bucket), (_, _, spread)) in probable.iter_mut().zip(&buckets).zip(keys) {
-            *probable = bucket.and_then(|bucket: &Bucket| bucket.probable(*spread));
+        for ((probable, bucket), spread) in probable.iter_mut().zip(&buckets).zip(spreads) {
+            *probable = bucket.and_then(|bucket: &Bucket| bucket.probable(spread));
         }
         touch(probable.iter().flatten().map(|(_, read)| u32::from(*read)));
         let mut found = [None; KEYS_AT_ONCE];
-        for (((found, bucket), probable), (_, key, spread)) in found.iter_mut().zip(buckets).zip(probable).zip(keys) {
-            let Some((bucket, (at, _))) = bucket.zip(probable) else { continue };
-            let at = if bucket.entry(at).key == *key { Some(at) } else { bucket.find(*spread, key) };
-            *found = at.map(|at| bucket.location(at, self.shards));
+        for (at, key) in keys.iter().enumerate() {
+            let Some((bucket, (probable, _))) = buckets[at].zip(probable[at]) else { continue };
+            let entry = if bucket.entry(probable).key == *key { Some(probable) } else { bucket.find(spreads[at], key) };
+            found[at] = entry.map(|entry| bucket.location(entry, self.shards));
         }
         found
     }
 
     /// Reads what inserts of these keys start with, so that it is in the cache when they come.
-    pub(super) fn touch(&self, keys: impl Iterator<Item = EntryKey>) {
+    pub fn touch(&self, keys: impl Iterator<Item = EntryKey>) {
         touch(keys.filter_map(|key| {
             let spread = spread(&key);
             Some(self.bucket(spread)?.touch(spread))
@@ -133,17 +145,17 @@ impl Table {
     }
 
     /// The buckets of these keys that a frozen view shares, copied ahead of their change.
-    pub(super) fn copies_for(&self, keys: impl Iterator<Item = EntryKey>) -> Copies<Bucket> {
+    pub fn copies_for(&self, keys: impl Iterator<Item = EntryKey>) -> Copies<Bucket> {
         self.buckets.copies(keys.map(|key| number_of(spread(&key), self.count) as usize).collect())
     }
 
     /// Puts such copies in; nothing was changed since they were made.
-    pub(super) fn put_copies(&mut self, copies: Copies<Bucket>) {
+    pub fn put_copies(&mut self, copies: Copies<Bucket>) {
         self.buckets.put_copies(copies);
     }
 
     /// Adds a page with one checksum a shard, unless its key is there: then where that page is.
-    pub(super) fn insert(
+    pub fn insert(
         &mut self,
         key: EntryKey,
         slot: SlotRef,
@@ -167,6 +179,19 @@ impl Table {
         Ok(None)
     }
 
+    /// Adds a page with one checksum a shard, in place of what was there under its key; the slot that was.
+    pub fn put(&mut self, key: EntryKey, slot: SlotRef, checksums: &[u64]) -> Result<Option<SlotRef>, BucketFull> {
+        let spread = spread(&key);
+        let number = number_of(spread, self.count) as usize;
+        let Some(at) = self.buckets.get(number).and_then(|bucket| bucket.find(spread, &key)) else {
+            return self.insert(key, slot, checksums).map(|_| None);
+        };
+        let bucket = self.buckets.get_mut(number, Bucket::default);
+        let (before, change) = bucket.replace(at, slot, checksums);
+        self.digest = self.digest.wrapping_add(change);
+        Ok(Some(before))
+    }
+
     /// Adds a bucket: half of the entries of the one that stood for it go there.
     fn split(&mut self) {
         let new = self.count;
@@ -179,7 +204,7 @@ impl Table {
     }
 
     /// Takes a page out; its slot, and its hash.
-    pub(super) fn remove(&mut self, key: &EntryKey) -> Option<(SlotRef, u64)> {
+    pub fn remove(&mut self, key: &EntryKey) -> Option<(SlotRef, u64)> {
         let spread = spread(key);
         let number = number_of(spread, self.count) as usize;
         let at = self.buckets.get(number)?.find(spread, key)?;
@@ -190,14 +215,14 @@ impl Table {
     }
 
     /// The pages of one bucket.
-    pub(super) fn pages_in(&self, number: u32) -> impl Iterator<Item = (EntryKey, LocationRef<'_>)> {
+    pub fn pages_in(&self, number: u32) -> impl Iterator<Item = (EntryKey, LocationRef<'_>)> {
         let bucket = self.buckets.get(number as usize);
         bucket.into_iter().flat_map(|bucket| bucket.iter(self.shards))
     }
 
     /// The pages of one of 2^`bits` buckets ([`foreword_proto::buckets::bucket_of`]), however many there are here; costs what is in it,
     /// or in the one bucket that holds it.
-    pub(super) fn pages_of(&self, bits: u32, bucket: u32) -> impl Iterator<Item = (EntryKey, LocationRef<'_>)> {
+    pub fn pages_of(&self, bits: u32, bucket: u32) -> impl Iterator<Item = (EntryKey, LocationRef<'_>)> {
         let (first, step) = match self.count.ilog2() {
             whole if bits <= whole => (bucket, 1 << bits),
             _ => (number_of(u64::from(bucket), self.count), BUCKETS_MAX as usize),
@@ -208,7 +233,7 @@ impl Table {
     }
 
     /// Takes one bucket out whole.
-    pub(super) fn take_bucket(&mut self, number: u32) -> Option<Arc<Bucket>> {
+    pub fn take_bucket(&mut self, number: u32) -> Option<Arc<Bucket>> {
         let taken = self.buckets.take(number as usize)?;
         self.entries -= taken.len() as u64;
         self.digest = self.digest.wrapping_sub(taken.digest());
@@ -216,19 +241,19 @@ impl Table {
     }
 
     /// All pages, bucket by bucket.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (EntryKey, LocationRef<'_>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (EntryKey, LocationRef<'_>)> {
         self.buckets.iter().flat_map(|(_, bucket)| bucket.iter(self.shards))
     }
 
     /// All buckets with any entry, by number. What has been passed is let go of, so that a writer can change it without
     /// a copy.
-    pub(super) fn into_buckets(self) -> impl Iterator<Item = (u32, Arc<Bucket>)> {
+    pub fn into_buckets(self) -> impl Iterator<Item = (u32, Arc<Bucket>)> {
         let buckets = self.buckets.into_numbered().map(|(number, bucket)| (number as u32, bucket));
-        buckets.filter(|(_, bucket)| bucket.len() > 0)
+        buckets.filter(|(_, bucket)| !bucket.is_empty())
     }
 
     /// The digest of one of 2^`bits` buckets ([`foreword_proto::buckets::bucket_of`]), where there are as many.
-    pub(super) fn digest_of(&self, bits: u32, bucket: u32) -> u64 {
+    pub fn digest_of(&self, bits: u32, bucket: u32) -> u64 {
         debug_assert!(bits <= self.count.ilog2());
         let numbers = (bucket..self.count).step_by(1 << bits);
         let digests = numbers.filter_map(|number| self.buckets.get(number as usize)).map(Bucket::digest);
@@ -236,13 +261,13 @@ impl Table {
     }
 
     /// The digest, computed from every entry.
-    pub(super) fn digest_from_scratch(&self) -> u64 {
+    pub fn digest_from_scratch(&self) -> u64 {
         let digests = self.buckets.iter().map(|(_, bucket)| bucket.digest_from_scratch(self.shards));
         digests.fold(0, u64::wrapping_add)
     }
 
     /// Heap bytes, from capacities.
-    pub(super) fn heap_bytes(&self) -> usize {
+    pub fn heap_bytes(&self) -> usize {
         self.buckets.heap_bytes() + self.buckets.iter().map(|(_, bucket)| bucket.heap_bytes()).sum::<usize>()
     }
 }
@@ -365,6 +390,21 @@ mod tests {
         assert_eq!(table.insert(key(1), slot, &[5]), Ok(None));
         let found = table.insert(key(1), page(2, 2).0, &[6]).unwrap().map(|found| (found.slot, found.checksum));
         assert_eq!((found, table.entries()), (Some((slot, 5)), 1));
+    }
+
+    #[test]
+    fn a_page_put_under_a_key_takes_the_place_of_what_was_there() {
+        let (mut table, mut model) = (Table::with_room(SHARDS, 9_000), BTreeMap::new());
+        let count = table.count();
+        for (number, round) in
+            (0..9_000).map(|number| (number, 1)).chain((0..9_000).step_by(3).map(|number| (number, 2)))
+        {
+            let (key, (slot, checksums)) = (key(number), page(number, round));
+            let before = model.insert(key, (slot, checksums)).map(|(slot, _)| slot);
+            assert_eq!(table.put(key, slot, &checksums), Ok(before));
+        }
+        assert_eq!(table.count(), count, "there was room");
+        assert_is(&table, &model);
     }
 
     #[test]
