@@ -4,16 +4,21 @@
 
 mod pages;
 mod queues;
+mod residents;
 mod segments;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
+use foreword_proto::buckets::spread;
 use foreword_proto::{EntryKey, Epoch, NamespaceId};
 use parking_lot::Mutex;
 
 use crate::arena::Arena;
 
 pub use pages::{EVICTIONS_PER_ALLOCATION_MAX, Pages};
+pub use residents::Residents;
 
 /// Name of a page within this agent's cluster: a cleared namespace goes on under the next epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +26,14 @@ pub struct PageId {
     pub namespace: NamespaceId,
     pub epoch: Epoch,
     pub key: EntryKey,
+}
+
+impl PageId {
+    /// Its hash, never 0. Keys are digests already, or spread as if they were.
+    fn hashed(&self) -> u64 {
+        let whose = (u64::from(self.namespace) | u64::from(self.epoch) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (spread(&self.key) ^ whose ^ whose >> 32).max(1)
+    }
 }
 
 /// Where a page enters.
@@ -36,12 +49,19 @@ pub enum Entrance {
 pub struct L1 {
     arena: Arena,
     pages: Mutex<Pages>,
+    residents: Arc<Residents>,
 }
 
 impl L1 {
     /// An empty tier over this arena.
     pub fn new(arena: Arena) -> Self {
-        Self { pages: Mutex::new(Pages::new(arena.clone())), arena }
+        let pages = Pages::new(arena.clone());
+        Self { residents: pages.residents().clone(), pages: Mutex::new(pages), arena }
+    }
+
+    /// Which pages are here, for who only asks: takes no lock.
+    pub fn residents(&self) -> &Residents {
+        &self.residents
     }
 
     /// Looks at the pages; none comes or goes meanwhile.

@@ -3,12 +3,14 @@
 //! Pure bookkeeping: "when" is the number of a touch, never a clock, and nothing is iterated in an order that depends on hashes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use foreword_proto::status::ArenaStatus;
 use foreword_proto::{EntryKey, Epoch, NamespaceId};
 use lru::LruCache;
 
 use super::queues::{Page, Queues};
+use super::residents::Residents;
 use super::segments::SegmentPages;
 use super::{Entrance, PageId};
 use crate::arena::{Arena, Frame, FrameClass, FrameMut, Missing, SegmentId, TenantId};
@@ -29,6 +31,8 @@ pub struct Pages {
     classes: BTreeMap<FrameClass, Queues>,
     /// In which class's queues a page is. Never iterated.
     class_of: HashMap<PageId, FrameClass>,
+    /// Has the pages of `class_of`, for who only asks.
+    residents: Arc<Residents>,
     /// The coldest last. A segment that holds no page is not here.
     segments: LruCache<SegmentId, SegmentPages>,
     /// Those of them whose memory L3 does not know any more; their pages are still served.
@@ -52,6 +56,7 @@ impl Pages {
     /// An empty tier over this arena.
     pub fn new(arena: Arena) -> Self {
         Self {
+            residents: Arc::new(Residents::new(arena.settings().arena_bytes)),
             arena,
             classes: BTreeMap::new(),
             class_of: HashMap::new(),
@@ -89,8 +94,11 @@ impl Pages {
 
     /// Adds a page; one of the same name is replaced, and keeps its standing if that is better. A frame holds one page.
     pub fn insert(&mut self, id: PageId, frame: Frame, entrance: Entrance) {
-        let was_protected = self.take(&id).is_some_and(|(_, entrance)| entrance == Entrance::Protected);
-        let entrance = if was_protected { Entrance::Protected } else { entrance };
+        let before = self.displace(&id).map(|(_, entrance)| entrance);
+        if before.is_none() {
+            self.residents.add(&id);
+        }
+        let entrance = if before == Some(Entrance::Protected) { Entrance::Protected } else { entrance };
         self.touches += 1;
         let (class, place) = (frame.class(), frame.id());
         let pages = self.segments.get_or_insert_mut(place.segment, || SegmentPages::new(class));
@@ -211,6 +219,11 @@ impl Pages {
         }
     }
 
+    /// Which pages are here, to be asked without this tier's lock.
+    pub fn residents(&self) -> &Arc<Residents> {
+        &self.residents
+    }
+
     /// Number of pages here.
     pub fn pages(&self) -> usize {
         self.class_of.len()
@@ -300,6 +313,13 @@ impl Pages {
     }
 
     fn take(&mut self, id: &PageId) -> Option<(Frame, Entrance)> {
+        let taken = self.displace(id)?;
+        self.residents.remove(id);
+        Some(taken)
+    }
+
+    /// Takes a page out to whose name another frame comes, or none.
+    fn displace(&mut self, id: &PageId) -> Option<(Frame, Entrance)> {
         let class = self.class_of.remove(id)?;
         let queues = self.classes.get_mut(&class)?;
         let (page, entrance) = queues.remove(id)?;

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use feed::Feed;
 use table::Table;
-pub use view::View;
+pub use view::{SavedTable, View};
 
 /// How far the mirror is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

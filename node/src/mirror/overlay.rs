@@ -2,22 +2,37 @@
 
 use std::collections::BTreeMap;
 
+use foreword_proto::buckets::spread;
 use foreword_proto::{EntryKey, Location, Revision};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 /// Pages kept at most; beyond that the oldest are left out, and are misses until the mirror has them.
 pub const OVERLAY_PAGES_MAX: usize = 1 << 20;
 
+#[derive(Debug, Clone)]
+struct Own {
+    key: EntryKey,
+    revision: Revision,
+    location: Location,
+}
+
 /// Pages by the revision that published them, which is above the mirror's.
 #[derive(Debug, Clone, Default)]
 pub struct Overlay {
-    pages: BTreeMap<EntryKey, (Revision, Location)>,
+    /// Never iterated.
+    pages: HashTable<Own>,
     by_revision: BTreeMap<Revision, Vec<EntryKey>>,
 }
 
 impl Overlay {
     /// A page that was published at a revision the mirror has not reached.
     pub fn insert(&mut self, key: EntryKey, revision: Revision, location: Location) {
-        self.pages.insert(key, (revision, location));
+        let own = Own { key, revision, location };
+        match self.pages.entry(spread(&key), |page| page.key == key, |page| spread(&page.key)) {
+            Entry::Occupied(mut page) => *page.get_mut() = own,
+            Entry::Vacant(place) => drop(place.insert(own)),
+        }
         self.by_revision.entry(revision).or_default().push(key);
         while self.pages.len() > OVERLAY_PAGES_MAX {
             let Some((oldest, _)) = self.by_revision.first_key_value() else { break };
@@ -33,11 +48,17 @@ impl Overlay {
             }
             let (published, keys) = first.remove_entry();
             for key in keys {
-                if self.pages.get(&key).is_some_and(|(at, _)| *at == published) {
-                    self.pages.remove(&key);
+                if let Ok(page) =
+                    self.pages.find_entry(spread(&key), |page| page.key == key && page.revision == published)
+                {
+                    page.remove();
                 }
             }
         }
+    }
+
+    fn find(&self, key: &EntryKey) -> Option<&Own> {
+        self.pages.find(spread(key), |page| page.key == *key)
     }
 
     /// Forgets everything: the namespace was cleared.
@@ -47,12 +68,12 @@ impl Overlay {
 
     /// The page's location, if it is here.
     pub fn get(&self, key: &EntryKey) -> Option<&Location> {
-        self.pages.get(key).map(|(_, location)| location)
+        self.find(key).map(|page| &page.location)
     }
 
     /// The revision that published the page, if it is here.
     pub fn revision(&self, key: &EntryKey) -> Option<Revision> {
-        self.pages.get(key).map(|(revision, _)| *revision)
+        self.find(key).map(|page| page.revision)
     }
 
     /// Pages in the overlay.

@@ -1,179 +1,90 @@
-//! The mirror's table: entry key -> location, compactly, in buckets as the group has them. A bucket's digest is kept as its pages come and
-//! go, a bucket is replaced as a whole, and no growth moves more than one bucket's rows, but for two moves of a small table's.
+//! The mirror's table: entry key -> location, in buckets as the group has them. A bucket's digest is kept as its pages come and go, and
+//! no insert moves more than one bucket's pages.
 
-use foreword_proto::buckets::{bucket_of, folded, hash_of_page};
+use foreword_index::{KEYS_AT_ONCE, LocationRef};
+use foreword_proto::buckets::bits_for;
 use foreword_proto::limits::{WATCH_BUCKET_PAGES, WATCH_DIGEST_BITS_MAX};
-use foreword_proto::location::Checksums;
 use foreword_proto::{EntryKey, Location, SlotRef};
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
-
-/// Bits of buckets that a table can have: the next ones once it has [`WATCH_BUCKET_PAGES`] a bucket. What the second step moves, 64 Ki
-/// pages, takes milliseconds; there is no third one.
-const BITS: [u32; 3] = [0, 6, WATCH_DIGEST_BITS_MAX];
-
-/// 32 bytes; the checksums lie apart, since only a read needs them.
-#[derive(Debug, Clone)]
-struct Row {
-    key: EntryKey,
-    slot: SlotRef,
-    /// Index of the page's checksums, in units of one page.
-    checksums: u32,
-}
-
-/// Pages whose keys fall into one bucket. Keys are digests, so that their first bytes are the hash.
-#[derive(Debug, Clone, Default)]
-struct Bucket {
-    rows: HashTable<Row>,
-    /// `shards` checksums a page.
-    checksums: Vec<u64>,
-    free: Vec<u32>,
-    digest: u64,
-}
-
-impl Bucket {
-    fn with_capacity(shards: usize, pages: usize) -> Self {
-        Self { rows: HashTable::with_capacity(pages), checksums: Vec::with_capacity(pages * shards), ..Self::default() }
-    }
-
-    fn find(&self, key: &EntryKey) -> Option<&Row> {
-        self.rows.find(key.prefix(), |row| row.key == *key)
-    }
-
-    fn checksums_of(&self, row: &Row, shards: usize) -> &[u64] {
-        let at = row.checksums as usize * shards;
-        &self.checksums[at..at + shards]
-    }
-
-    /// Answers with the slot that the page had before.
-    fn insert(&mut self, shards: usize, key: EntryKey, slot: SlotRef, checksums: &[u64]) -> Option<SlotRef> {
-        self.digest = self.digest.wrapping_add(hash_of_page(&key, slot, checksums[0], &checksums[1..]));
-        match self.rows.entry(key.prefix(), |row| row.key == key, |row| row.key.prefix()) {
-            Entry::Occupied(mut row) => {
-                let row = row.get_mut();
-                let at = row.checksums as usize * shards;
-                let old = &mut self.checksums[at..at + shards];
-                self.digest = self.digest.wrapping_sub(hash_of_page(&key, row.slot, old[0], &old[1..]));
-                old.copy_from_slice(checksums);
-                Some(std::mem::replace(&mut row.slot, slot))
-            }
-            Entry::Vacant(vacant) => {
-                let at = match self.free.pop() {
-                    Some(at) => {
-                        let start = at as usize * shards;
-                        self.checksums[start..start + shards].copy_from_slice(checksums);
-                        at
-                    }
-                    None => {
-                        let at = (self.checksums.len() / shards) as u32;
-                        self.checksums.extend_from_slice(checksums);
-                        at
-                    }
-                };
-                vacant.insert(Row { key, slot, checksums: at });
-                None
-            }
-        }
-    }
-
-    fn remove(&mut self, shards: usize, key: &EntryKey, slot: SlotRef) -> bool {
-        let found = self.rows.find_entry(key.prefix(), |row| row.key == *key && row.slot == slot);
-        let Ok(entry) = found else { return false };
-        let (row, _) = entry.remove();
-        let at = row.checksums as usize * shards;
-        let checksums = &self.checksums[at..at + shards];
-        self.digest = self.digest.wrapping_sub(hash_of_page(key, slot, checksums[0], &checksums[1..]));
-        self.free.push(row.checksums);
-        true
-    }
-
-    fn location(&self, row: &Row, shards: usize) -> Location {
-        Location { slot: row.slot, checksums: Checksums::new(self.checksums_of(row, shards)) }
-    }
-}
 
 /// Locations of one namespace's pages.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Table {
-    shards: usize,
-    bits: u32,
-    buckets: Vec<Bucket>,
-    pages: usize,
+    pages: foreword_index::Table,
 }
 
 impl Table {
-    /// An empty table with room for this many pages.
-    pub fn new(shards: usize, pages: usize) -> Self {
-        let bits = bits_for(pages);
-        let per_bucket = pages >> bits;
-        // A few more than the mean: most buckets never grow.
-        let room = if bits == 0 { pages } else { per_bucket + per_bucket / 8 };
-        let buckets = (0..1 << bits).map(|_| Bucket::with_capacity(shards, room)).collect();
-        Self { shards, bits, buckets, pages: 0 }
+    /// An empty table that is going to hold about so many pages; none takes memory before it comes.
+    pub fn new(shards: usize, pages: u64) -> Self {
+        Self { pages: foreword_index::Table::with_room(shards, pages) }
     }
 
     /// Pages in the table.
     pub fn len(&self) -> usize {
-        self.pages
+        self.pages.entries() as usize
     }
 
     /// True if there is no page.
     pub fn is_empty(&self) -> bool {
-        self.pages == 0
-    }
-
-    fn bucket(&self, key: &EntryKey) -> &Bucket {
-        &self.buckets[bucket_of(key, self.bits) as usize]
+        self.len() == 0
     }
 
     /// True if the page is in the table.
     pub fn contains(&self, key: &EntryKey) -> bool {
-        self.slot(key).is_some()
+        self.pages.get(key).is_some()
     }
 
     /// The slot of a page.
     pub fn slot(&self, key: &EntryKey) -> Option<SlotRef> {
-        self.bucket(key).find(key).map(|row| row.slot)
+        self.pages.get(key).map(|location| location.slot)
+    }
+
+    /// The slots of pages, [`KEYS_AT_ONCE`] at most, in order; looked up side by side.
+    pub fn slots(&self, keys: &[EntryKey]) -> [Option<SlotRef>; KEYS_AT_ONCE] {
+        self.pages.find_some(keys).map(|location| location.map(|location| location.slot))
     }
 
     /// The location of a page.
     pub fn get(&self, key: &EntryKey) -> Option<Location> {
-        let bucket = self.bucket(key);
-        bucket.find(key).map(|row| bucket.location(row, self.shards))
+        self.pages.get(key).map(|location| location.to_location())
     }
 
-    /// Adds or replaces a page; answers with the slot it had before. The location has one checksum a shard.
+    /// Adds or replaces a page; answers with the slot it had before. The location has one checksum a shard. A page for which there is
+    /// no place is left out, as if it were absent.
     pub fn insert(&mut self, key: EntryKey, location: &Location) -> Option<SlotRef> {
         let checksums = location.checksums.as_slice();
-        assert_eq!(checksums.len(), self.shards, "a location has one checksum a shard");
-        let bucket = &mut self.buckets[bucket_of(&key, self.bits) as usize];
-        let before = bucket.insert(self.shards, key, location.slot, checksums);
-        if before.is_none() {
-            self.pages += 1;
-            self.grow_for(self.pages);
-        }
-        before
+        assert_eq!(checksums.len(), self.pages.shards(), "a location has one checksum a shard");
+        self.pages.put(key, location.slot, checksums).unwrap_or_default()
     }
 
     /// Removes a page if it is still at this slot. True if it was.
     pub fn remove(&mut self, key: &EntryKey, slot: SlotRef) -> bool {
-        let removed = self.buckets[bucket_of(key, self.bits) as usize].remove(self.shards, key, slot);
-        self.pages -= usize::from(removed);
-        removed
+        self.slot(key) == Some(slot) && self.pages.remove(key).is_some()
     }
 
     /// Every page, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (EntryKey, Location)> + '_ {
-        self.buckets
-            .iter()
-            .flat_map(|bucket| bucket.rows.iter().map(|row| (row.key, bucket.location(row, self.shards))))
+        self.pages.iter().map(|(key, location)| (key, location.to_location()))
     }
 
-    /// The digests of as many buckets as there are about [`WATCH_BUCKET_PAGES`] pages to each: u64 each, 2^bits of them.
-    pub fn digests(&self) -> Vec<u64> {
-        let digests: Vec<u64> = self.buckets.iter().map(|bucket| bucket.digest).collect();
-        let bits = foreword_proto::buckets::bits_for(self.pages as u64, WATCH_BUCKET_PAGES).min(self.bits);
-        folded(&digests, bits)
+    /// Parts into which it is divided, of some hundred pages each. A page that stays may come to a later part as the table grows, never
+    /// to an earlier one.
+    pub fn parts(&self) -> u32 {
+        self.pages.count()
+    }
+
+    /// The pages of one part.
+    pub fn part(&self, number: u32) -> impl Iterator<Item = (EntryKey, LocationRef<'_>)> {
+        self.pages.pages_in(number)
+    }
+
+    /// The bits of [`Self::digest_of`] for as many buckets as there are about [`WATCH_BUCKET_PAGES`] pages to each.
+    pub fn digest_bits(&self) -> u32 {
+        bits_for(self.pages.entries(), WATCH_BUCKET_PAGES).min(WATCH_DIGEST_BITS_MAX).min(self.pages.count().ilog2())
+    }
+
+    /// The digest of one of 2^`bits` buckets, which are not more than [`Self::digest_bits`] says.
+    pub fn digest_of(&self, bits: u32, bucket: u32) -> u64 {
+        self.pages.digest_of(bits, bucket)
     }
 
     /// Replaces all pages of one bucket, where there are 2^`bits` of them; answers with the keys that are gone, elsewhere or new.
@@ -181,11 +92,11 @@ impl Table {
         let mut changed = Vec::new();
         let mut present: Vec<EntryKey> = pages.iter().map(|(key, _)| *key).collect();
         present.sort_unstable();
-        for row in self.rows_of(bits, bucket) {
-            if present.binary_search(&row.0).is_err() {
-                self.remove(&row.0, row.1);
-                changed.push(row.0);
-            }
+        let before = self.pages.pages_of(bits, bucket).map(|(key, _)| key);
+        let gone: Vec<EntryKey> = before.filter(|key| present.binary_search(key).is_err()).collect();
+        for key in gone {
+            self.pages.remove(&key);
+            changed.push(key);
         }
         for (key, location) in pages {
             if self.insert(*key, location) != Some(location.slot) {
@@ -195,47 +106,23 @@ impl Table {
         changed
     }
 
-    /// The pages of one bucket, where there are 2^`bits` of them.
-    fn rows_of(&self, bits: u32, bucket: u32) -> Vec<(EntryKey, SlotRef)> {
-        let shared = bits.min(self.bits);
-        let ours = (bucket & ((1 << shared) - 1)..1 << self.bits).step_by(1 << shared);
-        let rows = ours.flat_map(|ours| self.buckets[ours as usize].rows.iter());
-        rows.filter(|row| bucket_of(&row.key, bits) == bucket).map(|row| (row.key, row.slot)).collect()
-    }
-
-    /// Makes as many buckets as so many pages need.
-    pub fn grow_for(&mut self, pages: usize) {
-        let bits = bits_for(pages);
-        if bits <= self.bits {
-            return;
-        }
-        let mut grown = Self::new(self.shards, pages.max(self.pages));
-        for bucket in &self.buckets {
-            for row in &bucket.rows {
-                let to = &mut grown.buckets[bucket_of(&row.key, bits) as usize];
-                to.insert(self.shards, row.key, row.slot, bucket.checksums_of(row, self.shards));
-            }
-        }
-        grown.pages = self.pages;
-        *self = grown;
-    }
-
     /// Its memory in pieces, each freed in well under a millisecond.
     pub fn into_pieces(self) -> impl Iterator<Item = impl Send> + Send {
-        self.buckets.into_iter()
+        self.pages.into_buckets()
     }
-}
 
-/// Bits of buckets of a table of so many pages.
-fn bits_for(pages: usize) -> u32 {
-    let enough = |bits: &u32| pages as u64 >> bits <= WATCH_BUCKET_PAGES;
-    BITS.into_iter().find(enough).unwrap_or(WATCH_DIGEST_BITS_MAX)
+    /// Heap bytes, from capacities.
+    pub fn heap_bytes(&self) -> usize {
+        self.pages.heap_bytes()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
+    use foreword_proto::buckets::bucket_of;
+    use foreword_proto::location::Checksums;
     use proptest::prelude::*;
 
     use super::*;
@@ -251,20 +138,44 @@ mod tests {
         }
     }
 
+    fn digests(table: &Table) -> Vec<u64> {
+        (0..1 << table.digest_bits()).map(|bucket| table.digest_of(table.digest_bits(), bucket)).collect()
+    }
+
     #[test]
-    fn a_table_that_grows_through_all_its_sizes_keeps_every_page_and_digest() {
+    fn a_table_that_grew_has_the_digests_of_one_that_was_made_for_its_pages() {
         let mut table = Table::new(1, 0);
-        for number in 0..70_000 {
-            table.insert(key(number), &location(number as u32));
-        }
-        assert_eq!((table.bits, table.len()), (WATCH_DIGEST_BITS_MAX, 70_000));
+        (0..70_000).for_each(|number| _ = table.insert(key(number), &location(number as u32)));
         let mut at_once = Table::new(1, 70_000);
         table.iter().for_each(|(key, location)| _ = at_once.insert(key, &location));
-        assert_eq!(table.digests(), at_once.digests());
-        assert_eq!(table.digests().len(), 128);
-        (0..70_000).for_each(|number| assert_eq!(table.get(&key(number)), Some(location(number as u32))));
+        assert_eq!(digests(&table), digests(&at_once));
+        assert_eq!(digests(&table).len(), 128);
+        let all: Vec<EntryKey> = (0..70_000).map(key).collect();
+        for (at, some) in all.chunks(KEYS_AT_ONCE).enumerate() {
+            let expected = |i: usize| location((at * KEYS_AT_ONCE + i) as u32);
+            let slots: Vec<_> = (0..some.len()).map(|i| Some(expected(i).slot)).collect();
+            assert_eq!(table.slots(some)[..some.len()], slots);
+            assert!((0..some.len()).all(|i| table.get(&some[i]) == Some(expected(i))));
+        }
+        assert!(table.heap_bytes() <= 70_000 * 48, "{} bytes", table.heap_bytes());
         (0..70_000).for_each(|number| assert!(table.remove(&key(number), location(number as u32).slot)));
-        assert!(table.is_empty() && table.digests() == [0]);
+        assert!(table.is_empty() && digests(&table) == [0]);
+    }
+
+    #[test]
+    fn a_page_that_stays_is_in_the_parts_whatever_came_between_them() {
+        let mut table = Table::new(1, 0);
+        (0..2_000).for_each(|number| _ = table.insert(key(number), &location(number as u32)));
+        let (mut seen, mut part) = (BTreeMap::new(), 0);
+        while part < table.parts() {
+            seen.extend(table.part(part).map(|(key, location)| (key, location.slot)));
+            let from = 2_000 + u64::from(part) * 700;
+            if part < 20 {
+                (from..from + 700).for_each(|number| _ = table.insert(key(number), &location(number as u32)));
+            }
+            part += 1;
+        }
+        assert!((0..2_000).all(|number| seen.get(&key(number)) == Some(&location(number as u32).slot)));
     }
 
     #[test]
@@ -298,7 +209,7 @@ mod tests {
             let mut table = Table::new(shards, 0);
             let mut model: BTreeMap<EntryKey, Location> = BTreeMap::new();
             for (insert, key, slot, seed) in steps {
-                // Half of the keys share their hash.
+                // Half of the keys share their first bytes.
                 let mut bytes = [key / 2; 16];
                 bytes[15] = key;
                 let key = EntryKey(bytes);
@@ -306,8 +217,8 @@ mod tests {
                 if insert {
                     let checksums: Vec<u64> = (0..shards as u64).map(|i| seed ^ i).collect();
                     let location = Location { slot, checksums: Checksums::new(&checksums) };
-                    table.insert(key, &location);
-                    model.insert(key, location);
+                    let before = table.insert(key, &location);
+                    prop_assert_eq!(before, model.insert(key, location).map(|location| location.slot));
                 } else {
                     let there = model.get(&key).is_some_and(|location| location.slot == slot);
                     if there { model.remove(&key); }

@@ -1,5 +1,8 @@
 //! What an agent knows of one namespace: table, overlay and avoid-list at one revision. Pure.
 
+use std::ops::Range;
+
+use foreword_index::KEYS_AT_ONCE;
 use foreword_proto::records::{EntryEvents, NamespaceEvent};
 use foreword_proto::{EntryKey, Epoch, Location, RetireReason, Revision, SlabId, SlotRef};
 
@@ -17,10 +20,21 @@ pub struct View {
     /// False: the table serves, but the stream cannot go on from its revision; only a resync helps. It holds every page of its revision
     /// then, but for those that a resync that broke off replaced by later ones.
     resumable: bool,
+    /// The table has parts of later revisions, up to this one, as its file had.
+    mixed_until: Revision,
     resyncing: bool,
     table: Table,
     overlay: Overlay,
     avoid: AvoidList,
+}
+
+/// A table as it was saved, part by part while events came: each is as of some revision between these two. The events after the first
+/// make all of it as of the second: an event whose effect a part has already changes nothing that a later one of them does not.
+#[derive(Debug)]
+pub struct SavedTable {
+    pub revision: Revision,
+    pub mixed_until: Revision,
+    pub table: Table,
 }
 
 /// Why a watch message cannot be taken: the stream is broken and starts anew.
@@ -41,6 +55,7 @@ impl View {
             revision: 0,
             synced: false,
             resumable: false,
+            mixed_until: 0,
             resyncing: false,
             table: Table::new(shards, 0),
             overlay: Overlay::default(),
@@ -48,10 +63,12 @@ impl View {
         }
     }
 
-    /// Takes over a table saved earlier, which was complete at this revision.
-    pub fn restore(&mut self, epoch: Epoch, revision: Revision, table: Table) {
+    /// Takes over a table saved earlier.
+    pub fn restore(&mut self, epoch: Epoch, saved: SavedTable) {
+        let SavedTable { revision, mixed_until, table } = saved;
         self.epoch = epoch;
         self.revision = revision;
+        self.mixed_until = mixed_until;
         self.table = table;
         self.synced = true;
         self.resumable = true;
@@ -77,10 +94,7 @@ impl View {
         }
         self.resyncing = true;
         self.resumable = false;
-        // The count is the sender's word: it only saves some growing.
-        let pages = pages.min(1 << 24) as usize;
         if epoch == self.epoch && !self.table.is_empty() {
-            self.table.grow_for(pages);
             return Ok(None);
         }
         if epoch != self.epoch {
@@ -118,6 +132,7 @@ impl View {
         }
         self.resyncing = false;
         self.revision = self.revision.max(revision);
+        self.mixed_until = 0;
         self.synced = true;
         self.resumable = true;
         self.overlay.reached(self.revision);
@@ -140,12 +155,18 @@ impl View {
 
     /// True if the table holds what the index has at [`Self::revision`], and nothing else.
     pub fn exact(&self) -> bool {
-        self.resumable
+        self.resumable && self.revision >= self.mixed_until
     }
 
-    /// The digests of the table's buckets, for a resync: what it has in them by now is not sent again.
-    pub fn digests(&self) -> Vec<u64> {
-        self.table.digests()
+    /// The bits of the buckets whose digests tell a resync what the table has by now.
+    pub fn digest_bits(&self) -> u32 {
+        self.table.digest_bits()
+    }
+
+    /// The digests of these of 2^[`Self::digest_bits`] buckets.
+    pub fn digests(&self, buckets: Range<u32>) -> impl Iterator<Item = u64> {
+        let bits = self.digest_bits();
+        buckets.map(move |bucket| self.table.digest_of(bits, bucket))
     }
 
     /// The revision from which a stream can go on; 0: only with a snapshot.
@@ -214,9 +235,19 @@ impl View {
         self.slot(key).is_some_and(|slot| !self.avoid.has(key, slot))
     }
 
-    /// As [`Self::present`], in a slab that `serves`.
-    pub fn readable(&self, key: &EntryKey, serves: impl FnOnce(SlabId) -> bool) -> bool {
-        self.slot(key).is_some_and(|slot| serves(slot.slab) && !self.avoid.has(key, slot))
+    /// Which of these pages, [`KEYS_AT_ONCE`] at most, are present, not avoided, and in a slab that `serves`; in order.
+    pub fn readable(&self, keys: &[EntryKey], serves: impl Fn(SlabId) -> bool) -> [bool; KEYS_AT_ONCE] {
+        let mut slots = self.table.slots(keys);
+        if !self.overlay.is_empty() {
+            for (slot, key) in slots.iter_mut().zip(keys) {
+                *slot = self.overlay.get(key).map(|own| own.slot).or(*slot);
+            }
+        }
+        let mut readable = [false; KEYS_AT_ONCE];
+        for ((readable, key), slot) in readable.iter_mut().zip(keys).zip(slots) {
+            *readable = slot.is_some_and(|slot| serves(slot.slab) && !self.avoid.has(key, slot));
+        }
+        readable
     }
 
     /// The slot the index names for the page, avoided or not.
@@ -379,9 +410,9 @@ mod tests {
         assert_eq!((view.resume_from(), view.revision()), (0, 5), "it is neither as of 5 nor as of 8");
         view.progress(9);
         assert_eq!((view.revision(), view.apply(9, &[])), (5, Err(OutOfOrder::NoResync)));
-        let digests = view.digests();
+        let digests: Vec<u64> = view.digests(0..1).collect();
         view.begin_resync(1, 8, 1).unwrap();
-        assert_eq!(view.digests(), digests, "what it has by now is kept");
+        assert_eq!(view.digests(0..1).collect::<Vec<_>>(), digests, "what it has by now is kept");
         view.end_resync(8).unwrap();
         view.stream_broke(true);
         assert_eq!((view.resume_from(), view.revision()), (0, 8));

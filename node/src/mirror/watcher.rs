@@ -26,6 +26,9 @@ use super::table::Table;
 use super::view::{OutOfOrder, View};
 use super::{Mirror, let_go};
 
+/// Digests that are added up in one go, each of some thousand pages at most that have one sum a few hundred.
+const DIGESTS_AT_ONCE: u32 = 256;
+
 /// What the watcher tells the agent of one namespace.
 pub trait WatchEvents: Send + Sync + 'static {
     /// Copies of these pages must go: the pages were deleted or cleared, or may have been.
@@ -220,7 +223,9 @@ impl OneStream<'_> {
                     self.messages += 1;
                 }
                 Ok(room) = asks.reserve(), if !self.asks.is_empty() => {
-                    if let Some(ask) = self.asks.pop_front().and_then(|ask| self.request(ask)) {
+                    if let Some(ask) = self.asks.pop_front()
+                        && let Some(ask) = self.request(ask).await
+                    {
                         room.send(ask);
                     }
                 }
@@ -260,7 +265,7 @@ impl OneStream<'_> {
     }
 
     /// None: there is nothing to ask any more.
-    fn request(&self, ask: Asking) -> Option<Ask> {
+    async fn request(&self, ask: Asking) -> Option<Ask> {
         match ask {
             Asking::Need => {
                 let revision = *self.feed.needs().borrow();
@@ -269,7 +274,7 @@ impl OneStream<'_> {
             Asking::Close(namespace) => Some(Ask::Close(wire::WatchClose { namespace_id: namespace })),
             Asking::Open(namespace) => {
                 let (subscription, _) = self.open.get(&namespace)?;
-                Some(Ask::Open(subscription.mirror.read(|view| open_request(namespace, view))))
+                Some(Ask::Open(open_request(namespace, &subscription.mirror).await?))
             }
         }
     }
@@ -327,20 +332,33 @@ impl OneStream<'_> {
     }
 }
 
-/// Where the mirror goes on, or what it has.
-fn open_request(namespace_id: NamespaceId, view: &View) -> wire::WatchOpen {
-    let open = wire::WatchOpen { namespace_id, epoch: view.epoch(), ..wire::WatchOpen::default() };
-    match view.resume_from() {
-        0 => {
-            let digests = view.digests();
-            let mut bytes = BytesMut::with_capacity(digests.len() * 8);
-            digests.iter().for_each(|digest| bytes.put_u64_le(*digest));
-            // Whatever answers must not be older than the mirror.
-            let (from_revision, bucket_bits) = (view.revision(), digests.len().trailing_zeros());
-            wire::WatchOpen { from_revision, resync: true, bucket_bits, digests: bytes.freeze(), ..open }
-        }
-        from_revision => wire::WatchOpen { from_revision, ..open },
+/// Where the mirror goes on, or what it has; None for one that was closed meanwhile. Until a resync begins, nothing else changes the table
+/// of a mirror that needs one.
+async fn open_request(namespace_id: NamespaceId, mirror: &Mirror) -> Option<wire::WatchOpen> {
+    let (open, resume_from, revision, bucket_bits) = mirror.read(|view| {
+        let open = wire::WatchOpen { namespace_id, epoch: view.epoch(), ..wire::WatchOpen::default() };
+        (open, view.resume_from(), view.revision(), view.digest_bits())
+    });
+    if resume_from > 0 {
+        return Some(wire::WatchOpen { from_revision: resume_from, ..open });
     }
+    let mut digests = BytesMut::with_capacity(8 << bucket_bits);
+    for from in (0..1 << bucket_bits).step_by(DIGESTS_AT_ONCE as usize) {
+        let is_same = mirror.read(|view| {
+            let some = from..(from + DIGESTS_AT_ONCE).min(1 << bucket_bits);
+            let is_same = view.digest_bits() == bucket_bits;
+            if is_same {
+                view.digests(some).for_each(|digest| digests.put_u64_le(digest));
+            }
+            is_same
+        });
+        if !is_same {
+            return None;
+        }
+        tokio::task::yield_now().await;
+    }
+    // Whatever answers must not be older than the mirror.
+    Some(wire::WatchOpen { from_revision: revision, resync: true, bucket_bits, digests: digests.freeze(), ..open })
 }
 
 /// Why a message of one namespace cannot be taken.

@@ -27,9 +27,8 @@ use crate::counters::Counters;
 use crate::l1::L1;
 use crate::l3::PageShape;
 use crate::mirror::feed::Feed;
-use crate::mirror::table::Table;
 use crate::mirror::watcher::{Subscription, Subscriptions, follow};
-use crate::mirror::{Mirror, View};
+use crate::mirror::{Mirror, SavedTable, View};
 
 pub(crate) use by_namespace::{ByNamespace, PerNamespace};
 pub(crate) use open_namespace::OpenNamespace;
@@ -239,7 +238,7 @@ impl Namespaces {
         namespace: Namespace,
         geometry: Geometry,
         registered: &wire::RegisterNamespaceResponse,
-        saved: Option<(Revision, Table)>,
+        saved: Option<SavedTable>,
     ) -> Result<Arc<OpenNamespace>, ApiError> {
         let mut tenants = self.tenants.lock();
         let id = registered.namespace_id;
@@ -249,11 +248,12 @@ impl Namespaces {
         }
         self.make_place()?;
         let mirror = Mirror::new(namespace.shards(), registered.epoch, self.feed.clone());
-        if let Some((revision, table)) = saved {
-            tracing::info!(namespace = id, revision, pages = table.len(), "a saved mirror is used");
+        if let Some(saved) = saved {
+            let (revision, pages) = (saved.revision, saved.table.len());
+            tracing::info!(namespace = id, revision, pages, "a saved mirror is used");
             sometimes(Marker::MirrorRestored);
             self.saved.restored(id, revision);
-            mirror.write(|view| view.restore(registered.epoch, revision, table));
+            mirror.write(|view| view.restore(registered.epoch, saved));
         }
         let open = Arc::new(OpenNamespace {
             id,

@@ -8,8 +8,8 @@ use foreword_seams::{Files, Marker, sometimes};
 use parking_lot::Mutex;
 
 use super::OpenNamespace;
-use crate::mirror::saved::{SavedId, encode, file_name, load, save};
-use crate::mirror::table::Table;
+use crate::mirror::SavedTable;
+use crate::mirror::saved::{SavedId, file_name, load, save};
 use crate::tasks::Tasks;
 
 /// The mirrors of one cluster on local disk, if they are saved at all.
@@ -28,7 +28,7 @@ impl SavedMirrors {
     }
 
     /// The mirror saved by an earlier run, if it is of this namespace in this epoch.
-    pub(super) async fn load(&self, namespace: &Namespace, id: NamespaceId, epoch: Epoch) -> Option<(Revision, Table)> {
+    pub(super) async fn load(&self, namespace: &Namespace, id: NamespaceId, epoch: Epoch) -> Option<SavedTable> {
         let files = self.files.as_ref()?;
         let id = self.saved_id(namespace, id, epoch);
         match load(files, &id).await {
@@ -50,19 +50,16 @@ impl SavedMirrors {
     pub(super) async fn save(&self, open: &OpenNamespace) {
         let Some(files) = &self.files else { return };
         let saved = self.revisions.lock().get(&open.id).copied().unwrap_or(0);
-        let taken = open.mirror.read(|view| {
-            let revision = view.resume_from();
-            (revision > saved).then(|| {
-                let id = self.saved_id(&open.namespace, open.id, view.epoch());
-                (id, revision, encode(&id, revision, view.table()))
-            })
-        });
-        let Some((id, revision, encoded)) = taken else { return };
-        match save(files, &id, encoded).await {
-            Ok(()) => {
+        let (epoch, revision) = open.mirror.read(|view| (view.epoch(), view.resume_from()));
+        if revision <= saved {
+            return;
+        }
+        match save(files, &self.saved_id(&open.namespace, open.id, epoch), &open.mirror).await {
+            Ok(Some(revision)) => {
                 sometimes(Marker::MirrorSaved);
                 self.revisions.lock().insert(open.id, revision);
             }
+            Ok(None) => tracing::debug!(namespace = open.id, "the mirror is resynced, and saved another time"),
             Err(error) => tracing::warn!(namespace = open.id, %error, "the mirror could not be saved"),
         }
     }

@@ -1,16 +1,20 @@
 //! Lookups: answered from the mirror, without a network hop.
 
+use foreword_index::KEYS_AT_ONCE;
 use foreword_proto::bad_input::status_for;
 use foreword_proto::key::page_keys_to_wire;
 use foreword_proto::wire::{common, meta as wire};
-use foreword_proto::{EntryKey, PageKey, Revision};
+use foreword_proto::{EntryKey, NamespaceId, PageKey, Revision};
 use tokio::time::Instant;
 use tonic::Code;
 
 use super::Reading;
 use crate::api::{ApiError, Found, LOCATED_L1, LOCATED_L3, Located, LookupAsk};
+use crate::l1::Residents;
+use crate::l3::Readable;
+use crate::mirror::View;
 use crate::namespaces::OpenNamespace;
-use crate::plan::lookup::leading_run;
+use crate::plan::lookup::{LeadingRun, PagePlace};
 
 impl Reading {
     /// The leading pages this agent could deliver now.
@@ -20,11 +24,8 @@ impl Reading {
         self.be_fresh(open, &ask).await?;
         let keys: Vec<EntryKey> = ask.keys.iter().map(PageKey::entry).collect();
         let (run, revision) = open.mirror.read(|view| {
-            let readable = self.l3.readable();
-            let run = self.l1.read(|pages| {
-                let in_l1 = |key: &EntryKey| pages.contains(&open.page(view.epoch(), *key));
-                leading_run(&keys, in_l1, |key| view.readable(key, |slab| readable.has(slab)))
-            });
+            let mut run = LeadingRun::default();
+            let _end = self.places(open, view).of_all(&keys).find(|place| !run.goes_on(*place));
             (run, view.revision())
         });
         reads.heat.used(&keys[..run.pages as usize]);
@@ -75,17 +76,38 @@ impl Reading {
     pub(crate) async fn locate(&self, ask: LookupAsk) -> Result<Located, ApiError> {
         let open = &self.namespaces.get(ask.namespace)?.open;
         self.be_fresh(open, &ask).await?;
+        let keys: Vec<EntryKey> = ask.keys.iter().map(PageKey::entry).collect();
         Ok(open.mirror.read(|view| {
-            let readable = self.l3.readable();
-            let tiers = self.l1.read(|pages| {
-                let tiers_of = |key: EntryKey| {
-                    let in_l1 = pages.contains(&open.page(view.epoch(), key));
-                    let on_l3 = view.readable(&key, |slab| readable.has(slab));
-                    (u8::from(in_l1) * LOCATED_L1) | (u8::from(on_l3) * LOCATED_L3)
-                };
-                ask.keys.iter().map(|key| tiers_of(key.entry())).collect()
-            });
+            let tier = |PagePlace { in_l1, on_l3 }| (u8::from(in_l1) * LOCATED_L1) | (u8::from(on_l3) * LOCATED_L3);
+            let tiers = self.places(open, view).of_all(&keys).map(tier).collect();
             Located { revision: view.revision(), tiers }
         }))
+    }
+
+    /// Where the pages of a namespace are now, as its mirror has them.
+    pub(super) fn places<'a>(&'a self, open: &'a OpenNamespace, view: &'a View) -> Places<'a> {
+        Places { namespace: open.id, view, residents: self.l1.residents(), readable: self.l3.readable() }
+    }
+}
+
+/// Where pages are now: asked of the mirror, L1 and the health of L3 without a lock of theirs.
+pub(super) struct Places<'a> {
+    namespace: NamespaceId,
+    view: &'a View,
+    residents: &'a Residents,
+    readable: Readable<'a>,
+}
+
+impl Places<'_> {
+    /// Where each of these keys' pages is, [`KEYS_AT_ONCE`] at most, in order.
+    pub(super) fn of(&self, keys: &[EntryKey]) -> [PagePlace; KEYS_AT_ONCE] {
+        let on_l3 = self.view.readable(keys, |slab| self.readable.has(slab));
+        let in_l1 = self.residents.among(self.namespace, self.view.epoch(), keys);
+        std::array::from_fn(|i| PagePlace { in_l1: in_l1[i], on_l3: on_l3[i] })
+    }
+
+    /// The same, of any number of keys.
+    pub(super) fn of_all(&self, keys: &[EntryKey]) -> impl Iterator<Item = PagePlace> {
+        keys.chunks(KEYS_AT_ONCE).flat_map(|group| self.of(group).into_iter().take(group.len()))
     }
 }

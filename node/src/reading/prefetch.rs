@@ -11,13 +11,11 @@ impl Reading {
         let reads = self.namespaces.get(namespace)?;
         let open = &reads.open;
         let now_ms = self.started.elapsed().as_millis() as u64;
+        let entries: Vec<EntryKey> = keys.iter().map(PageKey::entry).collect();
         let wanted: Vec<EntryKey> = open.mirror.read(|view| {
-            let readable = self.l3.readable();
-            let entries = keys.iter().map(PageKey::entry);
-            self.l1.read(|pages| {
-                let away = |key: &EntryKey| !pages.contains(&open.page(view.epoch(), *key));
-                entries.filter(|key| away(key) && view.readable(key, |slab| readable.has(slab))).collect()
-            })
+            let places = self.places(open, view);
+            let away = entries.iter().zip(places.of_all(&entries)).filter(|(_, place)| !place.in_l1 && place.on_l3);
+            away.map(|(key, _)| *key).collect()
         });
         let started = reads.ahead.lock().start(wanted, now_ms);
         let mut count = 0;

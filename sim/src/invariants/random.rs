@@ -204,7 +204,7 @@ impl Run {
             self.mirror.resync_bucket(bits, bucket, &placed).unwrap();
             self.frame(WatchFrame::Bucket { bits, bucket, pages });
         }
-        assert_eq!(self.mirror.digests(), folded(&ours, 0));
+        assert_eq!(self.mirror.digests(0..1).collect::<Vec<_>>(), folded(&ours, 0));
         self.mirror.end_resync(revision).unwrap();
         self.frame(WatchFrame::ResyncEnd { revision });
     }

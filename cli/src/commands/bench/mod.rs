@@ -130,6 +130,7 @@ impl Bench {
                 &outage::NAMES,
                 &WHOLE,
                 &locks::NAMES,
+                &memory::MIRROR,
                 &[restart::RSS, memory::NAME],
             ];
             groups.into_iter().flatten()
@@ -167,6 +168,9 @@ impl Bench {
         }
         if self.wants(&[memory::NAME]) {
             memory::measure(self).await?;
+        }
+        if self.wants(&memory::MIRROR) {
+            memory::mirror(self).await?;
         }
         let mut locks = Locks::default();
         let with_room = [&publish::NAMES[..], &lookup::NAMES, &locks::NAMES, &[restart::RSS]];
