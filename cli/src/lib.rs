@@ -39,10 +39,17 @@ pub fn run() -> ExitCode {
     match run_command(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("foreword: {error:#}");
+            eprintln!("foreword: {}", in_words(&error));
             ExitCode::from(if error.chain().any(is_bad_input) { 2 } else { 1 })
         }
     }
+}
+
+/// The error and its causes; a cause that was said already is not said again.
+fn in_words(error: &anyhow::Error) -> String {
+    error.chain().skip(1).map(ToString::to_string).fold(error.to_string(), |words, cause| {
+        if words.ends_with(&cause) { words } else { format!("{words}: {cause}") }
+    })
 }
 
 /// The command, for which a variable that is set to nothing is not set: a container's template leaves those behind.
@@ -129,5 +136,19 @@ async fn dispatch(cli: Cli) -> Done {
         Command::Put(args) => keyed::put(*args, json).await,
         Command::Bench(args) => bench::run(args, json).await,
         Command::ImportHf3fs(args) => import_hf3fs::run(args, json).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let said = |error: anyhow::Error| in_words(&error);
+        assert_eq!(said(anyhow!("denied").context("log: denied")), "log: denied");
+        assert_eq!(said(anyhow!("denied").context("log").context("data_dir")), "data_dir: log: denied");
     }
 }

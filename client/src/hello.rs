@@ -3,6 +3,7 @@
 use foreword_proto::limits::WIRE_VERSIONS;
 use foreword_proto::wire::meta as wire;
 use foreword_proto::{BadInput, ClusterId};
+use foreword_seams::rpc;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -22,9 +23,9 @@ pub struct Cluster {
 /// Why an agent does not join.
 #[derive(Debug, thiserror::Error)]
 pub enum HelloError {
-    #[error("no replica answered: {}", .0.message())]
+    #[error("no replica answered: {}", rpc::words(.0))]
     NoReplica(Status),
-    #[error("the group refused: {}", .0.message())]
+    #[error("the group refused: {}", rpc::words(.0))]
     Refused(Status),
     #[error("wire_version: this agent speaks {WIRE_VERSIONS}, the replica {0}")]
     OtherVersion(u32),

@@ -407,7 +407,7 @@ async fn watch_raft(raft: Raft<TypeConfig>, log: LogReader, halt: Arc<Halt>, fai
     let failure = tokio::select! {
         other = halt.stopped() => Failure::OtherVersion(other),
         // A leader's appends are answered before they are flushed: openraft does not hear of it.
-        () = log.failed() => Failure::Stopped("the log cannot be written".into()),
+        why = log.failed() => Failure::Stopped(why.to_string()),
         reason = raft_ended => halt.why().map_or(Failure::Stopped(reason), Failure::OtherVersion),
     };
     failing.fail(failure);

@@ -1,15 +1,30 @@
 //! gRPC over a [`Net`]: channels that notice a dead peer, and servers fed by an [`Incoming`].
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, Stream, StreamExt};
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint as Target, Server, Uri};
+use tonic::{Code, Status};
 use tower::layer::util::{Identity, Stack};
 
 use crate::net::{Endpoint, Net};
 use crate::requests::{BODY_DEADLINE, RequestsLayer};
+
+/// What a status says, also where its sender says nothing: whoever does not know our services, or does not speak gRPC.
+pub fn words(status: &Status) -> Cow<'_, str> {
+    match (status.code(), status.message()) {
+        (Code::Unimplemented, "") => "what answers there has no such service".into(),
+        (code, "") => code.description().into(),
+        // tonic's words for an HTTP answer without one.
+        (_, message) if message.starts_with("grpc-status header missing") => {
+            format!("what answers there does not speak gRPC, is it an HTTP endpoint? ({message})").into()
+        }
+        (_, message) => message.into(),
+    }
+}
 
 /// Without these a connection that a partition cut stays "open" until the kernel gives up (facts/STACK.md).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use foreword_proto::bad_input::status_for;
 use foreword_proto::limits::WIRE_VERSIONS;
 use foreword_proto::{BadInput, DirectoryId};
-use foreword_seams::Endpoint;
+use foreword_seams::{Endpoint, rpc};
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
 
@@ -56,7 +56,7 @@ impl Newcomer {
                 Ok(hello) => break hello,
                 // Another cluster or another version says so itself.
                 Err(status) if status.code() == Code::FailedPrecondition || Instant::now() >= until => {
-                    return Err(self.unproven(status.message()));
+                    return Err(self.unproven(&rpc::words(&status)));
                 }
                 Err(_) => sleep(PAUSE).await,
             }

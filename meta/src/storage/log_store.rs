@@ -58,11 +58,11 @@ pub struct LogStore {
 }
 
 /// How far the log is on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Flushed {
     index: u64,
-    /// Nothing more will be.
-    failed: bool,
+    /// Nothing more will be, for this reason.
+    failed: Option<Arc<str>>,
 }
 
 /// Reads the log's entries and numbers from memory; does not keep the writer alive.
@@ -83,19 +83,21 @@ impl LogReader {
     /// Waits until the entry at `index` is on this replica's disk.
     pub async fn flushed(&self, index: u64) -> Result<(), NotFlushed> {
         let mut flushed = self.flushed.clone();
-        let reached = flushed.wait_for(|flushed| flushed.failed || flushed.index >= index).await;
+        let reached = flushed.wait_for(|flushed| flushed.failed.is_some() || flushed.index >= index).await;
         match reached {
-            Ok(flushed) if !flushed.failed => Ok(()),
+            Ok(flushed) if flushed.failed.is_none() => Ok(()),
             _ => Err(NotFlushed),
         }
     }
 
-    /// Resolves when the log cannot be written any more: what was answered before its flush will never be on this disk.
-    pub async fn failed(&self) {
+    /// Resolves when the log cannot be written any more, with the reason: what was answered before its flush will never be on this disk.
+    pub async fn failed(&self) -> Arc<str> {
         let mut flushed = self.flushed.clone();
-        if flushed.wait_for(|flushed| flushed.failed).await.is_err() {
+        let failed = flushed.wait_for(|flushed| flushed.failed.is_some()).await;
+        match failed.ok().and_then(|flushed| flushed.failed.clone()) {
+            Some(why) => why,
             // Closed, and all of it written.
-            std::future::pending().await
+            None => std::future::pending().await,
         }
     }
 
@@ -177,7 +179,7 @@ impl LogStore {
         };
         memory.vote = memory.vote.map(stand_again);
         // All of it is durable before anyone hears of it.
-        let flushed = Flushed { index: memory.last().map_or(0, |last| last.index), failed: false };
+        let flushed = Flushed { index: memory.last().map_or(0, |last| last.index), failed: None };
         let (memory, unsynced) = (Arc::new(RwLock::new(memory)), Arc::default());
         let flushed = Arc::new(watch::Sender::new(flushed));
         let log = Self { memory, flushes, ops, end, version, unsynced, flushed, replica_id: 0, settled: false };
@@ -344,8 +346,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         };
         let flushed = self.flushed.clone();
         let note = move |result: &io::Result<()>| match result {
-            Ok(()) => _ = flushed.send_replace(Flushed { index: last.0, failed: false }),
-            Err(_) => flushed.send_modify(|flushed| flushed.failed = true),
+            Ok(()) => _ = flushed.send_replace(Flushed { index: last.0, failed: None }),
+            Err(error) => flushed.send_modify(|flushed| flushed.failed = Some(error.to_string().into())),
         };
         if !leads_others {
             let ack: Ack = Box::new(move |result| {

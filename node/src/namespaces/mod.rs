@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreword_client::retry::{Next, next};
 use foreword_client::{Cluster, Group};
 use foreword_proto::limits::WATCHED_NAMESPACES_MAX;
 use foreword_proto::namespace::Geometry;
@@ -44,6 +45,9 @@ const PAGE_ARENA_PART: u64 = 8;
 const IDLE_UNREFERENCED: Duration = Duration::from_secs(60);
 /// The same, of one whose place another one needs.
 const IDLE_IN_THE_WAY: Duration = Duration::from_secs(30);
+
+/// How long the group is asked when a namespace is opened that is open already: the answer says only how new the mirror should be.
+const REOPEN_ASKS: Duration = Duration::from_secs(1);
 
 /// The namespaces open on an agent.
 pub(crate) struct Namespaces {
@@ -189,15 +193,22 @@ impl Namespaces {
             let expected = format!("a page of at most {most} bytes (1/8 of arena_bytes), got {got}");
             return Err(BadInput::new("namespace.shard_bytes", expected).into());
         }
+        let known = self.open.all().into_iter().find(|open| open.namespace == namespace);
+        let until = known.as_ref().map_or(deadline, |_| deadline.min(Instant::now() + REOPEN_ASKS));
         let request = wire::RegisterNamespaceRequest { namespace: Some(common::Namespace::from(&namespace)) };
-        let registered = self
-            .meta
-            .retry(deadline, |mut client| {
-                let request = request.clone();
-                async move { client.register_namespace(request).await }
-            })
-            .await
-            .map_err(ApiError::Group)?;
+        let register = self.meta.retry(until, |mut client| {
+            let request = request.clone();
+            async move { client.register_namespace(request).await }
+        });
+        let registered = match (register.await, known) {
+            (Ok(registered), _) => registered,
+            // The group is away; what is known here is served all the same.
+            (Err(status), Some(known)) if next(&status) == Next::Elsewhere => {
+                known.usage.open();
+                return Ok(known.opened());
+            }
+            (Err(status), _) => return Err(ApiError::Group(status)),
+        };
         let expected = geometry.slot_bytes(self.chunk_bytes);
         if u64::from(registered.slot_bytes) != expected {
             let expected = format!("slots of {expected} bytes, the group says {}", registered.slot_bytes);

@@ -26,8 +26,6 @@ const OPEN_WAIT: Duration = Duration::from_secs(20);
 const LOOKUP_WAIT: Duration = Duration::from_secs(20);
 const GET_WAIT: Duration = Duration::from_secs(60);
 const CLEAR_WAIT: Duration = Duration::from_secs(20);
-/// A writer that sends nothing for this long is given up: its call counts, and its pages hold the arena.
-const WRITER_STALLED: Duration = Duration::from_secs(30);
 /// Messages of one get stream ahead of its reader.
 const GET_MESSAGES_AHEAD: usize = 2;
 /// A reader that takes no message for this long is given up: its pages hold the arena.
@@ -155,7 +153,7 @@ impl Node for NodeService {
 
     async fn put(&self, request: Request<Streaming<wire::PutRequest>>) -> Result<Response<wire::PutResponse>, Status> {
         let mut messages = request.into_inner();
-        let header = match next(&mut messages).await?.and_then(|message| message.kind) {
+        let header = match messages.message().await?.and_then(|message| message.kind) {
             Some(wire::put_request::Kind::Header(header)) => header,
             _ => return Err(BadInput::new("header", "a header as the first message").into()),
         };
@@ -167,7 +165,7 @@ impl Node for NodeService {
             wait_published: header.wait_published,
         };
         let mut call = self.api.put(ask)?;
-        while let Some(message) = next(&mut messages).await? {
+        while let Some(message) = messages.message().await? {
             let Some(wire::put_request::Kind::Pieces(pieces)) = message.kind else {
                 return Err(BadInput::new("header", "one header only, then pieces").into());
             };
@@ -217,17 +215,6 @@ impl Node for NodeService {
     async fn watch_local(&self, _: Request<wire::WatchLocalRequest>) -> Result<Response<NoStream>, Status> {
         Err(status_for(Code::Unimplemented, "watch_local", "watch_local: comes with a later release"))
     }
-}
-
-/// A put's next message.
-///
-/// Errors: none came for too long.
-async fn next(messages: &mut Streaming<wire::PutRequest>) -> Result<Option<wire::PutRequest>, Status> {
-    let next = tokio::time::timeout(WRITER_STALLED, messages.message());
-    next.await.unwrap_or_else(|_| {
-        let expected = format!("pieces: expected the next message, or the end, within {} s", WRITER_STALLED.as_secs());
-        Err(status_for(Code::DeadlineExceeded, "pieces", expected))
-    })
 }
 
 /// The shards asked for, in the order asked; none named: all.

@@ -48,3 +48,18 @@ async fn a_mirror_leaves_a_replica_that_tells_less_than_the_group_has() {
     eventually("it watches the other one", || age().revision >= revision).await;
     eventually("it says that it is not behind", || age().mirror_age_ms < 1000).await;
 }
+
+#[tokio::test]
+async fn an_engine_that_comes_back_opens_what_is_open_while_the_group_is_away() {
+    let cluster = cluster().await;
+    let a = cluster.agent("a").await;
+    let ns = a.open(&namespace()).await;
+    a.put(ns, &keys(0..3), 1, BYTES).await;
+    cluster.meta.set(|settings| settings.gone = true);
+    assert_eq!(a.open(&namespace()).await, ns);
+    assert_eq!(a.lookup(ns, &keys(0..3), 0).await.pages, 3);
+    let other = Some(foreword_proto::wire::common::Namespace::from(&Namespace::simple("n", 64, vec![BYTES as u64])));
+    let mut request = tonic::Request::new(wire::OpenNamespaceRequest { namespace: other });
+    request.set_timeout(std::time::Duration::from_millis(100));
+    assert!(a.client.clone().open_namespace(request).await.is_err(), "of this one nothing is known");
+}
