@@ -4,6 +4,7 @@ mod bad_input;
 mod bench;
 mod binary;
 mod driver;
+mod failing_jobs;
 mod fakes;
 mod grpcio_python;
 mod hf3fs_python;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::counters::Counters;
 use crate::plan::breaker::BreakerState;
-use crate::plan::health::{Direction, SideHealth};
+use crate::plan::health::{Direction, SideHealth, Ticket};
 use crate::store::StoreError;
 
 /// L3's health, as its I/Os tell.
@@ -52,12 +52,12 @@ impl Health {
     /// Lets an I/O go ahead, or not. `probe`: it may be the one that decides whether L3 is asked again.
     pub(super) fn admit(&self, direction: Direction, slab: SlabId, probe: bool) -> Option<Admitted<'_>> {
         let now_ms = self.now_ms();
-        let admitted = {
+        let ticket = {
             let mut side = self.side(direction).lock();
-            (probe || side.serves(slab, now_ms)) && side.admit(slab, now_ms)
+            if probe || side.serves(slab, now_ms) { side.admit(slab, now_ms) } else { None }
         };
         // Made only after the lock is free again: dropping one takes it.
-        admitted.then(|| Admitted { health: self, direction, slab, reported: false })
+        ticket.map(|ticket| Admitted { health: self, direction, slab, ticket, reported: false })
     }
 
     fn side(&self, direction: Direction) -> &Mutex<SideHealth> {
@@ -93,6 +93,7 @@ pub(super) struct Admitted<'a> {
     health: &'a Health,
     direction: Direction,
     slab: SlabId,
+    ticket: Ticket,
     reported: bool,
 }
 
@@ -116,7 +117,7 @@ impl Admitted<'_> {
     pub(super) fn failed(mut self) {
         self.reported = true;
         let (direction, slab, now_ms) = (self.direction, self.slab, self.health.now_ms());
-        let opened = self.health.side(direction).lock().failed(slab, now_ms);
+        let opened = self.health.side(direction).lock().failed(slab, self.ticket, now_ms);
         if opened.whole {
             sometimes(Marker::BreakerOpened);
             self.health.counters.breaker_openings.add(1);
