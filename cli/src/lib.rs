@@ -75,7 +75,7 @@ fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
         )
 }
 
-fn run_command(cli: Cli) -> Done {
+fn run_command(mut cli: Cli) -> Done {
     let server = match &cli.command {
         Command::Meta(MetaCommand::Run(args)) => Some(&args.server),
         Command::Node(args) => Some(&args.server),
@@ -96,6 +96,11 @@ fn run_command(cli: Cli) -> Done {
         && args.through_standin()
     {
         demo::usrbio::enter_own_mounts()?;
+    }
+    if let Command::Bench(args) = &mut cli.command
+        && args.wants_own_mounts()
+    {
+        args.own_mounts = demo::usrbio::enter_own_mounts().map_err(|error| format!("{error:#}"));
     }
     check_worker_threads()?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(dispatch(cli))

@@ -6,6 +6,7 @@
 mod announced;
 mod child;
 mod converge;
+mod filesystem;
 mod members;
 mod ports;
 mod standin;
@@ -21,6 +22,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use self::child::Child;
+use self::filesystem::Filesystem;
 use self::standin::StandIn;
 use crate::clients;
 use crate::human::{Size, Span};
@@ -36,12 +38,16 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 pub enum L3Spec {
     /// Files in the cluster's directory.
     Posix,
+    /// Files on a filesystem of their own, in memory, of so many bytes. The caller is in a mount namespace of its own.
+    Tmpfs { bytes: u64 },
     /// The same files, through the stand-in for a 3FS mount. The caller is in a mount namespace of its own.
     Usrbio {
         /// As `foreword usrbiod --fault` takes them.
         faults: Option<String>,
         /// The vendor's client library; None: our own client.
         lib: Option<PathBuf>,
+        /// I/Os of rings go around the page cache.
+        direct: bool,
     },
 }
 
@@ -89,6 +95,7 @@ pub struct Cluster {
     replicas: Vec<Replica>,
     agents: Vec<Agent>,
     standin: Option<StandIn>,
+    filesystem: Option<Filesystem>,
     spec: Spec,
     dir: ClusterDir,
 }
@@ -128,7 +135,8 @@ impl Cluster {
         let mut layout = 1;
         loop {
             let dir = ClusterDir::new(&spec)?;
-            let mut cluster = Self { replicas: Vec::new(), agents: Vec::new(), standin: None, spec: spec.clone(), dir };
+            let (replicas, agents, spec_kept) = (Vec::new(), Vec::new(), spec.clone());
+            let mut cluster = Self { replicas, agents, standin: None, filesystem: None, spec: spec_kept, dir };
             cluster.lay_out().await?;
             if let Some(plan) = &spec.generated {
                 let dirs: Vec<PathBuf> = cluster.replica_ids().into_iter().map(|id| cluster.data_dir(id)).collect();
@@ -160,6 +168,9 @@ impl Cluster {
         let dir = self.dir.path().to_owned();
         for made in [&self.backing(), &dir.join("logs")] {
             std::fs::create_dir(made)?;
+        }
+        if let L3Spec::Tmpfs { bytes } = self.spec.l3 {
+            self.filesystem = Some(Filesystem::mount(&self.backing(), bytes)?);
         }
         if matches!(self.spec.l3, L3Spec::Usrbio { .. }) {
             self.standin = Some(StandIn::below(&dir)?);

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use foreword_node::config::L3Location;
 use foreword_usrbio::VIRT_DIR;
 use foreword_usrbiod::COUNTERS_FILE;
 use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::Signal;
 
 use super::child::Child;
 use super::{Cluster, L3Spec};
@@ -42,6 +44,15 @@ impl StandIn {
     }
 }
 
+/// A stand-in that stands still. A process that waits for it cannot even be killed: it goes on when this is dropped.
+pub struct Stopped<'a>(&'a Child);
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        self.0.signal(Signal::CONT);
+    }
+}
+
 impl Drop for StandIn {
     fn drop(&mut self) {
         self.stop();
@@ -53,7 +64,7 @@ impl Drop for StandIn {
 impl Cluster {
     /// Starts the stand-in if the cluster has one; it is mounted when this returns.
     pub(super) async fn start_standin(&mut self) -> anyhow::Result<()> {
-        let L3Spec::Usrbio { faults, .. } = &self.spec.l3 else { return Ok(()) };
+        let L3Spec::Usrbio { faults, direct, .. } = &self.spec.l3 else { return Ok(()) };
         let standin = self.standin.as_ref().context("a stand-in that was laid out")?;
         let mut args = vec![
             "usrbiod".to_owned(),
@@ -62,6 +73,7 @@ impl Cluster {
             format!("--chunk-bytes={}", Size(self.spec.chunk_bytes)),
         ];
         args.extend(faults.iter().map(|faults| format!("--fault={faults}")));
+        args.extend(direct.then(|| "--direct".to_owned()));
         let child = Child::start(&self.spec.binary, "usrbiod", &args, &self.log("usrbiod")).await?;
         self.standin.as_mut().context("a stand-in that was laid out")?.child = Some(child);
         Ok(())
@@ -80,12 +92,25 @@ impl Cluster {
 
     /// Starts the stand-in anew, without its faults: what is on L3 is to be seen as it is.
     pub async fn end_faults(&mut self) -> anyhow::Result<()> {
-        let L3Spec::Usrbio { faults, .. } = &mut self.spec.l3 else { return Ok(()) };
-        if faults.take().is_some() {
+        self.change_faults(None).await
+    }
+
+    /// Starts the stand-in anew with these faults, if it has others.
+    pub async fn change_faults(&mut self, faults: Option<String>) -> anyhow::Result<()> {
+        let L3Spec::Usrbio { faults: present, .. } = &mut self.spec.l3 else { return Ok(()) };
+        if std::mem::replace(present, faults.clone()) != faults {
             self.standin.as_mut().context("a stand-in that was laid out")?.stop();
             self.start_standin().await?;
         }
         Ok(())
+    }
+
+    /// SIGSTOP for the stand-in: it answers nothing, and its mount stays. It goes on when what this gives is dropped.
+    pub fn stop_standin(&self) -> anyhow::Result<Stopped<'_>> {
+        let child = self.standin.as_ref().and_then(|standin| standin.child.as_ref());
+        let child = child.context("standin: expected it to run")?;
+        child.signal(Signal::STOP);
+        Ok(Stopped(child))
     }
 
     /// What the stand-in counted since its start; None if the cluster has none.
@@ -94,6 +119,11 @@ impl Cluster {
         let path = standin.mount.join(VIRT_DIR).join(COUNTERS_FILE);
         let text = tokio::fs::read_to_string(&path).await.with_context(|| path.display().to_string())?;
         Ok(Some(serde_json::from_str(&text)?))
+    }
+
+    /// Process id of the stand-in, if it runs.
+    pub fn standin_pid(&self) -> Option<u32> {
+        Some(self.standin.as_ref()?.child.as_ref()?.announced.pid)
     }
 
     /// Process ids of the agents that run.
@@ -116,8 +146,13 @@ impl Cluster {
         }
     }
 
+    /// Where an agent finds L3.
+    pub fn l3_location(&self) -> anyhow::Result<L3Location> {
+        Ok(self.l3().parse()?)
+    }
+
     /// The directory the bytes are in at last.
-    pub(super) fn backing(&self) -> PathBuf {
+    pub fn backing(&self) -> PathBuf {
         self.dir.path().join("l3")
     }
 }

@@ -55,7 +55,7 @@ pub(super) async fn measure(bench: &Bench, stage: &Stage) -> anyhow::Result<()> 
         let asked = Arc::new(Asked {
             connections: (0..CONNECTIONS).map(|_| server()).collect(),
             namespace_id: stage.namespace_id(0),
-            batches: batches(stage, keys),
+            batches: batches(stage, 0, keys, BATCHES),
             next: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         });
@@ -78,20 +78,20 @@ pub(super) async fn measure(bench: &Bench, stage: &Stage) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Batches of so many random keys, every second of which is not there.
-fn batches(stage: &Stage, keys: usize) -> Vec<Bytes> {
-    let pages = stage.scale.namespaces[0];
+/// `count` batches of so many random keys of a namespace, every second of which is not there.
+pub(super) fn batches(stage: &Stage, at: usize, keys: usize, count: usize) -> Vec<Bytes> {
+    let pages = stage.scale.namespaces[at];
     let mut numbers = SplitMix::new(keys as u64);
     let mut batch = || {
         let mut wire = BytesMut::with_capacity(keys * PAGE_KEY_BYTES);
-        for at in 0..keys {
+        for place in 0..keys {
             // Numbers far above all that are ever published.
-            let number = numbers.below(pages) + if at % 2 == 0 { 0 } else { 1 << 40 };
-            wire.put_slice(&stage.keys(0).page(number).0);
+            let number = numbers.below(pages) + if place % 2 == 0 { 0 } else { 1 << 40 };
+            wire.put_slice(&stage.keys(at).page(number).0);
         }
         wire.freeze()
     };
-    (0..BATCHES).map(|_| batch()).collect()
+    (0..count).map(|_| batch()).collect()
 }
 
 /// Who is asked.

@@ -12,14 +12,17 @@ mod lookup;
 mod machine;
 mod memory;
 mod metrics;
+mod neighbours;
 mod outage;
 pub mod prepare;
 mod programs;
 mod publish;
 mod restart;
+mod resync;
 mod session;
 pub mod sglang;
 mod stage;
+mod tiers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,7 +46,7 @@ const RUNS: usize = 5;
 const ROOM: u64 = 16_000_000;
 const AGENTS: usize = 2;
 /// Figures of the group with room that --quick leaves out.
-const WHOLE: [&str; 3] = [restart::RESTART, during::SLOWEST, during::SNAPSHOT];
+const WHOLE: [&str; 5] = [restart::RESTART, during::SLOWEST, during::SNAPSHOT, resync::NAMES[0], resync::NAMES[1]];
 
 const EXAMPLES: &str = "\
 Examples:
@@ -81,6 +84,17 @@ pub struct BenchArgs {
     /// Make the bench's directory in this one [default: the system's place for temporary files]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    /// Whether this process has mounts of its own; if not, why
+    #[arg(skip = Err("not asked for".to_owned()))]
+    pub own_mounts: Result<(), String>,
+}
+
+impl BenchArgs {
+    /// Whether a figure is asked for that is better measured with mounts of this process's own.
+    pub fn wants_own_mounts(&self) -> bool {
+        let named = |only: &String| neighbours::NAMES.contains(&only.as_str()) || tiers::NAMES.contains(&only.as_str());
+        self.command.is_none() && (self.only.is_empty() || self.only.iter().any(named))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -118,6 +132,8 @@ struct Bench {
     peers: bool,
     floors: Floors,
     dir: Option<PathBuf>,
+    /// As [`BenchArgs::own_mounts`].
+    own_mounts: Result<(), String>,
 }
 
 impl Bench {
@@ -131,6 +147,8 @@ impl Bench {
                 &WHOLE,
                 &locks::NAMES,
                 &memory::MIRROR,
+                &neighbours::NAMES,
+                &tiers::NAMES,
                 &[restart::RSS, memory::NAME],
             ];
             groups.into_iter().flatten()
@@ -144,8 +162,8 @@ impl Bench {
         }
         let pages = args.pages.unwrap_or(if args.quick { PAGES_QUICK } else { PAGES });
         let floors = args.floors.as_deref().map(Floors::read).transpose()?.unwrap_or_default();
-        let BenchArgs { quick, runs, peers, dir, only, .. } = args;
-        Ok(Self { printer: Printer::new(json, only), quick, pages, runs, peers, floors, dir })
+        let BenchArgs { quick, runs, peers, dir, only, own_mounts, .. } = args;
+        Ok(Self { printer: Printer::new(json, only), quick, pages, runs, peers, floors, dir, own_mounts })
     }
 
     /// Tells somebody who waits what goes on.
@@ -171,6 +189,12 @@ impl Bench {
         }
         if self.wants(&memory::MIRROR) {
             memory::mirror(self).await?;
+        }
+        if self.wants(&neighbours::NAMES) {
+            neighbours::measure(self).await?;
+        }
+        if !self.quick && self.wants(&tiers::NAMES) {
+            tiers::measure(self).await?;
         }
         let mut locks = Locks::default();
         let with_room = [&publish::NAMES[..], &lookup::NAMES, &locks::NAMES, &[restart::RSS]];
@@ -207,6 +231,9 @@ impl Bench {
         }
         if self.wants(&publish::NAMES) || self.wants(&locks::NAMES) {
             publish::measure(self, &stage).await?;
+        }
+        if !self.quick && self.wants(&resync::NAMES) {
+            resync::measure(self, &mut stage).await?;
         }
         if !self.quick {
             self.beside(&stage).await?;

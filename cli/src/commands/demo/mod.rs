@@ -240,7 +240,7 @@ fn l3_spec(args: &DemoArgs) -> Result<L3Spec, BadInput> {
                 Some(lib.ok_or_else(|| BadInput::new("l3", format!("usrbio[,lib=/path], got {:?}", args.l3)))?.into())
             }
         };
-        return Ok(L3Spec::Usrbio { faults: args.fault.clone(), lib });
+        return Ok(L3Spec::Usrbio { faults: args.fault.clone(), lib, direct: false });
     }
     if args.fault.is_some() || args.kill_l3 {
         let field = if args.kill_l3 { "kill_l3" } else { "fault" };
