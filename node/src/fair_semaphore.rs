@@ -1,4 +1,4 @@
-//! A semaphore whose permits tenants share.
+//! A semaphore whose permits tenants and their namespaces share.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,10 +7,9 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::arena::TenantId;
-use crate::plan::fair_shares::{FairShares, Ticket};
+use crate::plan::fair_shares::{Asker, FairShares, Ticket};
 
-/// Units that tenants take and give back, by [`FairShares`].
+/// Units that namespaces take and give back, by [`FairShares`].
 #[derive(Debug)]
 pub(crate) struct FairSemaphore {
     units_max: u32,
@@ -19,7 +18,7 @@ pub(crate) struct FairSemaphore {
 
 #[derive(Debug)]
 struct Waiting {
-    shares: FairShares<TenantId>,
+    shares: FairShares,
     senders: BTreeMap<Ticket, oneshot::Sender<FairPermit>>,
 }
 
@@ -27,14 +26,14 @@ struct Waiting {
 #[derive(Debug)]
 pub(crate) struct FairPermit {
     of: Arc<FairSemaphore>,
-    tenant: TenantId,
+    asker: Asker,
     units: u32,
 }
 
 /// Somebody who waits. Dropping it leaves the queue.
 struct Turn {
     of: Arc<FairSemaphore>,
-    tenant: TenantId,
+    asker: Asker,
     ticket: Ticket,
     granted: oneshot::Receiver<FairPermit>,
 }
@@ -47,20 +46,27 @@ impl FairSemaphore {
         Arc::new(Self { units_max, waiting: Mutex::new(waiting) })
     }
 
-    /// There is this tenant: something is kept for it.
-    pub(crate) fn enter(&self, tenant: TenantId) {
-        self.waiting.lock().shares.enter(tenant);
+    /// There is this namespace: something is kept for it.
+    pub(crate) fn enter(&self, asker: Asker) {
+        self.waiting.lock().shares.enter(asker);
+    }
+
+    /// Ends one [`Self::enter`].
+    pub(crate) fn leave(self: &Arc<Self>, asker: Asker) {
+        let mut waiting = self.waiting.lock();
+        waiting.shares.leave(asker);
+        self.grant(waiting);
     }
 
     /// Units in their turn; all of them where there are not so many. None: not before the deadline.
-    pub(crate) async fn take(self: &Arc<Self>, tenant: TenantId, units: u32, deadline: Instant) -> Option<FairPermit> {
-        let mut turn = self.ask(tenant, units);
+    pub(crate) async fn take(self: &Arc<Self>, asker: Asker, units: u32, deadline: Instant) -> Option<FairPermit> {
+        let mut turn = self.ask(asker, units);
         tokio::time::timeout_at(deadline, &mut turn.granted).await.ok()?.ok()
     }
 
-    /// Units if it would be the tenant's turn now.
-    pub(crate) fn take_now(self: &Arc<Self>, tenant: TenantId, units: u32) -> Option<FairPermit> {
-        self.ask(tenant, units).granted.try_recv().ok()
+    /// Units if it would be the asker's turn now.
+    pub(crate) fn take_now(self: &Arc<Self>, asker: Asker, units: u32) -> Option<FairPermit> {
+        self.ask(asker, units).granted.try_recv().ok()
     }
 
     /// Units taken now.
@@ -73,20 +79,20 @@ impl FairSemaphore {
         self.units_max
     }
 
-    fn ask(self: &Arc<Self>, tenant: TenantId, units: u32) -> Turn {
+    fn ask(self: &Arc<Self>, asker: Asker, units: u32) -> Turn {
         let (sender, granted) = oneshot::channel();
         let mut waiting = self.waiting.lock();
-        let ticket = waiting.shares.ask(tenant, units);
+        let ticket = waiting.shares.ask(asker, units);
         waiting.senders.insert(ticket, sender);
         self.grant(waiting);
-        Turn { of: self.clone(), tenant, ticket, granted }
+        Turn { of: self.clone(), asker, ticket, granted }
     }
 
     /// Gives what can be given now.
     fn grant(self: &Arc<Self>, mut waiting: MutexGuard<'_, Waiting>) {
         let mut granted = Vec::new();
         while let Some(grant) = waiting.shares.grant() {
-            let permit = FairPermit { of: self.clone(), tenant: grant.tenant, units: grant.units };
+            let permit = FairPermit { of: self.clone(), asker: grant.asker, units: grant.units };
             granted.extend(waiting.senders.remove(&grant.ticket).map(|sender| (sender, permit)));
         }
         drop(waiting);
@@ -100,7 +106,7 @@ impl FairSemaphore {
 impl Drop for FairPermit {
     fn drop(&mut self) {
         let mut waiting = self.of.waiting.lock();
-        waiting.shares.give_back(self.tenant, self.units);
+        waiting.shares.give_back(self.asker, self.units);
         self.of.grant(waiting);
     }
 }
@@ -108,7 +114,7 @@ impl Drop for FairPermit {
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut waiting = self.of.waiting.lock();
-        if waiting.shares.cancel(self.tenant, self.ticket) {
+        if waiting.shares.cancel(self.asker, self.ticket) {
             waiting.senders.remove(&self.ticket);
             // The next one may need less.
             self.of.grant(waiting);
@@ -122,6 +128,8 @@ mod tests {
 
     use super::*;
 
+    const ONE: Asker = Asker { tenant: 1, namespace: 1 };
+
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(30)
     }
@@ -129,14 +137,14 @@ mod tests {
     #[tokio::test]
     async fn units_come_back_to_who_waits_and_from_who_has_left() {
         let semaphore = FairSemaphore::new(2, 2);
-        let held = semaphore.take(1, 5, soon()).await.unwrap();
+        let held = semaphore.take(ONE, 5, soon()).await.unwrap();
         assert_eq!(semaphore.used(), 2);
-        assert!(semaphore.take_now(1, 1).is_none());
-        assert!(semaphore.take(1, 1, Instant::now()).await.is_none(), "its deadline has passed");
-        let first = semaphore.take(1, 1, soon());
-        let second = semaphore.take(1, 1, soon());
+        assert!(semaphore.take_now(ONE, 1).is_none());
+        assert!(semaphore.take(ONE, 1, Instant::now()).await.is_none(), "its deadline has passed");
+        let first = semaphore.take(ONE, 1, soon());
+        let second = semaphore.take(ONE, 1, soon());
         let left = async {
-            let gone = semaphore.take(1, 2, soon());
+            let gone = semaphore.take(ONE, 2, soon());
             let _ = tokio::time::timeout(Duration::from_millis(1), gone).await;
             drop(held);
         };
@@ -149,8 +157,8 @@ mod tests {
     #[tokio::test]
     async fn permits_that_nobody_fetches_are_given_back() {
         let semaphore = FairSemaphore::new(1, 1);
-        let held = semaphore.take(1, 1, soon()).await;
-        let turn = semaphore.ask(1, 1);
+        let held = semaphore.take(ONE, 1, soon()).await;
+        let turn = semaphore.ask(ONE, 1);
         drop(held);
         assert_eq!(semaphore.used(), 1, "granted to the turn");
         drop(turn);

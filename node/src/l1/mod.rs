@@ -41,7 +41,8 @@ impl PageId {
 pub enum Entrance {
     /// Just written here: nobody has asked for it yet.
     Probation,
-    /// Read from L3 because somebody asked.
+    /// Read from L3 because somebody asked: a use already. On probation too, L1 of 24 MB gave 30 % fewer hits on the conversation trace, 13 % on
+    /// the synthetic one (docs/PERFORMANCE.md).
     Protected,
 }
 

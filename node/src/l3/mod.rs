@@ -23,6 +23,7 @@ use crate::arena::{Frame, FrameMut, TenantId};
 use crate::counters::Counters;
 use crate::fair_semaphore::{FairPermit, FairSemaphore};
 use crate::plan::breaker::BreakerState;
+use crate::plan::fair_shares::Asker;
 use crate::plan::health::Direction;
 use crate::store::{Completion, Io, OpId, SharedStore, StoreError, Transfer};
 pub use health::Readable;
@@ -174,7 +175,12 @@ impl L3 {
 
     /// There is this tenant: something is kept for it.
     pub fn enter(&self, tenant: TenantId) {
-        self.reads.enter(tenant);
+        self.reads.enter(tenant_as_a_whole(tenant));
+    }
+
+    /// Ends one [`Self::enter`].
+    pub fn leave(&self, tenant: TenantId) {
+        self.reads.leave(tenant_as_a_whole(tenant));
     }
 
     /// Forgets what the L3 of before did: it was reached anew.
@@ -216,7 +222,10 @@ impl L3 {
     ) -> Result<(FrameMut, u64), IoFailure> {
         let admitted = self.health.admit(Direction::Read, slot.slab, false).ok_or(IoFailure::BreakerOpen)?;
         // A read that does not get there says nothing of its slab.
-        let turn = self.reads.take(frame.class().tenant, 1, deadline.min(Instant::now() + self.deadline)).await;
+        let turn = self
+            .reads
+            .take(tenant_as_a_whole(frame.class().tenant), 1, deadline.min(Instant::now() + self.deadline))
+            .await;
         let turn = turn.ok_or(StoreError::TimedOut)?;
         self.read_admitted(admitted, shape, (slot, frame), Some(turn), deadline).await
     }
@@ -384,6 +393,11 @@ impl L3 {
             Err(_) => Err(StoreError::TimedOut),
         }
     }
+}
+
+/// Reads are told apart by tenant only.
+fn tenant_as_a_whole(tenant: TenantId) -> Asker {
+    Asker { tenant, namespace: 0 }
 }
 
 /// Bytes of a slab file with slots of this size.

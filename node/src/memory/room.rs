@@ -5,16 +5,16 @@ use std::sync::Arc;
 use foreword_proto::limits::SHARD_ALIGN_BYTES;
 use tokio::time::Instant;
 
-use crate::arena::TenantId;
 use crate::fair_semaphore::{FairPermit, FairSemaphore};
+use crate::plan::fair_shares::Asker;
 
 /// Room is counted in units of this.
 const ROOM_UNIT_BYTES: u64 = SHARD_ALIGN_BYTES;
 
-/// The part that a tenant leaves to others, where there are any.
+/// The part that a tenant, and a namespace of it, leaves to others, where there are any.
 const KEPT_PART: u32 = 4;
 
-/// A part of the arena, counted in bytes of pages that may be on their way at once; tenants share it.
+/// A part of the arena, counted in bytes of pages that may be on their way at once; namespaces share it.
 pub(crate) struct Room(Arc<FairSemaphore>);
 
 impl Room {
@@ -23,19 +23,24 @@ impl Room {
         Self(FairSemaphore::new(units, units - units / KEPT_PART))
     }
 
-    /// There is this tenant: some room is kept for it.
-    pub(crate) fn enter(&self, tenant: TenantId) {
-        self.0.enter(tenant);
+    /// There is this namespace: some room is kept for it.
+    pub(crate) fn enter(&self, asker: Asker) {
+        self.0.enter(asker);
+    }
+
+    /// Ends one [`Self::enter`].
+    pub(crate) fn leave(&self, asker: Asker) {
+        self.0.leave(asker);
     }
 
     /// Room for a page, in its turn. None: not before the deadline.
-    pub(crate) async fn take(&self, tenant: TenantId, bytes: u64, deadline: Instant) -> Option<FairPermit> {
-        self.0.take(tenant, self.units(bytes), deadline).await
+    pub(crate) async fn take(&self, asker: Asker, bytes: u64, deadline: Instant) -> Option<FairPermit> {
+        self.0.take(asker, self.units(bytes), deadline).await
     }
 
     /// Room for a page if there is some now.
-    pub(crate) fn take_now(&self, tenant: TenantId, bytes: u64) -> Option<FairPermit> {
-        self.0.take_now(tenant, self.units(bytes))
+    pub(crate) fn take_now(&self, asker: Asker, bytes: u64) -> Option<FairPermit> {
+        self.0.take_now(asker, self.units(bytes))
     }
 
     /// Units taken now.

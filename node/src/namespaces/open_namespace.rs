@@ -13,6 +13,7 @@ use crate::arena::TenantId;
 use crate::l1::PageId;
 use crate::l3::PageShape;
 use crate::mirror::Mirror;
+use crate::plan::fair_shares::Asker;
 
 /// A namespace open on this agent. Nothing of it changes but what its mirror knows.
 pub(crate) struct OpenNamespace {
@@ -79,6 +80,11 @@ impl OpenNamespace {
             slot_bytes: self.shape.slot_bytes,
             page_tokens: self.namespace.page_tokens,
         }
+    }
+
+    /// Who asks for what tenants and namespaces share.
+    pub(crate) fn asker(&self) -> Asker {
+        Asker { tenant: self.tenant, namespace: self.id }
     }
 
     /// A page's name in L1.

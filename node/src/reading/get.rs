@@ -99,12 +99,12 @@ impl Reading {
         }
         // A page of L1 waits for no read: it needs a pin only.
         if let Whereabouts::L1(frame) = whereabouts {
-            if let Some(pin) = self.pins.pin(&frame) {
+            if let Some(pin) = self.pins.pin(open.asker(), &frame) {
                 return (Ok(pinned(frame, pin)), revision);
             }
             // Others read as much of L1 as they may: the frame is not held while this one waits for its turn.
             drop(frame);
-            let Some(room) = self.pins.room(open.tenant, open.geometry.frame_bytes, ask.deadline).await else {
+            let Some(room) = self.pins.room(open.asker(), open.geometry.frame_bytes, ask.deadline).await else {
                 return (Err(Miss::NoRoom), revision);
             };
             (whereabouts, revision) = self.whereabouts(open, &key, ask);
@@ -148,7 +148,7 @@ impl Reading {
         location: Location,
     ) -> Result<PageBytes, Miss> {
         let (room, open, deadline) = (self.room.clone(), reads.open.clone(), ask.deadline);
-        let room = async move { room.take(open.tenant, open.geometry.frame_bytes, deadline).await };
+        let room = async move { room.take(open.asker(), open.geometry.frame_bytes, deadline).await };
         let reading = async {
             if ask.bypass_cache {
                 let room = room.await.ok_or(Miss::NoRoom)?;

@@ -102,8 +102,8 @@ impl Reading {
 
 impl PerNamespace for Reading {
     fn opened(&self, open: &Arc<OpenNamespace>) {
-        self.room.enter(open.tenant);
-        self.pins.enter(open.tenant);
+        self.room.enter(open.asker());
+        self.pins.enter(open.asker());
         self.l3.enter(open.tenant);
         let reads = NamespaceReads {
             open: open.clone(),
@@ -115,6 +115,9 @@ impl PerNamespace for Reading {
     }
 
     fn closed(&self, namespace: NamespaceId) {
-        self.namespaces.remove(namespace);
+        let Some(reads) = self.namespaces.remove(namespace) else { return };
+        self.room.leave(reads.open.asker());
+        self.pins.leave(reads.open.asker());
+        self.l3.leave(reads.open.tenant);
     }
 }

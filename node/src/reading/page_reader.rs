@@ -202,7 +202,7 @@ impl PageReader {
     fn keep_read(&self, open: &OpenNamespace, epoch: Epoch, key: EntryKey, location: &Location, frame: &Frame) {
         open.mirror.read(|view| {
             if view.epoch() == epoch && view.slot(&key) == Some(location.slot) {
-                self.l1.write(|pages| pages.insert(open.page(epoch, key), frame.clone(), Entrance::Probation));
+                self.l1.write(|pages| pages.insert(open.page(epoch, key), frame.clone(), Entrance::Protected));
             }
         });
     }

@@ -6,9 +6,10 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::arena::{Frame, FrameId, TenantId};
+use crate::arena::{Frame, FrameId};
 use crate::fair_semaphore::FairPermit;
 use crate::memory::Room;
+use crate::plan::fair_shares::Asker;
 
 /// A part of the arena that L1's readers may hold.
 pub(super) struct Pins {
@@ -30,9 +31,9 @@ impl Pins {
     }
 
     /// A pin of this frame if it has one, or if there is room now.
-    pub(super) fn pin(&self, frame: &Frame) -> Option<Arc<Pin>> {
+    pub(super) fn pin(&self, asker: Asker, frame: &Frame) -> Option<Arc<Pin>> {
         let present = self.held.lock().get(&frame.id()).and_then(Weak::upgrade);
-        present.or_else(|| Some(self.pin_in(frame, self.room.take_now(frame.class().tenant, frame.len() as u64)?)))
+        present.or_else(|| Some(self.pin_in(frame, self.room.take_now(asker, frame.len() as u64)?)))
     }
 
     /// A pin of this frame in room that was waited for.
@@ -42,14 +43,19 @@ impl Pins {
         pin
     }
 
-    /// There is this tenant: some room is kept for it.
-    pub(super) fn enter(&self, tenant: TenantId) {
-        self.room.enter(tenant);
+    /// There is this namespace: some room is kept for it.
+    pub(super) fn enter(&self, asker: Asker) {
+        self.room.enter(asker);
+    }
+
+    /// Ends one [`Self::enter`].
+    pub(super) fn leave(&self, asker: Asker) {
+        self.room.leave(asker);
     }
 
     /// Room for a page, in its turn. None: not before the deadline.
-    pub(super) async fn room(&self, tenant: TenantId, bytes: u64, deadline: Instant) -> Option<FairPermit> {
-        self.room.take(tenant, bytes, deadline).await
+    pub(super) async fn room(&self, asker: Asker, bytes: u64, deadline: Instant) -> Option<FairPermit> {
+        self.room.take(asker, bytes, deadline).await
     }
 
     /// Units of room taken now.
@@ -74,20 +80,21 @@ mod tests {
     use crate::arena::{Arena, ArenaSettings, HeapRegions};
 
     const PAGE: u64 = 4096;
+    const ONE: Asker = Asker { tenant: 1, namespace: 1 };
 
     #[test]
     fn a_frame_takes_room_once_and_until_its_last_reader_leaves() {
         let arena = Arena::new(ArenaSettings::new(4 * PAGE), Arc::new(HeapRegions)).unwrap();
         let (one, other) = (arena.allocate(1, PAGE).unwrap().freeze(), arena.allocate(1, PAGE).unwrap().freeze());
         let pins = Pins::new(PAGE);
-        let first = pins.pin(&one).unwrap();
-        let second = pins.pin(&one).unwrap();
+        let first = pins.pin(ONE, &one).unwrap();
+        let second = pins.pin(ONE, &one).unwrap();
         assert_eq!(pins.used(), 1);
-        assert!(pins.pin(&other).is_none());
+        assert!(pins.pin(ONE, &other).is_none());
         drop(first);
         assert_eq!(pins.used(), 1);
         drop(second);
         assert_eq!((pins.used(), pins.held.lock().len()), (0, 0));
-        assert!(pins.pin(&other).is_some());
+        assert!(pins.pin(ONE, &other).is_some());
     }
 }

@@ -22,7 +22,7 @@ impl Reading {
         for key in started {
             let location = open.mirror.read(|view| view.location(&key).map(|location| (view.epoch(), location)));
             // What gets take comes first.
-            let room = self.room.take_now(open.tenant, open.geometry.frame_bytes);
+            let room = self.room.take_now(open.asker(), open.geometry.frame_bytes);
             let (Some((epoch, location)), Some(room)) = (location, room) else {
                 reads.ahead.lock().followed(&key);
                 continue;

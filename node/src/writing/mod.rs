@@ -143,7 +143,7 @@ impl NamespaceWrites {
 
 impl PerNamespace for Writing {
     fn opened(&self, open: &Arc<OpenNamespace>) {
-        self.room.enter(open.tenant);
+        self.room.enter(open.asker());
         let writes = NamespaceWrites {
             open: open.clone(),
             under_way: UnderWay::new(self.counters.clone()),
@@ -157,6 +157,7 @@ impl PerNamespace for Writing {
     }
 
     fn closed(&self, namespace: NamespaceId) {
-        self.namespaces.remove(namespace);
+        let Some(writes) = self.namespaces.remove(namespace) else { return };
+        self.room.leave(writes.open.asker());
     }
 }

@@ -136,7 +136,7 @@ impl Put {
     /// this call had to give way.
     async fn begin_in_room(&mut self, index: usize, deadline: Instant) -> Option<Page> {
         let (key, frame_bytes) = (self.key(index), self.writes.open.geometry.frame_bytes);
-        let room = match self.writing.room.take_now(self.writes.open.tenant, frame_bytes) {
+        let room = match self.writing.room.take_now(self.writes.open.asker(), frame_bytes) {
             Some(room) => room,
             None => self.wait_for_room(key, deadline).await?,
         };
@@ -158,7 +158,7 @@ impl Put {
     async fn wait_for_room(&mut self, key: EntryKey, deadline: Instant) -> Option<FairPermit> {
         let gives_way = {
             let open = &self.writes.open;
-            let mut waiting = pin!(self.writing.room.take(open.tenant, open.geometry.frame_bytes, deadline));
+            let mut waiting = pin!(self.writing.room.take(open.asker(), open.geometry.frame_bytes, deadline));
             let turn = self.writes.turns.wait(self.writer, self.shard);
             self.writes.look_who_waits();
             loop {

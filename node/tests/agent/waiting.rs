@@ -204,3 +204,26 @@ async fn a_tenant_whose_reads_hang_leaves_room_to_another() {
     };
     assert!(got.iter().all(|page| page.hit));
 }
+
+#[tokio::test]
+async fn a_model_with_a_dead_rank_leaves_room_to_its_tenants_other_models() {
+    let (cluster, agent, dead) = agent(|config| {
+        (config.put_room_wait_ms, config.gather_deadline_ms) = (3_600_000, 3_600_000);
+    })
+    .await;
+    let works = agent.open(&Namespace::simple("works", 64, vec![BYTES as u64; 2])).await;
+    // More than there is room for, and rank 1 never comes.
+    let stuck = keys(0..2 * ROOM_PAGES);
+    let stuck = put(&agent, dead, 0, &stuck, false);
+    let meanwhile = async {
+        eventually("its pages have what they may have", || agent.handle.api().held().pages_under_way >= 12).await;
+        agent.put(works, &keys(0..8), 2, BYTES).await
+    };
+    let put = tokio::select! {
+        put = meanwhile => put,
+        _ = stuck => panic!("there was room for all"),
+        () = tokio::time::sleep(SOON) => panic!("one model waited for another one's dead rank"),
+    };
+    assert_eq!(reasons(&put), [""; 0]);
+    assert_eq!(cluster.meta.pages(works), 8);
+}
