@@ -47,6 +47,8 @@ pub enum Call {
         namespace: NamespaceId,
         epoch: Epoch,
         keys: Vec<PageKey>,
+        /// Every shard was to be sent, and nobody left before the answers.
+        whole: bool,
     },
     Lookup {
         namespace: NamespaceId,
@@ -58,6 +60,8 @@ pub enum Call {
     Get {
         namespace: NamespaceId,
         keys: Vec<PageKey>,
+        /// Not from L1.
+        bypass_cache: bool,
     },
     Clear {
         namespace: NamespaceId,

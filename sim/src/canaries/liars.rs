@@ -193,6 +193,37 @@ pub(super) fn flip_a_bit(every: u64) -> Meddler {
     })
 }
 
+/// The second shard of one in so many puts never reaches its agent.
+pub(super) fn hold_a_rank_back(every: u64) -> Meddler {
+    let now = one_in(every);
+    Arc::new(move |path, _| {
+        (path == format!("{NODE}Put")).then_some(())?;
+        let (mut held_back, now) = (false, now.clone());
+        let up = Box::new(move |message: Bytes| {
+            let asked = n::PutRequest::decode(message.clone()).ok().and_then(|asked| asked.kind);
+            match asked {
+                Some(n::put_request::Kind::Header(header)) => held_back = header.shard == 1 && now(),
+                Some(n::put_request::Kind::Pieces(_)) if held_back => return None,
+                _ => {}
+            }
+            Some(message)
+        });
+        Some(Meddling { up, ..Meddling::default() })
+    })
+}
+
+/// One in so many pages that an agent gives is said to have met an open breaker.
+pub(super) fn withhold(every: u64) -> Meddler {
+    let now = one_in(every);
+    answers(format!("{NODE}Get"), move |answer: &mut n::GetResponse| {
+        if let Some(end) = answer.ends.iter_mut().find(|end| end.hit)
+            && now()
+        {
+            (end.hit, end.reason) = (false, "breaker_open".to_owned());
+        }
+    })
+}
+
 /// The second shard of one in so many puts is what another client would have written.
 pub(super) fn mix_writers(every: u64) -> Meddler {
     let now = one_in(every);

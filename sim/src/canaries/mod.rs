@@ -95,6 +95,14 @@ pub const CANARIES: &[Canary] = &[
         plant: |options| options.seams.net = Arc::new(net::leaks_sockets),
     },
     Canary {
+        name: "withholds",
+        invariant: "lookup-keeps-its-word",
+        what: "one in a hundred answers to gets says of a page that it met an open breaker",
+        profile: Some("shared-prefixes"),
+        seed_hint: 6,
+        plant: |options| at_hosts(options, "clients", || liars::withhold(100)),
+    },
+    Canary {
         name: "drops-an-event",
         invariant: "mirror-equals-state",
         what: "one in ten entries that agents are told of lacks its events",
@@ -117,6 +125,14 @@ pub const CANARIES: &[Canary] = &[
         profile: Some("shared-prefixes"),
         seed_hint: 0,
         plant: |options| at_hosts(options, "clients", || liars::flip_a_bit(100)),
+    },
+    Canary {
+        name: "holds-a-rank-back",
+        invariant: "no-room-held-while-waiting",
+        what: "the second shard of one in ten puts never reaches its agent, as if its rank waited for room that the first one holds",
+        profile: Some("shards"),
+        seed_hint: 2,
+        plant: |options| at_hosts(options, "clients", || liars::hold_a_rank_back(10)),
     },
     Canary {
         name: "copies-directories",

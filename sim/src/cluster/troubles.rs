@@ -132,6 +132,16 @@ impl Cluster {
         leading.max().map_or(0, |(_, replica)| replica)
     }
 
+    /// A fault is under way.
+    pub fn disturbed(&self) -> bool {
+        !self.active.is_empty()
+    }
+
+    /// An agent is paused.
+    pub fn agents_stand_still(&self) -> bool {
+        self.active.iter().any(|active| matches!(active.fault.kind, FaultKind::Pause(Place::Agent(_))))
+    }
+
     fn reset_between(&self, a: Place, b: Place) {
         let hosts = [a, b].map(|place| self.machines.host_of(self.machines.seat(place)));
         let reset = self.network.reset_between(hosts[0], hosts[1]);

@@ -32,7 +32,9 @@ impl fmt::Display for Keys<'_> {
 impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Publish { namespace, epoch, keys } => write!(f, "put ns {namespace} epoch {epoch} {}", Keys(keys)),
+            Self::Publish { namespace, epoch, keys, .. } => {
+                write!(f, "put ns {namespace} epoch {epoch} {}", Keys(keys))
+            }
             Self::Lookup { namespace, keys, min_revision, linearizable, at } => {
                 write!(f, "lookup ns {namespace} {}", Keys(keys))?;
                 if let Target::Replica(id) = at {
@@ -43,7 +45,7 @@ impl fmt::Display for Call {
                 }
                 f.write_str(if *linearizable { " linearizable" } else { "" })
             }
-            Self::Get { namespace, keys } => write!(f, "get ns {namespace} {}", Keys(keys)),
+            Self::Get { namespace, keys, .. } => write!(f, "get ns {namespace} {}", Keys(keys)),
             Self::Clear { namespace } => write!(f, "clear ns {namespace}"),
             Self::Delete { namespace, keys } => write!(f, "delete ns {namespace} {}", Keys(keys)),
             Self::OpenNamespace { fingerprint } => write!(f, "open {:.6}", fingerprint.to_string()),

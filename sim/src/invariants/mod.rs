@@ -10,8 +10,10 @@ pub mod generations_never_fall;
 pub mod grants_end;
 pub mod linearizable_reads_are;
 pub mod liveness;
+pub mod lookup_keeps_its_word;
 pub mod mirror_equals_state;
 pub mod never_wrong_bytes;
+pub mod no_room_held_while_waiting;
 pub mod no_voter_unproven;
 pub mod nothing_goes_back;
 pub mod nothing_leaks;
@@ -43,6 +45,7 @@ use crate::history::History;
 use crate::oracle::Oracle;
 use crate::world::context::SimTime;
 use crate::world::disk::Disk;
+use crate::world::l3::L3Counts;
 
 /// A replica that runs, or is paused.
 pub struct ReplicaView {
@@ -146,6 +149,12 @@ pub struct View<'a> {
     pub orders: Orders,
     /// What agents must bear now.
     pub trial: Option<Trial>,
+    /// What happened on L3 so far.
+    pub l3: L3Counts,
+    /// A fault is under way.
+    pub disturbed: bool,
+    /// An agent is paused.
+    pub agents_stand_still: bool,
     pub history: &'a History,
     /// Since when nothing fails; None while faults go on.
     pub healed_since: Option<SimTime>,
@@ -213,8 +222,10 @@ impl Checks {
             Box::<grants_end::GrantsEnd>::default(),
             Box::<linearizable_reads_are::LinearizableReadsAre>::default(),
             Box::<liveness::Liveness>::default(),
+            Box::<lookup_keeps_its_word::LookupKeepsItsWord>::default(),
             Box::<mirror_equals_state::MirrorEqualsState>::default(),
             Box::<never_wrong_bytes::NeverWrongBytes>::default(),
+            Box::<no_room_held_while_waiting::NoRoomHeldWhileWaiting>::default(),
             Box::<no_voter_unproven::NoVoterUnproven>::default(),
             Box::<nothing_goes_back::NothingGoesBack>::default(),
             Box::<nothing_leaks::NothingLeaks>::default(),

@@ -10,6 +10,7 @@ use crate::history::{Call, GotPage, History, Outcome, PagePut, PutResult, Record
 use crate::oracle::Oracle;
 use crate::oracle::tests::key;
 use crate::world::context::SimTime;
+use crate::world::l3::L3Counts;
 
 pub(crate) fn history(records: Vec<Record>) -> History {
     let mut history = History::default();
@@ -35,11 +36,11 @@ pub(crate) fn got(client: u32, pages: Vec<(u64, Result<Vec<u64>, String>)>) -> R
     let page =
         |(number, shards)| GotPage { key: key(number), hit: true, tier: 1, revision: 1, reason: String::new(), shards };
     let pages = pages.into_iter().map(page).collect();
-    record(client, (1, 2), Call::Get { namespace: 1, keys }, Outcome::Got { pages })
+    record(client, (1, 2), Call::Get { namespace: 1, keys, bypass_cache: false }, Outcome::Got { pages })
 }
 
 pub(crate) fn published(number: u64, revision: Revision, result: PutResult, at: (u64, u64)) -> Record {
-    let call = Call::Publish { namespace: 1, epoch: 1, keys: vec![key(number)] };
+    let call = Call::Publish { namespace: 1, epoch: 1, keys: vec![key(number)], whole: true };
     record(1, at, call, Outcome::Published { outcomes: vec![PagePut { revision, outcome: result }] })
 }
 
@@ -77,6 +78,9 @@ pub(crate) fn view<'a>(oracle: &'a Oracle, history: &'a History, settings: &'a S
         earshot: BTreeMap::new(),
         orders: Orders::default(),
         trial: None,
+        l3: L3Counts::default(),
+        disturbed: false,
+        agents_stand_still: false,
         history,
         healed_since: Some(SimTime::default()),
         quiet_since: Some(SimTime::default()),

@@ -204,7 +204,7 @@ impl Client {
     pub async fn get(&mut self, agent: u32, space: &Space, keys: &[PageKey], how: GetHow) -> Vec<GotPage> {
         let Some(opened) = self.open_once(agent, space).await else { return Vec::new() };
         let GetHow { min_revision, bypass_cache, every_key } = how;
-        let call = Call::Get { namespace: opened.id, keys: keys.to_vec() };
+        let call = Call::Get { namespace: opened.id, keys: keys.to_vec(), bypass_cache };
         let id = self.begin(Some(agent), call, &format!("{how}"));
         let mut client = self.agent(agent);
         let request = n::GetRequest {
@@ -243,7 +243,8 @@ impl Client {
         how: PutHow,
     ) -> Option<Vec<PagePut>> {
         let opened = self.open_once(agent, space).await?;
-        let call = Call::Publish { namespace: opened.id, epoch: opened.epoch, keys: keys.to_vec() };
+        let whole = how.missing_shard.is_none() && how.cut_after.is_none();
+        let call = Call::Publish { namespace: opened.id, epoch: opened.epoch, keys: keys.to_vec(), whole };
         let id = self.begin(Some(agent), call, &format!("{how}"));
         let client = self.agent(agent);
         let nonce = self.nonce(space);

@@ -65,7 +65,7 @@ pub struct L3Counts {
     pub short_reads: u64,
     pub errors: u64,
     pub dropped: u64,
-    /// I/Os during a stall, and during an outage.
+    /// I/Os during a stall, and I/Os and openings during an outage.
     pub stalls: u64,
     pub outages: u64,
 }
@@ -295,7 +295,12 @@ impl Faults for HostFaults {
     }
 
     fn on_slab(&self, slab: SlabId) -> Option<i32> {
-        let outage = self.state.lock().weather(self.host).outage;
+        let outage = {
+            let mut state = self.state.lock();
+            let outage = state.weather(self.host).outage;
+            state.counts.outages += u64::from(outage);
+            outage
+        };
         context::digest(Kind::L3, &[Op::Slab as u64, self.host.into(), slab.into(), outage.into()], &[]);
         outage.then_some(libc::EIO)
     }

@@ -92,7 +92,7 @@ fn an_outage_fails_everything_and_ends() {
     agent.write(2, 0, 1);
     assert!(agent.done().is_empty(), "a write takes until the device's next step");
     at_ms(&l3, 1);
-    assert_eq!((agent.done()[0].result.clone(), agent.byte(0), l3.counts().outages), (Ok(PAGE), 1, 1));
+    assert_eq!((agent.done()[0].result.clone(), agent.byte(0), l3.counts().outages), (Ok(PAGE), 1, 2));
 }
 
 #[test]
