@@ -23,6 +23,10 @@ pub enum ApiError {
     #[error("the metadata group refused: {0}")]
     Group(Status),
     #[error(
+        "namespace: expected at most {0} on one agent, and its tenant to have no more than others; try again later"
+    )]
+    TooManyNamespaces(usize),
+    #[error(
         "clear_tenants: expected to name tenant {0:?} in this agent's configuration: engines of others may not clear"
     )]
     MayNotClear(String),

@@ -30,6 +30,7 @@ use crate::l3::PageShape;
 use crate::mirror::feed::Feed;
 use crate::mirror::watcher::{Subscription, Subscriptions, follow};
 use crate::mirror::{Mirror, SavedTable, View};
+use crate::plan::places::{Place, given_up_for};
 
 pub(crate) use by_namespace::{ByNamespace, PerNamespace};
 pub(crate) use open_namespace::OpenNamespace;
@@ -257,7 +258,8 @@ impl Namespaces {
             open.usage.open();
             return Ok(open);
         }
-        self.make_place()?;
+        let tenant = tenants.number(&namespace.tenant);
+        self.make_place(tenant)?;
         let mirror = Mirror::new(namespace.shards(), registered.epoch, self.feed.clone());
         if let Some(saved) = saved {
             let (revision, pages) = (saved.revision, saved.table.len());
@@ -268,7 +270,7 @@ impl Namespaces {
         }
         let open = Arc::new(OpenNamespace {
             id,
-            tenant: tenants.number(&namespace.tenant),
+            tenant,
             mirror: Arc::new(mirror),
             shape: PageShape { slot_bytes: registered.slot_bytes, frame_bytes: geometry.frame_bytes },
             geometry,
@@ -300,22 +302,23 @@ impl Namespaces {
         self.saved.remove(&open);
     }
 
-    /// Closes another one if there are as many as may be.
+    /// Closes another one for this tenant if there are as many as may be.
     ///
-    /// Errors: all of them are in use.
-    fn make_place(&self) -> Result<(), BadInput> {
+    /// Errors: there is none for it.
+    fn make_place(&self, tenant: TenantId) -> Result<(), ApiError> {
         let all = self.open.all();
         if all.len() < WATCHED_NAMESPACES_MAX {
             return Ok(());
         }
-        let idlest = all.iter().max_by_key(|open| (open.usage.is_unreferenced(), open.usage.idle()));
-        match idlest.filter(|open| open.usage.idle() >= self.idle_max.min(IDLE_IN_THE_WAY)) {
-            Some(open) => self.forget(open, "another one needs its place"),
-            None => {
-                let expected = format!("at most {WATCHED_NAMESPACES_MAX} in use on one agent");
-                return Err(BadInput::new("namespace", expected));
-            }
-        }
+        let place = |open: &Arc<OpenNamespace>| Place {
+            tenant: open.tenant,
+            unreferenced: open.usage.is_unreferenced(),
+            idle: open.usage.idle(),
+        };
+        let places: Vec<Place> = all.iter().map(place).collect();
+        let given_up = given_up_for(tenant, &places, self.idle_max.min(IDLE_IN_THE_WAY));
+        let given_up = given_up.ok_or(ApiError::TooManyNamespaces(WATCHED_NAMESPACES_MAX))?;
+        self.forget(&all[given_up], "another one needs its place");
         Ok(())
     }
 

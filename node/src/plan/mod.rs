@@ -8,4 +8,5 @@ pub mod gather;
 pub mod grants;
 pub mod health;
 pub mod lookup;
+pub mod places;
 pub mod prefetch;

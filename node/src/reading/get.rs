@@ -1,6 +1,8 @@
 //! Gets: pages in the order of their keys, a window of them read ahead.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use foreword_proto::{EntryKey, Epoch, Location, Revision, Tier};
 use foreword_seams::{Marker, sometimes};
@@ -20,8 +22,28 @@ const WINDOW_PAGES_MAX: usize = 32;
 /// they fit: large pages would come one after the other.
 const WINDOW_ROOM_PART: usize = 16;
 const WINDOW_PAGES_MIN: usize = 4;
+/// How long a page of L1 waits while others read as much of it as they may: they may be readers that have stopped reading.
+const PIN_WAIT: Duration = Duration::from_secs(2);
 /// Times that a page is looked for anew because the read that was joined found no room.
 const LOOKS_MAX: usize = 3;
+
+/// A get, and what it learned of L3.
+struct Get {
+    ask: GetAsk,
+    /// When its first read got no answer in time.
+    first_late: OnceLock<Instant>,
+    /// So did one that was begun after that: this call waits for L3 no more.
+    gave_up: AtomicBool,
+}
+
+impl Get {
+    /// A read that was begun then got no answer in time.
+    fn late(&self, began: Instant) {
+        if *self.first_late.get_or_init(Instant::now) <= began {
+            self.gave_up.store(true, Ordering::Relaxed);
+        }
+    }
+}
 
 /// Where a page was when it was asked for.
 enum Whereabouts {
@@ -41,11 +63,12 @@ impl Reading {
         let every_key = ask.every_key;
         let heat = HeatOfGet { reads: reads.clone(), hits: Vec::new() };
         let reading = self.clone();
-        let ask = Arc::new(ask);
-        let answers = stream::iter(0..ask.keys.len())
+        let keys = ask.keys.len();
+        let get = Arc::new(Get { ask, first_late: OnceLock::new(), gave_up: AtomicBool::new(false) });
+        let answers = stream::iter(0..keys)
             .map(move |index| {
-                let (reading, reads, ask) = (reading.clone(), reads.clone(), ask.clone());
-                async move { (ask.keys[index].entry(), reading.page(&reads, &ask, index).await) }
+                let (reading, reads, get) = (reading.clone(), reads.clone(), get.clone());
+                async move { (get.ask.keys[index].entry(), reading.page(&reads, &get, index).await) }
             })
             .buffered(window)
             .scan((heat, false), move |(heat, ended), (key, answer)| {
@@ -59,16 +82,16 @@ impl Reading {
         Ok(answers.boxed())
     }
 
-    async fn page(&self, reads: &Arc<NamespaceReads>, ask: &GetAsk, index: usize) -> PageAnswer {
-        let key = ask.keys[index].entry();
+    async fn page(&self, reads: &Arc<NamespaceReads>, get: &Get, index: usize) -> PageAnswer {
+        let key = get.ask.keys[index].entry();
         reads.ahead.lock().followed(&key);
-        let (mut page, mut revision) = self.look(reads, ask, key).await;
+        let (mut page, mut revision) = self.look(reads, get, key).await;
         for _ in 1..LOOKS_MAX {
             // The read was another's, who had less time to wait for room.
-            if !matches!(page, Err(Miss::NoRoom)) || Instant::now() >= ask.deadline {
+            if !matches!(page, Err(Miss::NoRoom)) || Instant::now() >= get.ask.deadline {
                 break;
             }
-            (page, revision) = self.look(reads, ask, key).await;
+            (page, revision) = self.look(reads, get, key).await;
         }
         match &page {
             Ok((_, Tier::L1)) => {
@@ -88,10 +111,10 @@ impl Reading {
     async fn look(
         &self,
         reads: &Arc<NamespaceReads>,
-        ask: &GetAsk,
+        get: &Get,
         key: EntryKey,
     ) -> (Result<(PageBytes, Tier), Miss>, Revision) {
-        let open = &reads.open;
+        let (open, ask) = (&reads.open, &get.ask);
         let (mut whereabouts, mut revision) = self.whereabouts(open, &key, ask);
         if matches!(whereabouts, Whereabouts::Unknown) {
             open.mirror.reached(ask.min_revision, ask.deadline).await;
@@ -104,7 +127,8 @@ impl Reading {
             }
             // Others read as much of L1 as they may: the frame is not held while this one waits for its turn.
             drop(frame);
-            let Some(room) = self.pins.room(open.asker(), open.geometry.frame_bytes, ask.deadline).await else {
+            let deadline = ask.deadline.min(Instant::now() + PIN_WAIT);
+            let Some(room) = self.pins.room(open.asker(), open.geometry.frame_bytes, deadline).await else {
                 return (Err(Miss::NoRoom), revision);
             };
             (whereabouts, revision) = self.whereabouts(open, &key, ask);
@@ -114,7 +138,7 @@ impl Reading {
             }
         }
         let page = match whereabouts {
-            Whereabouts::L3(epoch, location) => self.read_from_l3(reads, ask, epoch, key, location).await,
+            Whereabouts::L3(epoch, location) => self.read_from_l3(reads, get, epoch, key, location).await,
             Whereabouts::Absent => Err(Miss::Absent),
             Whereabouts::Unknown | Whereabouts::L1(_) => Err(Miss::Behind),
         };
@@ -142,11 +166,15 @@ impl Reading {
     async fn read_from_l3(
         &self,
         reads: &Arc<NamespaceReads>,
-        ask: &GetAsk,
+        get: &Get,
         epoch: Epoch,
         key: EntryKey,
         location: Location,
     ) -> Result<PageBytes, Miss> {
+        if get.gave_up.load(Ordering::Relaxed) {
+            return Err(Miss::Deadline);
+        }
+        let (ask, began) = (&get.ask, Instant::now());
         let (room, open, deadline) = (self.room.clone(), reads.open.clone(), ask.deadline);
         let room = async move { room.take(open.asker(), open.geometry.frame_bytes, deadline).await };
         let reading = async {
@@ -162,6 +190,9 @@ impl Reading {
             sometimes(Marker::GetDeadlinePassed);
             Err(Miss::Deadline)
         });
+        if matches!(read, Err(Miss::Deadline)) {
+            get.late(began);
+        }
         read.map(|(frame, room)| PageBytes { frame, _charge: room })
     }
 }

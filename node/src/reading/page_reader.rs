@@ -191,10 +191,15 @@ impl PageReader {
                 Miss::ReadFailed
             }
         })?;
-        Ok(match bad_shard(&open.geometry, &key, location, &frame.bytes()[..bytes as usize]) {
-            None => Ok(frame.freeze()),
-            Some(shard) => Err(shard),
-        })
+        match bad_shard(&open.geometry, &key, location, &frame.bytes()[..bytes as usize]) {
+            None => Ok(Ok(frame.freeze())),
+            // It says nothing of the bytes that did not come.
+            Some(_) if bytes < open.geometry.frame_bytes => {
+                tracing::debug!(%key, bytes, "an L3 read was short");
+                Err(Miss::ReadFailed)
+            }
+            Some(shard) => Ok(Err(shard)),
+        }
     }
 
     /// The index may say by now that the page is gone, deleted even: then no copy is kept. Within the mirror's lock, so that a

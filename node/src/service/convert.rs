@@ -16,6 +16,7 @@ impl From<ApiError> for Status {
             ApiError::UnknownNamespace(_) => status_for(Code::NotFound, "namespace_id", message),
             // The group's refusal names its field; it is passed on as it is.
             ApiError::Group(status) => status,
+            ApiError::TooManyNamespaces(_) => status_for(Code::ResourceExhausted, "namespace", message),
             ApiError::MayNotClear(_) => status_for(Code::PermissionDenied, "clear_tenants", message),
         }
     }

@@ -29,7 +29,7 @@ const CLEAR_WAIT: Duration = Duration::from_secs(20);
 /// Messages of one get stream ahead of its reader.
 const GET_MESSAGES_AHEAD: usize = 2;
 /// A reader that takes no message for this long is given up: its pages hold the arena.
-const READER_STALLED: Duration = Duration::from_secs(30);
+const READER_STALLED: Duration = Duration::from_secs(10);
 
 /// [`EngineApi`] as the service of wire/node.proto.
 #[derive(Clone)]

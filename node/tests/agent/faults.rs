@@ -110,7 +110,7 @@ async fn short_reads_are_misses_and_do_not_open_the_breaker() {
     let faults = Script::new(true, |_, _| Decision::Short(4096));
     let (_cluster, _writer, reader, ns) = reader_of(10, faults).await;
     let got = reader.get(ns, &keys(0..10), |_| {}).await;
-    assert!(got.iter().all(|page| !page.hit && page.reason == "checksum"), "{got:?}");
+    assert!(got.iter().all(|page| !page.hit && page.reason == "read_failed"), "{got:?}");
     assert_eq!(reader.handle.api().stats().l3_breaker, "closed");
 }
 
