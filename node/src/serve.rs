@@ -105,6 +105,8 @@ pub struct Handle {
     http_endpoint: Option<Endpoint>,
     sessions: Arc<Sessions>,
     grants: Arc<Grants>,
+    /// No session is opened from then on.
+    leaving: CancellationToken,
     stop: CancellationToken,
     servers: TaskTracker,
     /// Locked while the agent runs.
@@ -135,6 +137,8 @@ impl Handle {
     /// Gives unused slots back, closes the session and ends. Dropping the handle instead leaves the tasks to the runtime.
     pub async fn shutdown(self) {
         let deadline = Instant::now() + SHUTDOWN;
+        // Or another session would be opened as soon as this one is closed, and the agent's name be taken until its lease ends.
+        self.leaving.cancel();
         let _ = tokio::time::timeout_at(deadline, self.grants.return_unused(deadline)).await;
         let _ = tokio::time::timeout_at(deadline, self.sessions.close(deadline)).await;
         self.agent.save_mirrors().await;
@@ -199,11 +203,12 @@ pub async fn serve(config: NodeConfig, deps: Deps) -> Result<Handle, ServeError>
             grants.session_opened(session.id);
         }
     };
-    servers.spawn(keep(sessions.clone(), identity, opened, stop.clone()));
+    let leaving = stop.child_token();
+    servers.spawn(keep(sessions.clone(), identity, opened, leaving.clone()));
     let grpc = GrpcServer::new(Arc::new(agent.clone()), calls_max, deps.telemetry.clone());
     let (endpoint, http_endpoint) = listeners.serve(grpc, &agent, &deps.telemetry, &servers, &stop);
     tracing::info!(%endpoint, "the agent serves");
-    Ok(Handle { agent, endpoint, http_endpoint, sessions, grants, stop, servers, _kept: deps.kept })
+    Ok(Handle { agent, endpoint, http_endpoint, sessions, grants, leaving, stop, servers, _kept: deps.kept })
 }
 
 fn arena_settings(config: &NodeConfig) -> ArenaSettings {

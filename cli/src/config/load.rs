@@ -6,7 +6,7 @@ use foreword_proto::BadInput;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::{Overlay, bytes_value};
+use super::{Overlay, bytes_value, integer_value};
 use crate::human::{Size, Span};
 
 const SECTIONS: [&str; 2] = ["meta", "node"];
@@ -109,7 +109,7 @@ fn plain(field: &str, value: &mut Value) -> Result<(), BadInput> {
     if field.contains("_bytes") {
         *value = bytes_value(field, text.parse::<Size>().map_err(bad)?.0)?;
     } else if field.contains("_ms") {
-        *value = bytes_value(field, text.parse::<Span>().map_err(bad)?.ms())?;
+        *value = integer_value(field, text.parse::<Span>().map_err(bad)?.ms(), "milliseconds")?;
     }
     Ok(())
 }

@@ -35,5 +35,10 @@ impl Overlay {
 
 /// A number of bytes as TOML holds it.
 pub(crate) fn bytes_value(field: &str, bytes: u64) -> Result<Value, BadInput> {
-    i64::try_from(bytes).map(Value::Integer).map_err(|_| BadInput::new(field, format!("at most {} bytes", i64::MAX)))
+    integer_value(field, bytes, "bytes")
+}
+
+/// A number as TOML holds it.
+fn integer_value(field: &str, value: u64, unit: &str) -> Result<Value, BadInput> {
+    i64::try_from(value).map(Value::Integer).map_err(|_| BadInput::new(field, format!("at most {} {unit}", i64::MAX)))
 }

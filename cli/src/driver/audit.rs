@@ -30,8 +30,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the record may take to catch up with what a lookup saw.
 pub const RECORD_PATIENCE: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(50);
-/// A page that could not be read is asked for again, this often: the leader may have evicted it meanwhile.
-const READ_ROUNDS: usize = 3;
+/// A page that could not be read is asked for again for so long: the leader may have evicted it meanwhile, or its agent does not ask L3
+/// for a while after a read that failed.
+const READ_PATIENCE: Duration = Duration::from_secs(20);
+const READ_PAUSE: Duration = Duration::from_millis(500);
 
 /// What the audit needs.
 pub struct Audit<'a> {
@@ -63,17 +65,18 @@ impl Audit<'_> {
         let mut findings = Findings::default();
         let acked = self.acked_revision.iter().enumerate().filter(|(_, revision)| **revision > 0);
         let mut open: Vec<PageIndex> = acked.map(|(page, _)| page as PageIndex).collect();
-        let mut bad: Vec<(PageIndex, Got)> = Vec::new();
-        for _ in 0..READ_ROUNDS {
+        let until = Instant::now() + READ_PATIENCE;
+        let bad: Vec<(PageIndex, Got)> = loop {
             let (present, revision) = self.present(&open, &mut findings).await?;
-            bad =
+            let bad =
                 self.read(&present, revision, |settled| progress(findings.retired + findings.proven + settled)).await?;
             open = bad.iter().map(|(page, _)| *page).collect();
             findings.proven += (present.len() - open.len()) as u64;
-            if open.is_empty() {
-                break;
+            if open.is_empty() || Instant::now() >= until {
+                break bad;
             }
-        }
+            sleep(READ_PAUSE).await;
+        };
         for (page, got) in &bad {
             let what = if *got == Got::Wrong { "its bytes do not verify" } else { "it could not be read" };
             tracing::error!(key = %self.plan.key(*page), "acknowledged and present, but {what}");

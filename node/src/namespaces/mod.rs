@@ -313,10 +313,10 @@ impl Namespaces {
         let place = |open: &Arc<OpenNamespace>| Place {
             tenant: open.tenant,
             unreferenced: open.usage.is_unreferenced(),
-            idle: open.usage.idle(),
+            idle_ms: open.usage.idle().as_millis() as u64,
         };
         let places: Vec<Place> = all.iter().map(place).collect();
-        let given_up = given_up_for(tenant, &places, self.idle_max.min(IDLE_IN_THE_WAY));
+        let given_up = given_up_for(tenant, &places, self.idle_max.min(IDLE_IN_THE_WAY).as_millis() as u64);
         let given_up = given_up.ok_or(ApiError::TooManyNamespaces(WATCHED_NAMESPACES_MAX))?;
         self.forget(&all[given_up], "another one needs its place");
         Ok(())

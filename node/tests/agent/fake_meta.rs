@@ -196,6 +196,11 @@ impl FakeMeta {
         self.changed.send_modify(|count| *count += 1);
     }
 
+    /// True while an agent has a session.
+    pub fn has_sessions(&self) -> bool {
+        !self.state.lock().sessions.is_empty()
+    }
+
     /// Gives the new epoch, and the revision.
     pub fn clear_namespace(&self, namespace: u32) -> (u32, u64) {
         let mut state = self.state.lock();

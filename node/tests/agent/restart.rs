@@ -34,6 +34,7 @@ async fn it_goes_on_from_its_saved_mirror() {
     a.put(ns, &keys(0..50), 1, BYTES).await;
     a.lookup(ns, &[], cluster.meta.revision()).await;
     a.handle.shutdown().await;
+    assert!(!cluster.meta.has_sessions(), "its name is free at once");
     assert_eq!(files.list().await.unwrap().len(), 1);
     // While it is away: one page less, and one more.
     cluster.meta.retire(ns, &key(3).entry(), foreword_proto::RetireReason::Evicted);
