@@ -34,6 +34,8 @@ const POLL: Duration = Duration::from_millis(50);
 /// for a while after a read that failed.
 const READ_PATIENCE: Duration = Duration::from_secs(20);
 const READ_PAUSE: Duration = Duration::from_millis(500);
+/// One whose bytes do not verify is asked for again this often only: it may have been evicted meanwhile, but wrong bytes do not get better.
+const READ_ROUNDS: usize = 3;
 
 /// What the audit needs.
 pub struct Audit<'a> {
@@ -65,23 +67,28 @@ impl Audit<'_> {
         let mut findings = Findings::default();
         let acked = self.acked_revision.iter().enumerate().filter(|(_, revision)| **revision > 0);
         let mut open: Vec<PageIndex> = acked.map(|(page, _)| page as PageIndex).collect();
-        let until = Instant::now() + READ_PATIENCE;
-        let bad: Vec<(PageIndex, Got)> = loop {
+        let mut until = None;
+        let mut bad: Vec<(PageIndex, Got)> = Vec::new();
+        for round in 1.. {
             let (present, revision) = self.present(&open, &mut findings).await?;
-            let bad =
+            let failed =
                 self.read(&present, revision, |settled| progress(findings.retired + findings.proven + settled)).await?;
-            open = bad.iter().map(|(page, _)| *page).collect();
-            findings.proven += (present.len() - open.len()) as u64;
-            if open.is_empty() || Instant::now() >= until {
-                break bad;
+            findings.proven += (present.len() - failed.len()) as u64;
+            let now = Instant::now();
+            let over = now >= *until.get_or_insert(now + READ_PATIENCE);
+            let is_final = |got: Got| over || got == Got::Wrong && round >= READ_ROUNDS;
+            bad.extend(failed.iter().filter(|(_, got)| is_final(*got)));
+            open = failed.iter().filter(|(_, got)| !is_final(*got)).map(|(page, _)| *page).collect();
+            if open.is_empty() {
+                break;
             }
             sleep(READ_PAUSE).await;
-        };
+        }
         for (page, got) in &bad {
             let what = if *got == Got::Wrong { "its bytes do not verify" } else { "it could not be read" };
             tracing::error!(key = %self.plan.key(*page), "acknowledged and present, but {what}");
         }
-        findings.lost += open.len() as u64;
+        findings.lost += bad.len() as u64;
         Ok(findings)
     }
 
