@@ -93,8 +93,9 @@ impl FairShares {
     /// Who asked has left. False: it was granted before.
     pub fn cancel(&mut self, asker: Asker, ticket: Ticket) -> bool {
         let Some(namespace) = self.namespaces.get_mut(&asker) else { return false };
-        let at = namespace.waiting.iter().position(|(waiting, _)| *waiting == ticket);
-        let cancelled = at.and_then(|at| namespace.waiting.remove(at)).is_some();
+        // They stand in the order of asking.
+        let at = namespace.waiting.binary_search_by_key(&ticket, |(waiting, _)| *waiting);
+        let cancelled = at.ok().and_then(|at| namespace.waiting.remove(at)).is_some();
         self.forget_idle(asker);
         cancelled
     }

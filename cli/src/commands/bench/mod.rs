@@ -13,6 +13,7 @@ mod machine;
 mod memory;
 mod metrics;
 mod neighbours;
+mod one_agent;
 mod outage;
 pub mod prepare;
 mod programs;

@@ -15,7 +15,8 @@ use self::neighbour::Neighbour;
 use self::tenant::{Sample, Tenant};
 use super::Bench;
 use super::figure::{Figure, quantile};
-use crate::cluster::{Cluster, L3Spec, Spec};
+use super::one_agent::OneAgent;
+use crate::cluster::{Cluster, L3Spec};
 use crate::human::Span;
 
 pub(super) const NAMES: [&str; 3] = ["neighbour_lookup_p99_ratio", "neighbour_l1_get_p99_ratio", "neighbour_max_ms"];
@@ -25,8 +26,6 @@ const SLAB_BYTES: u64 = 64 << 20;
 /// Room for the pages of both tenants; the group believes that there are [`L3_BYTES`].
 const TMPFS_BYTES: u64 = 256 << 20;
 const CHUNK_BYTES: u64 = 4096;
-const ARENA_BYTES: u64 = 1 << 30;
-const LEASE: Span = Span(Duration::from_secs(10));
 const REST: Span = Span(Duration::from_secs(1));
 /// Every job of L3, reads and writes.
 const SLOW: &str = "latency=2s";
@@ -98,24 +97,8 @@ struct Neighbours {
 
 impl Neighbours {
     async fn start(bench: &Bench, l3: L3Spec) -> anyhow::Result<Self> {
-        let spec = Spec {
-            binary: std::env::current_exe().context("this binary's own path")?,
-            dir: bench.dir.clone(),
-            keep: false,
-            replicas: 1,
-            agents: 1,
-            l3,
-            l3_bytes: L3_BYTES,
-            slab_bytes: SLAB_BYTES,
-            chunk_bytes: CHUNK_BYTES,
-            arena_bytes: ARENA_BYTES,
-            lease: LEASE,
-            read_rest: REST,
-            write_rest: REST,
-            config: String::new(),
-            generated: None,
-        };
-        let cluster = Cluster::start(spec, |text| bench.say(text)).await?;
+        let (l3_bytes, slab_bytes, chunk_bytes, rest) = (L3_BYTES, SLAB_BYTES, CHUNK_BYTES, REST);
+        let cluster = OneAgent { l3, l3_bytes, slab_bytes, chunk_bytes, rest }.start(bench).await?;
         let agent: Endpoint = cluster.agent_endpoints().pop().context("an agent")?;
         let (tenant, neighbour) = (Tenant::start(&agent).await?, Neighbour::start(&agent).await?);
         Ok(Self { neighbour, tenant, cluster })

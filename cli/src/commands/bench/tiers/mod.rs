@@ -18,8 +18,9 @@ use self::pages::{PAGE_BYTES, Pages, SET_PAGES};
 use self::way::Way;
 use super::Bench;
 use super::figure::Figure;
+use super::one_agent::OneAgent;
 use crate::clients;
-use crate::cluster::{Cluster, L3Spec, Spec};
+use crate::cluster::{Cluster, L3Spec};
 use crate::human::Span;
 
 pub(super) const NAMES: [&str; 9] = [
@@ -38,8 +39,6 @@ pub(super) const NAMES: [&str; 9] = [
 const L3_BYTES: u64 = 4 << 30;
 const SLAB_BYTES: u64 = 256 << 20;
 const CHUNK_BYTES: u64 = 256 << 10;
-const ARENA_BYTES: u64 = 1 << 30;
-const LEASE: Span = Span(Duration::from_secs(10));
 const REST: Span = Span(Duration::from_millis(200));
 /// How long what was put may take to be cleared away.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -138,24 +137,8 @@ struct Stage {
 
 impl Stage {
     async fn start(bench: &Bench, l3: L3Spec) -> anyhow::Result<Self> {
-        let spec = Spec {
-            binary: std::env::current_exe().context("this binary's own path")?,
-            dir: bench.dir.clone(),
-            keep: false,
-            replicas: 1,
-            agents: 1,
-            l3,
-            l3_bytes: L3_BYTES,
-            slab_bytes: SLAB_BYTES,
-            chunk_bytes: CHUNK_BYTES,
-            arena_bytes: ARENA_BYTES,
-            lease: LEASE,
-            read_rest: REST,
-            write_rest: REST,
-            config: String::new(),
-            generated: None,
-        };
-        Ok(Self { cluster: Cluster::start(spec, |text| bench.say(text)).await? })
+        let (l3_bytes, slab_bytes, chunk_bytes, rest) = (L3_BYTES, SLAB_BYTES, CHUNK_BYTES, REST);
+        Ok(Self { cluster: OneAgent { l3, l3_bytes, slab_bytes, chunk_bytes, rest }.start(bench).await? })
     }
 
     /// Puts, each run into an L3 that has room for it; the first run warms up.

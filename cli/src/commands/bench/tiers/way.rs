@@ -16,10 +16,10 @@ use foreword_seams::{OsEntropy, Telemetry, TokioNet, on_a_thread};
 use futures::{StreamExt, stream};
 use tokio::time::Instant;
 
-use super::ARENA_BYTES;
 use super::pages::PAGE_BYTES;
 use crate::clients::{self, Agent, said_no};
 use crate::cluster::Cluster;
+use crate::commands::bench::one_agent::ARENA_BYTES;
 
 /// Longer than any call here takes.
 const DEADLINE: Duration = Duration::from_secs(60);
