@@ -2,6 +2,7 @@
 //!
 //! [`Pages`] is the bookkeeping and pure; [`L1`] is what the agent's paths share of it.
 
+mod page_id;
 mod pages;
 mod queues;
 mod residents;
@@ -11,30 +12,13 @@ mod tests;
 
 use std::sync::Arc;
 
-use foreword_proto::buckets::spread;
-use foreword_proto::{EntryKey, Epoch, NamespaceId};
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 
 use crate::arena::Arena;
 
+pub use page_id::PageId;
 pub use pages::{EVICTIONS_PER_ALLOCATION_MAX, Pages};
 pub use residents::Residents;
-
-/// Name of a page within this agent's cluster: a cleared namespace goes on under the next epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PageId {
-    pub namespace: NamespaceId,
-    pub epoch: Epoch,
-    pub key: EntryKey,
-}
-
-impl PageId {
-    /// Its hash, never 0. Keys are digests already, or spread as if they were.
-    fn hashed(&self) -> u64 {
-        let whose = (u64::from(self.namespace) | u64::from(self.epoch) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (spread(&self.key) ^ whose ^ whose >> 32).max(1)
-    }
-}
 
 /// Where a page enters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +33,7 @@ pub enum Entrance {
 /// L1, shared by the agent's paths. Its lock is taken after a mirror's, never before it.
 pub struct L1 {
     arena: Arena,
-    pages: Mutex<Pages>,
+    pages: RwLock<Pages>,
     residents: Arc<Residents>,
 }
 
@@ -57,7 +41,7 @@ impl L1 {
     /// An empty tier over this arena.
     pub fn new(arena: Arena) -> Self {
         let pages = Pages::new(arena.clone());
-        Self { residents: pages.residents().clone(), pages: Mutex::new(pages), arena }
+        Self { residents: pages.residents().clone(), pages: RwLock::new(pages), arena }
     }
 
     /// Which pages are here, for who only asks: takes no lock.
@@ -65,14 +49,14 @@ impl L1 {
         &self.residents
     }
 
-    /// Looks at the pages; none comes or goes meanwhile.
+    /// Looks at the pages, or uses one of them; none comes or goes meanwhile.
     pub fn read<T>(&self, look: impl FnOnce(&Pages) -> T) -> T {
-        look(&self.pages.lock())
+        look(&self.pages.read())
     }
 
-    /// Changes the pages, or uses one of them.
+    /// Changes the pages.
     pub fn write<T>(&self, change: impl FnOnce(&mut Pages) -> T) -> T {
-        change(&mut self.pages.lock())
+        change(&mut self.pages.write())
     }
 
     /// The arena below.

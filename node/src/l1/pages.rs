@@ -1,15 +1,17 @@
-//! Which pages stay in the arena. A segmented LRU for each frame class; classes take whole segments from each other.
+//! Which pages stay in the arena. A segmented LRU with reference bits for each frame class; classes take whole segments from each other.
 //!
 //! Pure bookkeeping: "when" is the number of a touch, never a clock, and nothing is iterated in an order that depends on hashes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use foreword_proto::status::ArenaStatus;
 use foreword_proto::{EntryKey, Epoch, NamespaceId};
 use lru::LruCache;
 
-use super::queues::{Page, Queues};
+use super::page_id::Hashed;
+use super::queues::{Page, Queues, SECOND_CHANCES_MAX};
 use super::residents::Residents;
 use super::segments::SegmentPages;
 use super::{Entrance, PageId};
@@ -30,7 +32,7 @@ pub struct Pages {
     arena: Arena,
     classes: BTreeMap<FrameClass, Queues>,
     /// In which class's queues a page is. Never iterated.
-    class_of: HashMap<PageId, FrameClass>,
+    class_of: HashMap<PageId, FrameClass, Hashed>,
     /// Has the pages of `class_of`, for who only asks.
     residents: Arc<Residents>,
     /// The coldest last. A segment that holds no page is not here.
@@ -38,9 +40,9 @@ pub struct Pages {
     /// Those of them whose memory L3 does not know any more; their pages are still served.
     outdated: BTreeSet<SegmentId>,
     /// Never iterated. A pin outlives the page's removal, so that pins and unpins stay in pairs.
-    pins: HashMap<PageId, Pin>,
+    pins: HashMap<PageId, Pin, Hashed>,
     pinned_bytes: u64,
-    touches: u64,
+    touches: AtomicU64,
     draining: Option<SegmentId>,
     /// Segments of lower ids are outdated.
     first_current: SegmentId,
@@ -59,26 +61,30 @@ impl Pages {
             residents: Arc::new(Residents::new(arena.settings().arena_bytes)),
             arena,
             classes: BTreeMap::new(),
-            class_of: HashMap::new(),
+            class_of: HashMap::default(),
             segments: LruCache::unbounded(),
             outdated: BTreeSet::new(),
-            pins: HashMap::new(),
+            pins: HashMap::default(),
             pinned_bytes: 0,
-            touches: 0,
+            touches: AtomicU64::new(0),
             draining: None,
             first_current: 0,
         }
     }
 
-    /// The page's frame; counts as a use.
-    pub fn get(&mut self, id: &PageId) -> Option<Frame> {
-        let class = self.class_of.get(id)?;
-        self.touches += 1;
-        let frame = self.classes.get_mut(class)?.touch(id, self.touches)?;
-        if let Some(pages) = self.segments.get_mut(&frame.id().segment) {
-            pages.touch(self.touches);
+    /// The page's frame; counts as a use. Changes nothing but marks that whoever evicts looks at, so that uses wait for each other never.
+    pub fn get(&self, id: &PageId) -> Option<Frame> {
+        let page = self.classes.get(self.class_of.get(id)?)?.peek(id)?;
+        let touch = self.next_touch();
+        page.touch(touch);
+        if let Some(pages) = self.segments.peek(&page.frame.id().segment) {
+            pages.touch(touch);
         }
-        Some(frame)
+        Some(page.frame.clone())
+    }
+
+    fn next_touch(&self) -> u64 {
+        self.touches.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The page's frame, without counting as a use.
@@ -99,16 +105,16 @@ impl Pages {
             self.residents.add(&id);
         }
         let entrance = if before == Some(Entrance::Protected) { Entrance::Protected } else { entrance };
-        self.touches += 1;
+        let touch = self.next_touch();
         let (class, place) = (frame.class(), frame.id());
         let pages = self.segments.get_or_insert_mut(place.segment, || SegmentPages::new(class));
         pages.put(place.index, id);
-        pages.touch(self.touches);
+        pages.enter(touch);
         if place.segment < self.first_current {
             self.outdated.insert(place.segment);
         }
         self.class_of.insert(id, class);
-        self.classes.entry(class).or_default().insert(id, Page { frame, touched: self.touches }, entrance);
+        self.classes.entry(class).or_default().insert(id, Page::new(frame, touch), entrance);
         // Its holder may have been the only one: the page can be evicted now.
         self.arena.frames_changed();
     }
@@ -239,6 +245,15 @@ impl Pages {
         &self.arena
     }
 
+    /// Puts the coldest segments in which a page was used where they belong.
+    fn settle_segments(&mut self) {
+        for _ in 0..SECOND_CHANCES_MAX {
+            let Some((id, _)) = self.segments.peek_lru().filter(|(_, pages)| pages.take_used()) else { return };
+            let id = *id;
+            self.segments.promote(&id);
+        }
+    }
+
     /// Evicts at most `max` pages towards a frame of `class`; 0: nothing can be evicted.
     fn make_room(&mut self, class: FrameClass, max: usize) -> usize {
         if !self.outdated.is_empty() {
@@ -248,7 +263,8 @@ impl Pages {
                 return evicted;
             }
         }
-        let own_coldest = self.classes.get(&class).and_then(Queues::coldest_touch);
+        self.settle_segments();
+        let own_coldest = self.classes.get_mut(&class).and_then(Queues::coldest_touch);
         let mut evicted = 0;
         if let Some(own_coldest) = own_coldest {
             if let Some(segment) = self.colder_segment(class, own_coldest) {
@@ -271,7 +287,8 @@ impl Pages {
 
     /// The coldest segment of another class, if all of it is colder than `touched`.
     fn colder_segment(&self, class: FrameClass, touched: u64) -> Option<SegmentId> {
-        let mut colder = self.segments.iter().rev().take_while(|(_, pages)| pages.touched() < touched);
+        let coldest = self.segments.iter().rev().take(SEGMENTS_LOOKED_AT_MAX);
+        let mut colder = coldest.filter(|(_, pages)| pages.touched() < touched);
         colder.find(|(_, pages)| pages.class() != class).map(|(id, _)| *id)
     }
 
@@ -340,6 +357,6 @@ impl Pages {
 }
 
 /// Nobody but the tier holds the page: it may be evicted.
-fn is_free_to_go(pins: &HashMap<PageId, Pin>, id: &PageId, page: &Page) -> bool {
+fn is_free_to_go(pins: &HashMap<PageId, Pin, Hashed>, id: &PageId, page: &Page) -> bool {
     page.frame.holders() == 1 && !pins.contains_key(id)
 }

@@ -1,5 +1,7 @@
 //! Which pages lie in one segment of the arena.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
 use super::PageId;
 use crate::arena::FrameClass;
 
@@ -8,14 +10,24 @@ pub(super) struct SegmentPages {
     class: FrameClass,
     by_frame: Vec<Option<PageId>>,
     pages: usize,
-    touched: u64,
+    /// Number of the last use of any of them.
+    touched: AtomicU64,
+    /// One was used since this segment came to its place among the others.
+    used: AtomicBool,
     /// The first frame with a page: a drain that goes on does not walk over what it cleared before.
     cursor: usize,
 }
 
 impl SegmentPages {
     pub(super) fn new(class: FrameClass) -> Self {
-        Self { class, by_frame: Vec::new(), pages: 0, touched: 0, cursor: 0 }
+        Self {
+            class,
+            by_frame: Vec::new(),
+            pages: 0,
+            touched: AtomicU64::new(0),
+            used: AtomicBool::new(false),
+            cursor: 0,
+        }
     }
 
     pub(super) fn class(&self) -> FrameClass {
@@ -45,13 +57,26 @@ impl SegmentPages {
         }
     }
 
-    pub(super) fn touch(&mut self, touch: u64) {
-        self.touched = touch;
+    /// A page entered, and the segment comes to the warmest place among the others.
+    pub(super) fn enter(&self, touch: u64) {
+        self.touched.store(touch, Ordering::Relaxed);
+        self.used.store(false, Ordering::Relaxed);
+    }
+
+    /// One of its pages is used: who looks for a cold segment learns of it then.
+    pub(super) fn touch(&self, touch: u64) {
+        self.touched.store(touch, Ordering::Relaxed);
+        self.used.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one was used since the last time this was asked.
+    pub(super) fn take_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
     }
 
     /// Number of the last touch of any of its pages.
     pub(super) fn touched(&self) -> u64 {
-        self.touched
+        self.touched.load(Ordering::Relaxed)
     }
 
     /// How many pages.

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use foreword_proto::EntryKey;
@@ -250,11 +250,12 @@ fn a_retired_segment_leaves_the_tier() {
     assert_eq!(l1.pages(), 8);
 }
 
-/// A segmented LRU of one class as two plain lists, the coldest first.
+/// A segmented LRU of one class as two plain lists, the coldest first, and which of its pages were used since they came to their places.
 #[derive(Default)]
 struct Model {
     probation: Vec<u32>,
     protected: Vec<u32>,
+    used: BTreeSet<u32>,
     pins: BTreeMap<u32, u32>,
     room: usize,
 }
@@ -265,6 +266,7 @@ impl Model {
     }
 
     fn take(&mut self, number: u32) -> Option<Entrance> {
+        self.used.remove(&number);
         for (queue, entrance) in
             [(&mut self.probation, Entrance::Probation), (&mut self.protected, Entrance::Protected)]
         {
@@ -287,18 +289,48 @@ impl Model {
     }
 
     fn get(&mut self, number: u32) -> bool {
-        self.take(number).map(|_| self.put(number, Entrance::Protected)).is_some()
+        if self.has(number) {
+            self.used.insert(number);
+        }
+        self.has(number)
+    }
+
+    /// Those that would go first and were used are protected.
+    fn settle(&mut self) {
+        loop {
+            let goes_first = if self.probation.is_empty() { Entrance::Protected } else { Entrance::Probation };
+            let first = self.queue(goes_first).first().copied();
+            let Some(used) = first.filter(|first| self.used.contains(first)) else { return };
+            self.take(used);
+            self.put(used, Entrance::Protected);
+        }
     }
 
     fn evict(&mut self) -> bool {
-        for queue in [&mut self.probation, &mut self.protected] {
-            let Some(at) = queue.iter().position(|number| !self.pins.contains_key(number)) else { continue };
-            // Those that were passed over count as used.
-            queue.rotate_left(at);
-            queue.remove(0);
-            return true;
+        self.settle();
+        for entrance in [Entrance::Probation, Entrance::Protected] {
+            for _ in 0..self.queue(entrance).len() {
+                while let Some(used) = self.queue(entrance).first().copied().filter(|first| self.used.contains(first)) {
+                    self.take(used);
+                    self.put(used, Entrance::Protected);
+                }
+                let Some(first) = self.queue(entrance).first().copied() else { break };
+                self.queue(entrance).remove(0);
+                if !self.pins.contains_key(&first) {
+                    return true;
+                }
+                // Those that were passed over count as used.
+                self.queue(entrance).push(first);
+            }
         }
         false
+    }
+
+    fn queue(&mut self, entrance: Entrance) -> &mut Vec<u32> {
+        match entrance {
+            Entrance::Probation => &mut self.probation,
+            Entrance::Protected => &mut self.protected,
+        }
     }
 
     fn add(&mut self, number: u32, entrance: Entrance) -> bool {

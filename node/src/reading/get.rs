@@ -151,7 +151,7 @@ impl Reading {
             if view.known_at(key) < ask.min_revision {
                 return (Whereabouts::Unknown, view.revision());
             }
-            let in_l1 = || self.l1.write(|pages| pages.get(&open.page(view.epoch(), *key)));
+            let in_l1 = || self.l1.read(|pages| pages.get(&open.page(view.epoch(), *key)));
             if !ask.bypass_cache
                 && let Some(frame) = in_l1()
             {
