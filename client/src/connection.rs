@@ -36,9 +36,7 @@ pub fn admin(net: Arc<dyn Net>, endpoint: &Endpoint) -> Admin {
 
 /// A client of one agent, with a connection of its own.
 pub fn agent(net: Arc<dyn Net>, endpoint: &Endpoint) -> Agent {
-    NodeClient::new(Connection::new(net, endpoint))
-        .max_decoding_message_size(NODE_MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(NODE_MESSAGE_BYTES_MAX)
+    Connection::new(net, endpoint).agent()
 }
 
 /// A channel to one server. Its failures are statuses that name the endpoint and the cause, UNAVAILABLE unless the library says more.
@@ -66,6 +64,13 @@ impl Connection {
         MetaClient::new(self)
             .max_decoding_message_size(META_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(META_MESSAGE_BYTES_MAX)
+    }
+
+    /// An agent's client over this connection.
+    pub fn agent(self) -> Agent {
+        NodeClient::new(self)
+            .max_decoding_message_size(NODE_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(NODE_MESSAGE_BYTES_MAX)
     }
 
     /// An operator's client over this connection.

@@ -1,0 +1,157 @@
+//! The connection of this process to its agent: the runtime, the background that keeps a line, and what is open over it.
+
+mod keeper;
+mod line;
+mod opening;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use foreword_proto::wire::common;
+use foreword_seams::Endpoint;
+use parking_lot::{RwLock, RwLockReadGuard};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::{Instant, timeout};
+
+use crate::fork::PerProcess;
+use crate::transport::Failure;
+use keeper::Shared;
+
+pub(crate) use opening::{Opened, Opening};
+
+/// How long a close waits for the agent to hear of it.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How long it waits after that for calls of other threads, which come back at once.
+const CALLS_LEAVE: Duration = Duration::from_millis(500);
+
+/// Pauses between attempts: 0.2 s, doubling to 5 s.
+struct Pauses(Duration);
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self(Duration::from_millis(200))
+    }
+}
+
+impl Pauses {
+    fn next(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(Duration::from_secs(5));
+        pause
+    }
+}
+
+/// A connection, in whatever process: a child that was forked makes its own of it.
+pub(crate) struct Link {
+    endpoint: Endpoint,
+    closed: AtomicBool,
+    here: PerProcess<Arc<Here>>,
+}
+
+impl Link {
+    /// Begins to connect, and waits for nothing.
+    pub(crate) fn new(endpoint: Endpoint) -> Self {
+        let link = Self { endpoint, closed: AtomicBool::new(false), here: PerProcess::new() };
+        link.here();
+        link
+    }
+
+    /// This process's part of it; None after a close.
+    fn here(&self) -> Option<Arc<Here>> {
+        if self.closed.load(Ordering::Relaxed) {
+            return None;
+        }
+        Some(self.here.get(|| Arc::new(Here::start(self.endpoint.clone()))))
+    }
+
+    /// The transport, None where there is no connection, and why there is none.
+    pub(crate) fn state(&self) -> (Option<&'static str>, Option<String>) {
+        self.here().map_or((None, Some("closed".to_owned())), |here| here.shared.status())
+    }
+
+    /// Opens a namespace as soon as it can.
+    pub(crate) fn open(&self, namespace: &common::Namespace) -> Result<Arc<Opening>, Failure> {
+        Ok(self.here().ok_or(Failure::Closed)?.shared.add(namespace.clone()))
+    }
+
+    /// Runs a call on the caller's thread. A close waits until it is over.
+    pub(crate) fn within<T>(&self, call: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        let here = self.here().ok_or(Failure::Closed)?;
+        let _runs = here.enter()?;
+        call()
+    }
+
+    /// Takes all pages of an open namespace out of the index; the revision. The error is for people.
+    pub(crate) fn clear(&self, opened: &Opened, deadline: Instant) -> Result<u64, String> {
+        let closed = "the connection is closed";
+        let here = self.here().ok_or(closed)?;
+        let runtime = here.enter().map_err(|_| closed)?;
+        runtime.as_ref().ok_or(closed)?.block_on(opened.line.clear(opened.id, deadline))
+    }
+
+    /// Ends everything, within 2 s.
+    pub(crate) fn close(&self) {
+        let here = self.here.peek();
+        if !self.closed.swap(true, Ordering::Relaxed)
+            && let Some(here) = here
+        {
+            here.close();
+        }
+    }
+}
+
+/// One process's part.
+struct Here {
+    /// None after a close, or where no thread could be started.
+    runtime: RwLock<Option<Runtime>>,
+    shared: Arc<Shared>,
+}
+
+impl Here {
+    fn start(endpoint: Endpoint) -> Self {
+        let shared = Arc::new(Shared::new(endpoint));
+        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("foreword").enable_all().build();
+        match &runtime {
+            Ok(runtime) => drop(runtime.spawn(keeper::keep(shared.clone()))),
+            Err(error) => shared.lost(&format!("no thread: {error}")),
+        }
+        Self { runtime: RwLock::new(runtime.ok()), shared }
+    }
+
+    /// The runtime, which stays for as long as this is held.
+    fn enter(&self) -> Result<RwLockReadGuard<'_, Option<Runtime>>, Failure> {
+        // Asked first: a close that waits for the lock holds up nobody.
+        if self.shared.closing.is_cancelled() {
+            return Err(Failure::Closed);
+        }
+        let runtime = self.runtime.read();
+        if runtime.is_some() { Ok(runtime) } else { Err(Failure::Closed) }
+    }
+
+    fn close(&self) {
+        self.shared.openings().iter().for_each(|opening| opening.end());
+        self.shared.keeping.close();
+        if let Ok(runtime) = self.enter()
+            && let Some(runtime) = &*runtime
+        {
+            // An agent that does not answer finds out by itself.
+            let _ = runtime.block_on(async { timeout(FAREWELL, self.shared.keeping.wait()).await });
+        }
+        self.shared.closing.cancel();
+        if let Some(mut runtime) = self.runtime.try_write_for(CALLS_LEAVE)
+            && let Some(runtime) = runtime.take()
+        {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        self.shared.closing.cancel();
+        if let Some(runtime) = self.runtime.get_mut().take() {
+            runtime.shutdown_background();
+        }
+    }
+}
