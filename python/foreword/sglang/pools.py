@@ -1,0 +1,168 @@
+"""The host pools that SGLang registered, each with its namespace: who may share its pages, and where they lie."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from foreword.sglang import identity, runtime
+from foreword.sglang.config import Config, ConfigError
+from foreword.sglang.places import PageMap, map_pages
+from foreword.sglang.ranks import RankGroup, Sharing, sharing
+
+if TYPE_CHECKING:
+    from foreword import _native
+
+KV = "kv"
+
+
+@dataclass
+class Pool:
+    """A registered pool. `pages` is None for one without bytes (an anchor that only counts), `namespace` too for one
+    that this rank neither reads nor writes."""
+
+    name: str
+    host_pool: Any
+    pages: PageMap | None
+    sharing: Sharing
+    shard: int
+    writes: bool
+    # The namespace's fields but for the revision.
+    spec: dict[str, Any] | None
+    namespace: _native.Namespace | None = None
+
+    @property
+    def page_bytes(self) -> int:
+        return self.pages.page_bytes if self.pages is not None else 0
+
+
+@dataclass
+class Pools:
+    """All pools of a backend. `anchor` is the one of the KV pages, for the calls of interface v1; the others are
+    found by name."""
+
+    config: Config
+    storage_config: Any
+    ranks: RankGroup
+    connection: _native.Connection
+    warn: Callable[[str], None]
+    anchor: Pool | None = None
+    _by_name: dict[str, Pool] = field(default_factory=dict)
+    _revision: str = ""
+    _closed: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def register_anchor(self, host_pool: Any) -> None:
+        """Raises ConfigError for a pool that cannot be served, with what to write instead."""
+        pool = self._made(KV, host_pool, host_pool)
+        with self._lock:
+            previous, self.anchor = [self.anchor, self._by_name.get(KV)], pool
+            self._by_name[KV] = pool
+        _close(previous)
+
+    def register(self, name: str, host_pool: Any) -> None:
+        """The same for a pool by name; registered again it takes the place of the former one."""
+        with self._lock:
+            known = self._by_name.get(name)
+        if known is not None and known.host_pool is host_pool:
+            return
+        anchor = self.anchor.host_pool if self.anchor is not None else host_pool
+        try:
+            pool = self._made(name, host_pool, anchor)
+        except ValueError:
+            # SGLang does not roll an attach back here, so that calls for this pool may still come: they find nothing.
+            with self._lock:
+                previous = self._by_name.pop(name, None)
+            if previous is not self.anchor:
+                _close([previous])
+            raise
+        with self._lock:
+            previous = self._by_name.get(name)
+            self._by_name[name] = pool
+        if previous is not self.anchor:
+            _close([previous])
+
+    def get(self, name: str) -> Pool | None:
+        """The pool of this name. For SGLang's PoolName as for its text."""
+        return self._by_name.get(str(getattr(name, "value", name)))
+
+    def follow_weights(self) -> None:
+        """Opens the namespaces of the weights that are served now, and closes those of the former ones. Called before
+        every use: SGLang tells no backend of new weights."""
+        if self._revision_now() == self._revision:
+            return
+        with self._lock:
+            now = self._revision_now()
+            if now == self._revision or self._closed:
+                return
+            former = [pool.namespace for pool in self._all()]
+            for pool in self._all():
+                pool.namespace = self._opened(pool.spec, now)
+            self._revision = now
+        for namespace in former:
+            if namespace is not None:
+                namespace.close()
+
+    def namespaces(self) -> list[_native.Namespace]:
+        """Those that are open, the KV pages' first."""
+        return [pool.namespace for pool in self._all() if pool.namespace is not None]
+
+    def names(self) -> list[str]:
+        return list(self._by_name)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            pools = list(self._all())
+        _close(pools)
+
+    def _all(self) -> Iterator[Pool]:
+        pools = ([self.anchor] if self.anchor is not None else []) + list(self._by_name.values())
+        return iter({id(pool): pool for pool in pools}.values())
+
+    def _revision_now(self) -> str:
+        return identity.revision(self.config, runtime.weight_version())
+
+    def _made(self, name: str, host_pool: Any, anchor: Any) -> Pool:
+        pages = map_pages(host_pool, name)
+        shared = sharing(host_pool, name, self.storage_config)
+        first = self.ranks.rank == 0
+        whose = Sharing.PER_RANK is shared
+        pool = Pool(
+            name=name,
+            host_pool=host_pool,
+            pages=pages,
+            sharing=shared,
+            shard=self.ranks.shard if whose else 0,
+            # One copy of a model whose other ranks write as well (an MLA draft beside MHA) is put by whoever comes.
+            writes=whose or first or not self.storage_config.is_mla_model,
+            spec=None,
+        )
+        if pages is None or (shared is Sharing.FIRST_RANK and not first):
+            return pool
+        known = identity.Pool(host_pool, name, pages.page_bytes, pages.form, shared, anchor)
+        pool.spec = identity.spec(self.config, self.storage_config, self.ranks, known)
+        if not self._revision:
+            self._revision = self._revision_now()
+        try:
+            pool.namespace = self.connection.namespace({**pool.spec, "revision": self._revision})
+        except ValueError as error:
+            raise ConfigError(f"{name} pool", str(error)) from error
+        return pool
+
+    def _opened(self, spec: dict[str, Any] | None, revision: str) -> _native.Namespace | None:
+        if spec is None:
+            return None
+        try:
+            return self.connection.namespace({**spec, "revision": revision})
+        except ValueError as error:
+            self.warn(f"the {spec['pool']} pool has no namespace for the weights {revision!r}: {error}")
+            return None
+
+
+def _close(pools: Sequence[Pool | None]) -> None:
+    for namespace in {id(pool): pool.namespace for pool in pools if pool is not None}.values():
+        if namespace is not None:
+            namespace.close()

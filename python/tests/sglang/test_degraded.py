@@ -1,0 +1,85 @@
+"""What depends on the agent fails softly: at attach, and in every call."""
+
+from __future__ import annotations
+
+import logging
+import time
+from types import SimpleNamespace
+
+import fake_native
+from pages import keys_of, tail, transfer
+from real_sglang import host_pool, indices
+
+
+def test_an_attach_while_the_agent_is_away_succeeds_at_once_and_finds_nothing(real, storage_of, cluster, caplog):
+    cluster.away = True
+    pool = host_pool("mha", "page_first")
+    began = time.monotonic()
+    storage, keys = storage_of(pool, pools={"mamba": host_pool("mamba", "page_first")}), keys_of(2)
+    assert storage.batch_exists(keys) == 0
+    assert storage.batch_set_v1(keys, indices(pool, 0, 1)) == [False, False]
+    assert storage.batch_get_v1(keys, indices(pool, 0, 1)) == [False, False]
+    assert storage.batch_exists_v2(keys, [tail(real, "mamba")]).kv_hit_pages == 0
+    assert storage.get_stats().prefetch_pgs == []
+    assert time.monotonic() - began < 15
+    cluster.away = False
+    assert storage.batch_set_v1(keys, indices(pool, 0, 1)) == [True, True]
+    assert storage.batch_exists(keys) == 2
+
+
+def test_an_agent_that_is_away_is_reported_once_a_minute(real, storage_of, cluster, caplog, monkeypatch):
+    from foreword.sglang import reports
+
+    now = [1000.0]
+    monkeypatch.setattr(reports, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    cluster.away = True
+    storage = storage_of(host_pool("mha", "page_first"))
+    for _ in range(50):
+        storage.batch_exists(keys_of(2))
+    said = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(said) == 1
+    assert (
+        "no agent at unix:/run/foreword/node.sock: connection refused; every page is a miss until it is back"
+        in said[0].getMessage()
+    )
+    now[0] += 61
+    storage.batch_exists(keys_of(2))
+    assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 2
+
+
+def test_an_exception_below_is_a_miss(real, storage_of, monkeypatch, caplog):
+    pool = host_pool("mha", "page_first")
+    storage, keys = storage_of(pool), keys_of(2)
+
+    def fail(*_, **__):
+        raise RuntimeError("broken")
+
+    for name in ("lookup", "locate", "get", "put"):
+        monkeypatch.setattr(fake_native.Namespace, name, fail)
+    assert storage.batch_exists(keys) == 0
+    assert not storage.exists(keys[0])
+    assert storage.batch_get_v1(keys, indices(pool, 0, 1)) == [False, False]
+    assert storage.batch_set_v1(keys, indices(pool, 0, 1)) == [False, False]
+    assert storage.batch_exists_v2(keys, [tail(real, "mamba")]).extra_pool_hit_pages == {"kv": 0, "mamba": 0}
+    assert storage.batch_get_v2([transfer(real, "kv", pool, (0, 1), keys)]) == {"kv": [False, False]}
+    assert "a call failed, and was answered with a miss: RuntimeError('broken')" in caplog.text
+
+
+def test_a_call_has_one_deadline_however_many_batches_it_takes(real, storage_of, monkeypatch):
+    from foreword.sglang import deadline
+
+    now = [1000.0]
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    allowed = []
+
+    def slow(self, keys, shard, places, *, parent=None, wait=False, timeout_ms=None):
+        allowed.append(timeout_ms)
+        now[0] += 2.0
+        return [fake_native.OUT_PUBLISHED] * len(keys)
+
+    monkeypatch.setattr(fake_native.Namespace, "put", slow)
+    states = host_pool("mamba", "page_first", pages=1000)
+    storage = storage_of(host_pool("mha", "page_first"), pools={"mamba": states})
+    answers = storage.batch_set_v2([transfer(real, "mamba", states, range(1000), keys_of(1000))])["mamba"]
+    assert allowed == [5000, 3000, 1000]
+    assert answers == [True] * 384 + [False] * 616
