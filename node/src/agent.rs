@@ -213,12 +213,20 @@ impl EngineApi for Agent {
         Box::pin(self.owners.reading.lookup(ask))
     }
 
+    fn lookup_now(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<Found, ApiError> {
+        self.owners.reading.lookup_now(namespace, keys)
+    }
+
     fn locate(&self, ask: LookupAsk) -> BoxFuture<'_, Result<Located, ApiError>> {
         Box::pin(self.owners.reading.locate(ask))
     }
 
     fn get(&self, ask: GetAsk) -> Result<BoxStream<'static, PageAnswer>, ApiError> {
         self.owners.reading.get(ask)
+    }
+
+    fn get_now(&self, ask: &GetAsk) -> Result<Vec<PageAnswer>, ApiError> {
+        self.owners.reading.get_now(ask)
     }
 
     fn wanted(

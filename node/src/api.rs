@@ -36,6 +36,7 @@ pub enum ApiError {
 #[derive(Debug, Clone)]
 pub struct Opened {
     pub namespace: NamespaceId,
+    pub tenant: String,
     pub epoch: Epoch,
     /// What the mirror has.
     pub revision: Revision,
@@ -58,7 +59,7 @@ pub struct LookupAsk {
 }
 
 /// Leading pages this agent could deliver now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Found {
     pub pages: u32,
     pub revision: Revision,
@@ -158,12 +159,38 @@ pub struct Cleared {
     pub revision: Revision,
 }
 
+/// Bytes that a put takes: this process's own, or memory that another process may write to meanwhile.
+pub trait PieceBytes: Sync {
+    fn len(&self) -> usize;
+    /// Never a piece.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Copies those from `from` on; `to` is not longer than what is left.
+    fn copy_to(&self, from: usize, to: &mut [u8]);
+}
+
+impl<T: AsRef<[u8]> + Sync> PieceBytes for T {
+    fn len(&self) -> usize {
+        self.as_ref().len()
+    }
+
+    fn copy_to(&self, from: usize, to: &mut [u8]) {
+        to.copy_from_slice(&self.as_ref()[from..from + to.len()]);
+    }
+}
+
 /// A put under way. Dropping it gives up the pages whose bytes did not come in whole.
 pub trait PutCall: Send {
     /// Bytes of the page with this index, in order and without gaps within a page. Copied when the future is ready.
     ///
     /// Errors: bytes that do not continue the page or do not fit into the shard (field `pieces`). Pages already whole go on.
-    fn piece<'a>(&'a mut self, index: usize, offset: u64, bytes: &'a [u8]) -> BoxFuture<'a, Result<(), ApiError>>;
+    fn piece<'a>(
+        &'a mut self,
+        index: usize,
+        offset: u64,
+        bytes: &'a dyn PieceBytes,
+    ) -> BoxFuture<'a, Result<(), ApiError>>;
 
     /// No more bytes: one outcome a key, in order.
     ///
@@ -182,10 +209,14 @@ pub trait EngineApi: Send + Sync + 'static {
     fn namespace(&self, namespace: NamespaceId) -> Result<Opened, ApiError>;
     /// The leading pages this agent could deliver now.
     fn lookup(&self, ask: LookupAsk) -> BoxFuture<'_, Result<Found, ApiError>>;
+    /// The same, of what the mirror has now: waits for nothing.
+    fn lookup_now(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<Found, ApiError>;
     /// Where pages are, for routers.
     fn locate(&self, ask: LookupAsk) -> BoxFuture<'_, Result<Located, ApiError>>;
     /// Pages in the order of their keys. Never wrong bytes: what did not verify is a miss.
     fn get(&self, ask: GetAsk) -> Result<BoxStream<'static, PageAnswer>, ApiError>;
+    /// The leading pages of a get that are in L1 and may be pinned, now: waits for nothing. The rest is [`Self::get`]'s.
+    fn get_now(&self, ask: &GetAsk) -> Result<Vec<PageAnswer>, ApiError>;
     /// Which of these shards' bytes are wanted: one answer a key, in order. None: they are. Else what a put of them would be answered.
     fn wanted(&self, namespace: NamespaceId, shard: u32, keys: &[PageKey])
     -> Result<Vec<Option<PutOutcome>>, ApiError>;

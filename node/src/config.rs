@@ -4,7 +4,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use foreword_proto::limits::{PAGES_PER_PUBLISH_MAX, SHARD_ALIGN_BYTES};
+use foreword_proto::limits::{
+    ENGINE_SESSIONS_MAX, ENGINE_STAGING_BYTES_MAX, ENGINE_STAGING_BYTES_MIN, PAGES_PER_PUBLISH_MAX, SHARD_ALIGN_BYTES,
+};
 use foreword_proto::{BadInput, ClusterId};
 use foreword_seams::Endpoint;
 use serde::{Deserialize, Serialize};
@@ -74,6 +76,12 @@ pub struct NodeConfig {
     /// Calls served at once; more are refused as overload.
     #[serde(default = "default_calls_max")]
     pub calls_max: usize,
+    /// Engines with a session in shared memory at once.
+    #[serde(default = "default_engine_sessions_max")]
+    pub engine_sessions_max: usize,
+    /// Bytes of one session's staging memory, through which its puts go; taken as far as they are used.
+    #[serde(default = "default_engine_staging_bytes")]
+    pub engine_staging_bytes: u64,
     /// Tenants whose engines may clear their namespaces through this agent; others leave that to operators.
     #[serde(default)]
     pub clear_tenants: Vec<String>,
@@ -125,6 +133,12 @@ fn default_meta_wait_ms() -> u64 {
 fn default_calls_max() -> usize {
     1_024
 }
+fn default_engine_sessions_max() -> usize {
+    64
+}
+fn default_engine_staging_bytes() -> u64 {
+    64 << 20
+}
 fn default_mirror_save_ms() -> u64 {
     60_000
 }
@@ -152,6 +166,8 @@ impl NodeConfig {
             heat_report_ms: default_heat_report_ms(),
             meta_wait_ms: default_meta_wait_ms(),
             calls_max: default_calls_max(),
+            engine_sessions_max: default_engine_sessions_max(),
+            engine_staging_bytes: default_engine_staging_bytes(),
             clear_tenants: Vec::new(),
             state_dir: None,
             mirror_dir: None,
@@ -193,10 +209,16 @@ impl NodeConfig {
             let expected = format!("a multiple of {SHARD_ALIGN_BYTES} up to arena_bytes, got {bytes}");
             return Err(BadInput::new("segment_bytes", expected));
         }
+        let staging = self.engine_staging_bytes;
+        if !(ENGINE_STAGING_BYTES_MIN..=ENGINE_STAGING_BYTES_MAX).contains(&staging) {
+            let expected = format!("{ENGINE_STAGING_BYTES_MIN} to {ENGINE_STAGING_BYTES_MAX} bytes, got {staging}");
+            return Err(BadInput::new("engine_staging_bytes", expected));
+        }
         let counts = [
             ("l3_write_depth", self.l3_write_depth, 4096),
             ("publish_batch_pages", self.publish_batch_pages, PAGES_PER_PUBLISH_MAX),
             ("calls_max", self.calls_max, 65_536),
+            ("engine_sessions_max", self.engine_sessions_max, ENGINE_SESSIONS_MAX),
         ];
         for (field, value, max) in counts {
             if value == 0 || value > max {

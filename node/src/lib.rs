@@ -9,6 +9,7 @@ pub mod arena;
 mod chores;
 pub mod config;
 pub mod counters;
+mod engine;
 mod fair_semaphore;
 pub mod kept_id;
 pub mod l1;

@@ -16,6 +16,7 @@ use crate::agent::{Agent, Parts};
 use crate::arena::{Arena, ArenaError, ArenaSettings, RegionProvider};
 use crate::config::{L3Location, NodeConfig};
 use crate::counters::Counters;
+use crate::engine::{self, Engines};
 use crate::kept_id::KeptId;
 use crate::l1::L1;
 use crate::l3::L3;
@@ -159,7 +160,8 @@ fn incarnation(starts: u32, entropy: &dyn Entropy) -> u64 {
 /// Errors: whatever would make it serve nothing, or another cluster's pages; each names the setting.
 pub async fn serve(config: NodeConfig, deps: Deps) -> Result<Handle, ServeError> {
     config.validate()?;
-    let listeners = Listeners::bind(&config, &*deps.net, &deps.telemetry).await?;
+    let (net, asking) = engine::door(deps.net.clone());
+    let listeners = Listeners::bind(&config, &*net, &deps.telemetry).await?;
     let l1 = Arc::new(L1::new(Arena::new(arena_settings(&config), deps.regions.clone())?));
     let meta = Group::new(deps.net.clone(), deps.entropy.clone(), &config.meta);
     let meta_wait = Duration::from_millis(config.meta_wait_ms);
@@ -181,6 +183,10 @@ pub async fn serve(config: NodeConfig, deps: Deps) -> Result<Handle, ServeError>
         endpoint: listeners.tcp.1.to_string(),
     };
     let calls_max = config.calls_max;
+    let engines = {
+        let (config, telemetry, stop) = (config.clone(), deps.telemetry.clone(), stop.clone());
+        move |agent: &Agent| Engines::new(Arc::new(agent.clone()), &config, &telemetry, stop)
+    };
     let files = deps.files.clone();
     let parts = Parts {
         config,
@@ -205,6 +211,7 @@ pub async fn serve(config: NodeConfig, deps: Deps) -> Result<Handle, ServeError>
     };
     let leaving = stop.child_token();
     servers.spawn(keep(sessions.clone(), identity, opened, leaving.clone()));
+    servers.spawn(engines(&agent).run(asking, servers.clone()));
     let grpc = GrpcServer::new(Arc::new(agent.clone()), calls_max, deps.telemetry.clone());
     let (endpoint, http_endpoint) = listeners.serve(grpc, &agent, &deps.telemetry, &servers, &stop);
     tracing::info!(%endpoint, "the agent serves");

@@ -29,8 +29,13 @@ impl ShardSum {
     /// Panics if the lengths differ.
     pub fn copy(&mut self, to: &mut [u8], from: &[u8]) {
         assert_eq!(to.len(), from.len(), "bytes to copy");
-        for (to, from) in to.chunks_mut(COPY_STEP_BYTES).zip(from.chunks(COPY_STEP_BYTES)) {
-            to.copy_from_slice(from);
+        self.fill(to, |at, to| to.copy_from_slice(&from[at..at + to.len()]));
+    }
+
+    /// The same, of bytes that `fill` writes: it is given where they lie among these, and what to write them to.
+    pub fn fill(&mut self, to: &mut [u8], mut fill: impl FnMut(usize, &mut [u8])) {
+        for (step, to) in to.chunks_mut(COPY_STEP_BYTES).enumerate() {
+            fill(step * COPY_STEP_BYTES, to);
             self.0.write(to);
         }
     }

@@ -86,6 +86,11 @@ pub const HF3FS_POOL_BYTES_MAX: usize = 64;
 /// Connections that one listener holds at once; a newer one is closed.
 pub const CONNECTIONS_PER_LISTENER_MAX: usize = 8192;
 
+/// Sessions in shared memory that an agent may be told to allow, and bytes of one's staging memory.
+pub const ENGINE_SESSIONS_MAX: usize = 1024;
+pub const ENGINE_STAGING_BYTES_MIN: u64 = 1 << 20;
+pub const ENGINE_STAGING_BYTES_MAX: u64 = 16 << 30;
+
 /// Largest gRPC message of the meta services, either way.
 pub const META_MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Largest gRPC message of the agent's service; page bytes come in pieces below it.

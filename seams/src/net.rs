@@ -18,6 +18,7 @@ use rustix::net::sockopt;
 use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::transport::server::Connected;
 
@@ -77,14 +78,44 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// One connection.
 pub struct Stream {
-    inner: Box<dyn Duplex>,
+    inner: Inner,
     activity: Option<Arc<Activity>>,
+}
+
+enum Inner {
+    /// Can be taken out again, for what is not a stream of bytes only: descriptors and credentials.
+    Unix(UnixStream),
+    Any(Box<dyn Duplex>),
+}
+
+impl Inner {
+    fn duplex(&mut self) -> &mut dyn Duplex {
+        match self {
+            Self::Unix(stream) => stream,
+            Self::Any(stream) => &mut **stream,
+        }
+    }
 }
 
 impl Stream {
     /// Wraps a connection of any kind.
     pub fn new(inner: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        Self { inner: Box::new(inner), activity: None }
+        Self { inner: Inner::Any(Box::new(inner)), activity: None }
+    }
+
+    /// Wraps a connection on a unix socket.
+    pub fn unix(inner: UnixStream) -> Self {
+        Self { inner: Inner::Unix(inner), activity: None }
+    }
+
+    /// The unix socket that it wraps, if it wraps one.
+    ///
+    /// Errors: another kind, as it was.
+    pub fn into_unix(self) -> Result<UnixStream, Self> {
+        match self.inner {
+            Inner::Unix(stream) => Ok(stream),
+            inner => Err(Self { inner, ..self }),
+        }
     }
 
     /// The same, for a connection whose server tells `activity` of the requests on it.
@@ -92,7 +123,7 @@ impl Stream {
         inner: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         activity: Arc<Activity>,
     ) -> Self {
-        Self { inner: Box::new(inner), activity: Some(activity) }
+        Self { inner: Inner::Any(Box::new(inner)), activity: Some(activity) }
     }
 }
 
@@ -104,21 +135,21 @@ impl fmt::Debug for Stream {
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.inner).poll_read(cx, buf)
+        Pin::new(self.inner.duplex()).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.inner).poll_write(cx, buf)
+        Pin::new(self.inner.duplex()).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.inner).poll_flush(cx)
+        Pin::new(self.inner.duplex()).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.inner).poll_shutdown(cx)
+        Pin::new(self.inner.duplex()).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -126,11 +157,14 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.inner).poll_write_vectored(cx, bufs)
+        Pin::new(self.inner.duplex()).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        match &self.inner {
+            Inner::Unix(stream) => stream.is_write_vectored(),
+            Inner::Any(stream) => stream.is_write_vectored(),
+        }
     }
 }
 
@@ -173,7 +207,7 @@ impl Net for TokioNet {
                     set_options(&stream)?;
                     Stream::new(stream)
                 }
-                Endpoint::Unix(path) => Stream::new(tokio::net::UnixStream::connect(path).await?),
+                Endpoint::Unix(path) => Stream::unix(UnixStream::connect(path).await?),
             })
         })
     }
@@ -196,7 +230,7 @@ impl Net for TokioNet {
                 }
                 Endpoint::Unix(path) => {
                     let listener = bind_unix(&path).await?;
-                    let incoming = UnixListenerStream::new(listener).map(|accepted| Ok(Stream::new(accepted?)));
+                    let incoming = UnixListenerStream::new(listener).map(|accepted| Ok(Stream::unix(accepted?)));
                     Ok((incoming.boxed(), Endpoint::Unix(path)))
                 }
             }

@@ -1,12 +1,13 @@
 //! Frames as values: one writer, or many readers.
 
 use std::fmt;
+use std::io;
 use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::segment::Segment;
-use super::{FrameClass, Region, SegmentId};
+use super::{FrameClass, Region, SegmentId, SegmentShare, SegmentWatch};
 
 /// Name of a frame within its arena. With a generation it names one use of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -206,6 +207,16 @@ impl Frame {
     /// The generation in shared memory, as another process reads it: equal to [`Self::generation`] while this holder lives.
     pub fn shared_generation(&self) -> u64 {
         self.0.segment.generation(self.0.index)
+    }
+
+    /// What another process maps to see the frame's segment. None: its memory cannot be shared. Errors: no descriptor is left.
+    pub fn share(&self) -> io::Result<Option<SegmentShare>> {
+        self.0.segment.share()
+    }
+
+    /// Whether the frame's segment is still in its arena, for who has no frame of it any more.
+    pub fn segment_watch(&self) -> SegmentWatch {
+        self.0.segment.watch()
     }
 
     /// Sets this holder's frame aside because its I/O was never answered.

@@ -22,6 +22,7 @@ mod order_tests;
 mod parts_tests;
 mod region;
 mod segment;
+mod share;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ use shared::Shared;
 pub use books::SegmentUse;
 pub use frame::{Frame, FrameId, FrameMut, FramePart, Quarantined};
 pub use region::{HeapRegions, MemfdRegions, Region, RegionMemory, RegionProvider};
+pub use share::{SegmentShare, SegmentWatch};
 
 /// Frames start at multiples of this; a frame's size is rounded up to it.
 pub const FRAME_ALIGN_BYTES: u64 = 4096;

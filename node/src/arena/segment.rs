@@ -5,13 +5,14 @@
 //! private  holders of each frame, quarantines of each frame
 //! ```
 
+use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 
 use super::shared::Shared;
-use super::{FRAME_ALIGN_BYTES, FrameClass, Region, SegmentId};
+use super::{FRAME_ALIGN_BYTES, FrameClass, Region, SegmentId, SegmentShare, SegmentWatch};
 
 const GENERATION_BYTES: u64 = size_of::<AtomicU64>() as u64;
 
@@ -140,7 +141,19 @@ impl Segment {
 
     /// Whether it has left its arena.
     pub(super) fn is_retired(&self) -> bool {
-        self.arena.upgrade().is_none_or(|arena| arena.books.lock().segment(self.id).is_none())
+        self.watch().is_retired()
+    }
+
+    pub(super) fn watch(&self) -> SegmentWatch {
+        SegmentWatch::new(self.id, self.arena.clone())
+    }
+
+    /// What another process maps to see it.
+    pub(super) fn share(&self) -> io::Result<Option<SegmentShare>> {
+        let Some(fd) = self.region.fd() else { return Ok(None) };
+        let (region_bytes, frame_bytes) = (self.region.bytes() as u64, self.class.frame_bytes);
+        let descriptor = foreword_session::wire::mapping::read_only(fd)?;
+        Ok(Some(SegmentShare { id: self.id, descriptor, region_bytes, frame_bytes, frames: self.frames() }))
     }
 
     /// Offset of a frame in the region.

@@ -74,6 +74,7 @@ impl OpenNamespace {
         let (epoch, revision) = self.mirror.read(|view| (view.epoch(), view.revision()));
         Opened {
             namespace: self.id,
+            tenant: self.namespace.tenant.clone(),
             epoch,
             revision,
             geometry: self.geometry.clone(),

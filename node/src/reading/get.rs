@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use foreword_proto::{EntryKey, Epoch, Location, Revision, Tier};
+use foreword_proto::{EntryKey, Epoch, Location, PageKey, Revision, Tier};
 use foreword_seams::{Marker, sometimes};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -80,6 +80,26 @@ impl Reading {
                 futures::future::ready((!over).then_some(answer))
             });
         Ok(answers.boxed())
+    }
+
+    /// The leading pages that are in L1 and may be pinned, now.
+    pub(crate) fn get_now(&self, ask: &GetAsk) -> Result<Vec<PageAnswer>, ApiError> {
+        let reads = self.namespaces.get(ask.namespace)?;
+        let mut answers = Vec::new();
+        for (index, key) in ask.keys.iter().enumerate() {
+            let key = key.entry();
+            let (Whereabouts::L1(frame), revision) = self.whereabouts(&reads.open, &key, ask) else { break };
+            let Some(pin) = self.pins.pin(reads.open.asker(), &frame) else { break };
+            answers.push(PageAnswer { index, page: Ok(pinned(frame, pin)), revision });
+        }
+        let used: Vec<EntryKey> = ask.keys[..answers.len()].iter().map(PageKey::entry).collect();
+        if !used.is_empty() {
+            let mut ahead = reads.ahead.lock();
+            used.iter().for_each(|key| ahead.followed(key));
+        }
+        reads.heat.used(&used);
+        self.counters.l1_hits.add(used.len() as u64);
+        Ok(answers)
     }
 
     async fn page(&self, reads: &Arc<NamespaceReads>, get: &Get, index: usize) -> PageAnswer {

@@ -8,7 +8,7 @@ use foreword_proto::{EntryKey, NamespaceId, PageKey, Revision};
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::Reading;
+use super::{NamespaceReads, Reading};
 use crate::api::{ApiError, Found, LOCATED_L1, LOCATED_L3, Located, LookupAsk};
 use crate::l1::Residents;
 use crate::l3::Readable;
@@ -20,9 +20,18 @@ impl Reading {
     /// The leading pages this agent could deliver now.
     pub(crate) async fn lookup(&self, ask: LookupAsk) -> Result<Found, ApiError> {
         let reads = self.namespaces.get(ask.namespace)?;
+        self.be_fresh(&reads.open, &ask).await?;
+        Ok(self.leading(&reads, &ask.keys))
+    }
+
+    /// The leading pages of what the mirror has now.
+    pub(crate) fn lookup_now(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<Found, ApiError> {
+        Ok(self.leading(&*self.namespaces.get(namespace)?, keys))
+    }
+
+    fn leading(&self, reads: &NamespaceReads, keys: &[PageKey]) -> Found {
         let open = &reads.open;
-        self.be_fresh(open, &ask).await?;
-        let keys: Vec<EntryKey> = ask.keys.iter().map(PageKey::entry).collect();
+        let keys: Vec<EntryKey> = keys.iter().map(PageKey::entry).collect();
         let (run, revision) = open.mirror.read(|view| {
             let mut run = LeadingRun::default();
             let _end = self.places(open, view).of_all(&keys).find(|place| !run.goes_on(*place));
@@ -31,7 +40,7 @@ impl Reading {
         reads.heat.used(&keys[..run.pages as usize]);
         self.counters.lookups.add(1);
         self.counters.lookup_keys.add(keys.len() as u64);
-        Ok(Found { pages: run.pages, revision, l1_pages: run.l1_pages, l3_pages: run.l3_pages })
+        Found { pages: run.pages, revision, l1_pages: run.l1_pages, l3_pages: run.l3_pages }
     }
 
     /// Waits until the mirror is as new as was demanded. What is older is no answer: the caller could not tell.

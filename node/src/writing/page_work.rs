@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::api::PieceBytes;
 use crate::arena::{Frame, FrameMut, FramePart};
 use crate::fair_semaphore::FairPermit;
 use crate::plan::gather::{Accepted, Begin, Gather, WriterId};
@@ -96,7 +97,13 @@ impl PageWork {
     }
 
     /// Takes bytes of a shard from its writer. Writers of other shards do so at the same time: the bytes are copied under no lock.
-    pub(super) fn piece(&self, shard: usize, writer: WriterId, offset: u64, bytes: &[u8]) -> Result<Piece, BadInput> {
+    pub(super) fn piece(
+        &self,
+        shard: usize,
+        writer: WriterId,
+        offset: u64,
+        bytes: &dyn PieceBytes,
+    ) -> Result<Piece, BadInput> {
         let Some((mut to, accepted)) = self.check_out(shard, writer, offset, bytes.len() as u64)? else {
             return Ok(Piece::Joined);
         };
@@ -105,7 +112,7 @@ impl PageWork {
             to.sum = ShardSum::new(&self.key, shard as u32);
         }
         let start = offset as usize;
-        to.sum.copy(&mut to.part.bytes_mut()[start..start + bytes.len()], bytes);
+        to.sum.fill(&mut to.part.bytes_mut()[start..start + bytes.len()], |at, to| bytes.copy_to(at, to));
         let checksum = to.sum.finish();
         let mut slot = self.gathering.lock();
         let Some(gathering) = slot.as_mut() else { return Ok(Piece::Joined) };

@@ -15,7 +15,7 @@ use super::page_work::{PageWork, Piece, WholePage};
 use super::under_way::Pending;
 use super::write::WriteJob;
 use super::{NamespaceWrites, Writing};
-use crate::api::{ApiError, PutAsk, PutCall};
+use crate::api::{ApiError, PieceBytes, PutAsk, PutCall};
 use crate::fair_semaphore::FairPermit;
 use crate::plan::gather::WriterId;
 
@@ -209,7 +209,7 @@ impl Put {
         self.writes.under_way.find(self.epoch, key)
     }
 
-    async fn take(&mut self, index: usize, offset: u64, bytes: &[u8]) -> Result<(), ApiError> {
+    async fn take(&mut self, index: usize, offset: u64, bytes: &dyn PieceBytes) -> Result<(), ApiError> {
         let keys = self.pages.len();
         if index >= keys {
             return Err(BadInput::new("pieces", format!("an index below {keys}, got {index}")).into());
@@ -270,7 +270,12 @@ impl Put {
 }
 
 impl PutCall for Put {
-    fn piece<'a>(&'a mut self, index: usize, offset: u64, bytes: &'a [u8]) -> BoxFuture<'a, Result<(), ApiError>> {
+    fn piece<'a>(
+        &'a mut self,
+        index: usize,
+        offset: u64,
+        bytes: &'a dyn PieceBytes,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
         Box::pin(self.take(index, offset, bytes))
     }
 

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod engine;
+mod engine_session;
 mod fake_meta;
 mod faults;
 mod harness;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -147,6 +148,10 @@ unsafe impl RegionMemory for ShmRegion {
 
     fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.memory.as_ref().map(|(_, file)| file.as_fd())
     }
 
     fn name(&self) -> Option<[u8; 16]> {

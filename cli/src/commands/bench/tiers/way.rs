@@ -115,7 +115,7 @@ impl Way {
                     PutAsk { namespace: namespace_id, shard: 0, keys: vec![key], parent: None, wait_published: true };
                 let mut call = handle.api().put(ask)?;
                 for (number, piece) in bytes.chunks(PIECES_BYTES_MAX).enumerate() {
-                    call.piece(0, (number * PIECES_BYTES_MAX) as u64, piece).await?;
+                    call.piece(0, (number * PIECES_BYTES_MAX) as u64, &piece).await?;
                 }
                 let outcomes = call.finish().await?;
                 ensure!(matches!(outcomes[..], [PutOutcome::Published { .. }]), "bench: a put: {outcomes:?}");

@@ -1,0 +1,158 @@
+//! The thread that looks at the slots of all sessions.
+//!
+//! It answers what needs no waiting itself, within the call's wait: lookups, and pages of L1. While engines ask in quick succession it
+//! spins; else it sleeps until one of them rings. It starts with the first session.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use foreword_session::wire::spin::Spin;
+use parking_lot::Mutex;
+use rustix::event::{EventfdFlags, PollFd, PollFlags};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::Engines;
+use super::attached::Attached;
+
+/// The sessions, and what wakes their thread.
+#[derive(Default)]
+pub(super) struct Host {
+    sessions: Mutex<Vec<Arc<Attached>>>,
+    /// Changes whenever the sessions do.
+    version: AtomicU64,
+    /// Rung for the thread's own sake: sessions changed, or the agent stops. None: it does not run yet.
+    bell: Mutex<Option<Arc<OwnedFd>>>,
+}
+
+impl Host {
+    /// Sessions open now.
+    pub(super) fn sessions(&self) -> usize {
+        self.sessions.lock().len()
+    }
+
+    /// Looks at this session's slots from now on. Errors: the thread could not begin.
+    pub(super) fn add(&self, engines: &Arc<Engines>, session: Arc<Attached>) -> io::Result<()> {
+        self.start(engines)?;
+        self.sessions.lock().push(session);
+        self.changed();
+        Ok(())
+    }
+
+    /// Looks at it no more.
+    pub(super) fn remove(&self, session: &Arc<Attached>) {
+        self.sessions.lock().retain(|other| !Arc::ptr_eq(other, session));
+        self.changed();
+    }
+
+    /// Has the thread look whether the agent stops.
+    pub(super) fn wake(&self) {
+        if let Some(bell) = self.bell.lock().clone() {
+            ring(&bell);
+        }
+    }
+
+    fn changed(&self) {
+        self.version.fetch_add(1, Ordering::SeqCst);
+        self.wake();
+    }
+
+    fn start(&self, engines: &Arc<Engines>) -> io::Result<()> {
+        let mut bell = self.bell.lock();
+        if bell.is_none() {
+            let rung = Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+            let (engines, runtime, heard) = (engines.clone(), Handle::current(), rung.clone());
+            let thread = std::thread::Builder::new().name("foreword-engine".to_owned());
+            thread.spawn(move || {
+                let _entered = runtime.enter();
+                engines.look_at_slots(&heard);
+            })?;
+            *bell = Some(rung);
+        }
+        Ok(())
+    }
+}
+
+impl Engines {
+    fn look_at_slots(self: &Arc<Self>, bell: &OwnedFd) {
+        let (mut sessions, mut version) = (Vec::new(), None);
+        let spin = Spin::default();
+        while !self.stop.is_cancelled() {
+            let now = self.host.version.load(Ordering::SeqCst);
+            if version != Some(now) {
+                (sessions, version) = (self.host.sessions.lock().clone(), Some(now));
+            }
+            if self.serve_all(&sessions) {
+                continue;
+            }
+            self.wait(&sessions, bell, &spin);
+        }
+        // Whoever waits for an answer sees that the session ends.
+        sessions.iter().for_each(|session| session.ended.cancel());
+    }
+
+    /// Answers what was asked. False: nothing was.
+    fn serve_all(self: &Arc<Self>, sessions: &[Arc<Attached>]) -> bool {
+        // Each of them, whatever the ones before had.
+        sessions.iter().filter(|session| self.serve_session(session)).count() > 0
+    }
+
+    /// Waits until something is asked, or the bell is rung.
+    fn wait(&self, sessions: &[Arc<Attached>], bell: &OwnedFd, spin: &Spin) {
+        let started = Instant::now();
+        let budget = spin.budget();
+        let version = self.host.version.load(Ordering::Relaxed);
+        loop {
+            for _ in 0..LOOKS_PER_CLOCK {
+                if sessions.iter().any(|session| is_asked(session)) {
+                    return spin.took(started.elapsed());
+                }
+                std::hint::spin_loop();
+            }
+            if started.elapsed() >= budget || self.host.version.load(Ordering::Relaxed) != version {
+                break;
+            }
+        }
+        sleep(sessions, bell);
+        spin.took(started.elapsed());
+    }
+}
+
+/// Looks at all slots' bits between looks at the clock.
+const LOOKS_PER_CLOCK: u32 = 16;
+
+fn is_asked(session: &Attached) -> bool {
+    let head = session.control.head();
+    head.submitted.0.load(Ordering::SeqCst) | head.released.0.load(Ordering::SeqCst) != 0
+        && !session.ended.is_cancelled()
+}
+
+/// Sleeps until rung. Whoever asks after it was said that the agent sleeps, rings; what was asked before is seen here.
+fn sleep(sessions: &[Arc<Attached>], bell: &OwnedFd) {
+    let sleeps = |asleep: u32| {
+        sessions.iter().for_each(|session| session.control.head().agent_sleeps.0.store(asleep, Ordering::SeqCst));
+    };
+    sleeps(1);
+    if !sessions.iter().any(|session| is_asked(session)) {
+        let mut bells: Vec<PollFd<'_>> = sessions
+            .iter()
+            .map(|session| &session.doorbell)
+            .chain([bell])
+            .map(|bell| PollFd::new(bell, PollFlags::IN))
+            .collect();
+        // Interrupted, or without memory for it: it looks again.
+        let _ = rustix::event::poll(&mut bells, None);
+    }
+    sleeps(0);
+    for bell in sessions.iter().map(|session| &session.doorbell).chain([bell]) {
+        // Not rung: nothing to take.
+        let _ = rustix::io::read(bell, &mut [0; 8]);
+    }
+}
+
+fn ring(bell: &OwnedFd) {
+    // Full: it has been rung already.
+    let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
+}
