@@ -234,20 +234,16 @@ impl Calls {
                 other => other,
             }
         });
-        let why = made.err().map(|failure| match failure {
-            Failure::Closed => "the connection is closed".to_owned(),
-            Failure::Late => "no answer in time".to_owned(),
-            Failure::NotOpen => "not open yet".to_owned(),
-            Failure::Said(words) => words,
-        });
-        self.note(&here, kind, why);
-    }
-
-    fn note(&self, here: &Here, kind: Kind, failure: Option<String>) {
-        if failure.is_some() {
+        if made.is_err() {
             self.counters.failures.add(1);
         }
-        here.failed.lock()[kind as usize] = failure;
+        here.failed.lock()[kind as usize] = match made {
+            // While it is not open, the opening says why.
+            Ok(()) | Err(Failure::NotOpen) => None,
+            Err(Failure::Closed) => Some("the connection is closed".to_owned()),
+            Err(Failure::Late) => Some("no answer in time".to_owned()),
+            Err(Failure::Said(words)) => Some(words),
+        };
     }
 
     /// Bytes of the shard, if there are as many places as keys and each is as large; else it is noted why not.
@@ -268,7 +264,8 @@ impl Calls {
                 }
             },
         };
-        self.note(&self.here(), kind, Some(misfit));
+        self.counters.failures.add(1);
+        self.here().failed.lock()[kind as usize] = Some(misfit);
         None
     }
 }

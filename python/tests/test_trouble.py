@@ -1,0 +1,266 @@
+"""Agents that go, come back or never answer; closes, forks, and calls that end too soon."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from support import PAGE_BYTES, PATIENCE_S, Agent, names, opened, pages, put, spec, until
+
+from foreword import _native
+from foreword._native import Places
+
+MIB = 1 << 20
+
+
+def every_call(namespace: _native.Namespace, timeout_ms: int) -> list[Callable[[], object]]:
+    """Each kind of call, and what it gives when the agent is away."""
+    places = Places.buffer(bytearray(PAGE_BYTES), PAGE_BYTES)
+    return [
+        lambda: namespace.lookup(["key"], timeout_ms=timeout_ms) == 0,
+        lambda: namespace.lookup_tokens([1, 2, 3], timeout_ms=timeout_ms) == 0,
+        lambda: namespace.locate(["key"], timeout_ms=timeout_ms) == b"\0",
+        lambda: namespace.get(["key"], 0, places, timeout_ms=timeout_ms) == [False],
+        lambda: namespace.put(["key"], 0, places, timeout_ms=timeout_ms) == [_native.OUT_FAILED],
+    ]
+
+
+def test_without_an_agent_every_call_is_a_miss_at_once() -> None:
+    connection = _native.Connection("unix:/nonexistent/socket", timeout_ms=600_000)
+    namespace = connection.namespace(spec("model"))
+    assert not namespace.wait_open(0.1)
+    for call in every_call(namespace, 600_000):
+        assert call()
+    until(lambda: connection.state()["error"], "the reason is known")
+    assert "No such file" in (connection.state()["error"] or "")
+    assert "No such file" in (namespace.state()["error"] or "")
+    assert namespace.state()["open"] is False and namespace.state()["namespace_id"] is None
+    with pytest.raises(RuntimeError, match="No such file"):
+        namespace.clear()
+    connection.close()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_an_agent_that_was_started_again_is_used_again(
+    mortal: Agent, way: str, model: str, how: signal.Signals
+) -> None:
+    connection = _native.Connection(mortal.address(way), timeout_ms=30_000)
+    namespace = opened(connection, model)
+    content, got = pages(model, 2), bytearray(2 * PAGE_BYTES)
+    put(namespace, ["a", "b"], content)
+    mortal.end(how)
+    until(lambda: not connection.state()["connected"], "the loss is seen")
+    assert not namespace.state()["open"]
+    for call in every_call(namespace, 30_000):
+        assert call()
+    mortal.start()
+    assert namespace.wait_open(PATIENCE_S), namespace.state()
+    assert connection.state()["connected"] and connection.state()["error"] is None
+    until(lambda: namespace.lookup(["a", "b"]) == 2, "its mirror is there again")
+    assert namespace.get(["a", "b"], 0, Places.buffer(got, PAGE_BYTES)) == [True, True]
+    assert got == content
+    connection.close()
+
+
+def test_an_agent_may_come_after_its_engine(mortal: Agent, way: str, model: str) -> None:
+    mortal.end()
+    connection = _native.Connection(mortal.address(way))
+    namespace = connection.namespace(spec(model))
+    assert not namespace.wait_open(0.1)
+    mortal.start()
+    assert namespace.wait_open(PATIENCE_S)
+    connection.close()
+
+
+def test_no_call_outlasts_its_timeout_while_the_agent_sleeps(mortal: Agent, way: str, model: str) -> None:
+    """Before the connection is known to be dead, and after."""
+    connection = _native.Connection(mortal.address(way))
+    namespace = opened(connection, model)
+    mortal.sleep()
+    try:
+        for round in range(2):
+            for call in every_call(namespace, 200):
+                began = time.monotonic()
+                assert call()
+                assert time.monotonic() - began < 15
+            assert namespace.counters()["failures"] >= 5 * (round + 1)
+            until(lambda: not connection.state()["connected"], "the connection is given up")
+    finally:
+        mortal.wake()
+    assert namespace.wait_open(PATIENCE_S), (namespace.state(), connection.state())
+    assert namespace.lookup(["key"], timeout_ms=30_000) == 0
+    assert namespace.state()["error"] is None
+    connection.close()
+
+
+def test_a_close_takes_no_longer_than_it_may_while_the_agent_sleeps(mortal: Agent, way: str, model: str) -> None:
+    connection = _native.Connection(mortal.address(way), timeout_ms=600_000)
+    namespace = opened(connection, model)
+    mortal.sleep()
+    try:
+        answers: list[int] = []
+        waiting = threading.Thread(target=lambda: answers.append(namespace.lookup(["key"])))
+        waiting.start()
+        began = time.monotonic()
+        connection.close()
+        waiting.join(15)
+        assert time.monotonic() - began < 15
+        assert answers == [0], "the call of another thread came back"
+    finally:
+        mortal.wake()
+
+
+def test_closes_may_be_repeated_and_end_everything(connection: _native.Connection, model: str) -> None:
+    namespace, other = opened(connection, model), opened(connection, model)
+    namespace.close()
+    namespace.close()
+    assert namespace.state() == {"open": False, "error": "closed", "namespace_id": None}
+    assert not namespace.wait_open(0.01)
+    put(other, ["page"], pages(model, 1))
+    assert (namespace.lookup(["page"]), other.lookup(["page"])) == (0, 1), "an opening of its own"
+    connection.close()
+    connection.close()
+    assert connection.state() == {"connected": False, "transport": None, "error": "closed"}
+    for call in every_call(other, 600_000):
+        assert call()
+    assert other.state()["open"] is False
+    late = connection.namespace(spec(model))
+    assert not late.wait_open(0.01) and late.lookup(["page"]) == 0
+    other.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_memory_is_not_written_after_a_get_that_ran_out_of_time(
+    connection: _native.Connection, model: str, seed: int
+) -> None:
+    """Whatever a get left behind, a pattern that is written after it stays."""
+    draw = random.Random(seed)
+    namespace = opened(connection, model, [MIB])
+    keys, content = names("page", 24), pages(model, 24, MIB)
+    put(namespace, keys, content)
+    canary = bytes([0xA5]) * len(content)
+    memory, cut = bytearray(len(content)), 0
+    places = Places.buffer(memory, MIB)
+    rounds = 0
+    while rounds < 30 or not cut:
+        hits = namespace.get(keys, 0, places, timeout_ms=draw.randint(1, 40))
+        for page, hit in enumerate(hits):
+            if hit:
+                assert memory[page * MIB : (page + 1) * MIB] == content[page * MIB : (page + 1) * MIB], page
+        assert hits == sorted(hits, reverse=True), "the first miss ends a get"
+        memory[:] = canary
+        cut += not all(hits)
+        # Whoever would still write has time to: another call over the same connection.
+        assert namespace.lookup(keys, timeout_ms=30_000) == len(keys)
+        assert memory == canary
+        rounds += 1
+        assert rounds < 1000, "no get was cut short"
+    assert all(namespace.get(keys, 0, places, timeout_ms=60_000)) and memory == content
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_memory_is_not_read_after_a_put_that_ran_out_of_time(
+    connection: _native.Connection, model: str, seed: int
+) -> None:
+    """What was put is what the memory held during the call, or nothing."""
+    draw = random.Random(seed)
+    namespace = opened(connection, model, [MIB])
+    memory = bytearray(8 * MIB)
+    places, rounds, cut = Places.buffer(memory, MIB), 0, 0
+    while rounds < 12 or not cut:
+        keys, content = names(f"{seed} {rounds}", 8), pages((seed, rounds), 8, MIB)
+        memory[:] = content
+        outcomes = namespace.put(keys, 0, places, timeout_ms=draw.randint(1, 25))
+        memory[:] = bytes(len(memory))
+        cut += _native.OUT_FAILED in outcomes
+        got = bytearray(len(memory))
+        hits = namespace.get(keys, 0, Places.buffer(got, MIB), every_key=True, timeout_ms=60_000)
+        for page, hit in enumerate(hits):
+            if hit:
+                assert got[page * MIB : (page + 1) * MIB] == content[page * MIB : (page + 1) * MIB], page
+        rounds += 1
+        assert rounds < 200, "no put was cut short"
+
+
+def in_child(work: Callable[[], str]) -> str:
+    """What a forked child has to say; it must end by itself."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = "it ended without a word"
+        try:
+            said = work()
+        except BaseException as error:
+            said = f"it raised {error!r}"
+        finally:
+            os.write(write, said.encode())
+            os._exit(0)
+    os.close(write)
+    try:
+        ready, _, _ = select.select([read], [], [], PATIENCE_S)
+        assert ready, "the child hangs"
+        return os.read(read, 1000).decode()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(read)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_has_a_connection_of_its_own(connection: _native.Connection, model: str) -> None:
+    namespace = opened(connection, model)
+    content = pages(model, 4)
+    keys = names("page", 4)
+    put(namespace, keys, content)
+    stop, wrong = threading.Event(), []
+
+    def busy() -> None:
+        got = bytearray(len(content))
+        while not stop.is_set():
+            hits = namespace.get(keys, 0, Places.buffer(got, PAGE_BYTES))
+            if not all(hits) or got != content:
+                wrong.append((hits, namespace.state()))
+
+    def child() -> str:
+        got = bytearray(len(content))
+        if not namespace.wait_open(PATIENCE_S):
+            return f"not open: {namespace.state()}"
+        hits = namespace.get(keys, 0, Places.buffer(got, PAGE_BYTES))
+        right = all(hits) and got == content and namespace.lookup(keys) == 4
+        namespace.close()
+        connection.close()
+        return "right" if right else f"{hits}, {namespace.state()}"
+
+    threads = [threading.Thread(target=busy) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(8):
+            assert in_child(child) == "right"
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+    assert not wrong
+    assert namespace.lookup(keys) == 4, "the parent's goes on"
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_that_only_drops_what_it_inherited_ends(connection: _native.Connection, model: str) -> None:
+    held = [opened(connection, model)]
+    passed = [_native.Connection("unix:/nonexistent")]
+
+    def child() -> str:
+        held.clear()
+        passed.clear()
+        return "dropped"
+
+    assert in_child(child) == "dropped"
+    assert held[0].lookup(["key"]) == 0 and held[0].state()["open"]
+    passed[0].close()
