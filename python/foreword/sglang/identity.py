@@ -133,7 +133,7 @@ def _dtype(config: Config, pool: Pool) -> str:
     if told is None and config.dtype is None and anchor == _UINT8:
         raise ConfigError(
             "dtype",
-            f"the {pool.name} pool is kept as uint8, which says nothing of what is in it, and SGLang's --kv-cache-dtype "
+            f"the {pool.name} pool is kept as uint8, which says nothing of what is in it, and --kv-cache-dtype "
             'is auto; write "dtype": "fp8_e4m3" (or what the checkpoint has) into the extra config, or give the flag',
         )
     kinds = [kind for kind in (None if anchor == _UINT8 else anchor, told, config.dtype) if kind is not None]

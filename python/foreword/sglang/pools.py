@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from foreword.sglang import identity, runtime
 from foreword.sglang.config import Config, ConfigError
+from foreword.sglang.deadline import Deadline
 from foreword.sglang.places import PageMap, map_pages
 from foreword.sglang.ranks import RankGroup, Sharing, sharing
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from foreword import _native
 
 KV = "kv"
+# An agent opens a namespace within some milliseconds, the first one of a cluster after a write of its group.
+_OPENING_S = 2.0
+_OPENING_STEP_S = 0.05
 
 
 @dataclass
@@ -32,10 +37,38 @@ class Pool:
     # The namespace's fields but for the revision.
     spec: dict[str, Any] | None
     namespace: _native.Namespace | None = None
+    # Until when calls wait for the namespace to open; None when it has been open.
+    _opens_until: float | None = None
 
     @property
     def page_bytes(self) -> int:
         return self.pages.page_bytes if self.pages is not None else 0
+
+    @property
+    def gathered(self) -> bool:
+        """True where a page has shards of several ranks."""
+        return self.spec is not None and len(self.spec["shard_bytes"]) > 1
+
+    def use(self, namespace: _native.Namespace | None) -> None:
+        """Begins to use a namespace that is opening."""
+        self.namespace, self._opens_until = namespace, time.monotonic() + _OPENING_S
+
+    def opened(self, deadline: Deadline) -> _native.Namespace | None:
+        """The namespace for a call. One that was asked for a moment ago is waited for: SGLang may write in the moment
+        after an attach, or after new weights, and one False ends its backup. Not where it is known why it is not
+        open."""
+        namespace, until = self.namespace, self._opens_until
+        if namespace is None or until is None:
+            return namespace
+        while True:
+            state = namespace.state()
+            left_s = min(until - time.monotonic(), deadline.left_ms() / 1000)
+            if state["open"] or state["error"] is not None or left_s <= 0:
+                break
+            namespace.wait_open(min(left_s, _OPENING_STEP_S))
+        if state["open"] or time.monotonic() >= until:
+            self._opens_until = None
+        return namespace
 
 
 @dataclass
@@ -99,7 +132,7 @@ class Pools:
                 return
             former = [pool.namespace for pool in self._all()]
             for pool in self._all():
-                pool.namespace = self._opened(pool.spec, now)
+                pool.use(self._opened(pool.spec, now))
             self._revision = now
         for namespace in former:
             if namespace is not None:
@@ -147,7 +180,7 @@ class Pools:
         if not self._revision:
             self._revision = self._revision_now()
         try:
-            pool.namespace = self.connection.namespace({**pool.spec, "revision": self._revision})
+            pool.use(self.connection.namespace({**pool.spec, "revision": self._revision}))
         except ValueError as error:
             raise ConfigError(f"{name} pool", str(error)) from error
         return pool

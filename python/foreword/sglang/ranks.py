@@ -45,7 +45,7 @@ class RankGroup:
 
 
 def rank_group(storage_config: Any, parallel: Parallel | None, configured: int | None) -> RankGroup:
-    """The ranks behind this rank's agent: `configured` of them in a row, or those that SGLang places on this machine."""
+    """The ranks behind this rank's agent: `configured` of them in a row, or those that SGLang has on this machine."""
     rank, size = storage_config.tp_rank, storage_config.tp_size
     if not 0 <= rank < size:
         raise ConfigError("tp_rank", f"expected a rank below tp_size {size}, got {rank}")

@@ -203,9 +203,10 @@ class ForewordStorage(HiCacheStorage):
         return run
 
     def _lookup(self, pool: Pool, keys: Sequence[str], deadline: Deadline) -> int:
-        if pool.namespace is None or not deadline.left_ms():
+        namespace = pool.opened(deadline)
+        if namespace is None or not deadline.left_ms():
             return 0
-        run = pool.namespace.lookup(keys, timeout_ms=deadline.left_ms())
+        run = namespace.lookup(keys, timeout_ms=deadline.left_ms())
         if not run:
             self._say_why_not(pool)
         return run
@@ -243,12 +244,13 @@ class ForewordStorage(HiCacheStorage):
             return []
         if pool is not None and pool.pages is None:
             return [True] * len(keys)
-        if pool is None or pool.namespace is None or not deadline.left_ms():
+        namespace = pool.opened(deadline) if pool is not None else None
+        if pool is None or namespace is None or not deadline.left_ms():
             return [False] * len(keys)
         if policy is hits.Policy.ALL_PAGES:
             run = self._lookup(pool, keys, deadline)
             return [True] * run + [False] * (len(keys) - run)
-        return [bool(tiers) for tiers in pool.namespace.locate(keys, timeout_ms=deadline.left_ms())]
+        return [bool(tiers) for tiers in namespace.locate(keys, timeout_ms=deadline.left_ms())]
 
     def _promise_tails(self, asked: list[hits.Asked], keys: Sequence[str], pages: int, deadline: Deadline) -> None:
         """What a lookup counts stays deliverable for some seconds; asking where pages are does not do that."""

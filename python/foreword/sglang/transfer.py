@@ -16,10 +16,11 @@ from foreword.sglang.reports import Reports
 
 # SGLang cuts most transfers to this itself, but not those of batch_set_v2.
 _PAGES_PER_CALL = 128
-# What became of pages whose bytes the agent took is waited for this long, so that a lookup after the put finds them.
-# SGLang puts on a thread of its own. A page that waits for other ranks' shards, or for a group that is away, is
-# waited for once and then not for a while.
-_SETTLE_S = 0.25
+# Pages whose bytes the agent took are waited for, so that a lookup after the put finds them: SGLang puts on a thread
+# of its own. A page may lack other ranks' shards, and the group may be away: after one such wait there is none for a
+# while.
+_SETTLE_S = 2.0
+_SETTLE_GATHERED_S = 1.0
 _SETTLE_PAUSE_S = 10.0
 _SETTLE_STEP_S = 0.002
 # Not an engine's business: one False ends SGLang's whole backup, and the page was left out on purpose.
@@ -61,7 +62,7 @@ class Transfer:
     def _put_all(
         self, pool: Pool, keys: Sequence[str], host_indices: Any, parent: str | None, deadline: Deadline
     ) -> list[int]:
-        pages, namespace = pool.pages, pool.namespace
+        pages, namespace = pool.pages, pool.opened(deadline)
         outcomes: list[int] = []
         starts = starts_of(host_indices, len(keys), pool.host_pool)
         if pages is not None and namespace is not None and starts is not None:
@@ -80,7 +81,7 @@ class Transfer:
     def _get_all(
         self, pool: Pool, keys: Sequence[str], host_indices: Any, deadline: Deadline, every_key: bool
     ) -> list[bool]:
-        pages, namespace = pool.pages, pool.namespace
+        pages, namespace = pool.pages, pool.opened(deadline)
         answers: list[bool] = []
         starts = starts_of(host_indices, len(keys), pool.host_pool)
         if pages is None or namespace is None or starts is None:
@@ -103,7 +104,8 @@ class Transfer:
         now = time.monotonic()
         if not taken or pool.namespace is None or now < self._no_settling_until:
             return
-        end = now + min(_SETTLE_S, deadline.left_ms() / 1000)
+        settle_s = _SETTLE_GATHERED_S if pool.gathered else _SETTLE_S
+        end = now + min(settle_s, deadline.left_ms() / 1000)
         while not all(pool.namespace.locate(taken, timeout_ms=max(1, deadline.left_ms()))):
             if time.monotonic() >= end:
                 self._no_settling_until = time.monotonic() + _SETTLE_PAUSE_S

@@ -14,20 +14,9 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+sys.path.insert(0, str(HERE))
 import fake_native  # noqa: E402
-
-try:
-    import foreword._native  # noqa: F401
-except ImportError:
-    # Not built: what needs no agent is tested all the same.
-    sys.modules["foreword._native"] = fake_native
-
-# What an operator writes, at least: SGLang's keys, and where the agent is.
-EXTRA = {
-    "backend_name": "foreword", "module_path": "foreword.sglang", "class_name": "ForewordStorage", "interface_v1": 1,
-    "agent": "unix:/run/foreword/node.sock",
-}  # fmt: skip
+from pages import EXTRA  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

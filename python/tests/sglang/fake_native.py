@@ -18,8 +18,8 @@ VERSION = "fake"
 
 FIELDS = {
     "tenant", "model", "revision", "dtype", "layout", "storage_format", "page_tokens", "layer_first", "layer_count",
-    "cp_rank", "cp_size", "dcp_rank", "dcp_size", "tp_first", "tp_count", "tp_size", "head_split", "shard_bytes", "pool",
-    "draft_model", "draft_revision", "salt",
+    "cp_rank", "cp_size", "dcp_rank", "dcp_size", "tp_first", "tp_count", "tp_size", "head_split", "shard_bytes",
+    "pool", "draft_model", "draft_revision", "salt",
 }  # fmt: skip
 
 
@@ -29,6 +29,8 @@ class FakeCluster:
 
     pages: dict[str, dict[str, dict[int, bytes]]] = field(default_factory=dict)
     away: bool = False
+    # Waits until namespaces are open.
+    opening: int = 0
     decline: bool = False
     refuse_keys: set[str] = field(default_factory=set)
     clears_allowed: bool = True
@@ -106,10 +108,16 @@ class Namespace:
 
     @property
     def _gone(self) -> bool:
-        return CLUSTER.away or self.closed
+        return CLUSTER.away or self.closed or bool(CLUSTER.opening)
 
     def state(self) -> dict[str, Any]:
-        return {"open": not self._gone, "error": None, "namespace_id": 1}
+        if CLUSTER.opening and not (CLUSTER.away or self.closed):
+            return {"open": False, "error": None, "namespace_id": None}
+        return {"open": not self._gone, "error": "connection refused" if self._gone else None, "namespace_id": 1}
+
+    def wait_open(self, timeout_s: float) -> bool:
+        CLUSTER.opening = max(0, CLUSTER.opening - 1)
+        return not CLUSTER.opening and not self._gone
 
     def _whole(self, key: str) -> bool:
         return len(self._pages.get(key, {})) == len(self.spec["shard_bytes"])

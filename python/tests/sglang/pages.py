@@ -6,7 +6,15 @@ import hashlib
 
 from real_sglang import indices
 
-from foreword.sglang.places import map_pages, starts_of
+
+# What an operator writes, at least: SGLang's keys, and where the agent is.
+EXTRA = {
+    "backend_name": "foreword",
+    "module_path": "foreword.sglang",
+    "class_name": "ForewordStorage",
+    "interface_v1": 1,
+    "agent": "unix:/run/foreword/node.sock",
+}
 
 
 def keys_of(count, name="k"):
@@ -15,6 +23,8 @@ def keys_of(count, name="k"):
 
 def content(pool, page):
     """The bytes of a page, in the order in which they are kept."""
+    from foreword.sglang.places import map_pages, starts_of
+
     seen = []
     map_pages(pool, "kv").put(starts_of(indices(pool, page), 1, pool), lambda places: seen.append(places.read(0)) or [])
     return seen[0]

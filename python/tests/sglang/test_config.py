@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 import pytest
-from conftest import EXTRA
+from pages import EXTRA
 
 from foreword.sglang.config import SGLANG_KEYS, Config, ConfigError, Draft, parse
 

@@ -7,6 +7,7 @@ import time
 from types import SimpleNamespace
 
 import fake_native
+import pytest
 from pages import keys_of, tail, transfer
 from real_sglang import host_pool, indices
 
@@ -83,3 +84,34 @@ def test_a_call_has_one_deadline_however_many_batches_it_takes(real, storage_of,
     answers = storage.batch_set_v2([transfer(real, "mamba", states, range(1000), keys_of(1000))])["mamba"]
     assert allowed == [5000, 3000, 1000]
     assert answers == [True] * 384 + [False] * 616
+
+
+def test_a_namespace_that_is_about_to_open_is_waited_for(real, storage_of, cluster):
+    pool = host_pool("mha", "page_first")
+    cluster.opening = 5
+    storage, keys = storage_of(pool), keys_of(2)
+    assert storage.batch_set_v1(keys, indices(pool, 0, 1)) == [True, True]
+    assert storage.batch_exists(keys) == 2
+
+
+def test_a_namespace_that_does_not_open_is_waited_for_once(real, storage_of, cluster, monkeypatch):
+    from foreword.sglang import pools
+
+    now, waits = [1000.0], []
+
+    def wait_open(self, timeout_s):
+        waits.append(timeout_s)
+        now[0] += timeout_s
+        return False
+
+    monkeypatch.setattr(pools, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(fake_native.Namespace, "wait_open", wait_open)
+    cluster.opening = 1
+    pool = host_pool("mha", "page_first")
+    storage, keys = storage_of(pool), keys_of(2)
+    assert storage.batch_exists(keys) == 0
+    assert sum(waits) == pytest.approx(2.0)
+    waits.clear()
+    assert storage.batch_set_v1(keys, indices(pool, 0, 1)) == [False, False]
+    assert storage.batch_exists(keys) == 0
+    assert waits == []

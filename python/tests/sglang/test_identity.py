@@ -11,7 +11,7 @@ from typing import Any
 import fake_native
 import pytest
 import real_sglang
-from conftest import EXTRA
+from pages import EXTRA
 
 KEY = hashlib.sha256(b"page").hexdigest()
 

@@ -148,7 +148,7 @@ def test_a_refusal_is_the_same_on_every_rank(real, storage_of, rank):
 
 
 def created(real, extra=None):
-    from conftest import EXTRA
+    from pages import EXTRA
     from sglang.srt.mem_cache.storage import StorageBackendFactory
 
     config = real.storage_config("mha", "page_first", extra={**EXTRA, **(extra or {})})

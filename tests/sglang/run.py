@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+"""SGLang's own cache over Foreword: what one engine has written through its agent, another reads through another one.
+
+python3 tests/sglang/run.py --foreword target/debug/foreword [--venv VENV] [--pages 24] [--only mla/page_first]
+
+Of each kind and layout, with and without shared host memory: a producer on agent A; A is stopped; a consumer on agent
+B; both agents are started anew, with nothing in memory; a consumer on A. Each engine is a process of its own, forked
+from one that has imported SGLang (20 s).
+
+VENV, or FOREWORD_SGLANG_VENV: made by ../shared/sglang/install_venv.sh. ../shared is looked for beside the
+repository, or where FOREWORD_SHARED says. The package `foreword` must be importable, or lie where --package says (a
+folder with `foreword/` in it). Exit code: 0 passed, 1 failed, 77 cannot run here (the reason is printed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+CANNOT_RUN = 77
+KINDS = ("mha", "mla")
+LAYOUTS = ("layer_first", "page_first", "page_first_direct")
+
+
+def main() -> int:
+    arguments = parse()
+    reason = why_not(arguments)
+    if reason:
+        print(f"SKIPPED: SGLang's cache over Foreword: {reason}")
+        return CANNOT_RUN
+    if "FOREWORD_SGLANG_INSIDE" not in os.environ:
+        run_inside(arguments)
+    began = time.monotonic()
+    load(arguments)
+    print(f"SGLang is loaded ({time.monotonic() - began:.0f} s)", flush=True)
+    scenarios = [one for one in itertools.product(KINDS, LAYOUTS, (False, True)) if arguments.only in name_of(*one)]
+    failed = [name_of(*one) for one in scenarios if not passes(*one, arguments.pages)]
+    passed = len(scenarios) - len(failed)
+    print(f"SGLang's cache over Foreword: {passed} passed, {len(failed)} failed {' '.join(failed)}".rstrip())
+    return 1 if failed or not scenarios else 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--foreword", default=os.environ.get("FOREWORD_BINARY"), help="path of the foreword binary")
+    parser.add_argument("--venv", default=os.environ.get("FOREWORD_SGLANG_VENV"), help="an environment with SGLang")
+    parser.add_argument("--package", default=None, help="a folder with the package `foreword`, built")
+    parser.add_argument("--pages", type=int, default=24, help="pages of a prompt")
+    parser.add_argument("--only", default="", help="scenarios whose name has this in it")
+    return parser.parse_args()
+
+
+def why_not(arguments: argparse.Namespace) -> str:
+    if not arguments.foreword or not os.access(arguments.foreword, os.X_OK):
+        return f"no foreword binary: {arguments.foreword} (--foreword)"
+    if not arguments.venv or not os.access(f"{arguments.venv}/bin/python", os.X_OK):
+        return f"no environment with SGLang: {arguments.venv} (--venv, FOREWORD_SGLANG_VENV)"
+    return "" if (shared() / "sgl_cpu.py").is_file() else f"no {shared()}/sgl_cpu.py"
+
+
+def shared() -> Path:
+    return Path(os.environ.get("FOREWORD_SHARED") or ROOT.parent / "shared") / "sglang"
+
+
+def run_inside(arguments: argparse.Namespace) -> None:
+    """Goes on in the Python that has SGLang, with the package on its path."""
+    package = arguments.package
+    if package is None:
+        import foreword
+
+        package = str(Path(foreword.__path__[0]).parent)
+    os.environ.update(FOREWORD_SGLANG_INSIDE="1", FOREWORD_BINARY=os.path.abspath(arguments.foreword))
+    # Not the whole folder: another environment's packages may be in it.
+    os.environ["FOREWORD_PACKAGE"] = os.path.abspath(package)
+    python = f"{arguments.venv}/bin/python"
+    os.execv(python, [python, "-u", os.path.abspath(__file__), *sys.argv[1:]])
+
+
+def load(arguments: argparse.Namespace) -> None:
+    sys.dont_write_bytecode = True
+    sys.path[:0] = [str(shared()), str(ROOT / "python" / "tests"), str(Path(__file__).parent)]
+    import sgl_cpu  # noqa: F401
+
+    # The last on the path, so that nothing in it stands before what SGLang was installed with.
+    sys.path.append(os.environ["FOREWORD_PACKAGE"])
+    import cache
+
+    import foreword.sglang.storage  # noqa: F401
+
+    cache.stand_in_for_the_gpu()
+
+
+def name_of(kind: str, layout: str, shm: bool) -> str:
+    return f"{kind}/{layout}{'/shm' if shm else ''}"
+
+
+def passes(kind: str, layout: str, shm: bool, pages: int) -> bool:
+    """Runs one scenario on a cluster of its own."""
+    from support import Cluster
+
+    import cache
+
+    name, began = name_of(kind, layout, shm), time.monotonic()
+    prompt = cache.prompt_of(pages, 1)
+    cluster = Cluster()
+    try:
+        a, b = cluster.agent("a"), cluster.agent("b")
+
+        def engine(agent: Any, use: Callable[[Any], None]) -> None:
+            def run() -> None:
+                made = cache.Engine(kind, layout, pages, extra_config(agent.address("unix"), shm))
+                use(made)
+                made.close()
+
+            in_a_process_of_its_own(run)
+
+        engine(a, lambda producer: producer.produce(prompt, seed=1))
+        a.end()
+        engine(b, lambda consumer: consumer.consume(prompt, 1, pages))
+        b.end()
+        a.start()
+        b.start()
+        engine(a, lambda consumer: consumer.consume(prompt, 1, pages))
+        engine(b, lambda consumer: consumer.consume(cache.prompt_of(pages, 2), 2, 0))
+    except Exception:
+        traceback.print_exc()
+        print(f"FAILED {name}", flush=True)
+        return False
+    finally:
+        cluster.end()
+    print(f"passed {name}: {pages} pages ({time.monotonic() - began:.1f} s)", flush=True)
+    return True
+
+
+def extra_config(agent: str, shm: bool) -> dict[str, Any]:
+    return {
+        "backend_name": "foreword",
+        "module_path": "foreword.sglang",
+        "class_name": "ForewordStorage",
+        "interface_v1": 1,
+        "agent": agent,
+        **({"allocator": "shm"} if shm else {}),
+    }
+
+
+def in_a_process_of_its_own(use: Callable[[], None]) -> None:
+    """Forks: this process has no threads and no connection yet. Raises if the other one fails."""
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        try:
+            use()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if status:
+        raise RuntimeError(f"an engine's process ended with {status}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
