@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """SGLang's own cache over Foreword: what one engine has written through its agent, another reads through another one.
 
-python3 tests/sglang/run.py --foreword target/debug/foreword [--venv VENV] [--pages 24] [--only mla/page_first]
+    python3 tests/sglang/run.py --foreword target/debug/foreword [--venv VENV] [--pages 24] [--only mla/page_first]
 
 Of each kind and layout, with and without shared host memory: a producer on agent A; A is stopped; a consumer on agent
 B; both agents are started anew, with nothing in memory; a consumer on A. Each engine is a process of its own, forked
@@ -86,16 +86,16 @@ def run_inside(arguments: argparse.Namespace) -> None:
 
 def load(arguments: argparse.Namespace) -> None:
     sys.dont_write_bytecode = True
-    sys.path[:0] = [str(shared()), str(ROOT / "python" / "tests"), str(Path(__file__).parent)]
+    sys.path[:0] = [str(shared()), str(ROOT / "python" / "tests"), str(ROOT / "examples" / "sglang")]
     import sgl_cpu  # noqa: F401
 
     # The last on the path, so that nothing in it stands before what SGLang was installed with.
     sys.path.append(os.environ["FOREWORD_PACKAGE"])
-    import cache
+    import engine
 
     import foreword.sglang.storage  # noqa: F401
 
-    cache.stand_in_for_the_gpu()
+    engine.stand_in_for_the_gpu()
 
 
 def name_of(kind: str, layout: str, shm: bool) -> str:
@@ -106,17 +106,17 @@ def passes(kind: str, layout: str, shm: bool, pages: int) -> bool:
     """Runs one scenario on a cluster of its own."""
     from support import Cluster
 
-    import cache
+    import engine as engines
 
     name, began = name_of(kind, layout, shm), time.monotonic()
-    prompt = cache.prompt_of(pages, 1)
+    prompt = engines.prompt_of(pages, 1)
     cluster = Cluster()
     try:
         a, b = cluster.agent("a"), cluster.agent("b")
 
         def engine(agent: Any, use: Callable[[Any], None]) -> None:
             def run() -> None:
-                made = cache.Engine(kind, layout, pages, extra_config(agent.address("unix"), shm))
+                made = engines.Engine(kind, layout, pages, engines.extra_config(agent.address("unix"), shm=shm))
                 use(made)
                 made.close()
 
@@ -129,7 +129,7 @@ def passes(kind: str, layout: str, shm: bool, pages: int) -> bool:
         a.start()
         b.start()
         engine(a, lambda consumer: consumer.consume(prompt, 1, pages))
-        engine(b, lambda consumer: consumer.consume(cache.prompt_of(pages, 2), 2, 0))
+        engine(b, lambda consumer: consumer.consume(engines.prompt_of(pages, 2), 2, 0))
     except Exception:
         traceback.print_exc()
         print(f"FAILED {name}", flush=True)
@@ -138,17 +138,6 @@ def passes(kind: str, layout: str, shm: bool, pages: int) -> bool:
         cluster.end()
     print(f"passed {name}: {pages} pages ({time.monotonic() - began:.1f} s)", flush=True)
     return True
-
-
-def extra_config(agent: str, shm: bool) -> dict[str, Any]:
-    return {
-        "backend_name": "foreword",
-        "module_path": "foreword.sglang",
-        "class_name": "ForewordStorage",
-        "interface_v1": 1,
-        "agent": agent,
-        **({"allocator": "shm"} if shm else {}),
-    }
 
 
 def in_a_process_of_its_own(use: Callable[[], None]) -> None:

@@ -87,33 +87,36 @@ class Pools:
     _closed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def register_anchor(self, host_pool: Any) -> None:
+    def register_anchor(self, host_pool: Any) -> Pool:
         """Raises ConfigError for a pool that cannot be served, with what to write instead."""
         pool = self._made(KV, host_pool, host_pool)
         with self._lock:
             previous, self.anchor = [self.anchor, self._by_name.get(KV)], pool
             self._by_name[KV] = pool
         _close(previous)
+        return pool
 
-    def register(self, name: str, host_pool: Any) -> None:
-        """The same for a pool by name; registered again it takes the place of the former one."""
+    def register(self, name: str, host_pool: Any) -> Pool | None:
+        """The same for a pool by name; registered again it takes the place of the former one. None: it was known."""
         with self._lock:
             known = self._by_name.get(name)
         if known is not None and known.host_pool is host_pool:
-            return
+            return None
         anchor = self.anchor.host_pool if self.anchor is not None else host_pool
         try:
             pool = self._made(name, host_pool, anchor)
         except ValueError:
             # SGLang does not roll an attach back here, so that calls for this pool may still come: they find nothing.
-            with self._lock:
-                previous = self._by_name.pop(name, None)
-            if previous is not self.anchor:
-                _close([previous])
+            self._replace(name, None)
             raise
+        self._replace(name, pool)
+        return pool
+
+    def _replace(self, name: str, pool: Pool | None) -> None:
         with self._lock:
-            previous = self._by_name.get(name)
-            self._by_name[name] = pool
+            previous = self._by_name.pop(name, None)
+            if pool is not None:
+                self._by_name[name] = pool
         if previous is not self.anchor:
             _close([previous])
 

@@ -53,13 +53,12 @@ class ForewordStorage(HiCacheStorage):
 
     def register_mem_pool_host(self, mem_pool_host: Any) -> None:
         super().register_mem_pool_host(mem_pool_host)
-        self._pools.register_anchor(mem_pool_host)
-        self._log_pool(self._pools.anchor)
+        self._log_pool(self._pools.register_anchor(mem_pool_host))
 
     def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None:
-        self._pools.register(str(getattr(host_pool_name, "value", host_pool_name)), host_pool)
+        pool = self._pools.register(str(getattr(host_pool_name, "value", host_pool_name)), host_pool)
         super().register_mem_host_pool_v2(host_pool, host_pool_name)
-        self._log_pool(self._pools.get(host_pool_name))
+        self._log_pool(pool)
 
     def on_host_pools_registered(self) -> None:
         logger.info("foreword: attached to %s with the pools %s", self.config.agent, ", ".join(self._pools.names()))

@@ -1,13 +1,16 @@
-"""SGLang's own UnifiedRadixCache on a machine without a GPU, with its controller, threads, host pools and a storage
-backend.
+"""SGLang's own UnifiedRadixCache without a GPU, with its controller, threads, host pools and storage backend.
+
+    engine.py produce --agent unix:/run/foreword/node.sock     # draws a prompt's KV and writes it through
+    engine.py consume --agent unix:/run/foreword/node.sock     # has never seen it: reads it, and compares every byte
 
 Everything is SGLang's but memory that is not pinned, and the kernels that copy between a device and the host, for
-which torch's indexing stands in. A producer inserts a prompt and writes it through to storage; a consumer, which has
-never seen it, asks storage for it, loads it back, and compares every layer.
+which torch's indexing stands in. Needs the Python of an environment with SGLang, and `sgl_cpu.py` of ../shared/sglang
+(FOREWORD_SHARED) on its path.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import time
@@ -195,3 +198,41 @@ def _key(prompt: list[int]) -> RadixKey:
 def _drawn(buffer: Any, seed: int, layer: int, tokens: int) -> Any:
     generator = torch.Generator().manual_seed(1000 * seed + layer)
     return torch.randint(-100, 100, (tokens, *buffer.shape[1:]), generator=generator).to(buffer.dtype)
+
+
+def extra_config(agent: str, *, shm: bool = False) -> dict[str, Any]:
+    """What an operator gives to --hicache-storage-backend-extra-config."""
+    extra = {
+        "backend_name": "foreword",
+        "module_path": "foreword.sglang",
+        "class_name": "ForewordStorage",
+        "interface_v1": 1,
+        "agent": agent,
+    }
+    return {**extra, "allocator": "shm"} if shm else extra
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="One engine without a GPU: SGLang's cache over a Foreword agent")
+    parser.add_argument("role", choices=("produce", "consume"))
+    parser.add_argument("--agent", required=True, help="unix:/path or HOST:PORT")
+    parser.add_argument("--kind", default="mha", choices=("mha", "mla"))
+    parser.add_argument("--layout", default="page_first", choices=("layer_first", "page_first", "page_first_direct"))
+    parser.add_argument("--pages", type=int, default=128, help="pages of the prompt, of 64 tokens")
+    asked = parser.parse_args()
+    stand_in_for_the_gpu()
+    logging.basicConfig(level=logging.INFO, format="    %(name)s: %(message)s")
+    engine = Engine(asked.kind, asked.layout, asked.pages, extra_config(asked.agent))
+    prompt = prompt_of(asked.pages, seed=1)
+    if asked.role == "produce":
+        engine.produce(prompt, seed=1)
+        print(f"producer: {asked.pages} pages ({len(prompt)} tokens) are stored")
+    else:
+        took_s = engine.consume(prompt, 1, asked.pages)
+        took = f"{asked.pages} pages came from storage in {took_s * 1000:.0f} ms"
+        print(f"consumer: {took}, and every byte is the producer's")
+    engine.close()
+
+
+if __name__ == "__main__":
+    main()
