@@ -82,9 +82,11 @@ def _load(
 
 
 class Engine:
-    """One engine with a cache and its storage backend. `extra`: SGLang's extra config for a dynamic backend."""
+    """One engine with a cache and its storage backend. `extra`: SGLang's extra config for a dynamic backend, None for
+    none.
+    """
 
-    def __init__(self, kind: str, layout: str, pages: int, extra: dict[str, Any]) -> None:
+    def __init__(self, kind: str, layout: str, pages: int, extra: dict[str, Any] | None) -> None:
         sgl_cpu.set_parallel()
         tokens = (pages + 8) * PAGE_TOKENS
         self.pages = pages
@@ -106,8 +108,8 @@ class Engine:
             hicache_write_policy="write_through",
             hicache_ratio=2.0,
             hicache_mem_layout=layout,
-            hicache_storage_backend="dynamic",
-            hicache_storage_backend_extra_config=json.dumps({"prefetch_threshold": 1, **extra}),
+            hicache_storage_backend=None if extra is None else "dynamic",
+            hicache_storage_backend_extra_config=None if extra is None else _written(extra),
             hicache_storage_prefetch_policy="wait_complete",
         )
         set_global_server_args_for_scheduler(args)
@@ -156,6 +158,12 @@ class Engine:
             self._compare(asked, seed, loaded)
         return took_s
 
+    def attach(self, extra: dict[str, Any]) -> tuple[bool, str]:
+        """As PUT /hicache/storage-backend does; whether it succeeded, and what SGLang says."""
+        return self.cache.attach_storage_backend(
+            "dynamic", _written(extra), hicache_storage_prefetch_policy="wait_complete"
+        )
+
     def close(self) -> None:
         detached, message = self.cache.detach_storage_backend()
         assert detached, message
@@ -184,6 +192,10 @@ class Engine:
             self.cache.check_hicache_events()
             assert time.monotonic() < deadline, f"not within {PATIENCE_S} s: {what}"
             time.sleep(0.001)
+
+
+def _written(extra: dict[str, Any]) -> str:
+    return json.dumps({"prefetch_threshold": 1, **extra})
 
 
 def prompt_of(pages: int, seed: int) -> list[int]:

@@ -21,6 +21,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,14 @@ def main() -> int:
     began = time.monotonic()
     load(arguments)
     print(f"SGLang is loaded ({time.monotonic() - began:.0f} s)", flush=True)
-    scenarios = [one for one in itertools.product(KINDS, LAYOUTS, (False, True)) if arguments.only in name_of(*one)]
-    failed = [name_of(*one) for one in scenarios if not passes(*one, arguments.pages)]
+    scenarios: dict[str, Callable[[Any], None]] = {
+        "attached at run time": lambda at: attached_at_run_time(at, arguments.pages)
+    }
+    for kind, layout, shm in itertools.product(KINDS, LAYOUTS, (False, True)):
+        name = f"{kind}/{layout}{'/shm' if shm else ''}"
+        scenarios[name] = partial(crosses_agents, kind=kind, layout=layout, shm=shm, pages=arguments.pages)
+    scenarios = {name: scenario for name, scenario in scenarios.items() if arguments.only in name}
+    failed = [name for name, scenario in scenarios.items() if not passes(name, scenario)]
     passed = len(scenarios) - len(failed)
     print(f"SGLang's cache over Foreword: {passed} passed, {len(failed)} failed {' '.join(failed)}".rstrip())
     return 1 if failed or not scenarios else 0
@@ -98,46 +105,83 @@ def load(arguments: argparse.Namespace) -> None:
     engine.stand_in_for_the_gpu()
 
 
-def name_of(kind: str, layout: str, shm: bool) -> str:
-    return f"{kind}/{layout}{'/shm' if shm else ''}"
-
-
-def passes(kind: str, layout: str, shm: bool, pages: int) -> bool:
+def passes(name: str, scenario: Callable[[Any], None]) -> bool:
     """Runs one scenario on a cluster of its own."""
     from support import Cluster
 
-    import engine as engines
-
-    name, began = name_of(kind, layout, shm), time.monotonic()
-    prompt = engines.prompt_of(pages, 1)
-    cluster = Cluster()
+    began, cluster = time.monotonic(), Cluster()
     try:
-        a, b = cluster.agent("a"), cluster.agent("b")
-
-        def engine(agent: Any, use: Callable[[Any], None]) -> None:
-            def run() -> None:
-                made = engines.Engine(kind, layout, pages, engines.extra_config(agent.address("unix"), shm=shm))
-                use(made)
-                made.close()
-
-            in_a_process_of_its_own(run)
-
-        engine(a, lambda producer: producer.produce(prompt, seed=1))
-        a.end()
-        engine(b, lambda consumer: consumer.consume(prompt, 1, pages))
-        b.end()
-        a.start()
-        b.start()
-        engine(a, lambda consumer: consumer.consume(prompt, 1, pages))
-        engine(b, lambda consumer: consumer.consume(engines.prompt_of(pages, 2), 2, 0))
+        scenario(cluster)
     except Exception:
         traceback.print_exc()
         print(f"FAILED {name}", flush=True)
         return False
     finally:
         cluster.end()
-    print(f"passed {name}: {pages} pages ({time.monotonic() - began:.1f} s)", flush=True)
+    print(f"passed {name} ({time.monotonic() - began:.1f} s)", flush=True)
     return True
+
+
+def crosses_agents(cluster: Any, *, kind: str, layout: str, shm: bool, pages: int) -> None:
+    """Written through A, which is stopped; read through B; then through both with nothing in memory."""
+    import engine as engines
+
+    prompt = engines.prompt_of(pages, 1)
+    a, b = cluster.agent("a"), cluster.agent("b")
+
+    def engine(agent: Any, use: Callable[[Any], None]) -> None:
+        def run() -> None:
+            made = engines.Engine(kind, layout, pages, engines.extra_config(agent.address("unix"), shm=shm))
+            use(made)
+            made.close()
+
+        in_a_process_of_its_own(run)
+
+    engine(a, lambda producer: producer.produce(prompt, seed=1))
+    a.end()
+    engine(b, lambda consumer: consumer.consume(prompt, 1, pages))
+    b.end()
+    a.start()
+    b.start()
+    engine(a, lambda consumer: consumer.consume(prompt, 1, pages))
+    engine(b, lambda consumer: consumer.consume(engines.prompt_of(pages, 2), 2, 0))
+
+
+def attached_at_run_time(cluster: Any, pages: int) -> None:
+    """Attached to a running engine: refused and rolled back; while the agent is away; detached, and attached again."""
+    import engine as engines
+
+    agent = cluster.agent("a", "--state-dir", str(cluster.folder / "a"))
+    extra, prompt = engines.extra_config(agent.address("unix")), engines.prompt_of(pages, 1)
+
+    def without_agent() -> None:
+        engine = engines.Engine("mha", "page_first", pages, None)
+        attached, says = engine.attach({**extra, "agnet": "x"})
+        assert not attached, "a misspelt key was taken"
+        assert 'agnet: no such key; write "agent" instead' in says, says
+        attached, says = engine.attach(extra)
+        assert attached, says
+        engine.consume(prompt, 1, 0)
+        engine.close()
+
+    def with_agent() -> None:
+        producer = engines.Engine("mha", "page_first", pages, None)
+        for _ in range(2):
+            attached, says = producer.attach(extra)
+            assert attached, says
+            producer.close()
+        attached, says = producer.attach(extra)
+        assert attached, says
+        producer.produce(prompt, seed=1)
+        producer.close()
+        consumer = engines.Engine("mha", "page_first", pages, extra)
+        consumer.consume(prompt, 1, pages)
+        consumer.close()
+
+    agent.end()
+    in_a_process_of_its_own(without_agent)
+    agent.start()
+    in_a_process_of_its_own(with_agent)
 
 
 def in_a_process_of_its_own(use: Callable[[], None]) -> None:

@@ -81,9 +81,11 @@ class Pools:
     ranks: RankGroup
     connection: _native.Connection
     warn: Callable[[str], None]
+    # The KV pages' of interface v1.
     anchor: Pool | None = None
     _by_name: dict[str, Pool] = field(default_factory=dict)
-    _revision: str = ""
+    # The weights' version, as SGLang had it when the namespaces were opened.
+    _served: str = field(default_factory=runtime.weight_version)
     _closed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -95,6 +97,11 @@ class Pools:
             self._by_name[KV] = pool
         _close(previous)
         return pool
+
+    @property
+    def kv(self) -> Pool | None:
+        """The pool of the KV pages."""
+        return self.anchor or self._by_name.get(KV)
 
     def register(self, name: str, host_pool: Any) -> Pool | None:
         """The same for a pool by name; registered again it takes the place of the former one. None: it was known."""
@@ -126,17 +133,18 @@ class Pools:
 
     def follow_weights(self) -> None:
         """Opens the namespaces of the weights that are served now, and closes those of the former ones. Called before
-        every use: SGLang tells no backend of new weights."""
-        if self._revision_now() == self._revision:
+        every use: SGLang tells no backend of new weights.
+        """
+        if runtime.weight_version() == self._served:
             return
         with self._lock:
-            now = self._revision_now()
-            if now == self._revision or self._closed:
+            served = runtime.weight_version()
+            if served == self._served or self._closed:
                 return
             former = [pool.namespace for pool in self._all()]
             for pool in self._all():
-                pool.use(self._opened(pool.spec, now))
-            self._revision = now
+                pool.use(self._opened(pool.spec, identity.revision(self.config, served)))
+            self._served = served
         for namespace in former:
             if namespace is not None:
                 namespace.close()
@@ -158,9 +166,6 @@ class Pools:
         pools = ([self.anchor] if self.anchor is not None else []) + list(self._by_name.values())
         return iter({id(pool): pool for pool in pools}.values())
 
-    def _revision_now(self) -> str:
-        return identity.revision(self.config, runtime.weight_version())
-
     def _made(self, name: str, host_pool: Any, anchor: Any) -> Pool:
         pages = map_pages(host_pool, name)
         shared = sharing(host_pool, name, self.storage_config)
@@ -180,10 +185,9 @@ class Pools:
             return pool
         known = identity.Pool(host_pool, name, pages.page_bytes, pages.form, shared, anchor)
         pool.spec = identity.spec(self.config, self.storage_config, self.ranks, known)
-        if not self._revision:
-            self._revision = self._revision_now()
+        revision = identity.revision(self.config, self._served)
         try:
-            pool.use(self.connection.namespace({**pool.spec, "revision": self._revision}))
+            pool.use(self.connection.namespace({**pool.spec, "revision": revision}))
         except ValueError as error:
             raise ConfigError(f"{name} pool", str(error)) from error
         return pool

@@ -17,7 +17,7 @@ from sglang.srt.observability.metrics_collector import StorageMetrics
 from foreword.sglang import hits, ranks, runtime
 from foreword.sglang.config import Config, ConfigError, parse
 from foreword.sglang.connect import connect
-from foreword.sglang.deadline import Deadline
+from foreword.sglang.deadline import Deadline, Patience
 from foreword.sglang.pools import Pool, Pools
 from foreword.sglang.reports import Reports
 from foreword.sglang.transfer import Transfer
@@ -41,6 +41,7 @@ class ForewordStorage(HiCacheStorage):
         group = ranks.rank_group(storage_config, runtime.parallel(), self.config.rank_group)
         self.registered_pools: dict[Any, Any] = {}
         self._reports = Reports(metrics=bool(storage_config.enable_storage_metrics))
+        self._patience = Patience(self.config.timeout_ms)
         self._transfer = Transfer(self._reports)
         self._closed = False
         self._connection = connect(self.config)
@@ -67,21 +68,19 @@ class ForewordStorage(HiCacheStorage):
 
     def batch_exists(self, keys: Sequence[str], extra_info: Any = None) -> int:
         """How many of the leading keys' pages this machine's agent could deliver now."""
-        return self._answered(lambda: self._kv_run(keys, Deadline(self.config.timeout_ms)), 0)
+        return self._answered(lambda: self._kv_run(keys, self._patience.deadline()), 0)
 
     def batch_get_v1(self, keys: Sequence[str], host_indices: Any, extra_info: Any = None) -> list[bool]:
         """Reads pages into the KV pool, up to the first that is not there. One answer a key."""
-        deadline = Deadline(self.config.timeout_ms)
+        deadline = self._patience.deadline()
         nothing = [False] * len(keys)
-        return self._answered(
-            lambda: self._get(self._pools.anchor, keys, host_indices, deadline, every_key=False), nothing
-        )
+        return self._answered(lambda: self._get(self._pools.kv, keys, host_indices, deadline, every_key=False), nothing)
 
     def batch_set_v1(self, keys: Sequence[str], host_indices: Any, extra_info: Any = None) -> list[bool]:
         """Writes pages of the KV pool. One answer a key: True also for one that need not be written."""
-        deadline = Deadline(self.config.timeout_ms)
+        deadline = self._patience.deadline()
         nothing = [False] * len(keys)
-        return self._answered(lambda: self._put(self._pools.anchor, keys, host_indices, extra_info, deadline), nothing)
+        return self._answered(lambda: self._put(self._pools.kv, keys, host_indices, extra_info, deadline), nothing)
 
     # ---- interface v2: several pools at once ----
 
@@ -96,7 +95,7 @@ class ForewordStorage(HiCacheStorage):
 
     def batch_get_v2(self, transfers: Sequence[Any], extra_info: Any = None) -> dict[Any, list[bool]]:
         """Reads pages into these pools. For each pool's name, one answer a key."""
-        deadline = Deadline(self.config.timeout_ms)
+        deadline = self._patience.deadline()
 
         def get(transfer: Any) -> list[bool]:
             pool, keys = self._pools.get(transfer.name), transfer.keys or []
@@ -106,7 +105,7 @@ class ForewordStorage(HiCacheStorage):
 
     def batch_set_v2(self, transfers: Sequence[Any], extra_info: Any = None) -> dict[Any, list[bool]]:
         """Writes pages of these pools. For each pool's name, one answer a key."""
-        deadline = Deadline(self.config.timeout_ms)
+        deadline = self._patience.deadline()
 
         def put(transfer: Any) -> list[bool]:
             pool, keys = self._pools.get(transfer.name), transfer.keys or []
@@ -183,7 +182,7 @@ class ForewordStorage(HiCacheStorage):
         return {transfer.name: answer for transfer, answer in zip(transfers, answers, strict=True)}
 
     def _kv_run(self, keys: Sequence[str], deadline: Deadline) -> int:
-        pool = self._pools.anchor
+        pool = self._pools.kv
         if pool is None or not keys:
             return 0
         if pool.pages is None:
@@ -206,13 +205,14 @@ class ForewordStorage(HiCacheStorage):
         if namespace is None or not deadline.left_ms():
             return 0
         run = namespace.lookup(keys, timeout_ms=deadline.left_ms())
+        self._patience.note(deadline, answered=bool(run))
         if not run:
             self._say_why_not(pool)
         return run
 
     def _exists_v2(self, keys: Sequence[str], transfers: list[Any]) -> PoolTransferResult:
-        deadline = Deadline(self.config.timeout_ms)
-        anchor = self._pools.anchor
+        deadline = self._patience.deadline()
+        anchor = self._pools.kv
         without_bytes = anchor is not None and anchor.pages is None
         kv_run = len(keys) if without_bytes else self._kv_run(keys, deadline)
         asked = [self._asked(transfer, keys[:kv_run], deadline) for transfer in transfers]
@@ -249,7 +249,9 @@ class ForewordStorage(HiCacheStorage):
         if policy is hits.Policy.ALL_PAGES:
             run = self._lookup(pool, keys, deadline)
             return [True] * run + [False] * (len(keys) - run)
-        return [bool(tiers) for tiers in namespace.locate(keys, timeout_ms=deadline.left_ms())]
+        present = [bool(tiers) for tiers in namespace.locate(keys, timeout_ms=deadline.left_ms())]
+        self._patience.note(deadline, answered=any(present))
+        return present
 
     def _promise_tails(self, asked: list[hits.Asked], keys: Sequence[str], pages: int, deadline: Deadline) -> None:
         """What a lookup counts stays deliverable for some seconds; asking where pages are does not do that."""
@@ -264,6 +266,7 @@ class ForewordStorage(HiCacheStorage):
         if pool is None or not keys:
             return [False] * len(keys)
         answers = self._transfer.get(pool, keys, host_indices, deadline, every_key=every_key)
+        self._patience.note(deadline, answered=any(answers))
         if not all(answers):
             self._say_why_not(pool)
         return answers
@@ -276,6 +279,7 @@ class ForewordStorage(HiCacheStorage):
         # None: SGLang does not say. Empty: the first key begins a chain. In both cases there is no parent to name.
         before = getattr(extra_info, "prefix_keys", None)
         answers = self._transfer.put(pool, keys, host_indices, before[-1] if before else None, deadline)
+        self._patience.note(deadline, answered=any(answers))
         if not all(answers):
             self._say_why_not(pool)
         return answers

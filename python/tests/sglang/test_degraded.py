@@ -115,3 +115,34 @@ def test_a_namespace_that_does_not_open_is_waited_for_once(real, storage_of, clu
     assert storage.batch_set_v1(keys, indices(pool, 0, 1)) == [False, False]
     assert storage.batch_exists(keys) == 0
     assert waits == []
+
+
+def test_after_a_call_that_nobody_answered_the_next_ones_are_short(real, storage_of, monkeypatch):
+    """SGLang reads KV pages and those of other pools before it looks whether it is to stop, and waits 10 s for that."""
+    from foreword.sglang import deadline
+
+    now, allowed = [1000.0], []
+
+    def asleep(self, keys, *_, timeout_ms, **__):
+        allowed.append(timeout_ms)
+        now[0] += timeout_ms / 1000
+        return [False] * len(keys)
+
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    answers = fake_native.Namespace.get
+    monkeypatch.setattr(fake_native.Namespace, "get", asleep)
+    pool = host_pool("mha", "page_first")
+    storage, keys = storage_of(pool), keys_of(1)
+    for _ in range(3):
+        assert storage.batch_get_v1(keys, indices(pool, 0)) == [False]
+    assert allowed == [5000, 500, 500]
+    now[0] += 10
+    storage.batch_get_v1(keys, indices(pool, 0))
+    assert allowed[-1] == 5000
+    storage.batch_get_v1(keys, indices(pool, 0))
+    assert allowed[-1] == 500
+    monkeypatch.setattr(fake_native.Namespace, "get", answers)
+    assert storage.batch_get_v1(keys, indices(pool, 0)) == [False]
+    monkeypatch.setattr(fake_native.Namespace, "get", asleep)
+    storage.batch_get_v1(keys, indices(pool, 0))
+    assert allowed[-1] == 5000
