@@ -131,6 +131,9 @@ impl Copying<'_> {
             if page >= self.keys {
                 return;
             }
+            if self.deadline.left().is_none() {
+                return self.fail(CallError::Deadline);
+            }
             while page >= answered as usize && !done {
                 // The agent may be waiting for the pins of what is copied.
                 if answered > 0 && self.since_told.swap(0, Ordering::Relaxed) > 0 {

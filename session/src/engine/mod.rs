@@ -177,6 +177,14 @@ impl Session {
         self.born.is_now() && self.line.is_open()
     }
 
+    /// Ends it, for both sides. Calls under way come back soon, as those of a session that has ended.
+    pub fn close(&self) {
+        // In a child the socket is the parent's, and closed already.
+        if self.born.is_now() {
+            self.line.close();
+        }
+    }
+
     /// Segments that are mapped now.
     pub fn segments_mapped(&self) -> usize {
         self.segments.mapped()
@@ -192,10 +200,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // In a child the socket is the parent's, and closed already.
-        if self.born.is_now() {
-            self.line.close();
-        }
+        self.close();
     }
 }
 

@@ -38,7 +38,9 @@ impl Session {
             let slot = self.ask(Op::Wanted, put.namespace, put.shard, part, 0, 0, deadline)?;
             answers.extend((0..part.len()).map(|index| page_of(&slot, index)));
         }
-        let wanted: Vec<usize> = (0..answers.len()).filter(|index| answers[*index].code == PutCode::Wanted).collect();
+        // Bytes that are on their way with another call are sent too by who waits until the page is published.
+        let sent = |code| code == PutCode::Wanted || put.wait_published && code == PutCode::Taken;
+        let wanted: Vec<usize> = (0..answers.len()).filter(|index| sent(answers[*index].code)).collect();
         let mut under_way = VecDeque::new();
         for run in chunks(&wanted, |page| shard_bytes(pages, page)) {
             if under_way.len() == CHUNKS_AHEAD
