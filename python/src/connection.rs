@@ -50,7 +50,7 @@ impl Connection {
             }
         }
         let timeout = timeout_of(Some(timeout_ms), Duration::ZERO)?;
-        Ok(Self { link: Arc::new(Link::new(endpoint)), tenant: tenant.to_owned(), timeout })
+        Ok(Self { link: Arc::new(Link::new(endpoint, tenant)), tenant: tenant.to_owned(), timeout })
     }
 
     fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -1,11 +1,13 @@
 //! Page keys as Python writes them.
 
 use std::ops::Range;
+use std::slice;
 
 use bytes::Bytes;
 use foreword_proto::PageKey;
 use foreword_proto::limits::PAGE_KEY_BYTES;
 use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
 
@@ -29,6 +31,9 @@ impl Keys {
         }
         let mut out = Vec::with_capacity(keys.len().unwrap_or(0) * PAGE_KEY_BYTES);
         if let Ok(list) = keys.cast::<PyList>() {
+            if let Some(keys) = all_digits(list) {
+                return Ok(Self(keys.into()));
+            }
             for (index, key) in list.iter().enumerate() {
                 push(&mut out, index, &key)?;
             }
@@ -66,13 +71,49 @@ impl Keys {
 
     /// One key.
     pub(crate) fn key(&self, index: usize) -> PageKey {
-        PageKey(std::array::from_fn(|at| self.0[index * PAGE_KEY_BYTES + at]))
+        PageKey(self.arrays()[index])
+    }
+
+    /// Each of them.
+    pub(crate) fn arrays(&self) -> &[[u8; PAGE_KEY_BYTES]] {
+        self.0.as_chunks().0
     }
 
     /// All of them, one after another.
     pub(crate) fn wire(&self) -> Bytes {
         self.0.clone()
     }
+}
+
+/// The keys of a list of nothing but 64 hexadecimal digits, as SGLang's are; None for any other. Some 10 ns a key, less than half of what the
+/// safe way costs, which takes a reference to each member and looks at its type.
+fn all_digits(list: &Bound<'_, PyList>) -> Option<Vec<u8>> {
+    let mut keys = vec![0; list.len() * PAGE_KEY_BYTES];
+    // As many at a time as stay in the nearest cache.
+    let mut digits = [[0; 2 * PAGE_KEY_BYTES]; 64];
+    for (part, keys) in keys.chunks_mut(digits.len() * PAGE_KEY_BYTES).enumerate() {
+        let digits = &mut digits[..keys.len() / PAGE_KEY_BYTES];
+        for (index, digits) in digits.iter_mut().enumerate() {
+            digits.copy_from_slice(digits_at(list, part * 64 + index)?);
+        }
+        faster_hex::hex_decode(digits.as_flattened(), keys).ok()?;
+    }
+    Some(keys)
+}
+
+/// A member of a list, if it is a str of 64 bytes.
+fn digits_at<'a>(list: &'a Bound<'_, PyList>, index: usize) -> Option<&'a [u8]> {
+    let mut len = 0;
+    // SAFETY: Python's lock is held, and nothing that could change the list runs before its members were read.
+    let text =
+        unsafe { ffi::PyUnicode_AsUTF8AndSize(ffi::PyList_GetItem(list.as_ptr(), index as isize), &raw mut len) };
+    if text.is_null() {
+        // No str, or one without UTF-8: the other way says so.
+        drop(PyErr::take(list.py()));
+        return None;
+    }
+    // SAFETY: Python keeps so many bytes there as long as the member.
+    (len as usize == 2 * PAGE_KEY_BYTES).then(|| unsafe { slice::from_raw_parts(text.cast(), 2 * PAGE_KEY_BYTES) })
 }
 
 fn push(out: &mut Vec<u8>, index: usize, key: &Bound<'_, PyAny>) -> PyResult<()> {

@@ -133,17 +133,26 @@ impl Places {
         self.parts_of(page).map(|(_, bytes)| bytes).sum()
     }
 
-    /// Address and bytes of each part of one page.
-    pub(crate) fn parts_of(&self, page: usize) -> impl Iterator<Item = (usize, usize)> {
-        assert!(page < self.pages, "page {page} of {}", self.pages);
-        (0..self.parts).map(move |part| match &self.kind {
+    /// Parts of each page.
+    pub(crate) fn parts(&self) -> usize {
+        self.parts
+    }
+
+    /// Address and bytes of a part of a page.
+    pub(crate) fn part(&self, page: usize, part: usize) -> (usize, usize) {
+        assert!(page < self.pages && part < self.parts, "part {part} of page {page}");
+        match &self.kind {
             Kind::Strided { bases, strides, lens, starts } => (bases[part] + starts[page] * strides[part], lens[part]),
             Kind::Explicit { addresses, lens } => {
                 let at = page * self.parts + part;
                 (addresses[at], lens[at])
             }
             Kind::Buffer { memory, page_bytes } => (memory.address() + page * page_bytes, *page_bytes),
-        })
+        }
+    }
+
+    fn parts_of(&self, page: usize) -> impl Iterator<Item = (usize, usize)> {
+        (0..self.parts).map(move |part| self.part(page, part))
     }
 
     /// Copies bytes of a page into its place, from `offset` on. They must lie within the page.

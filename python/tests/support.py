@@ -96,7 +96,7 @@ class Agent:
             self.cluster.folder / f"{self.name}.log",
             *("node", "--name", self.name, "--meta", self.cluster.meta_address),
             *("--listen", f"127.0.0.1:{self.port}", "--socket", str(self.socket)),
-            *("--l3", f"posix:{self.cluster.folder}/l3", "--arena-bytes", "128MiB", *self.arguments),
+            *("--l3", f"posix:{self.cluster.folder}/l3", *self.arguments),
         )
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> None:
@@ -119,7 +119,7 @@ class Agent:
 class Cluster:
     """One replica, and any number of agents."""
 
-    def __init__(self) -> None:
+    def __init__(self, l3_bytes: str = "1GiB") -> None:
         # Short: the path of a unix socket has 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="fw-"))
         (self.folder / "l3").mkdir()
@@ -128,7 +128,7 @@ class Cluster:
         subprocess.run(
             [
                 *(binary(), "meta", "init", "--data-dir", data, "--peers", f"1={self.meta_address}"),
-                *("--l3", f"posix:{self.folder}/l3", "--l3-bytes", "1GiB"),
+                *("--l3", f"posix:{self.folder}/l3", "--l3-bytes", l3_bytes),
             ],
             check=True,
             stdout=subprocess.DEVNULL,
@@ -136,7 +136,13 @@ class Cluster:
         self.meta = Server(self.folder / "meta.log", "meta", "run", "--data-dir", data)
         self.agents: list[Agent] = []
 
-    def agent(self, name: str, *arguments: str) -> Agent:
+    def agent(self, name: str, **configuration: Any) -> Agent:
+        """A new one, with these fields of its configuration file."""
+        file = self.folder / f"{name}.toml"
+        values = {"arena_bytes": "128MiB"} | configuration
+        fields = [f"{field} = {json.dumps(value)}" for field, value in values.items()]
+        file.write_text("\n".join(["[node]", *fields, ""]))
+        arguments = ("--config", str(file))
         self.agents.append(Agent(self, name, arguments))
         return self.agents[-1]
 

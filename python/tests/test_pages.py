@@ -6,10 +6,16 @@ import array
 import hashlib
 
 import pytest
-from support import PAGE_BYTES, Cluster, names, opened, pages, put, spec
+from support import PAGE_BYTES, Cluster, names, opened, pages, put, spec, until
 
 from foreword import _native
 from foreword._native import Places
+
+
+def test_a_unix_socket_leads_to_a_session_and_a_port_to_grpc(connection: _native.Connection, way: str) -> None:
+    until(lambda: connection.state()["connected"], "an agent has answered")
+    transport = "session" if way == "unix" else "grpc"
+    assert connection.state() == {"connected": True, "transport": transport, "error": None}
 
 
 @pytest.mark.parametrize(("count", "page_bytes"), [(1, 1), (300, 4096), (3, (5 << 19) + 7), (40, 1 << 20)])
@@ -119,6 +125,33 @@ def test_only_pages_that_are_wanted_are_sent(connection: _native.Connection, mod
     assert all(namespace.get(keys, 0, Places.buffer(got, PAGE_BYTES))) and got == content
 
 
+def test_who_waits_for_a_page_that_is_on_its_way_waits_until_it_is_published(
+    connection: _native.Connection, model: str
+) -> None:
+    namespace = opened(connection, model)
+    for number in range(20):
+        keys, content = names(f"page {number}", 32), pages((model, number), 32)
+        places = Places.buffer(content, PAGE_BYTES)
+        namespace.put(keys, 0, places)
+        outcomes = namespace.put(keys, 0, places, wait=True)
+        assert set(outcomes) <= {_native.OUT_PUBLISHED, _native.OUT_EXISTS}, outcomes
+        assert namespace.lookup(keys) == 32
+
+
+def test_a_page_may_be_larger_than_what_a_session_hands_over(cluster: Cluster, way: str, model: str) -> None:
+    """One of 4 MiB, for an agent that gives a session 1 MiB of memory for its puts."""
+    agent = cluster.agent(f"staging-{way}", engine_staging_bytes=1 << 20)
+    connection = _native.Connection(agent.address(way), timeout_ms=30_000)
+    namespace = opened(connection, model, [4 << 20])
+    keys, content = names("page", 3), pages(model, 3, 4 << 20)
+    put(namespace, keys, content)
+    got = bytearray(len(content))
+    assert namespace.get(keys, 0, Places.buffer(got, 4 << 20)) == [True] * 3, namespace.state()
+    assert got == content
+    connection.close()
+    agent.end()
+
+
 def test_namespaces_that_differ_in_a_field_share_nothing(connection: _native.Connection, model: str) -> None:
     namespace = opened(connection, model)
     put(namespace, ["page"], pages(model, 1))
@@ -176,9 +209,7 @@ def test_a_clear_that_the_agent_does_not_allow_raises_its_words(connection: _nat
 
 
 def test_a_clear_takes_all_pages(cluster: Cluster, way: str, model: str) -> None:
-    configuration = cluster.folder / "clearing.toml"
-    configuration.write_text('[node]\nclear_tenants = ["default"]\n')
-    agent = cluster.agent(f"clearing-{way}", "--config", str(configuration))
+    agent = cluster.agent(f"clearing-{way}", clear_tenants=["default"])
     connection = _native.Connection(agent.address(way), timeout_ms=30_000)
     namespace = opened(connection, model)
     put(namespace, ["page"], pages(model, 1))

@@ -18,7 +18,8 @@ use super::opening::Opening;
 
 /// What the background and callers share.
 pub(super) struct Shared {
-    pub(super) endpoint: Endpoint,
+    endpoint: Endpoint,
+    tenant: String,
     status: Mutex<Status>,
     openings: Mutex<Vec<Weak<Opening>>>,
     /// Openings so far.
@@ -38,9 +39,10 @@ struct Status {
 }
 
 impl Shared {
-    pub(super) fn new(endpoint: Endpoint) -> Self {
+    pub(super) fn new(endpoint: Endpoint, tenant: String) -> Self {
         Self {
             endpoint,
+            tenant,
             status: Mutex::default(),
             openings: Mutex::default(),
             opened: AtomicU64::new(0),
@@ -59,8 +61,8 @@ impl Shared {
     /// Opens a namespace as soon as there is a line.
     pub(super) fn add(&self, namespace: common::Namespace) -> Arc<Opening> {
         let opening = Arc::new(Opening::new(self.opened.fetch_add(1, Ordering::Relaxed), namespace));
-        if let Some(error) = self.status.lock().error.as_deref() {
-            opening.lost(error);
+        if let (None, Some(error)) = self.status() {
+            opening.lost(&error);
         }
         let mut openings = self.openings.lock();
         openings.retain(|opening| opening.strong_count() > 0);
@@ -83,21 +85,25 @@ impl Shared {
     }
 }
 
-/// Keeps a line, until it is dropped with the runtime.
+/// Keeps a line, until the connection is closed.
 pub(super) async fn keep(shared: Arc<Shared>) {
     let mut pauses = Pauses::default();
     loop {
-        let error = match Line::connect(&shared.endpoint, shared.closing.clone()).await {
+        let error = match Line::connect(&shared.endpoint, &shared.tenant).await {
             Err(error) => error,
             Ok(line) => {
                 pauses = Pauses::default();
-                *shared.status.lock() = Status { transport: Some(line.transport.name()), error: None };
+                let (transport, error) = (Some(line.transport.name()), line.no_session.clone());
+                *shared.status.lock() = Status { transport, error };
                 serve(&shared, Arc::new(line)).await;
                 format!("{}: the connection was lost", shared.endpoint)
             }
         };
         shared.lost(&error);
-        tokio::time::sleep(pauses.next()).await;
+        tokio::select! {
+            () = tokio::time::sleep(pauses.next()) => {}
+            () = shared.closing.cancelled() => return,
+        }
     }
 }
 
@@ -112,6 +118,7 @@ async fn serve(shared: &Shared, line: Arc<Line>) {
         }
         tokio::select! {
             () = line.gone.cancelled() => return,
+            () = shared.closing.cancelled() => return line.transport.end(),
             () = shared.wake.notified() => {}
         }
     }

@@ -11,13 +11,14 @@ use foreword_client::{Connection, cause};
 use foreword_proto::wire::node as wire;
 use foreword_seams::net::{Incoming, Stream};
 use foreword_seams::{Endpoint, Net, TokioNet};
+use foreword_session::Session;
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 
-use crate::transport::{Grpc, Transport};
+use crate::transport::{Grpc, InSession, Transport};
 
 /// How long an agent may take to say what it is, and to open a namespace.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,13 +27,15 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Line {
     connection: Connection,
     pub(super) transport: Arc<dyn Transport>,
+    /// Why there is no session on a unix socket.
+    pub(super) no_session: Option<String>,
     /// Cancelled when the connection is gone.
     pub(super) gone: CancellationToken,
 }
 
 impl Line {
     /// Connects, and asks the agent for something: who does not answer is not there. The error is for people.
-    pub(super) async fn connect(endpoint: &Endpoint, closing: CancellationToken) -> Result<Self, String> {
+    pub(super) async fn connect(endpoint: &Endpoint, tenant: &str) -> Result<Self, String> {
         let gone = CancellationToken::new();
         let connection = Connection::new(Arc::new(Once { used: AtomicBool::new(false), gone: gone.clone() }), endpoint);
         let mut agent = connection.clone().agent();
@@ -40,8 +43,13 @@ impl Line {
         answer
             .map_err(|_| format!("{endpoint}: no answer within {CALL_TIMEOUT:?}"))?
             .map_err(|status| cause(&status))?;
-        let transport = Arc::new(Grpc::new(connection.clone(), closing));
-        Ok(Self { connection, transport, gone })
+        let grpc = Grpc::new(connection.clone());
+        let (transport, no_session): (Arc<dyn Transport>, _) = match session(endpoint, tenant).await {
+            Some(Ok(session)) => (Arc::new(InSession::new(session, grpc, gone.clone())), None),
+            Some(Err(error)) => (Arc::new(grpc), Some(error)),
+            None => (Arc::new(grpc), None),
+        };
+        Ok(Self { connection, transport, no_session, gone })
     }
 
     /// Opens a namespace; its id. The error is for people.
@@ -66,6 +74,14 @@ impl Line {
         let cleared = in_time(deadline, agent.clear(wire::ClearRequest { namespace_id })).await;
         Ok(cleared.map_err(|status| cause(&status))?.into_inner().revision)
     }
+}
+
+/// A session with the agent at a unix socket; the error, for people, leaves gRPC on the same socket.
+async fn session(endpoint: &Endpoint, tenant: &str) -> Option<Result<Session, String>> {
+    let Endpoint::Unix(path) = endpoint else { return None };
+    let (path, tenant) = (path.clone(), tenant.to_owned());
+    let opened = tokio::task::spawn_blocking(move || Session::open(&path, &tenant, CALL_TIMEOUT)).await;
+    Some(opened.map_err(|error| error.to_string()).and_then(|opened| opened.map_err(|error| error.to_string())))
 }
 
 async fn in_time<T>(deadline: Instant, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {

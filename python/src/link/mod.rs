@@ -45,14 +45,16 @@ impl Pauses {
 /// A connection, in whatever process: a child that was forked makes its own of it.
 pub(crate) struct Link {
     endpoint: Endpoint,
+    tenant: String,
     closed: AtomicBool,
     here: PerProcess<Arc<Here>>,
 }
 
 impl Link {
     /// Begins to connect, and waits for nothing.
-    pub(crate) fn new(endpoint: Endpoint) -> Self {
-        let link = Self { endpoint, closed: AtomicBool::new(false), here: PerProcess::new() };
+    pub(crate) fn new(endpoint: Endpoint, tenant: &str) -> Self {
+        let link =
+            Self { endpoint, tenant: tenant.to_owned(), closed: AtomicBool::new(false), here: PerProcess::new() };
         link.here();
         link
     }
@@ -62,7 +64,7 @@ impl Link {
         if self.closed.load(Ordering::Relaxed) {
             return None;
         }
-        Some(self.here.get(|| Arc::new(Here::start(self.endpoint.clone()))))
+        Some(self.here.get(|| Arc::new(Here::start(self.endpoint.clone(), self.tenant.clone()))))
     }
 
     /// The transport, None where there is no connection, and why there is none.
@@ -109,8 +111,8 @@ struct Here {
 }
 
 impl Here {
-    fn start(endpoint: Endpoint) -> Self {
-        let shared = Arc::new(Shared::new(endpoint));
+    fn start(endpoint: Endpoint, tenant: String) -> Self {
+        let shared = Arc::new(Shared::new(endpoint, tenant));
         let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("foreword").enable_all().build();
         match &runtime {
             Ok(runtime) => drop(runtime.spawn(keeper::keep(shared.clone()))),

@@ -26,14 +26,14 @@ const PUT_MESSAGES_AHEAD: usize = 2;
 pub(crate) struct Grpc {
     connection: Connection,
     runtime: Handle,
-    /// Cancelled when the caller closes the connection.
-    closing: CancellationToken,
+    /// Cancelled when calls are to come back.
+    ended: CancellationToken,
 }
 
 impl Grpc {
     /// Calls over this connection, whose runtime is the present one.
-    pub(crate) fn new(connection: Connection, closing: CancellationToken) -> Self {
-        Self { connection, runtime: Handle::current(), closing }
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self { connection, runtime: Handle::current(), ended: CancellationToken::new() }
     }
 
     /// A client that tells the agent when nobody waits any more.
@@ -46,7 +46,7 @@ impl Grpc {
         self.runtime.block_on(async {
             tokio::select! {
                 biased;
-                () = self.closing.cancelled() => Err(Failure::Closed),
+                () = self.ended.cancelled() => Err(Failure::Closed),
                 answer = timeout_at(deadline, call) => match answer {
                     Ok(answer) => answer.map_err(|status| failure(&status)),
                     Err(_) => Err(Failure::Late),
@@ -59,6 +59,10 @@ impl Grpc {
 impl Transport for Grpc {
     fn name(&self) -> &'static str {
         "grpc"
+    }
+
+    fn end(&self) {
+        self.ended.cancel();
     }
 
     fn keys_max(&self) -> usize {

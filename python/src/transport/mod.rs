@@ -3,6 +3,7 @@
 mod coverage;
 mod grpc;
 mod pieces;
+mod session;
 
 use foreword_proto::PageKey;
 use tokio::time::Instant;
@@ -11,6 +12,7 @@ use crate::keys::Keys;
 use crate::places::Places;
 
 pub(crate) use grpc::Grpc;
+pub(crate) use session::InSession;
 
 /// Why a call did not do what it was asked to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +66,9 @@ pub(crate) enum Outcome {
 pub(crate) trait Transport: Send + Sync {
     /// Its name, for people.
     fn name(&self) -> &'static str;
+
+    /// Has calls of other threads come back.
+    fn end(&self);
 
     /// Keys of one call at most.
     fn keys_max(&self) -> usize;

@@ -290,9 +290,7 @@ def test_clear_is_the_agent_s_to_allow(attach, agent, servers):
     with pytest.raises(RuntimeError, match="clear_tenants"):
         storage.clear()
     assert storage.batch_exists(keys) == 1
-    config = servers.folder / "clears.toml"
-    config.write_text('[node]\nclear_tenants = ["default"]\n')
-    allowed = servers.agent("clears", "--config", str(config))
+    allowed = servers.agent("clears", clear_tenants=["default"])
     storage = attach(allowed, pool, extra={"allow_clear": True})
     until(lambda: storage.batch_exists(keys) == 1, "the other agent knows the page")
     assert storage.clear()
