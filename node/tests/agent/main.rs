@@ -9,6 +9,7 @@ mod engine_session;
 mod fake_meta;
 mod faults;
 mod harness;
+mod hostile_engine;
 mod members;
 mod memory;
 mod restart;
