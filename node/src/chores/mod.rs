@@ -42,6 +42,7 @@ impl Chores {
         tasks.spawn(heat::report(reading, sessions.clone(), meta, ms(config.heat_report_ms)));
         let gather_deadline = ms(config.gather_deadline_ms);
         tasks.spawn(upkeep::keep_up(memory, writing, namespaces.clone(), sessions, gather_deadline));
+        tasks.spawn(upkeep::keep_forgetting(namespaces.clone()));
         tasks.spawn(upkeep::keep_saving(namespaces.clone(), ms(config.mirror_save_ms)));
         tasks.spawn(namespaces.follow(config.node.clone(), tasks.stop()));
     }

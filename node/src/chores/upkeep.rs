@@ -30,6 +30,17 @@ pub(super) async fn keep_up(
     }
 }
 
+/// A page that was evicted is looked for that long at least, and twice as long at most: shorter than slots rest by default.
+const DEPARTED_SPAN: Duration = Duration::from_secs(10);
+
+/// Forgets evicted pages until the agent stops.
+pub(super) async fn keep_forgetting(namespaces: Arc<Namespaces>) {
+    loop {
+        tokio::time::sleep(DEPARTED_SPAN).await;
+        namespaces.forget_departed();
+    }
+}
+
 /// Saves mirrors now and then until the agent stops.
 pub(super) async fn keep_saving(namespaces: Arc<Namespaces>, every: Duration) {
     loop {

@@ -1,6 +1,7 @@
 //! The mirrors of the namespaces open on an agent: what the watch stream told, and own publishes ahead of it.
 
 pub mod avoid;
+pub mod departed;
 pub mod feed;
 mod heard;
 pub mod overlay;

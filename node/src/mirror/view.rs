@@ -7,6 +7,7 @@ use foreword_proto::records::{EntryEvents, NamespaceEvent};
 use foreword_proto::{EntryKey, Epoch, Location, RetireReason, Revision, SlabId, SlotRef};
 
 use super::avoid::AvoidList;
+use super::departed::Departed;
 use super::overlay::Overlay;
 use super::table::Table;
 
@@ -26,6 +27,7 @@ pub struct View {
     table: Table,
     overlay: Overlay,
     avoid: AvoidList,
+    departed: Departed,
 }
 
 /// A table as it was saved, part by part while events came: each is as of some revision between these two. The events after the first
@@ -60,6 +62,7 @@ impl View {
             table: Table::new(shards, 0),
             overlay: Overlay::default(),
             avoid: AvoidList::default(),
+            departed: Departed::default(),
         }
     }
 
@@ -81,6 +84,7 @@ impl View {
         self.resyncing = false;
         self.resumable = false;
         self.overlay.clear();
+        self.departed.clear();
         std::mem::replace(&mut self.table, Table::new(self.shards, 0))
     }
 
@@ -94,6 +98,8 @@ impl View {
         }
         self.resyncing = true;
         self.resumable = false;
+        // They may have come again and been deleted, which nobody tells.
+        self.departed.clear();
         if epoch == self.epoch && !self.table.is_empty() {
             return Ok(None);
         }
@@ -183,14 +189,14 @@ impl View {
         let (mut purged, seen) = (Vec::new(), self.revision);
         for entry in entries.iter().filter(|entry| entry.revision > seen) {
             for event in &entry.events {
-                self.apply_event(event, &mut purged);
+                self.apply_event(entry.revision, event, &mut purged);
             }
         }
         self.progress(revision);
         Ok(purged)
     }
 
-    fn apply_event(&mut self, event: &NamespaceEvent, purged: &mut Vec<EntryKey>) {
+    fn apply_event(&mut self, revision: Revision, event: &NamespaceEvent, purged: &mut Vec<EntryKey>) {
         match event {
             NamespaceEvent::Published { key, location, .. } => {
                 let before = self.table.insert(*key, location);
@@ -200,6 +206,12 @@ impl View {
                 }
             }
             NamespaceEvent::Retired { key, slot, reason } => {
+                let there = self.table.get(key).filter(|location| location.slot == *slot);
+                match there {
+                    _ if *reason != RetireReason::Evicted || self.avoid.has(key, *slot) => self.departed.remove(key),
+                    Some(location) => self.departed.add(revision, *key, location),
+                    None => {}
+                }
                 self.table.remove(key, *slot);
                 self.avoid.retired(key, *slot);
                 if matches!(reason, RetireReason::Deleted | RetireReason::Cleared) {
@@ -228,6 +240,18 @@ impl View {
     pub fn location(&self, key: &EntryKey) -> Option<Location> {
         let location = self.location_of(key)?;
         (!self.avoid.has(key, location.slot)).then_some(location)
+    }
+
+    /// Where a page was that is not present any more, but was until lately, and whose bytes may still be there: the checksum says. Not for who
+    /// wants to know of anything later than its eviction.
+    pub fn departed(&self, key: &EntryKey, min_revision: Revision) -> Option<Location> {
+        self.departed.get(key, min_revision)
+    }
+
+    /// A span of time is over, after which what was evicted in the span before it is forgotten. The answer is to be let go of.
+    #[must_use]
+    pub fn forget_departed(&mut self) -> impl Sized + use<> {
+        self.departed.turn()
     }
 
     /// True if the page is present and not avoided.
@@ -284,6 +308,7 @@ impl View {
 
     /// The page's bytes at this slot are bad.
     pub fn avoid(&mut self, key: EntryKey, slot: SlotRef) {
+        self.departed.remove(&key);
         self.avoid.add(key, slot);
     }
 
@@ -375,6 +400,22 @@ mod tests {
         assert_eq!((view.revision(), view.exact(), present), (11, true, [false, true, false]));
         assert_eq!(view.end_resync(12), Err(OutOfOrder::NoResync));
         assert_eq!(view.resync_bucket(0, 0, &[]), Err(OutOfOrder::NoResync));
+    }
+
+    #[test]
+    fn an_evicted_page_is_where_it_was_for_a_while_and_a_deleted_one_is_not() {
+        let mut view = synced();
+        view.apply(5, &[published(5, 1, 10), published(5, 2, 20), published(5, 3, 30)]).unwrap();
+        let gone = [(1, 10, RetireReason::Evicted), (2, 20, RetireReason::Deleted), (3, 30, RetireReason::Evicted)];
+        view.apply(6, &gone.map(|(number, slot, reason)| retired(6, number, slot, reason))).unwrap();
+        assert_eq!([1, 2, 3].map(|number| view.location(&key(number))), [None, None, None]);
+        assert_eq!([1, 2].map(|number| view.departed(&key(number), 6)), [Some(location(10)), None]);
+        assert_eq!(view.departed(&key(1), 7), None);
+        // Another one came in its place and was deleted: so was the page.
+        view.apply(8, &[published(7, 3, 31), retired(8, 3, 31, RetireReason::Deleted)]).unwrap();
+        assert_eq!(view.departed(&key(3), 0), None);
+        view.begin_resync(1, 9, 0).unwrap();
+        assert_eq!(view.departed(&key(1), 0), None, "it may have come again and been deleted");
     }
 
     #[test]

@@ -171,6 +171,14 @@ impl Namespaces {
         self.feed.group_had(revision, at);
     }
 
+    /// A span of time is over, after which pages that were evicted in the span before it are not looked for any more.
+    pub(crate) fn forget_departed(&self) {
+        for open in self.open.all() {
+            // Let go of outside of the mirror's lock.
+            drop(open.mirror.write(|view| view.forget_departed()));
+        }
+    }
+
     /// Keeps the mirrors up to date until stopped. `node` is who the replicas are told to be watching.
     pub(crate) fn follow(&self, node: String, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
         follow(self.watched.clone(), self.feed.clone(), self.meta.clone(), node, stop)

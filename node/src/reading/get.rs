@@ -177,7 +177,7 @@ impl Reading {
             {
                 return (Whereabouts::L1(frame), view.revision());
             }
-            let location = view.location(key);
+            let location = view.location(key).or_else(|| view.departed(key, ask.min_revision));
             let found = location.map_or(Whereabouts::Absent, |location| Whereabouts::L3(view.epoch(), location));
             (found, view.revision())
         })

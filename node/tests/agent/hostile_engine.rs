@@ -236,6 +236,9 @@ async fn agent(cluster: &Cluster, dir: &Path) -> (TestAgent, PathBuf, u32) {
     (agent, socket, ns)
 }
 
+/// What an engine writes into slot 0 before it submits it.
+type Write = fn(&RawEngine);
+
 /// Nothing is held for any engine.
 async fn nothing_held(agent: &TestAgent, what: &str) {
     let free = || {
@@ -275,7 +278,7 @@ async fn a_killed_engine_leaves_nothing_behind() {
 async fn an_engine_that_writes_rubbish_loses_its_session_and_nobody_else_notices() {
     let (cluster, dir) = (Cluster::start().await, tempfile::tempdir().unwrap());
     let (agent, socket, ns) = agent(&cluster, dir.path()).await;
-    let rubbish: [(&str, fn(&RawEngine)); 3] = [
+    let rubbish: [(&str, Write); 3] = [
         ("an op that there is not", |engine| engine.ask(0, 77, 1, &[])),
         ("more keys than fit", |engine| {
             engine.ask(0, Op::Get as u32, 1, &[]);

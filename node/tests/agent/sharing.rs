@@ -196,6 +196,14 @@ async fn retired_deleted_and_cleared_pages_are_gone_as_each_should_be() {
     let hits = || async { a.get(ns, &keys(0..3), |_| {}).await.iter().map(|page| page.hit).collect::<Vec<_>>() };
     // Evicted from L3 only: L1 still has it. Deleted: nobody may have it.
     assert_eq!(hits().await, [true, false, true]);
+    // Nor is the evicted one's slot another's yet: what was promised a moment ago is given. Who asks for more than was known then gets a miss.
+    assert_eq!(a.lookup(ns, &keys(0..1), 0).await.l3_pages, 0);
+    let from_l3 = async |min_revision| {
+        let ask = |request: &mut wire::GetRequest| (request.bypass_cache, request.min_revision) = (true, min_revision);
+        a.get(ns, &keys(0..3), ask).await.iter().map(|page| page.hit).collect::<Vec<_>>()
+    };
+    assert_eq!(from_l3(0).await, [true, false, true]);
+    assert_eq!(from_l3(revision).await, [false, false, true]);
     cluster.meta.clear_namespace(ns);
     a.lookup(ns, &[], cluster.meta.revision()).await;
     assert_eq!(hits().await, [false, false, false]);

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use foreword_node::store::{PageStore, StoreError, UsrbioSettings};
+use foreword_session::wire::Mapping;
 
 use crate::harness::{
     Bench, CHUNK, CLUSTER, LONG, arena, bytes_of, completions, on_a_mount, open, our_files, page, read, runtime, until,
@@ -33,6 +34,9 @@ fn a_dead_daemon_is_noticed_and_the_next_one_is_used() {
                 // I/Os are under way, and more wait, when it dies.
                 let ios = (0..100).map(|op| read(op, 1, op % SLOTS, page(&arena, 0))).collect();
                 let (old_frame, late_frame) = (page(&arena, 7), page(&arena, 7));
+                // An engine has the memory mapped all the time: that says nothing of the daemon.
+                let share = page(&arena, 7).freeze().share().unwrap().expect("its memory can be shared");
+                let _engine = Mapping::of_sent(&share.descriptor, share.region_bytes as usize).unwrap();
                 bench.daemon().stop();
                 store.submit(ios);
                 bench.kill_daemon();

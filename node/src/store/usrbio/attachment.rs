@@ -5,17 +5,23 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
-use foreword_usrbio::{IOVS_DIR, LinkName, NamedSemaphore, Priority, VIRT_DIR, is_hf3fs, shm_name_of, submit_link};
+use foreword_usrbio::{
+    IOVS_DIR, LinkKind, LinkName, NamedSemaphore, Priority, ShmFile, VIRT_DIR, is_hf3fs, shm_name_of, submit_link,
+};
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::worker::Worker;
+use super::{lease, shm};
 
 /// What glibc puts in front of a semaphore's name to get its file's.
 const SEMAPHORE_PREFIX: &str = "sem.";
+/// Bytes of a witness.
+const WITNESS_BYTES: u64 = 4096;
 
 /// What wakes the daemon for a ring. Reads have the daemon's high priority: engines wait for them, and for no write.
 pub(super) struct Submits {
@@ -36,7 +42,22 @@ pub(super) struct Attachment {
     iovs: OwnedFd,
     submits: Submits,
     over: AtomicBool,
+    witness: Mutex<Weak<Witness>>,
     registrar: Arc<Worker>,
+}
+
+/// Memory that nobody but the daemon has mapped beside us: while it has, it may have the regions of this epoch. Whether it has those cannot
+/// be seen, since engines map them too. It is there as long as a region is, and takes no memory unless the daemon touches it.
+pub(super) struct Witness {
+    file: ShmFile,
+    link: LinkName,
+    attachment: Arc<Attachment>,
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        self.attachment.unlink_later(self.link);
+    }
 }
 
 impl Attachment {
@@ -59,7 +80,15 @@ impl Attachment {
         };
         let submits = Submits { reads: submit(true)?, writes: submit(false)? };
         let over = AtomicBool::new(false);
-        Ok(Self { epoch, mount_point: mount_point.to_owned(), iovs, submits, over, registrar })
+        Ok(Self {
+            epoch,
+            mount_point: mount_point.to_owned(),
+            iovs,
+            submits,
+            over,
+            witness: Mutex::default(),
+            registrar,
+        })
     }
 
     /// A plain directory in the mount's place.
@@ -67,7 +96,7 @@ impl Attachment {
     pub(super) fn over_dir(dir: &Path, submits: Submits, registrar: Arc<Worker>) -> Self {
         let iovs = File::open(dir).expect("a directory").into();
         let over = AtomicBool::new(false);
-        Self { epoch: 1, mount_point: dir.to_owned(), iovs, submits, over, registrar }
+        Self { epoch: 1, mount_point: dir.to_owned(), iovs, submits, over, witness: Mutex::default(), registrar }
     }
 
     pub(super) fn epoch(&self) -> u64 {
@@ -104,6 +133,27 @@ impl Attachment {
     pub(super) fn link(&self, name: &LinkName, target: &Path) -> io::Result<()> {
         rustix::fs::symlinkat(target, &self.iovs, name.to_string())?;
         Ok(())
+    }
+
+    /// This epoch's witness, which the daemon has mapped. On the registrar only.
+    pub(super) fn witness(self: &Arc<Self>) -> io::Result<Arc<Witness>> {
+        let mut kept = self.witness.lock();
+        if let Some(witness) = kept.upgrade() {
+            return Ok(witness);
+        }
+        let mut file = shm::create_sparse(WITNESS_BYTES)?;
+        let link = LinkName { id: shm::random_id(), kind: LinkKind::Data { block_bytes: 0 } };
+        self.link(&link, &file.path())?;
+        file.unlink();
+        let witness = Arc::new(Witness { file, link, attachment: self.clone() });
+        *kept = Arc::downgrade(&witness);
+        Ok(witness)
+    }
+
+    /// True once no daemon has memory of this epoch any more, by the kernel's word.
+    pub(super) fn is_let_go(&self) -> bool {
+        let witness = self.witness.lock().upgrade();
+        witness.is_none_or(|witness| lease::is_ours_alone(&witness.file))
     }
 
     /// Takes a link away, without waiting for it. In a later epoch there is nothing to take away.

@@ -173,12 +173,13 @@ impl UsrbioMount {
         tracing::warn!(epoch = attachment.epoch(), "the 3FS daemon is dead");
         // Its process may still be on its way out, with our memory mapped.
         let until = super::clock::now() + RELEASE_PATIENCE;
-        while !self.regions.release(attachment.epoch()) {
-            if super::clock::now() >= until {
-                tracing::error!("a dead 3FS daemon keeps our memory mapped: frames under I/O are not used again");
-                break;
-            }
+        while !attachment.is_let_go() && super::clock::now() < until {
             super::clock::pause(RELEASE_POLL);
+        }
+        if attachment.is_let_go() {
+            self.regions.release(attachment.epoch());
+        } else {
+            tracing::error!("a dead 3FS daemon keeps our memory mapped: frames under I/O are not used again");
         }
         attachment.end();
         self.for_followers(|follower| follower.leave(attachment));

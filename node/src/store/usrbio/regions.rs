@@ -4,16 +4,15 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use foreword_usrbio::{IovId, LinkKind, LinkName, Mapping, ShmFile};
 use parking_lot::RwLock;
 
-use super::attachment::Attachment;
+use super::attachment::{Attachment, Witness};
 use super::client::RegionPass;
-use super::lease;
 use super::mount::UsrbioMount;
 use super::shm;
 use crate::arena::{Region, RegionMemory, RegionProvider};
@@ -77,32 +76,19 @@ impl RegionTicket {
 
 /// The regions that exist.
 #[derive(Default)]
-pub(super) struct Registry(RwLock<BTreeMap<[u8; 16], Registered>>);
-
-struct Registered {
-    ticket: Arc<RegionTicket>,
-    file: Weak<ShmFile>,
-}
+pub(super) struct Registry(RwLock<BTreeMap<[u8; 16], Arc<RegionTicket>>>);
 
 impl Registry {
     /// The region of this name, if it is registered in this epoch.
     pub(super) fn ticket(&self, name: [u8; 16], epoch: u64) -> Option<Arc<RegionTicket>> {
         let regions = self.0.read();
-        regions.get(&name).map(|registered| &registered.ticket).filter(|ticket| ticket.epoch == epoch).cloned()
+        regions.get(&name).filter(|ticket| ticket.epoch == epoch).cloned()
     }
 
-    /// Looks which regions of an epoch nobody else has mapped any more; true: none of them.
-    pub(super) fn release(&self, epoch: u64) -> bool {
-        let regions: Vec<_> = {
-            let regions = self.0.read();
-            let held = regions.values().filter(|region| region.ticket.epoch == epoch && !region.ticket.is_released());
-            held.filter_map(|region| Some((region.ticket.clone(), region.file.upgrade()?))).collect()
-        };
-        regions.into_iter().fold(true, |all, (ticket, file)| {
-            let alone = lease::is_ours_alone(&*file);
-            ticket.set_released(alone);
-            all && alone
-        })
+    /// Notes that the daemon has the regions of this epoch no more.
+    pub(super) fn release(&self, epoch: u64) {
+        let regions = self.0.read();
+        regions.values().filter(|ticket| ticket.epoch == epoch).for_each(|ticket| ticket.set_released(true));
     }
 }
 
@@ -111,8 +97,9 @@ struct ShmRegion {
     ticket: Arc<RegionTicket>,
     attachment: Arc<Attachment>,
     /// Taken on drop.
-    memory: Option<(Mapping, Arc<ShmFile>)>,
+    memory: Option<(Mapping, ShmFile)>,
     loan: Option<Loan>,
+    _witness: Arc<Witness>,
     base: NonNull<u8>,
     bytes: usize,
 }
@@ -122,15 +109,15 @@ impl ShmRegion {
     fn link(attachment: &Arc<Attachment>, mut file: ShmFile, mapping: Mapping, loan: Loan) -> io::Result<Self> {
         let id = shm::random_id();
         let (base, bytes) = (mapping.base(), mapping.bytes());
+        let witness = attachment.witness()?;
         let pass = loan.mount.client().wrap(attachment, id, base.as_ptr().expose_provenance(), bytes as u64)?;
         attachment.link(&data_link(id), &file.path())?;
         // The daemon has mapped it: nobody else needs the name, and a killed process leaves none.
         file.unlink();
-        let (file, ticket) = (Arc::new(file), Arc::new(RegionTicket::new(pass, attachment.epoch())));
-        let registered = Registered { ticket: ticket.clone(), file: Arc::downgrade(&file) };
-        loan.mount.regions.0.write().insert(id.0, registered);
+        let ticket = Arc::new(RegionTicket::new(pass, attachment.epoch()));
+        loan.mount.regions.0.write().insert(id.0, ticket.clone());
         let (attachment, memory) = (attachment.clone(), Some((mapping, file)));
-        Ok(Self { ticket, attachment, memory, loan: Some(loan), base, bytes })
+        Ok(Self { ticket, attachment, memory, loan: Some(loan), _witness: witness, base, bytes })
     }
 }
 
@@ -140,7 +127,7 @@ fn data_link(id: IovId) -> LinkName {
 
 // SAFETY: the mapping is page-aligned, shared, writable and kept until drop; a fresh file in /dev/shm is zeros. In this process
 // only the frames' owners touch it; the file is ours alone (0600, its name gone), so other processes are the daemon, which reads
-// and writes for I/Os, each of which owns its frame until the daemon is known to be done with it.
+// and writes for I/Os, each of which owns its frame until the daemon is known to be done with it, and engines, which only read.
 unsafe impl RegionMemory for ShmRegion {
     fn base(&self) -> NonNull<u8> {
         self.base

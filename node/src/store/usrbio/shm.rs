@@ -32,10 +32,19 @@ fn prefix() -> String {
 ///
 /// Errors: an error that says how much was asked of /dev/shm and how much is free there.
 pub(super) fn create(bytes: u64) -> io::Result<ShmFile> {
+    create_of(bytes, true)
+}
+
+/// The same, whose memory is taken when somebody touches it.
+pub(super) fn create_sparse(bytes: u64) -> io::Result<ShmFile> {
+    create_of(bytes, false)
+}
+
+fn create_of(bytes: u64, fallocate: bool) -> io::Result<ShmFile> {
     for _ in 0..TRIES {
         let mut id = random_id();
         id.0[..OURS.len()].copy_from_slice(&OURS);
-        let made = ShmFile::create(&format!("{NAME_PREFIX}{id}"), bytes, MODE, true);
+        let made = ShmFile::create(&format!("{NAME_PREFIX}{id}"), bytes, MODE, fallocate);
         let file = match made {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
             made => made.map_err(|error| no_room(bytes, &error))?,
