@@ -46,6 +46,12 @@ _FORMAT_ATTRIBUTES = (
     ("kscale", "k_sf_page_bytes"),
     ("vscale", "v_sf_page_bytes"),
 )
+# Buffers that a page lies in beside the main ones: their shapes are told by nothing else.
+_FORMAT_BUFFERS = (
+    ("sides", "slot_state_buffers"),
+    ("indexkeys", "index_k_buffer"),
+    ("indexscales", "index_k_scale_buffer"),
+)
 
 
 @dataclass(frozen=True)
@@ -145,12 +151,10 @@ def _storage_format(storage_config: Any, pool: Pool) -> str:
     begin at 0."""
     host_pool = pool.host_pool
     values = [(label, getattr(host_pool, name, None)) for label, name in _FORMAT_ATTRIBUTES]
-    values.append(
-        (
-            "sides",
-            [(tuple(side.shape[1:]), str(side.dtype)) for side in getattr(host_pool, "slot_state_buffers", None) or ()],
-        )
-    )
+    values += [(label, _shapes(host_pool, name)) for label, name in _FORMAT_BUFFERS]
+    slots = list(getattr(host_pool, "_target_layer_indices", None) or ())
+    # Only where it tells something: a pool without memory, which stands for another rank's, does not have it.
+    values.append(("slots", slots if slots != list(range(len(slots))) else None))
     shown = [f"{label}={_shown(value)}" for label, value in values if value not in (None, [], ())]
     stage = f"pp={storage_config.pp_rank}/{storage_config.pp_size}"
     text = ";".join([type(host_pool).__name__, pool.form, *shown, stage])
@@ -160,10 +164,23 @@ def _storage_format(storage_config: Any, pool: Pool) -> str:
     return f"{text[: _FORMAT_CHARACTERS_MAX - len(digest) - 1]}#{digest}"
 
 
+def _shapes(host_pool: Any, name: str) -> list[tuple[Any, ...]]:
+    """Of one buffer or several beside the main ones: shape of a page and dtype of each."""
+    buffers = getattr(host_pool, name, None)
+    each = [] if buffers is None else buffers if isinstance(buffers, (list, tuple)) else [buffers]
+    return [(tuple(buffer.shape[1:]), str(buffer.dtype)) for buffer in each]
+
+
 def _shown(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(_shown(part) for part in value) + "]"
-    return str(value)
+    if not isinstance(value, (list, tuple)):
+        return str(value)
+    if len(value) > 2 and all(isinstance(part, int) for part in value) and list(value) == _row(value[0], len(value)):
+        return f"[{value[0]}-{value[-1]}]"
+    return "[" + ",".join(_shown(part) for part in value) + "]"
+
+
+def _row(first: int, count: int) -> list[int]:
+    return list(range(first, first + count))
 
 
 def _draft(config: Config, pool: Pool) -> dict[str, str]:

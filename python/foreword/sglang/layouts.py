@@ -134,6 +134,19 @@ def _paged_rows(pool: Any) -> Layout | None:
     return _rows_of(pool.kv_buffer) if pool.layout in ("page_first", "page_first_direct") else None
 
 
+def _packed_rows(pool: Any) -> Layout | None:
+    """Rows of packed values and scales, which SGLang gives as keys and values where both are in them."""
+    if pool.layout == "layer_first":
+        return _rows_of(*[pool.kv_buffer[layer] for layer in range(pool.layer_num)])
+    if pool.layout not in ("page_first", "page_first_direct"):
+        return None
+    base, page, count = pool.kv_buffer.data_ptr(), pool.page_bytes, pool.storage_objects_per_page
+    layers = [pool.layer_num // count + (part < pool.layer_num % count) for part in range(count)]
+    starts = [sum(layers[:part]) * pool.row_bytes for part in range(count)]
+    parts = [Part(base + start, page, rows * pool.row_bytes) for start, rows in zip(starts, layers, strict=True)]
+    return Layout(tuple(parts), by_page=True)
+
+
 def _rows_of(*buffers: Any) -> Layout:
     """A row of each of these tensors is a page's part of it."""
     parts = []
@@ -154,4 +167,5 @@ _BUILDERS: dict[str, Callable[[Any], Layout | None]] = {
     "DSAIndexerPoolHost": _dsa_indexer,
     "DeepSeekV4PagedHostPool": _paged_rows,
     "DeepSeekV4StateHostPool": _paged_rows,
+    "MiniMaxM3Nvfp4IndexKPoolHost": _packed_rows,
 }

@@ -24,6 +24,10 @@ LAYOUTS = {
     "indexer": ("layer_first", "page_first", "page_first_direct"),
     "paged": ("layer_first", "page_first", "page_first_direct"),
     "state": ("layer_first", "page_first", "page_first_direct"),
+    "mla_split": ("page_first_kv_split",),
+    "mla_split_packed": ("page_first_kv_split",),
+    "packed_rows": ("layer_first", "page_first", "page_first_direct"),
+    "packed_kv": ("layer_first", "page_first", "page_first_direct"),
 }
 _ROOT = Path(__file__).parents[3]
 _SHARED = Path(os.environ.get("FOREWORD_SHARED") or _ROOT.parent / "shared") / "sglang"
@@ -76,6 +80,9 @@ def host_pool(kind: str, layout: str, *, pages: int = 8, page: int = PAGE, **geo
 
 def buffers(pool: Any) -> list[Any]:
     """The tensors in which the pool's pages lie."""
+    if pool.layout == "page_first_kv_split":
+        split = (pool.k_buffer, None if pool.dsa_kv_cache_store_fp8 else pool.v_buffer, pool.index_k_buffer)
+        return [buffer for buffer in (*split, pool.index_k_scale_buffer) if buffer is not None]
     if getattr(pool, "index_k_with_scale_buffer", None) is not None:
         return [pool.index_k_with_scale_buffer]
     whole = getattr(pool, "kv_buffer", None)
@@ -130,7 +137,7 @@ def _keys_only(layout: str, pages: int, page: int, geometry: dict[str, Any]) -> 
     return MHATokenToKOnlyPoolHost(device, anchor, layout, pin_memory=False)
 
 
-def _mamba(sides: int):
+def _mamba(sides: tuple[int, ...]):
     def build(layout: str, pages: int, page: int, geometry: dict[str, Any]) -> Any:
         import torch
         from sglang.srt.mem_cache.device_pool_info import MambaStateBufferInfo
@@ -141,7 +148,8 @@ def _mamba(sides: int):
         conv = tuple(
             torch.zeros(layers, pages, *shape, dtype=torch.bfloat16) for shape in geometry.get("conv", ((5, 3), (7, 3)))
         )
-        extra = tuple(torch.zeros(pages, 11 + side, dtype=torch.uint8) for side in range(sides))
+        widths = geometry.get("sides", sides)
+        extra = tuple(torch.zeros(pages, width, dtype=torch.uint8) for width in widths)
         info = MambaStateBufferInfo(temporal=temporal, conv=conv, extra_checkpoint_buffers=extra)
         return MambaPoolHost(info, 2.0, 0, device_capacity=pages, pin_memory=False, layout=layout)
 
@@ -185,13 +193,70 @@ def _state(layout: str, pages: int, page: int, geometry: dict[str, Any]) -> Any:
     return DeepSeekV4StateHostPool("deepseek_v4_c4_state", states, pages, page, layout=layout, pin_memory=False)
 
 
+def _mla_split(packed: bool):
+    def build(layout: str, pages: int, page: int, geometry: dict[str, Any]) -> Any:
+        import torch
+        from sglang.srt.mem_cache.device_pool_info import MLABufferInfo, MLASplitBuffers
+        from sglang.srt.mem_cache.pool_host.mla import MLATokenToKVPoolHost
+
+        layers, width = 3, 64 if packed else 48
+        index_layers, index_width = geometry.get("index", (2, 32))
+        split = MLASplitBuffers(
+            k=torch.zeros(layers, pages, page, 1, width, dtype=torch.bfloat16),
+            v=torch.zeros(layers, pages, page, 1, 16, dtype=torch.bfloat16),
+            index_k=torch.zeros(index_layers, pages, page, 1, index_width, dtype=torch.bfloat16),
+            index_scales=torch.zeros(index_layers, pages, page, 1, 1) if packed else None,
+            index_layer_indices=tuple(range(index_layers)), k_width=width, v_width=16, index_width=index_width,
+        )  # fmt: skip
+        info = MLABufferInfo(
+            buffers=split, data_ptrs=None, layer_indices=(0, 1, 2), device_layer_num=layers, page_size=page,
+            kv_lora_rank=48, qk_rope_head_dim=16, kv_cache_dim=64, dtype=torch.bfloat16, device=torch.device("cpu"),
+            packed_fp8=packed,
+        )  # fmt: skip
+        return MLATokenToKVPoolHost(
+            info, 2.0, 0, page, layout, pin_memory=False, device_capacity_tokens=pages * page, start_layer=0,
+            end_layer=layers, target_layer_num=layers, host_token_capacity=pages * page,
+        )  # fmt: skip
+
+    return build
+
+
+def _packed_rows(layout: str, pages: int, page: int, geometry: dict[str, Any]) -> Any:
+    from sglang.srt.mem_cache.pool_host.minimax_m3_nvfp4 import MiniMaxM3Nvfp4IndexKPoolHost
+
+    anchor = _kv("mha")("page_first", pages, page, {})
+    info = _rows(3, pages, page)
+    return MiniMaxM3Nvfp4IndexKPoolHost(info, anchor, layout, pin_memory=False, start_layer=0, end_layer=3)
+
+
+def _packed_kv(layout: str, pages: int, page: int, geometry: dict[str, Any]) -> Any:
+    from sglang.srt.mem_cache.pool_host.minimax_m3_nvfp4 import MiniMaxM3Nvfp4MainKVPoolHost
+
+    return MiniMaxM3Nvfp4MainKVPoolHost(
+        _rows(3, pages, page), 2.0, 0, page, layout, pin_memory=False, device_capacity_tokens=pages * page,
+        start_layer=0, end_layer=3,
+    )  # fmt: skip
+
+
+def _rows(layers: int, pages: int, page: int) -> Any:
+    import torch
+    from sglang.srt.mem_cache.device_pool_info import PageRowBufferInfo
+
+    slab = torch.zeros(layers, pages, page * 9, dtype=torch.uint8)
+    return PageRowBufferInfo(slab=slab, rows=tuple(slab), row_bytes=page * 9, page_size=page, num_pages=pages)
+
+
 _BUILDERS = {
+    "mla_split": _mla_split(packed=False),
+    "mla_split_packed": _mla_split(packed=True),
+    "packed_rows": _packed_rows,
+    "packed_kv": _packed_kv,
     "mha": _kv("mha"),
     "mla": _kv("mla"),
     "asymmetric": _asymmetric,
     "keys_only": _keys_only,
-    "mamba": _mamba(0),
-    "mamba_sides": _mamba(2),
+    "mamba": _mamba(()),
+    "mamba_sides": _mamba((11, 12)),
     "indexer": _indexer,
     "paged": _paged,
     "state": _state,

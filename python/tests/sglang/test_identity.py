@@ -105,6 +105,14 @@ CASES = {
         Engine(kind="indexer", beside="indexer", geometry={"owned": (0, 1)}),
         Engine(kind="indexer", beside="indexer", geometry={"owned": (0, 2)}),
     ),
+    "states beside states": (
+        Engine(kind="mamba_sides", beside="mamba", page=1, geometry={"sides": (8, 4)}),
+        Engine(kind="mamba_sides", beside="mamba", page=1, geometry={"sides": (4, 8)}),
+    ),
+    "index keys beside split KV": (
+        Engine(kind="mla_split", layout="page_first_kv_split", geometry={"index": (2, 32)}),
+        Engine(kind="mla_split", layout="page_first_kv_split", geometry={"index": (1, 64)}),
+    ),
     "first layer": (Engine(pool={"start_layer": 0}), Engine(pool={"start_layer": 2})),
     "layers": (Engine(geometry={"layers": 2}), Engine(geometry={"layers": 3})),
     "draft layers in a page": (
@@ -144,7 +152,7 @@ def attached(real, engine):
     extra_config = {**EXTRA, **engine.extra}
     with get_context().override_server_args(**engine.served):
         storage_config = real.storage_config(
-            "mla" if engine.kind == "mla" else "mha", engine.layout, model=model, extra=extra_config
+            "mla" if engine.kind.startswith("mla") else "mha", engine.layout, model=model, extra=extra_config
         )
         for name, value in config.items():
             setattr(storage_config, name, value)
@@ -304,7 +312,7 @@ def test_a_text_that_is_too_long_is_refused_by_name(real):
 
 def test_a_long_storage_format_ends_in_a_digest_of_all_of_it(real):
     layers = {"layers": 90}
-    one = get(real, Engine(kind="indexer", beside="indexer", geometry={**layers, "owned": tuple(range(90))}))
-    other = get(real, Engine(kind="indexer", beside="indexer", geometry={**layers, "owned": (*range(89),)}))
+    one = get(real, Engine(kind="indexer", beside="indexer", geometry={**layers, "owned": tuple(range(0, 90, 2))}))
+    other = get(real, Engine(kind="indexer", beside="indexer", geometry={**layers, "owned": (*range(0, 88, 2), 89)}))
     assert len(one.spec["storage_format"]) <= 200
     assert one.fingerprint != other.fingerprint

@@ -17,6 +17,8 @@ UNTOLD = {
     ("mamba_sides", "page_first_direct"),
     ("indexer", "layer_first"),
     ("keys_only", "layer_first"),
+    ("packed_rows", "layer_first"),
+    ("packed_kv", "layer_first"),
 }
 NEVER_TOLD = {("mha", "page_unified"), ("mla", "page_unified")}
 

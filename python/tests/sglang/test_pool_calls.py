@@ -151,13 +151,34 @@ def test_an_anchor_without_bytes_says_yes_and_the_pools_beside_it_decide(real, c
 
 def test_a_rank_whose_pages_another_rank_keeps_looks_them_up_and_moves_nothing(real, storage_of):
     """SGLang keeps one host copy of MLA on a machine: the other ranks' pools have no memory."""
-    pools = [host_pool("mla", "page_first") for _ in range(2)]
-    pools[1]._is_dummy, pools[1].kv_buffer = True, None
-    first, second = (storage_of(pool, kind="mla", tp_rank=rank, tp_size=2) for rank, pool in enumerate(pools))
+    import torch
+    from sglang.srt.mem_cache.pool_host.mla import MLAHostAllocation, MLATokenToKVPoolHost
+
+    pool = host_pool("mla", "page_first")
+    allocation = MLAHostAllocation(
+        dtype=torch.bfloat16,
+        kv_lora_rank=pool.kv_lora_rank,
+        qk_rope_head_dim=pool.qk_rope_head_dim,
+        kv_cache_dim=pool.kv_cache_dim,
+        size_per_token=pool.size_per_token,
+    )
+    elsewhere = MLATokenToKVPoolHost(
+        allocation,
+        2.0,
+        0,
+        64,
+        "page_first",
+        device_capacity_tokens=512,
+        start_layer=0,
+        end_layer=pool.end_layer,
+        target_layer_num=pool.layer_num,
+        host_token_capacity=512,
+    )
+    first, second = (storage_of(one, kind="mla", tp_rank=rank, tp_size=2) for rank, one in enumerate((pool, elsewhere)))
     keys = keys_of(2)
-    first.batch_set_v1(keys, indices(pools[0], 0, 1))
+    first.batch_set_v1(keys, indices(pool, 0, 1))
     assert second.batch_exists(keys) == 2
-    assert second.batch_get_v1(keys, indices(pools[0], 0, 1)) == [True, True]
+    assert second.batch_get_v1(keys, indices(pool, 0, 1)) == [True, True]
     assert fake_native.CLUSTER.calls["get"] == 0
 
 
