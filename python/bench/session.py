@@ -1,12 +1,17 @@
 #!/usr/bin/env python3
 """What an engine's calls cost from Python, on one machine with one agent, as a table on stdout.
 
-    python/bench/session.py [--binary FOREWORD] [--way unix|tcp] [--arena BYTES] [--json]
+    python/bench/session.py [--binary FOREWORD] [--way unix|tcp] [--arena SIZE] [--json]
 
 Needs the package (``pip install ./python``) and a ``foreword``: $FOREWORD_BINARY, else the newest in the target
-directory. Lookups: all keys are there; "closed loop" asks without a pause, "10 ms pauses" as an engine's scheduler
-does. Copies: 128 pages a call, from and to memory that was used before, beside one ``memmove`` of the same bytes; a
-get is from the agent's memory, a put of pages that the agent has not seen. Medians; the machine should do nothing else.
+directory. The machine should do nothing else. All figures are medians.
+
+Lookups: all keys are there; "closed loop" asks without a pause, "10 ms pauses" as an engine's scheduler does.
+
+Copies: 128 pages a call, beside one ``memmove`` of as many bytes. Neither side finds its bytes in a processor's cache:
+calls go round through ``SPREAD_BYTES`` of memory, as an engine's do, all of which was touched before. A get is from the
+agent's memory (L1), or after a restart of the agent from the cluster's files (L3), here those of a local directory that
+the kernel has cached. A put is of pages that the agent has not seen.
 """
 
 from __future__ import annotations
@@ -20,11 +25,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from support import Cluster, opened
+from support import Agent, Cluster, opened, until
 
 from foreword import _native
 from foreword._native import Places
@@ -32,6 +38,9 @@ from foreword._native import Places
 LOOKUP_KEYS = (1, 128, 1024, 2048)
 PAGE_BYTES = (64 << 10, 1 << 20, 4 << 20)
 PAGES = 128
+SPREAD_BYTES = 512 << 20
+ROUNDS = 5
+Row = dict[str, object]
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -47,88 +56,138 @@ def quantiles_us(seconds: list[float]) -> dict[str, float]:
     return {name: round(ordered[int(len(ordered) * part)] * 1e6, 1) for name, part in (("p50", 0.5), ("p99", 0.99))}
 
 
-def lookups(connection: _native.Connection) -> list[dict[str, object]]:
-    """One row for each number of keys and each rhythm."""
+def keys_of(count: int, seed: object) -> list[str]:
+    draw = random.Random(str(seed))
+    return [draw.randbytes(32).hex() for _ in range(count)]
+
+
+def lookups(connection: _native.Connection) -> list[Row]:
+    """A row for each number of keys and each rhythm."""
     namespace = opened(connection, "lookups", [4096])
-    draw = random.Random(1)
-    keys = [draw.randbytes(32).hex() for _ in range(max(LOOKUP_KEYS))]
-    content = bytearray(draw.randbytes(4096) * len(keys))
-    assert _native.OUT_FAILED not in namespace.put(keys, 0, Places.buffer(content, 4096), wait=True, timeout_ms=60_000)
-    rows: list[dict[str, object]] = []
+    keys = keys_of(max(LOOKUP_KEYS), "lookups")
+    content = bytearray(os.urandom(4096) * len(keys))
+    published(namespace, keys, Places.buffer(content, 4096))
+    rows: list[Row] = []
     for count in LOOKUP_KEYS:
         asked = keys[:count]
-        for pause_s, calls in ((0.0, 5000), (0.01, 300)):
+        for rhythm, pause_s, calls in (("closed loop", 0.0, 5000), ("10 ms pauses", 0.01, 300)):
             took = []
             for _ in range(calls):
                 if pause_s:
                     time.sleep(pause_s)
-                took.append(timed(lambda: namespace.lookup(asked)))
+                took.append(timed(lambda asked=asked: namespace.lookup(asked)))
             assert namespace.lookup(asked) == count
-            rhythm = "10 ms pauses" if pause_s else "closed loop"
             rows.append({"call": "lookup", "keys": count, "rhythm": rhythm, **quantiles_us(took)})
+    namespace.close()
     return rows
 
 
-def copies(connection: _native.Connection) -> list[dict[str, object]]:
-    """One row for each size of page."""
-    rows: list[dict[str, object]] = []
-    for page_bytes in PAGE_BYTES:
-        namespace = opened(connection, f"pages of {page_bytes}", [page_bytes])
-        total = PAGES * page_bytes
-        rounds = 1 + max(5, min(20, (1 << 30) // total))
-        source, target = bytearray(os.urandom(1 << 20) * (total >> 20)), bytearray(total)
-        target[:] = source
-        put_s, get_s, plain_s = [], [], []
-        to, since = Places.buffer(target, page_bytes), Places.buffer(source, page_bytes)
-        target_address, source_address = to.addresses()[0][0], since.addresses()[0][0]
-        for number in range(rounds):
-            keys = [random.Random(f"{page_bytes} {number} {page}").randbytes(32).hex() for page in range(PAGES)]
+def published(namespace: _native.Namespace, keys: list[str], places: Places) -> None:
+    """Waits until pages are published, and nothing of them is under way any more."""
+    outcomes = namespace.put(keys, 0, places, wait=True, timeout_ms=120_000)
+    assert set(outcomes) <= {_native.OUT_PUBLISHED, _native.OUT_EXISTS}, (set(outcomes), namespace.state())
+
+
+@dataclass
+class Batch:
+    """128 pages: their keys, and where they lie."""
+
+    keys: list[str]
+    source: Places
+    target: Places
+
+    def copied_plainly(self) -> float:
+        """Seconds that ``memmove`` takes."""
+        (to, _), (since, _) = self.target.addresses()[0], self.source.addresses()[0]
+        bytes_ = self.source.pages * self.source.page_bytes
+        return timed(lambda: ctypes.memmove(to, since, bytes_))
+
+
+class Copies:
+    """Pages of one size."""
+
+    def __init__(self, connection: _native.Connection, page_bytes: int) -> None:
+        self.page_bytes, self.total = page_bytes, PAGES * page_bytes
+        self.namespace = opened(connection, f"pages of {page_bytes}", [page_bytes])
+        count = max(1, SPREAD_BYTES // self.total)
+        self.source = bytearray(os.urandom(1 << 20) * (count * self.total >> 20))
+        self.target = bytearray(self.source)
+        self.batches = [self.batch(number) for number in range(count)]
+        self.plain_s: list[float] = []
+
+    def batch(self, number: int) -> Batch:
+        part = slice(number * self.total, (number + 1) * self.total)
+        places = [Places.buffer(memoryview(memory)[part], self.page_bytes) for memory in (self.source, self.target)]
+        return Batch(keys_of(PAGES, (self.page_bytes, number)), *places)
+
+    def put(self) -> list[float]:
+        """Seconds of each batch's put, all of whose pages were new and taken."""
+        took = []
+        for batch in self.batches:
             outcomes: list[int] = []
-            put_s.append(timed(lambda: outcomes.extend(namespace.put(keys, 0, since, timeout_ms=60_000))))
-            if outcomes.count(_native.OUT_TAKEN) != PAGES:
-                put_s.pop()
-                continue
-            # Published and out of the way, so that a get is of the agent's memory and of nothing else.
-            namespace.put(keys, 0, since, wait=True, timeout_ms=60_000)
-            for _ in range(5):
+            seconds = timed(
+                lambda: outcomes.extend(self.namespace.put(batch.keys, 0, batch.source, timeout_ms=120_000))
+            )
+            assert _native.OUT_EXISTS not in outcomes
+            if not {_native.OUT_FAILED, _native.OUT_REFUSED} & set(outcomes):
+                took.append(seconds)
+            published(self.namespace, batch.keys, batch.source)
+        return took
+
+    def get(self, rounds: int) -> list[float]:
+        """Seconds of each get that gave all pages; and those of a plain copy, noted apart."""
+        took = []
+        for _ in range(rounds):
+            for batch in self.batches:
                 hits: list[bool] = []
-                took = timed(lambda: hits.extend(namespace.get(keys, 0, to, timeout_ms=60_000)))
+                seconds = timed(
+                    lambda: hits.extend(self.namespace.get(batch.keys, 0, batch.target, timeout_ms=120_000))
+                )
                 if all(hits):
-                    get_s.append(took)
-                plain_s.append(timed(lambda: ctypes.memmove(target_address, source_address, total)))
-            if number == 0:
-                # Memory is touched for the first time by all.
-                put_s, get_s, plain_s = [], [], []
-        rows += [row("get", page_bytes, get_s, plain_s), row("put", page_bytes, put_s, plain_s)]
-        namespace.close()
-    return rows
+                    took.append(seconds)
+            self.plain_s += [batch.copied_plainly() for batch in self.batches]
+        return took
+
+    def row(self, call: str, took_s: list[float]) -> Row:
+        if not took_s:
+            return {"call": call, "page_bytes": self.page_bytes, "calls": 0}
+        gib = self.total / (1 << 30)
+        mine, plain = gib / statistics.median(took_s), gib / statistics.median(self.plain_s)
+        return {
+            "call": call,
+            "page_bytes": self.page_bytes,
+            "calls": len(took_s),
+            "gib_per_s": round(mine, 2),
+            "memcpy_gib_per_s": round(plain, 2),
+            "of_memcpy": round(mine / plain, 2),
+        }
 
 
-def row(call: str, page_bytes: int, took_s: list[float], plain_s: list[float]) -> dict[str, object]:
-    gib = PAGES * page_bytes / (1 << 30)
-    if not took_s:
-        return {"call": call, "page_bytes": page_bytes, "calls": 0}
-    mine, plain = gib / statistics.median(took_s), gib / statistics.median(plain_s)
-    return {
-        "call": call,
-        "page_bytes": page_bytes,
-        "calls": len(took_s),
-        "gib_per_s": round(mine, 2),
-        "memcpy_gib_per_s": round(plain, 2),
-        "of_memcpy": round(mine / plain, 2),
-    }
+def copies(agent: Agent, connection: _native.Connection, page_bytes: int) -> list[Row]:
+    """What one size of page costs: put, got from L1, got from L3."""
+    sized = Copies(connection, page_bytes)
+    put_s = sized.put()
+    # The first round maps what it copies.
+    sized.get(1)
+    sized.plain_s.clear()
+    from_l1_s = sized.get(ROUNDS)
+    agent.end()
+    agent.start()
+    until(lambda: all(sized.namespace.lookup(batch.keys) == PAGES for batch in sized.batches), "the mirror is there")
+    from_l3_s = sized.get(1)
+    assert bytes(sized.target) == bytes(sized.source)
+    sized.namespace.close()
+    return [sized.row(*row) for row in (("put", put_s), ("get from L1", from_l1_s), ("get from L3", from_l3_s))]
 
 
-def shown(row: dict[str, object]) -> str:
+def shown(row: Row) -> str:
     if row["call"] == "lookup":
         return f"lookup {row['keys']:>5} keys, {row['rhythm']:<12}  p50 {row['p50']:>8} µs   p99 {row['p99']:>8} µs"
-    kib = int(str(row["page_bytes"])) >> 10
+    what = f"{row['call']:<11} {PAGES} pages of {int(str(row['page_bytes'])) >> 10:>5} KiB"
     if not row["calls"]:
-        return f"{row['call']} {PAGES} pages of {kib:>5} KiB: no call went through whole"
-    return (
-        f"{row['call']} {PAGES} pages of {kib:>5} KiB  {row['gib_per_s']:>6} GiB/s   memcpy {row['memcpy_gib_per_s']:>6} GiB/s"
-        f"   {row['of_memcpy']} of it   ({row['calls']} calls)"
-    )
+        return f"{what}: no call went through whole"
+    speed = f"{row['gib_per_s']:>6} GiB/s   memcpy {row['memcpy_gib_per_s']:>6} GiB/s"
+    return f"{what}  {speed}   {row['of_memcpy']} of it   ({row['calls']} calls)"
 
 
 def main() -> None:
@@ -146,7 +205,8 @@ def main() -> None:
         connection = _native.Connection(agent.address(arguments.way), timeout_ms=60_000)
         rows = lookups(connection)
         transport = connection.state()["transport"]
-        rows += copies(connection)
+        for page_bytes in PAGE_BYTES:
+            rows += copies(agent, connection, page_bytes)
         connection.close()
     finally:
         cluster.end()
