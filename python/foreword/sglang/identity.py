@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from foreword.sglang import runtime
 from foreword.sglang.config import Config, ConfigError
+from foreword.sglang.places import tokens_of
 from foreword.sglang.ranks import RankGroup, Sharing
 
 # The longest text of a namespace is 256 bytes; what is longer ends in a digest of the whole.
@@ -86,7 +87,7 @@ def spec(config: Config, storage_config: Any, ranks: RankGroup, pool: Pool) -> d
         "dtype": _dtype(config, pool),
         "layout": str(getattr(host_pool, "layout", "unknown")),
         "storage_format": _storage_format(storage_config, pool),
-        "page_tokens": int(getattr(host_pool, "page_size", 1) or 1),
+        "page_tokens": tokens_of(host_pool),
         "layer_first": int(getattr(host_pool, "start_layer", None) or 0),
         "layer_count": _layers(host_pool),
         "cp_rank": storage_config.attn_cp_rank,

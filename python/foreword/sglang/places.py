@@ -50,7 +50,7 @@ def map_pages(pool: Any, name: str) -> PageMap | None:
             "pool", "SGLang shards its KV over ranks page by page; start it without --enable-kv-cache-sharding"
         )
     if getattr(pool, "_is_dummy", False):
-        return _Elsewhere(int(pool.size_per_token) * int(pool.page_size))
+        return _Elsewhere(int(pool.size_per_token) * tokens_of(pool))
     layout = _computed(pool, name)
     told, refusal = _told(pool, 0)
     if layout is not None:
@@ -78,12 +78,17 @@ def map_pages(pool: Any, name: str) -> PageMap | None:
 def starts_of(host_indices: Any, pages: int, pool: Any) -> Any | None:
     """The first token of each page, as a row of int64 on the CPU; None unless `host_indices` are those of so many
     pages of this pool."""
-    tokens = int(pool.page_size)
+    tokens = tokens_of(pool)
     if host_indices is None or host_indices.numel() != pages * tokens:
         return None
     starts = host_indices.reshape(-1)[::tokens].to(device="cpu").long().contiguous()
     last = int(getattr(pool, "logical_size", pool.size)) - tokens
     return starts if int(starts.min()) >= 0 and int(starts.max()) <= last else None
+
+
+def tokens_of(pool: Any) -> int:
+    """Tokens of a page. A pool of states has one page a slot."""
+    return int(getattr(pool, "page_size", 1) or 1)
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ class _Computed:
         return self._with_places(starts, call)
 
     def _with_places(self, starts: Any, call: Callable[[_native.Places], Answers]) -> Answers:
-        indices = starts // int(self.pool.page_size) if self.layout.by_page else starts
+        indices = starts // tokens_of(self.pool) if self.layout.by_page else starts
         parts = self.layout.parts
         bases, strides = [part.base for part in parts], [part.stride for part in parts]
         lengths = [part.length for part in parts]
@@ -193,7 +198,7 @@ def _told(pool: Any, start: int) -> tuple[tuple[list[int], list[int]] | None, st
 
 def _agrees(pool: Any, layout: Layout) -> bool:
     """True if the first, a middle and the last page lie where SGLang says."""
-    tokens = int(pool.page_size)
+    tokens = tokens_of(pool)
     last = int(pool.size) // tokens - 1
     for page in {0, last // 2, last}:
         start = page * tokens
@@ -218,7 +223,7 @@ def _flat_page(pool: Any) -> Any | None:
 def _token_indices(pool: Any, starts: Any) -> Any:
     import torch
 
-    return (starts.reshape(-1, 1) + torch.arange(int(pool.page_size), dtype=torch.int64)).reshape(-1)
+    return (starts.reshape(-1, 1) + torch.arange(tokens_of(pool), dtype=torch.int64)).reshape(-1)
 
 
 def _row(starts: list[int]) -> Any:

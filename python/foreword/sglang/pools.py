@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +36,12 @@ class Pool:
     writes: bool
     # The namespace's fields but for the revision.
     spec: dict[str, Any] | None
-    namespace: _native.Namespace | None = None
-    # Until when calls wait for the namespace to open; None when it has been open.
-    _opens_until: float | None = None
+    # The namespace, and until when calls wait for it to open; no time when it has been open.
+    _used: tuple[_native.Namespace | None, float | None] = (None, None)
+
+    @property
+    def namespace(self) -> _native.Namespace | None:
+        return self._used[0]
 
     @property
     def page_bytes(self) -> int:
@@ -51,13 +54,14 @@ class Pool:
 
     def use(self, namespace: _native.Namespace | None) -> None:
         """Begins to use a namespace that is opening."""
-        self.namespace, self._opens_until = namespace, time.monotonic() + _OPENING_S
+        self._used = (namespace, time.monotonic() + _OPENING_S)
 
     def opened(self, deadline: Deadline) -> _native.Namespace | None:
         """The namespace for a call. One that was asked for a moment ago is waited for: SGLang may write in the moment
         after an attach, or after new weights, and one False ends its backup. Not where it is known why it is not
         open."""
-        namespace, until = self.namespace, self._opens_until
+        used = self._used
+        namespace, until = used
         if namespace is None or until is None:
             return namespace
         while True:
@@ -66,22 +70,20 @@ class Pool:
             if state["open"] or state["error"] is not None or left_s <= 0:
                 break
             namespace.wait_open(min(left_s, _OPENING_STEP_S))
-        if state["open"] or time.monotonic() >= until:
-            self._opens_until = None
+        if self._used is used and (state["open"] or time.monotonic() >= until):
+            self._used = (namespace, None)
         return namespace
 
 
 @dataclass
 class Pools:
-    """All pools of a backend. `anchor` is the one of the KV pages, for the calls of interface v1; the others are
-    found by name."""
+    """All pools of a backend, by name; `anchor` is the one of the KV pages of interface v1."""
 
     config: Config
     storage_config: Any
     ranks: RankGroup
     connection: _native.Connection
     warn: Callable[[str], None]
-    # The KV pages' of interface v1.
     anchor: Pool | None = None
     _by_name: dict[str, Pool] = field(default_factory=dict)
     # The weights' version, as SGLang had it when the namespaces were opened.
@@ -141,44 +143,37 @@ class Pools:
             served = runtime.weight_version()
             if served == self._served or self._closed:
                 return
-            former = [pool.namespace for pool in self._all()]
-            for pool in self._all():
+            former = [pool.namespace for pool in self.all()]
+            for pool in self.all():
                 pool.use(self._opened(pool.spec, identity.revision(self.config, served)))
             self._served = served
         for namespace in former:
             if namespace is not None:
                 namespace.close()
 
-    def namespaces(self) -> list[_native.Namespace]:
-        """Those that are open, the KV pages' first."""
-        return [pool.namespace for pool in self._all() if pool.namespace is not None]
-
-    def names(self) -> list[str]:
-        return list(self._by_name)
+    def all(self) -> list[Pool]:
+        """The KV pages' first."""
+        pools = ([self.anchor] if self.anchor is not None else []) + list(self._by_name.values())
+        return list({id(pool): pool for pool in pools}.values())
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            pools = list(self._all())
+            pools = self.all()
         _close(pools)
-
-    def _all(self) -> Iterator[Pool]:
-        pools = ([self.anchor] if self.anchor is not None else []) + list(self._by_name.values())
-        return iter({id(pool): pool for pool in pools}.values())
 
     def _made(self, name: str, host_pool: Any, anchor: Any) -> Pool:
         pages = map_pages(host_pool, name)
         shared = sharing(host_pool, name, self.storage_config)
-        first = self.ranks.rank == 0
-        whose = Sharing.PER_RANK is shared
+        own, first = shared is Sharing.PER_RANK, self.ranks.rank == 0
         pool = Pool(
             name=name,
             host_pool=host_pool,
             pages=pages,
             sharing=shared,
-            shard=self.ranks.shard if whose else 0,
+            shard=self.ranks.shard if own else 0,
             # One copy of a model whose other ranks write as well (an MLA draft beside MHA) is put by whoever comes.
-            writes=whose or first or not self.storage_config.is_mla_model,
+            writes=own or first or not self.storage_config.is_mla_model,
             spec=None,
         )
         if pages is None or (shared is Sharing.FIRST_RANK and not first):

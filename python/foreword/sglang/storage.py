@@ -26,7 +26,7 @@ logger = logging.getLogger("foreword.sglang")
 Answer = TypeVar("Answer")
 
 
-class ForewordStorage(HiCacheStorage):
+class ForewordStorage(HiCacheStorage):  # type: ignore[misc]  # SGLang has no types
     """SGLang's third tier on a Foreword agent.
 
     SGLang calls it from several threads at once: prefetch (exists), prefetch-io (get), backup (set) and the
@@ -62,7 +62,11 @@ class ForewordStorage(HiCacheStorage):
         self._log_pool(pool)
 
     def on_host_pools_registered(self) -> None:
-        logger.info("foreword: attached to %s with the pools %s", self.config.agent, ", ".join(self._pools.names()))
+        logger.info(
+            "foreword: attached to %s with the pools %s",
+            self.config.agent,
+            ", ".join(pool.name for pool in self._pools.all()),
+        )
 
     # ---- interface v1: the KV pages ----
 
@@ -131,9 +135,12 @@ class ForewordStorage(HiCacheStorage):
                 'write "allow_clear": true into the extra config, and name the tenant in the agent\'s clear_tenants'
             )
         self._pools.follow_weights()
+        deadline = self._patience.deadline()
+        namespaces = [pool.opened(deadline) for pool in self._pools.all()]
         # The first that fails ends it: two of them could last longer than SGLang waits.
-        for namespace in self._pools.namespaces():
-            namespace.clear()
+        for namespace in namespaces:
+            if namespace is not None:
+                namespace.clear()
         return True
 
     def close(self) -> None:
@@ -194,9 +201,8 @@ class ForewordStorage(HiCacheStorage):
     def _run_without_bytes(self, keys: Sequence[str], deadline: Deadline) -> int:
         """An anchor without bytes has every page; what counts is what the pools beside it have."""
         run = len(keys)
-        for name in self._pools.names():
-            pool = self._pools.get(name)
-            if pool is not None and pool.pages is not None and run:
+        for pool in self._pools.all():
+            if pool.pages is not None and run:
                 run = self._lookup(pool, keys[:run], deadline)
         return run
 
