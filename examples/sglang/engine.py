@@ -16,6 +16,7 @@ import logging
 import time
 from array import array
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import sgl_cpu
@@ -81,13 +82,39 @@ def _load(
         device[device_indices] = host[_rows(host, host_indices, self.page_size)]
 
 
+@dataclass(frozen=True)
+class Rank:
+    """One of an engine's tensor-parallel ranks; those of an engine meet at a file, `rendezvous`."""
+
+    rank: int = 0
+    ranks: int = 1
+    rendezvous: str = ""
+
+    def join(self) -> Any:
+        """The group of all ranks, None for a rank alone."""
+        sgl_cpu.set_parallel(self.rank, self.ranks)
+        if self.ranks == 1:
+            return None
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{self.rendezvous}", rank=self.rank, world_size=self.ranks
+        )
+        return torch.distributed.group.WORLD
+
+
+ALONE = Rank()
+
+
 class Engine:
-    """One engine with a cache and its storage backend. `extra`: SGLang's extra config for a dynamic backend, None for
-    none.
+    """One rank of an engine with a cache and its storage backend. `extra`: SGLang's extra config for a dynamic
+    backend, None for none.
     """
 
-    def __init__(self, kind: str, layout: str, pages: int, extra: dict[str, Any] | None) -> None:
-        sgl_cpu.set_parallel()
+    def __init__(self, kind: str, layout: str, pages: int, extra: dict[str, Any] | None, rank: Rank = ALONE) -> None:
+        group = rank.join()
+        # With MLA all ranks hold the same KV, else heads of their own.
+        self.seed_of_rank = rank.rank if kind == "mha" else 0
+        # How long a page may lack the others' parts.
+        self.others_s = PATIENCE_S if rank.ranks > 1 else 0.0
         tokens = (pages + 8) * PAGE_TOKENS
         self.pages = pages
         self.device = sgl_cpu.device_pool(kind, tokens)
@@ -120,6 +147,7 @@ class Engine:
             page_size=PAGE_TOKENS,
             tree_components=(ComponentType.FULL,),
             enable_metrics=False,
+            tp_cache_group=group,
         )
         self.cache = UnifiedRadixCache(params)
         self.cache.init_hicache(args, params)
@@ -133,14 +161,16 @@ class Engine:
         """Computes (draws) the KV of a prompt, and writes it through to storage."""
         indices = self.allocator.alloc(len(prompt))
         for layer, buffer in enumerate(self._layers()):
-            buffer[indices] = _drawn(buffer, seed, layer, len(prompt))
+            buffer[indices] = self._drawn(buffer, seed, layer, len(prompt))
         self.cache.insert(InsertParams(key=_key(prompt), value=indices))
         node = self.cache.match_prefix(MatchPrefixParams(key=_key(prompt))).last_device_node
         if not self.cache.tree_core.is_backuped(node):
             nodes = self.cache.tree_core.build_backup_node_ids(node, False)
             self.cache._execute_and_commit_kv_backup(BackupKV(node_ids=nodes), False)
         self._until(lambda: not self.cache.ongoing_write_through and not self.cache.ongoing_backup, "backup")
-        stored = self.backend.batch_exists(self.cache.tree_core.get_hash_values(node))
+        keys, deadline = self.cache.tree_core.get_hash_values(node), time.monotonic() + self.others_s
+        while (stored := self.backend.batch_exists(keys)) < len(keys) and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert stored == len(prompt) // PAGE_TOKENS, f"{stored} pages are stored of {len(prompt) // PAGE_TOKENS}"
 
     def consume(self, prompt: list[int], seed: int, expected_pages: int) -> float:
@@ -176,8 +206,13 @@ class Engine:
         assert match.device_prefix_len == tokens, f"{match.device_prefix_len} tokens on the device of {tokens}"
         indices = self.cache.path_device_indices(match.last_device_node)
         for layer, buffer in enumerate(self._layers()):
-            same = torch.equal(buffer[indices], _drawn(buffer, seed, layer, tokens))
+            same = torch.equal(buffer[indices], self._drawn(buffer, seed, layer, tokens))
             assert same, f"layer buffer {layer}: not the producer's bytes"
+
+    def _drawn(self, buffer: Any, seed: int, layer: int, tokens: int) -> Any:
+        """The KV of a layer, the same for the same prompt and rank."""
+        generator = torch.Generator().manual_seed(1000 * seed + layer + 100_000 * self.seed_of_rank)
+        return torch.randint(-100, 100, (tokens, *buffer.shape[1:]), generator=generator).to(buffer.dtype)
 
     def _match(self, prompt: list[int]) -> Any:
         return self.cache.match_prefix(MatchPrefixParams(key=_key(prompt)))
@@ -205,11 +240,6 @@ def prompt_of(pages: int, seed: int) -> list[int]:
 
 def _key(prompt: list[int]) -> RadixKey:
     return RadixKey(array("q", prompt))
-
-
-def _drawn(buffer: Any, seed: int, layer: int, tokens: int) -> Any:
-    generator = torch.Generator().manual_seed(1000 * seed + layer)
-    return torch.randint(-100, 100, (tokens, *buffer.shape[1:]), generator=generator).to(buffer.dtype)
 
 
 def extra_config(agent: str, *, shm: bool = False) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """SGLang's own cache over Foreword: what one engine has written through its agent, another reads through another one.
 
-    python3 tests/sglang/run.py --foreword target/debug/foreword [--venv VENV] [--pages 24] [--only mla/page_first]
+    python3 tests/sglang/run.py --foreword target/debug/foreword [--venv VENV] [--pages 24] [--only mla]
 
 Of each kind and layout, with and without shared host memory: a producer on agent A; A is stopped; a consumer on agent
 B; both agents are started anew, with nothing in memory; a consumer on A. Each engine is a process of its own, forked
@@ -45,6 +45,8 @@ def main() -> int:
     scenarios: dict[str, Callable[[Any], None]] = {
         "attached at run time": lambda at: attached_at_run_time(at, arguments.pages)
     }
+    for kind in KINDS:
+        scenarios[f"{kind}, two ranks"] = partial(two_ranks, kind=kind, pages=arguments.pages)
     for kind, layout, shm in itertools.product(KINDS, LAYOUTS, (False, True)):
         name = f"{kind}/{layout}{'/shm' if shm else ''}"
         scenarios[name] = partial(crosses_agents, kind=kind, layout=layout, shm=shm, pages=arguments.pages)
@@ -151,7 +153,7 @@ def attached_at_run_time(cluster: Any, pages: int) -> None:
     """Attached to a running engine: refused and rolled back; while the agent is away; detached, and attached again."""
     import engine as engines
 
-    agent = cluster.agent("a", "--state-dir", str(cluster.folder / "a"))
+    agent = cluster.agent("a", state_dir=str(cluster.folder / "a"))
     extra, prompt = engines.extra_config(agent.address("unix")), engines.prompt_of(pages, 1)
 
     def without_agent() -> None:
@@ -184,9 +186,41 @@ def attached_at_run_time(cluster: Any, pages: int) -> None:
     in_a_process_of_its_own(with_agent)
 
 
+def two_ranks(cluster: Any, *, kind: str, pages: int) -> None:
+    """Ranks in step by collectives, as SGLang's are: each writes its part of a page, or one of them all of it."""
+    import engine as engines
+
+    agent, prompt = cluster.agent("a"), engines.prompt_of(pages, 1)
+    extra = engines.extra_config(agent.address("unix"))
+
+    def engine(name: str, use: Callable[[Any], None]) -> None:
+        rendezvous = str(cluster.folder / f"{name}-ranks")
+
+        def rank(number: int) -> None:
+            made = engines.Engine(kind, "page_first", pages, extra, engines.Rank(number, 2, rendezvous))
+            use(made)
+            made.close()
+
+        in_processes_of_their_own([partial(rank, number) for number in range(2)])
+
+    engine("producer", lambda producer: producer.produce(prompt, seed=1))
+    engine("consumer", lambda consumer: consumer.consume(prompt, 1, pages))
+
+
 def in_a_process_of_its_own(use: Callable[[], None]) -> None:
-    """Forks: this process has no threads and no connection yet. Raises if the other one fails."""
+    in_processes_of_their_own([use])
+
+
+def in_processes_of_their_own(uses: list[Callable[[], None]]) -> None:
+    """Forks: this process has no threads and no connection yet. Raises if one of the others fails."""
     sys.stdout.flush()
+    children = [_forked(use) for use in uses]
+    ended = [os.waitpid(child, 0)[1] for child in children]
+    if any(ended):
+        raise RuntimeError(f"engines' processes ended with {ended}")
+
+
+def _forked(use: Callable[[], None]) -> int:
     child = os.fork()
     if not child:
         try:
@@ -195,9 +229,7 @@ def in_a_process_of_its_own(use: Callable[[], None]) -> None:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    if status:
-        raise RuntimeError(f"an engine's process ended with {status}")
+    return child
 
 
 if __name__ == "__main__":

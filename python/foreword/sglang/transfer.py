@@ -42,9 +42,9 @@ class Transfer:
             return [True] * len(keys)
         began = time.monotonic()
         outcomes = self._put_all(pool, keys, host_indices, parent, deadline)
-        self._settle(pool, keys, outcomes, deadline)
         stored = [outcome in _STORED for outcome in outcomes]
         self.reports.wrote(len(keys), sum(stored), pool.page_bytes, time.monotonic() - began)
+        self._settle(pool, keys, outcomes, deadline)
         return stored
 
     def get(
