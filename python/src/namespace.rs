@@ -6,6 +6,7 @@ use std::time::Duration;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
+use tokio::time::Instant;
 
 use crate::calls::Calls;
 use crate::connection::timeout_of;
@@ -15,6 +16,11 @@ use crate::places::Places;
 use crate::spec::refused;
 use crate::tokens::Prompt;
 use crate::transport::{Freshness, Outcome};
+
+/// The longest wait for an opening: a year.
+const WAIT_S_MAX: f64 = 365.0 * 86_400.0;
+/// How often a wait looks whether the user has had enough.
+const SIGNALS_EVERY: Duration = Duration::from_millis(100);
 
 /// One namespace of a connection: opened in the background, and again after a reconnect.
 #[pyclass(frozen, module = "foreword._native")]
@@ -45,9 +51,20 @@ impl Namespace {
         Ok(dict)
     }
 
-    fn wait_open(&self, py: Python<'_>, timeout_s: f64) -> bool {
-        let time = Duration::try_from_secs_f64(timeout_s).unwrap_or_default();
-        py.detach(|| self.calls.wait_open(time))
+    fn wait_open(&self, py: Python<'_>, timeout_s: f64) -> PyResult<bool> {
+        // What is no time is none at all.
+        let wait = Duration::try_from_secs_f64(timeout_s.clamp(0.0, WAIT_S_MAX)).unwrap_or_default();
+        let deadline = Instant::now() + wait;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if py.detach(|| self.calls.wait_open(left.min(SIGNALS_EVERY))) {
+                return Ok(true);
+            }
+            py.check_signals()?;
+            if left <= SIGNALS_EVERY {
+                return Ok(false);
+            }
+        }
     }
 
     #[pyo3(signature = (keys, *, min_revision=0, linearizable=false, timeout_ms=None))]

@@ -193,6 +193,71 @@ def test_memory_is_not_read_after_a_put_that_ran_out_of_time(
         assert rounds < 200, "no put was cut short"
 
 
+def test_an_agent_that_is_killed_under_load_costs_misses_and_no_wrong_byte(mortal: Agent, way: str, model: str) -> None:
+    """Threads put and get all the time, each its own pages; the agent is killed and started again, three times."""
+    connection = _native.Connection(mortal.address(way))
+    namespace = opened(connection, model, [64 << 10])
+    stop, wrong, hits = threading.Event(), [], [0] * 4
+
+    def busy(thread: int) -> None:
+        draw = random.Random(thread)
+        memory = bytearray(8 * (64 << 10))
+        places, number = Places.buffer(memory, 64 << 10), 0
+        while not stop.is_set():
+            # Now and then pages of before, which may be in the cluster only.
+            number = number + 1 if draw.random() < 0.7 else draw.randint(0, number)
+            keys, content = names(f"{thread} {number}", 8), pages((thread, number), 8, 64 << 10)
+            memory[:] = content
+            namespace.put(keys, 0, places, timeout_ms=1000)
+            memory[:] = bytes(len(memory))
+            got = namespace.get(keys, 0, places, every_key=True, timeout_ms=1000)
+            for page, hit in enumerate(got):
+                part = slice(page * (64 << 10), (page + 1) * (64 << 10))
+                if hit and memory[part] != content[part]:
+                    wrong.append((thread, number, page))
+            hits[thread] += sum(got)
+
+    threads = [threading.Thread(target=busy, args=(thread,)) for thread in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(3):
+            before = list(hits)
+            until(lambda before=before: all(now > then for now, then in zip(hits, before)), "every thread has hits")
+            mortal.end(signal.SIGKILL)
+            until(lambda: not connection.state()["connected"], "the loss is seen")
+            mortal.start()
+            assert namespace.wait_open(PATIENCE_S), namespace.state()
+        before = list(hits)
+        until(lambda: all(now > then for now, then in zip(hits, before)), "every thread has hits again")
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+    assert not wrong
+    connection.close()
+
+
+@pytest.mark.parametrize("timeout_s", [-1.0, 0.0, float("nan")])
+def test_a_wait_for_no_time_is_none(timeout_s: float) -> None:
+    connection = _native.Connection("unix:/nonexistent/socket")
+    assert connection.namespace(spec("model")).wait_open(timeout_s) is False
+    connection.close()
+
+
+def test_a_long_wait_ends_when_the_namespace_is_open_and_can_be_interrupted(agent: Agent, way: str, model: str) -> None:
+    connection = _native.Connection(agent.address(way))
+    assert connection.namespace(spec(model)).wait_open(float("inf"))
+    connection.close()
+    connection = _native.Connection("unix:/nonexistent/socket")
+    namespace = connection.namespace(spec(model))
+    interrupt = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        namespace.wait_open(float("inf"))
+    connection.close()
+
+
 def in_child(work: Callable[[], str]) -> str:
     """What a forked child has to say; it must end by itself."""
     read, write = os.pipe()

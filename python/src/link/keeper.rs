@@ -116,6 +116,8 @@ async fn serve(shared: &Shared, line: Arc<Line>) {
                 tasks.spawn(shared.keeping.track_future(opening.keep(line.clone())));
             }
         }
+        // Those that are not wanted any more.
+        while tasks.try_join_next().is_some() {}
         tokio::select! {
             () = line.gone.cancelled() => return,
             () = shared.closing.cancelled() => return line.transport.end(),
