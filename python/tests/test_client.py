@@ -24,6 +24,16 @@ def test_the_example_in_the_docstring_does_what_it_says(agent: Agent) -> None:
     assert not said and runner.tries > 0, "".join(said)
 
 
+def test_the_example_in_the_readme_does_what_it_says(agent: Agent) -> None:
+    text = Path(__file__).parents[1].joinpath("README.md").read_text()
+    text = text.replace("/run/foreword/node.sock", str(agent.socket)).replace("my-model", "the readme's model")
+    example = doctest.DocTestParser().get_doctest(text, {}, "README.md", None, None)
+    said: list[str] = []
+    runner = doctest.DocTestRunner()
+    runner.run(example, out=said.append)
+    assert not said and runner.tries > 5, "".join(said)
+
+
 def test_the_asyncio_example_does_what_it_says(agent: Agent) -> None:
     text = (AsyncClient.__doc__ or "").replace("/run/foreword/node.sock", str(agent.socket))
     names: dict = {"AsyncClient": AsyncClient}
