@@ -45,6 +45,7 @@ def main() -> int:
     scenarios: dict[str, Callable[[Any], None]] = {
         "attached at run time": lambda at: attached_at_run_time(at, arguments.pages)
     }
+    scenarios["failures injected"] = partial(failures_injected, pages=8)
     for kind in KINDS:
         scenarios[f"{kind}, two ranks"] = partial(two_ranks, kind=kind, pages=arguments.pages)
     for kind, layout, shm in itertools.product(KINDS, LAYOUTS, (False, True)):
@@ -184,6 +185,32 @@ def attached_at_run_time(cluster: Any, pages: int) -> None:
     in_a_process_of_its_own(without_agent)
     agent.start()
     in_a_process_of_its_own(with_agent)
+
+
+def failures_injected(cluster: Any, *, pages: int) -> None:
+    """SGLang's injector lets every third call fail or come late: fewer pages come, and no byte is wrong."""
+    import engine as engines
+
+    agent = cluster.agent("a")
+    extra, prompts = engines.extra_config(agent.address("unix")), [engines.prompt_of(pages, seed) for seed in range(50)]
+
+    def run(use: Callable[[Any, list[int], int], Any]) -> list[Any]:
+        from sglang.srt.environ import envs
+
+        failure, delay = envs.SGLANG_TEST_HICACHE_BACKEND_RANDOM_FAILURE, envs.SGLANG_TEST_HICACHE_BACKEND_RANDOM_DELAY
+        with failure.override(0.3), delay.override(0.02):
+            engine = engines.Engine("mha", "page_first", pages * len(prompts), extra)
+            assert type(engine.backend).__name__ == "HiCacheStorageFailureInjector", "nothing is injected"
+            made = [use(engine, prompt, seed) for seed, prompt in enumerate(prompts)]
+            engine.close()
+        return made
+
+    def consumer() -> None:
+        came = run(lambda engine, prompt, seed: engine.read(prompt, seed))
+        assert 0 < sum(came) < pages * len(prompts), f"{sum(came)} pages came of {pages * len(prompts)}"
+
+    in_a_process_of_its_own(lambda: run(lambda engine, prompt, seed: engine.write(prompt, seed)) and None)
+    in_a_process_of_its_own(consumer)
 
 
 def two_ranks(cluster: Any, *, kind: str, pages: int) -> None:

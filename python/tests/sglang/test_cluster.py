@@ -267,6 +267,34 @@ def test_the_memory_of_pages_is_left_alone_after_a_call_that_ran_out_of_time(att
     assert storage.batch_exists(keys_of(64, "new")) == 0
 
 
+def test_the_memory_of_pages_is_left_alone_after_a_close_that_ended_a_call(attach, mortal):
+    pool = host_pool("mha", "page_first", pages=128, heads=8, head_dim=64)
+    storage, keys = attach(mortal, pool, extra={"timeout_ms": 9000}), keys_of(64)
+    until(lambda: all(storage.batch_set_v1(keys, indices(pool, *range(64)))), "the pages are written")
+    until(lambda: storage.batch_exists(keys) == 64, "the pages are there")
+    base, size = pool.kv_buffer.data_ptr(), pool.kv_buffer.numel() * pool.kv_buffer.element_size()
+    mortal.sleep()
+    answers, began = [], threading.Event()
+
+    def read():
+        began.set()
+        answers.append(storage.batch_get_v1(keys_of(64, "new") + keys, indices(pool, *range(128))))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    began.wait()
+    ended = time.monotonic()
+    storage.close()
+    reader.join()
+    assert time.monotonic() - ended < 15
+    assert answers == [[False] * 128]
+    ctypes.memset(base, 0xA5, size)
+    mortal.wake()
+    other = attach(mortal, host_pool("mha", "page_first", heads=8, head_dim=64))
+    until(lambda: other.batch_exists(keys) == 64, "the agent answers again")
+    assert ctypes.string_at(base, size) == b"\xa5" * size
+
+
 def test_new_weights_are_other_pages(attach, agent):
     from sglang.srt.runtime_context import get_context
 
