@@ -26,9 +26,11 @@ class Part:
 @dataclass(frozen=True)
 class Layout:
     """A page's parts, in order. `start` is the page's first token, or its number where `by_page` (a page's bytes need
-    not divide by its tokens)."""
+    not divide by its tokens). `buffers` are held, so that the memory is there for as long as its addresses are used:
+    SGLang gives up a pool's buffers when its process ends, while calls may be under way."""
 
     parts: tuple[Part, ...]
+    buffers: tuple[Any, ...]
     by_page: bool = False
 
     @property
@@ -46,17 +48,15 @@ def layout_of(pool: Any) -> Layout | None:
 
 
 def _mha(pool: Any) -> Layout | None:
-    base, itemsize = pool.kv_buffer.data_ptr(), pool.dtype.itemsize
-    row = pool.head_num * pool.head_dim * itemsize
+    base, buffers = pool.kv_buffer.data_ptr(), (pool.kv_buffer,)
+    row = pool.head_num * pool.head_dim * pool.dtype.itemsize
     values = base + pool.layer_num * pool.size * row
     if pool.layout == "layer_first":
-        offsets = [layer * pool.size * row for layer in range(pool.layer_num)]
-        return Layout(
-            tuple(Part(at + offset, row, pool.page_size * row) for offset in offsets for at in (base, values))
-        )
+        starts = [at + layer * pool.size * row for layer in range(pool.layer_num) for at in (base, values)]
+        return Layout(tuple(Part(start, row, pool.page_size * row) for start in starts), buffers)
     if pool.layout in _PAGES_IN_A_ROW:
         token = pool.layer_num * row
-        return Layout(tuple(Part(at, token, pool.page_size * token) for at in (base, values)))
+        return Layout(tuple(Part(at, token, pool.page_size * token) for at in (base, values)), buffers)
     if pool.layout == "page_unified":
         return _rows_of(pool.kv_buffer)
     return None
@@ -65,21 +65,17 @@ def _mha(pool: Any) -> Layout | None:
 def _asymmetric_mha(pool: Any) -> Layout | None:
     if pool.layout not in ("page_first", "page_first_direct"):
         return None
-    sides = ((pool.k_buffer, pool.head_dim), (pool.v_buffer, pool.v_head_dim))
-    tokens = [pool.layer_num * pool.head_num * dim * pool.dtype.itemsize for _, dim in sides]
-    return Layout(
-        tuple(
-            Part(buffer.data_ptr(), token, pool.page_size * token)
-            for (buffer, _), token in zip(sides, tokens, strict=True)
-        )
-    )
+    parts = []
+    for buffer, dim in ((pool.k_buffer, pool.head_dim), (pool.v_buffer, pool.v_head_dim)):
+        token = pool.layer_num * pool.head_num * dim * pool.dtype.itemsize
+        parts.append(Part(buffer.data_ptr(), token, pool.page_size * token))
+    return Layout(tuple(parts), (pool.k_buffer, pool.v_buffer))
 
 
 def _keys_only(pool: Any) -> Layout | None:
     if pool.layout not in ("layer_first", "page_first", "page_first_direct"):
         return None
-    row = pool.head_num * pool.head_dim * pool.dtype.itemsize
-    return _one_buffer(pool, pool.k_buffer.data_ptr(), row)
+    return _one_buffer(pool, pool.k_buffer, pool.head_num * pool.head_dim * pool.dtype.itemsize)
 
 
 def _mla(pool: Any) -> Layout | None:
@@ -91,7 +87,7 @@ def _mla(pool: Any) -> Layout | None:
         return _rows_of(pool.kv_buffer)
     if pool.layout not in ("layer_first", "page_first", "page_first_direct"):
         return None
-    return _one_buffer(pool, pool.kv_buffer.data_ptr(), pool.kv_cache_dim * pool.dtype.itemsize)
+    return _one_buffer(pool, pool.kv_buffer, pool.kv_cache_dim * pool.dtype.itemsize)
 
 
 def _mla_split(pool: Any) -> Layout:
@@ -103,14 +99,13 @@ def _mla_split(pool: Any) -> Layout:
     return _rows_of(*[buffer for buffer in buffers if buffer is not None])
 
 
-def _one_buffer(pool: Any, base: int, row: int) -> Layout:
+def _one_buffer(pool: Any, buffer: Any, row: int) -> Layout:
     """One buffer of `row` bytes a token and layer."""
-    if pool.layout == "layer_first":
-        return Layout(
-            tuple(Part(base + layer * pool.size * row, row, pool.page_size * row) for layer in range(pool.layer_num))
-        )
-    token = pool.layer_num * row
-    return Layout((Part(base, token, pool.page_size * token),))
+    base, token = buffer.data_ptr(), pool.layer_num * row
+    if pool.layout != "layer_first":
+        return Layout((Part(base, token, pool.page_size * token),), (buffer,))
+    starts = [base + layer * pool.size * row for layer in range(pool.layer_num)]
+    return Layout(tuple(Part(start, row, pool.page_size * row) for start in starts), (buffer,))
 
 
 def _states(pool: Any) -> Layout | None:
@@ -122,29 +117,30 @@ def _states(pool: Any) -> Layout | None:
 
 
 def _dsa_indexer(pool: Any) -> Layout | None:
-    buffer = pool.index_k_with_scale_buffer
-    if pool.layout == "layer_first":
-        return _rows_of(*[buffer[layer] for layer in range(pool.layer_num)])
-    return _rows_of(buffer) if pool.layout in ("page_first", "page_first_direct") else None
+    return _rows(pool, pool.index_k_with_scale_buffer)
 
 
 def _paged_rows(pool: Any) -> Layout | None:
-    if pool.layout == "layer_first":
-        return _rows_of(*pool.kv_buffer)
-    return _rows_of(pool.kv_buffer) if pool.layout in ("page_first", "page_first_direct") else None
+    return _rows(pool, pool.kv_buffer)
 
 
 def _packed_rows(pool: Any) -> Layout | None:
     """Rows of packed values and scales, which SGLang gives as keys and values where both are in them."""
-    if pool.layout == "layer_first":
-        return _rows_of(*[pool.kv_buffer[layer] for layer in range(pool.layer_num)])
-    if pool.layout not in ("page_first", "page_first_direct"):
-        return None
-    base, page, count = pool.kv_buffer.data_ptr(), pool.page_bytes, pool.storage_objects_per_page
+    layout, count = _rows(pool, pool.kv_buffer), pool.storage_objects_per_page
+    if layout is None or pool.layout == "layer_first":
+        return layout
+    base, page = pool.kv_buffer.data_ptr(), pool.page_bytes
     layers = [pool.layer_num // count + (part < pool.layer_num % count) for part in range(count)]
-    starts = [sum(layers[:part]) * pool.row_bytes for part in range(count)]
-    parts = [Part(base + start, page, rows * pool.row_bytes) for start, rows in zip(starts, layers, strict=True)]
-    return Layout(tuple(parts), by_page=True)
+    starts = [base + sum(layers[:part]) * pool.row_bytes for part in range(count)]
+    parts = [Part(start, page, rows * pool.row_bytes) for start, rows in zip(starts, layers, strict=True)]
+    return Layout(tuple(parts), layout.buffers, by_page=True)
+
+
+def _rows(pool: Any, buffer: Any) -> Layout | None:
+    """A page is a row of a buffer, or with layer_first a row of each layer's."""
+    if pool.layout == "layer_first":
+        return _rows_of(*[buffer[layer] for layer in range(pool.layer_num)])
+    return _rows_of(buffer) if pool.layout in ("page_first", "page_first_direct") else None
 
 
 def _rows_of(*buffers: Any) -> Layout:
@@ -153,7 +149,7 @@ def _rows_of(*buffers: Any) -> Layout:
     for buffer in buffers:
         row = buffer.stride(0) * buffer.element_size()
         parts.append(Part(buffer.data_ptr(), row, row))
-    return Layout(tuple(parts), by_page=True)
+    return Layout(tuple(parts), buffers, by_page=True)
 
 
 _BUILDERS: dict[str, Callable[[Any], Layout | None]] = {

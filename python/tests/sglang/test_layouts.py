@@ -202,6 +202,20 @@ def test_an_unsupported_layout_is_refused_with_what_to_write(real, storage_of):
         storage_of(pool)
 
 
+@pytest.mark.parametrize("kind", ["mha", "mla", "mamba", "indexer"])
+def test_a_pool_that_gave_up_its_buffers_is_read_and_written_all_the_same(real, storage_of, kind):
+    """SGLang does so when its process ends, and calls may be under way."""
+    pool = real_sglang.host_pool(kind, "page_first")
+    storage = storage_of(pool)
+    key = hashlib.sha256(b"k").hexdigest()
+    assert storage.batch_set_v1([key], real_sglang.indices(pool, 1)) == [True]
+    for name in ("kv_buffer", "data_refs", "k_data_refs", "v_data_refs", "host_kv_data_refs", "temporal_buffer"):
+        if hasattr(pool, name):
+            setattr(pool, name, None)
+    pool.destroy()
+    assert storage.batch_get_v1([key], real_sglang.indices(pool, 2)) == [True]
+
+
 @pytest.mark.parametrize("kind", ["mha", "mla"])
 def test_a_page_outside_the_pool_is_a_miss(real, storage_of, kind):
     pool = real_sglang.host_pool(kind, "page_first")
