@@ -14,6 +14,8 @@ use super::attached::{Attached, HELD_MAX};
 use super::work::{put_code, refusal_number, status_of};
 use crate::api::{ApiError, Found, GetAsk, Opened, PageAnswer};
 
+/// Questions of one session that are answered before the next session has its turn.
+const SLOTS_PER_LOOK: usize = 8;
 /// The longest that a call may wait.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -74,7 +76,11 @@ impl Engines {
             return false;
         }
         bits(released).for_each(|slot| session.let_go(slot));
-        bits(submitted).for_each(|slot| self.serve_slot(session, slot));
+        let later = bits(submitted).skip(SLOTS_PER_LOOK).fold(0, |later, slot| later | 1 << slot);
+        if later != 0 {
+            head.submitted.0.fetch_or(later, Ordering::SeqCst);
+        }
+        bits(submitted).take(SLOTS_PER_LOOK).for_each(|slot| self.serve_slot(session, slot));
         released | submitted != 0
     }
 

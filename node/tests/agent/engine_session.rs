@@ -239,3 +239,33 @@ async fn sessions_are_as_many_as_may_be_and_a_closed_one_makes_place() {
     .await;
     assert!(agent.handle.api().stats().ready);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn segments_that_leave_the_arena_are_unmapped_by_engines_that_ask_for_nothing() {
+    let (cluster, dir) = (Cluster::start().await, tempfile::tempdir().unwrap());
+    let socket = dir.path().join("node.sock");
+    let mut config = cluster.config("a");
+    (config.socket, config.arena_bytes, config.segment_bytes) = (Some(socket.clone()), 4 << 20, Some(1 << 20));
+    let mut deps = cluster.deps(Arc::new(NoFaults));
+    deps.regions = Arc::new(MemfdRegions::default());
+    let handle = serve(config, deps).await.unwrap();
+    let client = client(handle.endpoint());
+    let agent = TestAgent { handle, client };
+    let ns = agent.open(&namespace()).await;
+    let session = on_a_thread(move || {
+        let session = Session::open(&socket, "default", SOON).unwrap();
+        let asked = keys(0..8);
+        session.put(&put(ns, &raw(&asked)), &Pages::of(&asked, 0), SOON).unwrap();
+        let got = session.get(&get(ns, &raw(&asked)), &Pages::empty(8), SOON).unwrap();
+        assert!(got.iter().all(Result::is_ok), "{got:?}");
+        session
+    })
+    .await;
+    let mapped = session.segments_mapped();
+    assert!(mapped > 0);
+    // Another tenant takes the whole arena.
+    let other = agent.open(&Namespace { tenant: "other".into(), ..namespace() }).await;
+    agent.put(other, &keys(0..60), 1, BYTES).await;
+    eventually("what left the arena is unmapped", || session.segments_mapped() < mapped).await;
+    assert!(session.is_alive());
+}

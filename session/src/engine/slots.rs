@@ -16,6 +16,8 @@ use crate::wire::{Control, SLOTS, SlotRef, futex};
 
 /// How long a sleeper does not look whether the session has ended.
 const LOOK: Duration = Duration::from_millis(50);
+/// What an answer is given to come, of the time that a call may take.
+const ANSWER_RESERVE: Duration = Duration::from_millis(100);
 /// Looks at the word between looks at the clock.
 const LOOKS_PER_CLOCK: u32 = 32;
 
@@ -104,6 +106,8 @@ impl<'a> Slot<'a> {
     pub(super) fn submit(&mut self, op: Op, staged: Option<Staged>, wait: Duration) {
         let head = self.shared().head();
         head.op.store(op as u32, Ordering::Relaxed);
+        // The agent answers with what it has before this side gives up.
+        let wait = wait - (wait / 8).min(ANSWER_RESERVE);
         head.wait_us.store(u32::try_from(wait.as_micros()).unwrap_or(u32::MAX), Ordering::Relaxed);
         head.left.0.store(0, Ordering::Relaxed);
         head.engine_sleeps.0.store(0, Ordering::Relaxed);
