@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use foreword_client::{Cluster, Group};
 use foreword_proto::status::AgentStatus;
-use foreword_proto::{ClusterId, Namespace, NamespaceId, PageKey, PutOutcome, SessionId};
+use foreword_proto::{ClusterId, Namespace, NamespaceId, PageKey, PutOutcome, Revision, SessionId};
 use foreword_seams::Files;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -225,8 +225,13 @@ impl EngineApi for Agent {
         self.owners.reading.get(ask)
     }
 
-    fn get_now(&self, ask: &GetAsk) -> Result<Vec<PageAnswer>, ApiError> {
-        self.owners.reading.get_now(ask)
+    fn get_now(
+        &self,
+        namespace: NamespaceId,
+        keys: &[PageKey],
+        min_revision: Revision,
+    ) -> Result<Vec<PageAnswer>, ApiError> {
+        self.owners.reading.get_now(namespace, keys, min_revision)
     }
 
     fn wanted(

@@ -215,8 +215,13 @@ pub trait EngineApi: Send + Sync + 'static {
     fn locate(&self, ask: LookupAsk) -> BoxFuture<'_, Result<Located, ApiError>>;
     /// Pages in the order of their keys. Never wrong bytes: what did not verify is a miss.
     fn get(&self, ask: GetAsk) -> Result<BoxStream<'static, PageAnswer>, ApiError>;
-    /// The leading pages of a get that are in L1 and may be pinned, now: waits for nothing. The rest is [`Self::get`]'s.
-    fn get_now(&self, ask: &GetAsk) -> Result<Vec<PageAnswer>, ApiError>;
+    /// The leading ones of these pages that are in L1 and may be pinned, now: waits for nothing. The rest is [`Self::get`]'s.
+    fn get_now(
+        &self,
+        namespace: NamespaceId,
+        keys: &[PageKey],
+        min_revision: Revision,
+    ) -> Result<Vec<PageAnswer>, ApiError>;
     /// Which of these shards' bytes are wanted: one answer a key, in order. None: they are. Else what a put of them would be answered.
     fn wanted(&self, namespace: NamespaceId, shard: u32, keys: &[PageKey])
     -> Result<Vec<Option<PutOutcome>>, ApiError>;

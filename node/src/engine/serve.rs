@@ -14,6 +14,8 @@ use super::attached::{Attached, HELD_MAX};
 use super::work::{put_code, refusal_number, status_of};
 use crate::api::{ApiError, Found, GetAsk, Opened, PageAnswer};
 
+/// Pages of a get that are answered together.
+const PAGES_AT_ONCE: usize = 16;
 /// Questions of one session that are answered before the next session has its turn.
 const SLOTS_PER_LOOK: usize = 8;
 /// The longest that a call may wait.
@@ -185,22 +187,27 @@ impl Engines {
         head.shard_offset.store(opened.geometry.shard_offsets[shard], Ordering::Relaxed);
         head.shard_bytes.store(opened.geometry.shard_bytes[shard], Ordering::Relaxed);
         let mut answered = 0;
-        if !question.has(flags::BYPASS_CACHE) {
-            let answers = match self.api.get_now(&question.get_ask(0)) {
-                Ok(answers) => answers,
+        while answered < question.keys.len() && !question.has(flags::BYPASS_CACHE) {
+            let some = &question.keys[answered..question.keys.len().min(answered + PAGES_AT_ONCE)];
+            let pages = match self.api.get_now(question.namespace, some, question.min_revision) {
+                Ok(pages) => pages,
                 Err(error) => return self.answer_error(session, slot, question.namespace, &error),
             };
-            for answer in answers {
-                self.hand_over(session, slot, answered, answer);
+            let all = pages.len() == some.len();
+            for page in pages {
+                self.hand_over(session, slot, answered, page);
                 answered += 1;
             }
+            if !all {
+                break;
+            }
+            // The engine copies these while the next are looked for.
+            session.progress(slot, answered);
         }
         if answered == question.keys.len() {
             return session.done(slot, answered, Status::Ok);
         }
-        if answered > 0 {
-            session.progress(slot, answered);
-        }
+        session.progress(slot, answered);
         self.spawn(session, slot, question, opened, answered);
     }
 

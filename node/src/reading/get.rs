@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use foreword_proto::{EntryKey, Epoch, Location, PageKey, Revision, Tier};
+use foreword_proto::{EntryKey, Epoch, Location, NamespaceId, PageKey, Revision, Tier};
 use foreword_seams::{Marker, sometimes};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -83,16 +83,21 @@ impl Reading {
     }
 
     /// The leading pages that are in L1 and may be pinned, now.
-    pub(crate) fn get_now(&self, ask: &GetAsk) -> Result<Vec<PageAnswer>, ApiError> {
-        let reads = self.namespaces.get(ask.namespace)?;
+    pub(crate) fn get_now(
+        &self,
+        namespace: NamespaceId,
+        keys: &[PageKey],
+        min_revision: Revision,
+    ) -> Result<Vec<PageAnswer>, ApiError> {
+        let reads = self.namespaces.get(namespace)?;
         let mut answers = Vec::new();
-        for (index, key) in ask.keys.iter().enumerate() {
-            let key = key.entry();
-            let (Whereabouts::L1(frame), revision) = self.whereabouts(&reads.open, &key, ask) else { break };
+        for (index, key) in keys.iter().enumerate() {
+            let (found, revision) = self.whereabouts(&reads.open, &key.entry(), min_revision, false);
+            let Whereabouts::L1(frame) = found else { break };
             let Some(pin) = self.pins.pin(reads.open.asker(), &frame) else { break };
             answers.push(PageAnswer { index, page: Ok(pinned(frame, pin)), revision });
         }
-        let used: Vec<EntryKey> = ask.keys[..answers.len()].iter().map(PageKey::entry).collect();
+        let used: Vec<EntryKey> = keys[..answers.len()].iter().map(PageKey::entry).collect();
         if !used.is_empty() {
             let mut ahead = reads.ahead.lock();
             used.iter().for_each(|key| ahead.followed(key));
@@ -135,10 +140,10 @@ impl Reading {
         key: EntryKey,
     ) -> (Result<(PageBytes, Tier), Miss>, Revision) {
         let (open, ask) = (&reads.open, &get.ask);
-        let (mut whereabouts, mut revision) = self.whereabouts(open, &key, ask);
+        let (mut whereabouts, mut revision) = self.whereabouts(open, &key, ask.min_revision, ask.bypass_cache);
         if matches!(whereabouts, Whereabouts::Unknown) {
             open.mirror.reached(ask.min_revision, ask.deadline).await;
-            (whereabouts, revision) = self.whereabouts(open, &key, ask);
+            (whereabouts, revision) = self.whereabouts(open, &key, ask.min_revision, ask.bypass_cache);
         }
         // A page of L1 waits for no read: it needs a pin only.
         if let Whereabouts::L1(frame) = whereabouts {
@@ -151,7 +156,7 @@ impl Reading {
             let Some(room) = self.pins.room(open.asker(), open.geometry.frame_bytes, deadline).await else {
                 return (Err(Miss::NoRoom), revision);
             };
-            (whereabouts, revision) = self.whereabouts(open, &key, ask);
+            (whereabouts, revision) = self.whereabouts(open, &key, ask.min_revision, ask.bypass_cache);
             if let Whereabouts::L1(frame) = whereabouts {
                 let pin = self.pins.pin_in(&frame, room);
                 return (Ok(pinned(frame, pin)), revision);
@@ -165,19 +170,23 @@ impl Reading {
         (page.map(|page| (page, Tier::L3)), revision)
     }
 
-    fn whereabouts(&self, open: &OpenNamespace, key: &EntryKey, ask: &GetAsk) -> (Whereabouts, Revision) {
+    fn whereabouts(
+        &self,
+        open: &OpenNamespace,
+        key: &EntryKey,
+        min_revision: Revision,
+        bypass_cache: bool,
+    ) -> (Whereabouts, Revision) {
         open.mirror.read(|view| {
             // An own publish is known before the mirror has it.
-            if view.known_at(key) < ask.min_revision {
+            if view.known_at(key) < min_revision {
                 return (Whereabouts::Unknown, view.revision());
             }
             let in_l1 = || self.l1.read(|pages| pages.get(&open.page(view.epoch(), *key)));
-            if !ask.bypass_cache
-                && let Some(frame) = in_l1()
-            {
+            if !bypass_cache && let Some(frame) = in_l1() {
                 return (Whereabouts::L1(frame), view.revision());
             }
-            let location = view.location(key).or_else(|| view.departed(key, ask.min_revision));
+            let location = view.location(key).or_else(|| view.departed(key, min_revision));
             let found = location.map_or(Whereabouts::Absent, |location| Whereabouts::L3(view.epoch(), location));
             (found, view.revision())
         })

@@ -13,8 +13,8 @@ use super::slots::Slot;
 use super::{CallError, Deadline, Get, Got, PageMemory, Session, copy};
 use crate::wire::ops::{MissCode, Op, PageRecord, flags, set_taken};
 
-/// From so many bytes on, several threads copy.
-const SHARED_COPY_BYTES_MIN: usize = 8 << 20;
+/// Of more bytes than this, several threads copy.
+const SHARED_COPY_BYTES_OVER: usize = 8 << 20;
 /// Threads that copy for one call.
 const COPIERS_MAX: usize = 4;
 /// After so many bytes the agent is told what was taken: it may be waiting for its pins.
@@ -110,7 +110,7 @@ impl Copying<'_> {
     fn run(&self) {
         let page_bytes: usize = (0..self.pages.parts()).map(|part| self.pages.part(self.first, part).1).sum();
         let copiers = match self.keys.saturating_mul(page_bytes) {
-            bytes if bytes < SHARED_COPY_BYTES_MIN => 1,
+            bytes if bytes <= SHARED_COPY_BYTES_OVER => 1,
             _ => std::thread::available_parallelism().map_or(1, usize::from).min(COPIERS_MAX).min(self.keys),
         };
         // They end within this call, so nobody touches the caller's memory after it.
