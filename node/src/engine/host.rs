@@ -107,7 +107,7 @@ impl Engines {
         loop {
             for _ in 0..LOOKS_PER_CLOCK {
                 if sessions.iter().any(|session| is_asked(session)) {
-                    return spin.took(started.elapsed());
+                    return spin.saw(started.elapsed());
                 }
                 std::hint::spin_loop();
             }
@@ -116,7 +116,7 @@ impl Engines {
             }
         }
         sleep(sessions, bell);
-        spin.took(started.elapsed());
+        spin.slept_after(budget);
     }
 }
 

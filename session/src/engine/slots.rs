@@ -27,7 +27,9 @@ pub(super) struct Slots {
     doorbell: OwnedFd,
     state: Mutex<State>,
     freed: Condvar,
-    spin: Spin,
+    /// Of questions that are answered at once, and of those whose bytes have to be moved or read first.
+    at_once: Spin,
+    with_bytes: Spin,
 }
 
 struct State {
@@ -40,7 +42,8 @@ struct State {
 impl Slots {
     pub(super) fn new(control: Control, doorbell: OwnedFd) -> Self {
         let state = State { free: u64::MAX >> (64 - SLOTS), left: Vec::new() };
-        Self { control, doorbell, state: Mutex::new(state), freed: Condvar::new(), spin: Spin::default() }
+        let (at_once, with_bytes) = (Spin::default(), Spin::default());
+        Self { control, doorbell, state: Mutex::new(state), freed: Condvar::new(), at_once, with_bytes }
     }
 
     /// A slot; waits for one while all are under way.
@@ -120,9 +123,13 @@ impl<'a> Slot<'a> {
     pub(super) fn wait(&self, seen: u32, line: &Line, deadline: Deadline) -> Result<(u32, bool), CallError> {
         let head = self.shared().head();
         let started = clock::now();
-        let budget = self.slots.spin.budget();
+        let spin = match self.op {
+            Some(Op::Get | Op::Put) => &self.slots.with_bytes,
+            _ => &self.slots.at_once,
+        };
+        let budget = spin.budget();
         let changed = |progress: u32| (progress & !DONE > seen || progress & DONE != 0).then_some(progress);
-        let mut looks = 0;
+        let (mut looks, mut slept) = (0, false);
         let progress = loop {
             if let Some(progress) = changed(head.progress.0.load(Ordering::Acquire)) {
                 break progress;
@@ -136,13 +143,18 @@ impl<'a> Slot<'a> {
             if !line.is_open() {
                 return Err(CallError::Ended);
             }
+            slept = true;
             head.engine_sleeps.0.store(1, Ordering::SeqCst);
             let progress = head.progress.0.load(Ordering::SeqCst);
             if changed(progress).is_none() {
                 futex::wait(&head.progress.0, progress, left.min(LOOK));
             }
         };
-        self.slots.spin.took(started.elapsed());
+        if slept {
+            spin.slept_after(budget)
+        } else {
+            spin.saw(started.elapsed())
+        }
         Ok((progress & !DONE, progress & DONE != 0))
     }
 
