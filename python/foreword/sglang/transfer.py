@@ -17,11 +17,14 @@ from foreword.sglang.reports import Reports
 # SGLang cuts most transfers to this itself, but not those of batch_set_v2.
 _PAGES_PER_CALL = 128
 # Pages whose bytes the agent took are waited for, so that a lookup after the put finds them: SGLang puts on a thread
-# of its own. A page may lack other ranks' shards, and the group may be away: after one such wait there is none for a
-# while.
+# of its own. The group may be away, and a page may lack the shards of ranks that are late: after a wait in vain, or
+# several in a row where there are other ranks, they are short for a while.
 _SETTLE_S = 2.0
 _SETTLE_GATHERED_S = 1.0
-_SETTLE_PAUSE_S = 10.0
+_VAIN_MAX = 1
+_VAIN_GATHERED_MAX = 5
+_SETTLE_SHORT_S = 0.05
+_SETTLE_SHORT_FOR_S = 10.0
 _SETTLE_STEP_S = 0.002
 # Not an engine's business: one False ends SGLang's whole backup, and the page was left out on purpose.
 _STORED = {_native.OUT_TAKEN, _native.OUT_PUBLISHED, _native.OUT_EXISTS, _native.OUT_DECLINED}
@@ -32,7 +35,8 @@ class Transfer:
     """Moves pages for a backend."""
 
     reports: Reports
-    _no_settling_until: float = 0.0
+    _vain: int = 0
+    _short_until: float = 0.0
 
     def put(
         self, pool: Pool, keys: Sequence[str], host_indices: Any, parent: str | None, deadline: Deadline
@@ -101,16 +105,20 @@ class Transfer:
     def _settle(self, pool: Pool, keys: Sequence[str], outcomes: list[int], deadline: Deadline) -> None:
         """Waits a moment until pages that were taken are in the index."""
         taken = [key for key, outcome in zip(keys, outcomes, strict=True) if outcome == _native.OUT_TAKEN]
-        now = time.monotonic()
-        if not taken or pool.namespace is None or now < self._no_settling_until:
+        now, namespace = time.monotonic(), pool.namespace
+        if not taken or namespace is None:
             return
-        settle_s = _SETTLE_GATHERED_S if pool.gathered else _SETTLE_S
-        end = now + min(settle_s, deadline.left_ms() / 1000)
-        while not all(pool.namespace.locate(taken, timeout_ms=max(1, deadline.left_ms()))):
+        settle_s, vain_max = (_SETTLE_GATHERED_S, _VAIN_GATHERED_MAX) if pool.gathered else (_SETTLE_S, _VAIN_MAX)
+        is_short = now < self._short_until
+        end = now + min(_SETTLE_SHORT_S if is_short else settle_s, deadline.left_ms() / 1000)
+        while not all(namespace.locate(taken, timeout_ms=max(1, deadline.left_ms()))):
             if time.monotonic() >= end:
-                self._no_settling_until = time.monotonic() + _SETTLE_PAUSE_S
+                self._vain += not is_short
+                if self._vain >= vain_max:
+                    self._short_until, self._vain = end + _SETTLE_SHORT_FOR_S, 0
                 return
             time.sleep(_SETTLE_STEP_S)
+        self._vain = 0
 
 
 def _batches(keys: int, pages_max: int) -> list[tuple[int, int]]:

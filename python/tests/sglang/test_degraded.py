@@ -146,3 +146,25 @@ def test_after_a_call_that_nobody_answered_the_next_ones_are_short(real, storage
     monkeypatch.setattr(fake_native.Namespace, "get", asleep)
     storage.batch_get_v1(keys, indices(pool, 0))
     assert allowed[-1] == 5000
+
+
+def test_pages_that_do_not_appear_are_waited_for_a_few_times_and_then_briefly(real, storage_of, monkeypatch):
+    """Those that lack another rank's part five times, since it may be a moment late; others once: the group is away."""
+    from foreword.sglang import transfer
+
+    now = [1000.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(transfer, "time", clock)
+    monkeypatch.setattr(fake_native.Namespace, "locate", lambda self, keys, **_: bytes(len(keys)))
+
+    def waits(storage, pool, turns):
+        took = []
+        for turn in range(turns):
+            began = now[0]
+            assert storage.batch_set_v1(keys_of(1, f"turn{turn}"), indices(pool, 0)) == [True]
+            took.append(round(now[0] - began, 1))
+        return took
+
+    pool = host_pool("mha", "page_first")
+    assert waits(storage_of(pool, tp_rank=0, tp_size=2), pool, 8) == [1.0] * 5 + [0.1] * 3
+    assert waits(storage_of(pool), pool, 3) == [2.0, 0.1, 0.1]
