@@ -20,6 +20,10 @@ class Deadline:
         """Whole milliseconds left, 0 when it is over."""
         return max(0, int((self._end - time.monotonic()) * 1000))
 
+    def at_most(self, timeout_ms: int) -> Deadline:
+        """One for a part of the call: this one, or sooner."""
+        return Deadline(min(timeout_ms, self.left_ms()))
+
 
 class Patience:
     """Makes deadlines. For any thread: what two of them note at once is true of either."""

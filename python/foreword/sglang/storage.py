@@ -23,6 +23,8 @@ from foreword.sglang.reports import Reports
 from foreword.sglang.transfer import Transfer
 
 logger = logging.getLogger("foreword.sglang")
+# A lookup takes microseconds, and SGLang's scheduler makes some itself: who has not answered by then does not.
+LOOKUP_MS = 1_000
 Answer = TypeVar("Answer")
 
 
@@ -207,11 +209,11 @@ class ForewordStorage(HiCacheStorage):  # type: ignore[misc]  # SGLang has no ty
         return run
 
     def _lookup(self, pool: Pool, keys: Sequence[str], deadline: Deadline) -> int:
-        namespace = pool.opened(deadline)
-        if namespace is None or not deadline.left_ms():
+        namespace, asking = pool.opened(deadline), deadline.at_most(LOOKUP_MS)
+        if namespace is None or not asking.left_ms():
             return 0
-        run = namespace.lookup(keys, timeout_ms=deadline.left_ms())
-        self._patience.note(deadline, answered=bool(run))
+        run = namespace.lookup(keys, timeout_ms=asking.left_ms())
+        self._patience.note(asking, answered=bool(run))
         if not run:
             self._say_why_not(pool)
         return run
@@ -249,14 +251,15 @@ class ForewordStorage(HiCacheStorage):  # type: ignore[misc]  # SGLang has no ty
             return []
         if pool is not None and pool.pages is None:
             return [True] * len(keys)
-        namespace = pool.opened(deadline) if pool is not None else None
-        if pool is None or namespace is None or not deadline.left_ms():
-            return [False] * len(keys)
-        if policy is hits.Policy.ALL_PAGES:
+        if pool is not None and policy is hits.Policy.ALL_PAGES:
             run = self._lookup(pool, keys, deadline)
             return [True] * run + [False] * (len(keys) - run)
-        present = [bool(tiers) for tiers in namespace.locate(keys, timeout_ms=deadline.left_ms())]
-        self._patience.note(deadline, answered=any(present))
+        namespace = pool.opened(deadline) if pool is not None else None
+        asking = deadline.at_most(LOOKUP_MS)
+        if namespace is None or not asking.left_ms():
+            return [False] * len(keys)
+        present = [bool(tiers) for tiers in namespace.locate(keys, timeout_ms=asking.left_ms())]
+        self._patience.note(asking, answered=any(present))
         return present
 
     def _promise_tails(self, asked: list[hits.Asked], keys: Sequence[str], pages: int, deadline: Deadline) -> None:

@@ -168,3 +168,20 @@ def test_pages_that_do_not_appear_are_waited_for_a_few_times_and_then_briefly(re
     pool = host_pool("mha", "page_first")
     assert waits(storage_of(pool, tp_rank=0, tp_size=2), pool, 8) == [1.0] * 5 + [0.1] * 3
     assert waits(storage_of(pool), pool, 3) == [2.0, 0.1, 0.1]
+
+
+def test_a_lookup_that_nobody_answers_keeps_the_scheduler_for_a_second_and_then_for_less(real, storage_of, monkeypatch):
+    from foreword.sglang import deadline
+
+    now, allowed = [1000.0], []
+
+    def asleep(self, keys, *, timeout_ms):
+        allowed.append(timeout_ms)
+        now[0] += timeout_ms / 1000
+        return 0
+
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(fake_native.Namespace, "lookup", asleep)
+    storage = storage_of(host_pool("mha", "page_first"))
+    assert [storage.batch_exists(keys_of(2)) for _ in range(3)] == [0, 0, 0]
+    assert allowed == [1000, 500, 500]
