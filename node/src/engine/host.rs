@@ -4,13 +4,14 @@
 //! spins; else it sleeps until one of them rings. It starts with the first session.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use foreword_session::wire::spin::Spin;
 use parking_lot::Mutex;
-use rustix::event::{EventfdFlags, PollFd, PollFlags};
+use rustix::event::{EventfdFlags, epoll};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -63,11 +64,11 @@ impl Host {
         let mut bell = self.bell.lock();
         if bell.is_none() {
             let rung = Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-            let (engines, runtime, heard) = (engines.clone(), Handle::current(), rung.clone());
+            let (engines, runtime, bells) = (engines.clone(), Handle::current(), Bells::new(&rung)?);
             let thread = std::thread::Builder::new().name("foreword-engine".to_owned());
             thread.spawn(move || {
                 let _entered = runtime.enter();
-                engines.look_at_slots(&heard);
+                engines.look_at_slots(bells);
             })?;
             *bell = Some(rung);
         }
@@ -76,21 +77,22 @@ impl Host {
 }
 
 impl Engines {
-    fn look_at_slots(self: &Arc<Self>, bell: &OwnedFd) {
-        let (mut sessions, mut version) = (Vec::new(), None);
+    fn look_at_slots(self: &Arc<Self>, mut bells: Bells) {
+        let mut version = None;
         let spin = Spin::default();
         while !self.stop.is_cancelled() {
             let now = self.host.version.load(Ordering::SeqCst);
             if version != Some(now) {
-                (sessions, version) = (self.host.sessions.lock().clone(), Some(now));
+                version = Some(now);
+                bells.follow(self.host.sessions.lock().clone());
             }
-            if self.serve_all(&sessions) {
+            if self.serve_all(&bells.sessions) {
                 continue;
             }
-            self.wait(&sessions, bell, &spin);
+            self.wait(&bells, &spin);
         }
         // Whoever waits for an answer sees that the session ends.
-        sessions.iter().for_each(|session| session.ended.cancel());
+        bells.sessions.iter().for_each(|session| session.ended.cancel());
     }
 
     /// Answers what was asked. False: nothing was.
@@ -100,13 +102,13 @@ impl Engines {
     }
 
     /// Waits until something is asked, or the bell is rung.
-    fn wait(&self, sessions: &[Arc<Attached>], bell: &OwnedFd, spin: &Spin) {
+    fn wait(&self, bells: &Bells, spin: &Spin) {
         let started = Instant::now();
         let budget = spin.budget();
         let version = self.host.version.load(Ordering::Relaxed);
         loop {
             for _ in 0..LOOKS_PER_CLOCK {
-                if sessions.iter().any(|session| is_asked(session)) {
+                if bells.sessions.iter().any(|session| is_asked(session)) {
                     return spin.saw(started.elapsed());
                 }
                 std::hint::spin_loop();
@@ -115,7 +117,7 @@ impl Engines {
                 break;
             }
         }
-        sleep(sessions, bell);
+        bells.sleep();
         spin.slept_after(budget);
     }
 }
@@ -129,28 +131,62 @@ fn is_asked(session: &Attached) -> bool {
         && !session.ended.is_cancelled()
 }
 
-/// Sleeps until rung. Whoever asks after it was said that the agent sleeps, rings; what was asked before is seen here.
-fn sleep(sessions: &[Arc<Attached>], bell: &OwnedFd) {
-    let sleeps = |asleep: u32| {
-        sessions.iter().for_each(|session| session.control.head().agent_sleeps.0.store(asleep, Ordering::SeqCst));
-    };
-    sleeps(1);
-    if !sessions.iter().any(|session| is_asked(session)) {
-        let mut bells: Vec<PollFd<'_>> = sessions
-            .iter()
-            .map(|session| &session.doorbell)
-            .chain([bell])
-            .map(|bell| PollFd::new(bell, PollFlags::IN))
-            .collect();
-        // Interrupted, or without memory for it: it looks again.
-        let _ = rustix::event::poll(&mut bells, None);
+/// What wakes the thread: the doorbells of all sessions, and its own bell.
+///
+/// A doorbell is an eventfd whose other end an engine holds, with all that it may do to it: make it block, read it, write it full. So it is
+/// never read here: each ring is an edge, which ends one sleep.
+struct Bells {
+    epoll: OwnedFd,
+    sessions: Vec<Arc<Attached>>,
+}
+
+impl Bells {
+    fn new(own: &OwnedFd) -> io::Result<Self> {
+        let bells = Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?, sessions: Vec::new() };
+        bells.add(own)?;
+        Ok(bells)
     }
-    sleeps(0);
-    for bell in sessions.iter().map(|session| &session.doorbell).chain([bell]) {
-        // Not rung: nothing to take.
-        let _ = rustix::io::read(bell, &mut [0; 8]);
+
+    fn add(&self, bell: &OwnedFd) -> io::Result<()> {
+        let (edges, nobody) = (epoll::EventFlags::IN | epoll::EventFlags::ET, epoll::EventData::new_u64(0));
+        Ok(epoll::add(&self.epoll, bell, nobody, edges)?)
+    }
+
+    /// Listens to these sessions, and to no other any more.
+    fn follow(&mut self, sessions: Vec<Arc<Attached>>) {
+        let among =
+            |session: &Arc<Attached>, others: &[Arc<Attached>]| others.iter().any(|other| Arc::ptr_eq(session, other));
+        for gone in self.sessions.iter().filter(|session| !among(session, &sessions)) {
+            // The engine may keep its end: closing ours ends nothing.
+            let _ = epoll::delete(&self.epoll, &gone.doorbell);
+        }
+        for new in sessions.iter().filter(|session| !among(session, &self.sessions)) {
+            if let Err(error) = self.add(&new.doorbell) {
+                tracing::error!(%error, "a session's doorbell cannot be listened to: it is closed");
+                new.ended.cancel();
+            }
+        }
+        self.sessions = sessions;
+    }
+
+    /// Sleeps until rung. Whoever asks after it was said that the agent sleeps, rings; what was asked before is seen here.
+    fn sleep(&self) {
+        let sleeps = |asleep: u32| {
+            let heads = self.sessions.iter().map(|session| session.control.head());
+            heads.for_each(|head| head.agent_sleeps.0.store(asleep, Ordering::SeqCst));
+        };
+        sleeps(1);
+        if !self.sessions.iter().any(|session| is_asked(session)) {
+            let mut rung = [const { MaybeUninit::uninit() }; RINGS_AT_ONCE];
+            // Interrupted, or without memory for it: it looks again.
+            let _ = epoll::wait(&self.epoll, &mut rung, None);
+        }
+        sleeps(0);
     }
 }
+
+/// Rings that one wait takes; more are taken by the next.
+const RINGS_AT_ONCE: usize = 64;
 
 fn ring(bell: &OwnedFd) {
     // Full: it has been rung already.

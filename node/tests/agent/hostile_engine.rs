@@ -6,13 +6,14 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use foreword_node::arena::MemfdRegions;
 use foreword_node::serve;
 use foreword_node::store::NoFaults;
 use foreword_proto::{Namespace, PageKey};
 use foreword_seams::{Entropy, OsEntropy};
+use foreword_session::Session;
 use foreword_session::wire::control::{CONTROL_BYTES, DONE};
 use foreword_session::wire::handshake::{ANSWER_BYTES, Answer, Hello, MESSAGE_BYTES, Message, receive, send};
 use foreword_session::wire::ops::{Op, PageRecord, set_taken, store_staged};
@@ -363,4 +364,35 @@ async fn random_slots_harm_nobody() {
 #[ignore = "ten million inputs: some minutes"]
 async fn ten_million_random_slots_harm_nobody() {
     survives_fuzzing(10_000_000).await;
+}
+
+/// The agent's end of a doorbell is the engine's too: it was made to block, and read while it was rung, and the agent's thread read it for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_takes_its_own_doorbell_keeps_nobody_waiting() {
+    let (cluster, dir) = (Cluster::start().await, tempfile::tempdir().unwrap());
+    let (_agent, socket, ns) = agent(&cluster, dir.path()).await;
+    let calls = tokio::task::spawn_blocking(move || {
+        let engine = RawEngine::open(&socket);
+        rustix::fs::fcntl_setfl(&engine.doorbell, rustix::fs::OFlags::RDWR).unwrap();
+        let session = Session::open(&socket, "default", SOON).unwrap();
+        let raw: Vec<[u8; 32]> = keys(0..PAGES).iter().map(|key| key.0).collect();
+        let over = AtomicBool::new(false);
+        let (engine, over) = (&engine, &over);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                (0..20_000).for_each(|_| {
+                    rustix::io::read(&engine.doorbell, &mut [0; 8]).unwrap();
+                });
+                over.store(true, Ordering::SeqCst);
+            });
+            scope.spawn(move || {
+                while !over.load(Ordering::SeqCst) {
+                    engine.ring();
+                }
+            });
+            (0..500).map(|_| session.lookup(ns, &raw, 0, false, SOON).unwrap().pages).collect::<Vec<_>>()
+        })
+    });
+    let found = tokio::time::timeout(2 * SOON, calls).await.expect("nobody hangs").unwrap();
+    assert!(found.iter().all(|pages| *pages == PAGES as usize));
 }
