@@ -31,7 +31,7 @@ pub fn machine(config: &NodeConfig, telemetry: &Telemetry) -> Result<Machine, Ba
             // What `auto` chose, whatever the configuration calls it.
             let store: StoreFactory =
                 Arc::new(move |_, cluster_id, chunk_bytes| stores(&location, cluster_id, chunk_bytes));
-            Ok(Machine { store, regions: Arc::new(MemfdRegions { prefault: true }) })
+            Ok(Machine { store, regions: Arc::new(MemfdRegions::new(true)) })
         }
     }
 }

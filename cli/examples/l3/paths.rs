@@ -115,7 +115,7 @@ impl Stored {
     /// Over the posix store at `root`, an L3 root.
     pub(crate) async fn posix(root: &Path, bytes: u64) -> anyhow::Result<Self> {
         let store: SharedStore = Arc::new(PosixStore::new(root, CLUSTER, CHUNK_BYTES, POSIX_THREADS)?);
-        Self::new(store, Arc::new(MemfdRegions { prefault: true }), bytes).await
+        Self::new(store, Arc::new(MemfdRegions::new(true)), bytes).await
     }
 
     /// Over the stand-in's rings.

@@ -16,6 +16,7 @@
 
 mod books;
 mod frame;
+pub(crate) mod lease;
 #[cfg(test)]
 mod order_tests;
 #[cfg(test)]
@@ -222,7 +223,7 @@ impl Arena {
             (books.forgotten(), books.has_retired())
         };
         drop(forgotten);
-        !held
+        !held && self.0.provider.all_let_go()
     }
 
     /// Somebody waits for a frame from now on, until as many [`Self::remove_waiters`]; he looks once more after this.

@@ -4,11 +4,15 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use foreword_session::wire::mapping::read_only;
+use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
-use super::FRAME_ALIGN_BYTES;
+use super::{FRAME_ALIGN_BYTES, lease};
 
 /// Makes regions. Called when a segment is made or replaced, never per page.
 pub trait RegionProvider: Send + Sync {
@@ -20,6 +24,11 @@ pub trait RegionProvider: Send + Sync {
 
     /// Zeroed memory of `bytes` bytes, a multiple of 4,096.
     fn region(&self, bytes: u64) -> io::Result<Region>;
+
+    /// Looks whether others still have memory of dropped regions mapped. True: none, or it is not this side's to know.
+    fn all_let_go(&self) -> bool {
+        true
+    }
 }
 
 /// The owner of a region's memory; dropping it gives the memory back.
@@ -33,6 +42,10 @@ pub unsafe trait RegionMemory: Send + Sync {
     /// What another process maps to see the region.
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+    /// A descriptor through which another process maps it, and nobody can write. None: it cannot be shared.
+    fn share(&self) -> io::Result<Option<OwnedFd>> {
+        self.fd().map(read_only).transpose()
     }
     /// What a store calls the region it was registered as (USRBIO: the iov's id).
     fn name(&self) -> Option<[u8; 16]> {
@@ -57,6 +70,11 @@ impl Region {
         self.0.fd()
     }
 
+    /// A descriptor through which another process maps it, and nobody can write. None: it cannot be shared.
+    pub fn share(&self) -> io::Result<Option<OwnedFd>> {
+        self.0.share()
+    }
+
     /// What a store calls the region it was registered as.
     pub fn name(&self) -> Option<[u8; 16]> {
         self.0.name()
@@ -67,11 +85,39 @@ impl Region {
     }
 }
 
+/// The part of an arena that engines may keep mapped of segments that have left it: 1/4. Beyond it no segment is made: the machine's
+/// memory is not the arena's alone.
+const LENT_PART: u64 = 4;
+
 /// Regions as memfds, sealed against growing, shrinking and new writable mappings: another process can only read.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct MemfdRegions {
-    /// Takes and maps all memory when a region is made, so that no page fault comes later.
-    pub prefault: bool,
+    prefault: bool,
+    lent: Arc<Lent>,
+}
+
+/// Memory of dropped regions that were shared: whoever has it mapped keeps it.
+#[derive(Debug, Default)]
+struct Lent {
+    regions: Mutex<Vec<(OwnedFd, u64)>>,
+    /// None before the arena's size is known.
+    bytes_max: OnceLock<u64>,
+}
+
+impl Lent {
+    /// Bytes that others still have mapped; what they have let go of goes.
+    fn bytes(&self) -> u64 {
+        let mut regions = self.regions.lock();
+        regions.retain(|(fd, _)| !lease::is_ours_alone(fd));
+        regions.iter().map(|(_, bytes)| bytes).sum()
+    }
+}
+
+impl MemfdRegions {
+    /// With `prefault` all memory is taken and mapped when a region is made, so that no page fault comes later.
+    pub fn new(prefault: bool) -> Self {
+        Self { prefault, lent: Arc::default() }
+    }
 }
 
 impl RegionProvider for MemfdRegions {
@@ -81,10 +127,21 @@ impl RegionProvider for MemfdRegions {
         if arena_bytes > memory_bytes {
             return Err(io::Error::new(io::ErrorKind::OutOfMemory, format!("this machine has {memory_bytes} bytes")));
         }
+        let _ = self.lent.bytes_max.set(arena_bytes / LENT_PART);
         Ok(())
     }
 
+    fn all_let_go(&self) -> bool {
+        self.lent.bytes() == 0
+    }
+
     fn region(&self, bytes: u64) -> io::Result<Region> {
+        let (lent, max) = (self.lent.bytes(), self.lent.bytes_max.get().copied().unwrap_or(u64::MAX));
+        if lent > max {
+            let message =
+                format!("engines keep {lent} bytes of replaced segments mapped, {max} at most are waited for");
+            return Err(io::Error::new(io::ErrorKind::OutOfMemory, message));
+        }
         let fd = rustix::fs::memfd_create("foreword-arena", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&fd, bytes)?;
         if self.prefault {
@@ -96,13 +153,27 @@ impl RegionProvider for MemfdRegions {
             &fd,
             SealFlags::GROW | SealFlags::SHRINK | SealFlags::FUTURE_WRITE | SealFlags::SEAL,
         )?;
-        Ok(Region::new(MemfdRegion { fd, mapping }))
+        let (shared, lent) = (AtomicBool::new(false), self.lent.clone());
+        Ok(Region::new(MemfdRegion { fd, mapping, shared, lent }))
     }
 }
 
 struct MemfdRegion {
     fd: OwnedFd,
     mapping: Mapping,
+    /// Another process may have it mapped.
+    shared: AtomicBool,
+    lent: Arc<Lent>,
+}
+
+impl Drop for MemfdRegion {
+    fn drop(&mut self) {
+        if self.shared.load(Ordering::Relaxed)
+            && let Ok(own) = read_only(self.fd.as_fd())
+        {
+            self.lent.regions.lock().push((own, self.mapping.bytes as u64));
+        }
+    }
 }
 
 // SAFETY: the mapping is page-aligned, shared, writable, owned and private to this module until drop; a memfd starts as zeros
@@ -118,6 +189,11 @@ unsafe impl RegionMemory for MemfdRegion {
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.fd.as_fd())
+    }
+
+    fn share(&self) -> io::Result<Option<OwnedFd>> {
+        self.shared.store(true, Ordering::Relaxed);
+        read_only(self.fd.as_fd()).map(Some)
     }
 }
 

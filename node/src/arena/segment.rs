@@ -150,9 +150,8 @@ impl Segment {
 
     /// What another process maps to see it.
     pub(super) fn share(&self) -> io::Result<Option<SegmentShare>> {
-        let Some(fd) = self.region.fd() else { return Ok(None) };
+        let Some(descriptor) = self.region.share()? else { return Ok(None) };
         let (region_bytes, frame_bytes) = (self.region.bytes() as u64, self.class.frame_bytes);
-        let descriptor = foreword_session::wire::mapping::read_only(fd)?;
         Ok(Some(SegmentShare { id: self.id, descriptor, region_bytes, frame_bytes, frames: self.frames() }))
     }
 

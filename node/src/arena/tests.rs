@@ -250,7 +250,7 @@ fn a_memfd_can_only_be_read_by_others() {
     use rustix::mm::{MapFlags, ProtFlags};
     for prefault in [false, true] {
         let settings = ArenaSettings { arena_bytes: 4 * PAGE, segment_bytes: 4 * PAGE };
-        let arena = Arena::new(settings, Arc::new(MemfdRegions { prefault })).unwrap();
+        let arena = Arena::new(settings, Arc::new(MemfdRegions::new(prefault))).unwrap();
         let mut frame = arena.allocate(1, PAGE).unwrap();
         assert!(frame.bytes().iter().all(|byte| *byte == 0));
         frame.bytes_mut().fill(0x5a);
@@ -387,4 +387,25 @@ fn a_quarantined_frame_knows_when_its_segment_is_gone() {
     assert!(lost.segment_is_retired());
     drop(lost);
     assert_eq!(fill(&arena, 1, PAGE).len(), 4);
+}
+
+/// An engine that keeps what it has mapped keeps that memory: it is waited for before more is taken than the machine was told of.
+#[test]
+fn memory_that_others_keep_mapped_is_bounded() {
+    let regions = MemfdRegions::new(false);
+    regions.reserve(64 * PAGE).unwrap();
+    let lend = || {
+        let region = regions.region(8 * PAGE).unwrap();
+        region.share().unwrap().expect("a memfd can be shared")
+    };
+    let mut kept: Vec<_> = (0..3).map(|_| lend()).collect();
+    assert!(!regions.all_let_go());
+    let refused = regions.region(8 * PAGE).err().expect("a quarter of the arena is kept").to_string();
+    let (lent, max) = (24 * PAGE, 16 * PAGE);
+    let expected = format!("engines keep {lent} bytes of replaced segments mapped, {max} at most are waited for");
+    assert_eq!(refused, expected);
+    kept.pop();
+    assert!(regions.region(8 * PAGE).is_ok());
+    kept.clear();
+    assert!(regions.all_let_go());
 }

@@ -15,8 +15,9 @@ use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
+use super::shm;
 use super::worker::Worker;
-use super::{lease, shm};
+use crate::arena::lease;
 
 /// What glibc puts in front of a semaphore's name to get its file's.
 const SEMAPHORE_PREFIX: &str = "sem.";

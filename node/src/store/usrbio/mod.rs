@@ -14,7 +14,6 @@ mod attachment;
 mod client;
 mod clock;
 mod lane;
-mod lease;
 mod library;
 mod mount;
 mod native;

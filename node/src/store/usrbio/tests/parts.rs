@@ -7,9 +7,10 @@ use std::time::Duration;
 use foreword_usrbio::{NamedSemaphore, SHM_DIR, ShmFile};
 use rustix::fs::FlockOperation;
 
+use crate::arena::lease;
 use crate::store::usrbio::reserve::Reserve;
 use crate::store::usrbio::worker::Worker;
-use crate::store::usrbio::{ClientKind, UsrbioMount, lease, shm};
+use crate::store::usrbio::{ClientKind, UsrbioMount, shm};
 
 const LONG: Duration = Duration::from_secs(30);
 

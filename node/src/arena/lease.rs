@@ -1,7 +1,8 @@
 //! Whether another process still has a file open or mapped, by the kernel's word.
 //!
 //! A write lease is granted only to the one open description of a file. A descriptor and a mapping of another process each
-//! count; our own mapping was made from the same description.
+//! count; our own mapping was made from the same description. A memfd's first description counts for nothing: one that was opened anew is
+//! asked.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -12,7 +13,7 @@ const F_SETSIG: libc::c_int = 10;
 const BREAK_SIGNAL: libc::c_int = libc::SIGURG;
 
 /// True: nobody else has the file open or mapped. False: somebody has, or the kernel does not say.
-pub(super) fn is_ours_alone(file: impl AsFd) -> bool {
+pub(crate) fn is_ours_alone(file: impl AsFd) -> bool {
     let file = file.as_fd();
     let alone = set(file, F_SETSIG, BREAK_SIGNAL).and_then(|()| set(file, libc::F_SETLEASE, libc::F_WRLCK));
     if alone.is_ok() {
