@@ -9,6 +9,7 @@ use foreword_seams::Endpoint;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::detached::detached;
 use crate::link::Link;
 use crate::namespace::Namespace;
 use crate::spec::{self, refused};
@@ -68,7 +69,7 @@ impl Connection {
     }
 
     fn close(&self, py: Python<'_>) {
-        py.detach(|| self.link.close());
+        detached(py, || self.link.close());
     }
 }
 

@@ -11,12 +11,13 @@ static COUNTED: Once = Once::new();
 
 extern "C" fn count_fork() {
     FORKS.fetch_add(1, Ordering::Relaxed);
+    crate::detached::forked();
 }
 
 /// Forks so far, on the way to this process.
 fn forks() -> u64 {
     COUNTED.call_once(|| {
-        // SAFETY: the handler does nothing but add to an atomic, which is allowed after a fork; this module is never unloaded.
+        // SAFETY: the handler does nothing but write two atomics, which is allowed after a fork; this module is never unloaded.
         let refused = unsafe { libc::pthread_atfork(None, None, Some(count_fork)) };
         assert_eq!(refused, 0, "no memory for a handler of forks");
     });

@@ -3,6 +3,7 @@
 mod calls;
 mod connection;
 mod counters;
+mod detached;
 mod exported;
 mod fork;
 mod keys;
@@ -23,6 +24,7 @@ mod _native {
 
     #[pymodule_export]
     use crate::connection::Connection;
+    use crate::detached::{detached, watch_for_the_end};
     #[pymodule_export]
     use crate::namespace::Namespace;
     #[pymodule_export]
@@ -46,6 +48,11 @@ mod _native {
     #[pymodule_export]
     const OUT_REFUSED: u32 = Outcome::Refused as u32;
 
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        watch_for_the_end(module)
+    }
+
     #[pyfunction]
     #[pyo3(signature = (tokens, page_tokens, *, seed=None, unit="token", algorithm="sha256"))]
     fn keys_from_tokens<'py>(
@@ -57,7 +64,7 @@ mod _native {
         algorithm: &str,
     ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
         let prompt = Prompt::parse(tokens, seed, unit, algorithm)?;
-        let keys = py.detach(|| prompt.keys(page_tokens)).map_err(refused)?;
+        let keys = detached(py, || prompt.keys(page_tokens)).map_err(refused)?;
         Ok(keys.iter().map(|key| PyBytes::new(py, &key.0)).collect())
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::calls::Calls;
 use crate::connection::timeout_of;
+use crate::detached::detached;
 use crate::keys::Keys;
 use crate::link::Link;
 use crate::places::Places;
@@ -57,7 +58,7 @@ impl Namespace {
         let deadline = Instant::now() + wait;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if py.detach(|| self.calls.wait_open(left.min(SIGNALS_EVERY))) {
+            if detached(py, || self.calls.wait_open(left.min(SIGNALS_EVERY))) {
                 return Ok(true);
             }
             py.check_signals()?;
@@ -77,7 +78,7 @@ impl Namespace {
         timeout_ms: Option<u64>,
     ) -> PyResult<u32> {
         let (keys, timeout) = (Keys::parse(keys)?, timeout_of(timeout_ms, self.timeout)?);
-        Ok(py.detach(|| self.calls.lookup(&keys, Freshness { min_revision, linearizable }, timeout)))
+        Ok(detached(py, || self.calls.lookup(&keys, Freshness { min_revision, linearizable }, timeout)))
     }
 
     #[pyo3(signature = (
@@ -97,7 +98,7 @@ impl Namespace {
     ) -> PyResult<u32> {
         let prompt = Prompt::parse(tokens, seed, unit, algorithm)?;
         let timeout = timeout_of(timeout_ms, self.timeout)?;
-        let found = py.detach(|| {
+        let found = detached(py, || {
             let keys = Keys::of(&prompt.keys(self.calls.page_tokens())?);
             Ok(self.calls.lookup(&keys, Freshness { min_revision, linearizable }, timeout))
         });
@@ -112,7 +113,7 @@ impl Namespace {
         timeout_ms: Option<u64>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let (keys, timeout) = (Keys::parse(keys)?, timeout_of(timeout_ms, self.timeout)?);
-        let tiers = py.detach(|| self.calls.locate(&keys, timeout));
+        let tiers = detached(py, || self.calls.locate(&keys, timeout));
         Ok(PyBytes::new(py, &tiers))
     }
 
@@ -128,7 +129,7 @@ impl Namespace {
     ) -> PyResult<Vec<bool>> {
         let (keys, timeout) = (Keys::parse(keys)?, timeout_of(timeout_ms, self.timeout)?);
         let places = places.get();
-        Ok(py.detach(|| self.calls.get(&keys, shard, places, every_key, timeout)))
+        Ok(detached(py, || self.calls.get(&keys, shard, places, every_key, timeout)))
     }
 
     #[pyo3(signature = (keys, shard, places, *, parent=None, wait=false, timeout_ms=None))]
@@ -146,12 +147,12 @@ impl Namespace {
         let (keys, timeout) = (Keys::parse(keys)?, timeout_of(timeout_ms, self.timeout)?);
         let parent = parent.map(|key| Keys::parse_one("parent", key)).transpose()?;
         let places = places.get();
-        let outcomes = py.detach(|| self.calls.put(&keys, shard, places, parent, wait, timeout));
+        let outcomes = detached(py, || self.calls.put(&keys, shard, places, parent, wait, timeout));
         Ok(outcomes.into_iter().map(|outcome: Outcome| outcome as u32).collect())
     }
 
     fn clear(&self, py: Python<'_>) -> PyResult<u64> {
-        py.detach(|| self.calls.clear(self.timeout)).map_err(PyRuntimeError::new_err)
+        detached(py, || self.calls.clear(self.timeout)).map_err(PyRuntimeError::new_err)
     }
 
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

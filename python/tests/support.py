@@ -119,7 +119,7 @@ class Agent:
 class Cluster:
     """One replica, and any number of agents."""
 
-    def __init__(self, l3_bytes: str = "1GiB") -> None:
+    def __init__(self, l3_bytes: str = "4GiB") -> None:
         # Short: the path of a unix socket has 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="fw-"))
         (self.folder / "l3").mkdir()

@@ -197,15 +197,15 @@ def test_an_agent_that_is_killed_under_load_costs_misses_and_no_wrong_byte(morta
     """Threads put and get all the time, each its own pages; the agent is killed and started again, three times."""
     connection = _native.Connection(mortal.address(way))
     namespace = opened(connection, model, [64 << 10])
-    stop, wrong, hits = threading.Event(), [], [0] * 4
+    stop, wrong, hits, life = threading.Event(), [], [0] * 4, 0
 
     def busy(thread: int) -> None:
         draw = random.Random(thread)
         memory = bytearray(8 * (64 << 10))
-        places, number = Places.buffer(memory, 64 << 10), 0
+        places = Places.buffer(memory, 64 << 10)
         while not stop.is_set():
-            # Now and then pages of before, which may be in the cluster only.
-            number = number + 1 if draw.random() < 0.7 else draw.randint(0, number)
+            # Some of this life of the agent, some of an earlier one, which are in the cluster only at first.
+            number = 16 * draw.randint(0, life) + draw.randrange(16)
             keys, content = names(f"{thread} {number}", 8), pages((thread, number), 8, 64 << 10)
             memory[:] = content
             namespace.put(keys, 0, places, timeout_ms=1000)
@@ -221,7 +221,7 @@ def test_an_agent_that_is_killed_under_load_costs_misses_and_no_wrong_byte(morta
     for thread in threads:
         thread.start()
     try:
-        for _ in range(3):
+        for life in range(3):
             before = list(hits)
             until(lambda before=before: all(now > then for now, then in zip(hits, before)), "every thread has hits")
             mortal.end(signal.SIGKILL)
