@@ -2,7 +2,7 @@
 //!
 //! A thread that asks for the lock when Python is ending is ended there and then, by an unwinding that no Rust frame may see: the process
 //! aborts. SGLang's threads are daemons, which are in our calls at every exit. So a thread whose call is over asks whether Python ends, before
-//! it asks for the lock: a hook of `atexit` says so, and waits until nobody is between the two.
+//! it asks for the lock: a hook of `atexit` says so, ends all calls, and waits until nobody is between the two.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -12,6 +12,8 @@ use std::time::Duration;
 use std::{mem, thread};
 
 use pyo3::prelude::*;
+
+use crate::link::close_all;
 
 /// How long the hook waits for threads that come back, and they for Python's end after the hook: others' hooks run between, and may wait
 /// for a thread of ours.
@@ -80,6 +82,8 @@ pub(crate) fn watch_for_the_end(module: &Bound<'_, PyModule>) -> PyResult<()> {
 fn python_ends(py: Python<'_>) {
     ENDS_PYTHON.set(true);
     ENDING.store(true, Ordering::SeqCst);
+    // Calls that are under way end before the memory that they copy to.
+    py.detach(close_all);
     let mut waited = Duration::ZERO;
     while COMING_BACK.load(Ordering::SeqCst) > 0 && waited < PATIENCE {
         py.detach(|| thread::park_timeout(LOOK_EVERY));

@@ -33,12 +33,14 @@ struct Made<T> {
     value: T,
 }
 
-impl<T: Clone> PerProcess<T> {
+impl<T> PerProcess<T> {
     /// Nothing yet.
-    pub(crate) fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
+}
 
+impl<T: Clone> PerProcess<T> {
     /// This process's value, if it has made one.
     pub(crate) fn peek(&self) -> Option<T> {
         // SAFETY: a value is freed when this is dropped, and no sooner.

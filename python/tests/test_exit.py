@@ -60,6 +60,18 @@ def test_hooks_of_the_exit_may_still_call(agent: Agent, way: str) -> None:
     assert run(script, agent.address(way)) == "0\n"
 
 
+def test_calls_that_nobody_answers_do_not_keep_a_process(mortal: Agent, way: str) -> None:
+    """The agent sleeps, and threads are in calls that may take ten minutes."""
+    assert mortal.server is not None
+    sleeps = f"import os, signal; os.kill({mortal.server.process.pid}, signal.SIGSTOP)\nplaces ="
+    script = ENGINE.replace("places =", sleeps).replace("sys.argv[2])", "sys.argv[2], timeout_ms=600_000)")
+    script = script.replace("    for number in", "    under_way.wait()\n    for number in").replace("number == 10", "False")
+    try:
+        assert run(script, mortal.address(way)) == "ended\n"
+    finally:
+        mortal.wake()
+
+
 def test_a_process_that_closes_nothing_ends(agent: Agent, way: str) -> None:
     script = ENGINE[: ENGINE.index("places =")]
     assert run(script, agent.address(way)) == "ended\n"

@@ -4,13 +4,13 @@ mod keeper;
 mod line;
 mod opening;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use foreword_proto::wire::common;
 use foreword_seams::Endpoint;
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, timeout};
 
@@ -64,7 +64,14 @@ impl Link {
         if self.closed.load(Ordering::Relaxed) {
             return None;
         }
-        Some(self.here.get(|| Arc::new(Here::start(self.endpoint.clone(), self.tenant.clone()))))
+        Some(self.here.get(|| {
+            let here = Arc::new(Here::start(self.endpoint.clone(), self.tenant.clone()));
+            let all = ALL.get(Arc::default);
+            let mut all = all.lock();
+            all.retain(|here| here.strong_count() > 0);
+            all.push(Arc::downgrade(&here));
+            here
+        }))
     }
 
     /// The transport, None where there is no connection, and why there is none.
@@ -89,7 +96,13 @@ impl Link {
         let closed = "the connection is closed";
         let here = self.here().ok_or(closed)?;
         let runtime = here.enter().map_err(|_| closed)?;
-        runtime.as_ref().ok_or(closed)?.block_on(opened.line.clear(opened.id, deadline))
+        runtime.as_ref().ok_or(closed)?.block_on(async {
+            tokio::select! {
+                biased;
+                () = here.shared.closing.cancelled() => Err(closed.to_owned()),
+                cleared = opened.line.clear(opened.id, deadline) => cleared,
+            }
+        })
     }
 
     /// Ends everything, within 2 s.
@@ -98,9 +111,21 @@ impl Link {
         if !self.closed.swap(true, Ordering::Relaxed)
             && let Some(here) = here
         {
+            here.say_farewell();
             here.close();
         }
     }
+}
+
+/// Those of this process.
+static ALL: PerProcess<Arc<Mutex<Vec<Weak<Here>>>>> = PerProcess::new();
+
+/// Ends all connections of this process, within 2 s unless it has many.
+pub(crate) fn close_all() {
+    let all: Vec<Arc<Here>> =
+        ALL.peek().map_or_else(Vec::new, |all| all.lock().iter().filter_map(Weak::upgrade).collect());
+    all.iter().for_each(|here| here.say_farewell());
+    all.iter().for_each(|here| here.close());
 }
 
 /// One process's part.
@@ -131,9 +156,13 @@ impl Here {
         if runtime.is_some() { Ok(runtime) } else { Err(Failure::Closed) }
     }
 
-    fn close(&self) {
+    /// Begins to tell the agent.
+    fn say_farewell(&self) {
         self.shared.openings().iter().for_each(|opening| opening.end());
         self.shared.keeping.close();
+    }
+
+    fn close(&self) {
         if let Ok(runtime) = self.enter()
             && let Some(runtime) = &*runtime
         {
