@@ -1,4 +1,4 @@
-"""A process ends quietly, whatever its threads are doing: SGLang's are daemons, which are in our calls at every exit."""
+"""A process ends quietly, whatever its threads do: SGLang's are daemons, which are in our calls at every exit."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ def test_calls_that_nobody_answers_do_not_keep_a_process(mortal: Agent, way: str
     assert mortal.server is not None
     sleeps = f"import os, signal; os.kill({mortal.server.process.pid}, signal.SIGSTOP)\nplaces ="
     script = ENGINE.replace("places =", sleeps).replace("sys.argv[2])", "sys.argv[2], timeout_ms=600_000)")
-    script = script.replace("    for number in", "    under_way.wait()\n    for number in").replace("number == 10", "False")
+    script = script.replace("    for number in", "    under_way.wait()\n    for number in")
+    script = script.replace("number == 10", "False")
     try:
         assert run(script, mortal.address(way)) == "ended\n"
     finally:
