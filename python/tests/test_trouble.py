@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import select
 import signal
 import threading
@@ -334,3 +335,24 @@ def test_a_child_that_only_drops_what_it_inherited_ends(connection: _native.Conn
     assert in_child(child) == "dropped"
     assert held[0].lookup(["key"]) == 0 and held[0].state()["open"]
     passed[0].close()
+
+
+def test_who_cannot_map_the_agents_memory_gets_its_pages_all_the_same(agent: Agent, model: str) -> None:
+    """An engine may be allowed no more address space: its lookups promised pages that its gets never gave."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            connection = _native.Connection(agent.address("unix"), timeout_ms=30_000)
+            namespace, content = opened(connection, model), pages(model, 4)
+            put(namespace, names("key", 4), content)
+            with open("/proc/self/statm") as statm:
+                mapped = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+            # Enough for messages, too little for a segment of the arena.
+            resource.setrlimit(resource.RLIMIT_AS, (mapped + 3 * MIB, resource.RLIM_INFINITY))
+            got = bytearray(4 * PAGE_BYTES)
+            hits = namespace.get(names("key", 4), 0, Places.buffer(got, PAGE_BYTES))
+            code = 0 if hits == [True] * 4 and got == content and connection.state()["transport"] == "session" else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -81,6 +81,10 @@ impl Transport for InSession {
         for (hit, got) in hits.iter_mut().zip(&got) {
             *hit = got.is_ok();
         }
+        if got.contains(&Err(MissCode::Gone)) && self.session.is_alive() {
+            // The agent has them, but this process cannot map its memory, or lost a frame while it copied.
+            return self.grpc.get(namespace, shards, every_key, deadline, hits);
+        }
         self.whole(!got.contains(&Err(MissCode::Deadline)), deadline)
     }
 
