@@ -349,7 +349,7 @@ def test_who_cannot_map_the_agents_memory_gets_its_pages_all_the_same(agent: Age
             with open("/proc/self/statm") as statm:
                 mapped = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
             # Enough for messages, too little for a segment of the arena.
-            resource.setrlimit(resource.RLIMIT_AS, (mapped + 3 * MIB, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_AS, (mapped + MIB * 3 // 2, resource.RLIM_INFINITY))
             got = bytearray(4 * PAGE_BYTES)
             hits = namespace.get(names("key", 4), 0, Places.buffer(got, PAGE_BYTES))
             code = 0 if hits == [True] * 4 and got == content and connection.state()["transport"] == "session" else 2
