@@ -137,7 +137,13 @@ pub fn never_sent(status: &Status) -> bool {
 pub fn cause(status: &Status) -> String {
     match status.source() {
         Some(error) if !error.is::<ConnectError>() => below(status),
+        // What answers so knows none of our calls.
+        _ if status.code() == Code::Unimplemented && status.message().is_empty() => {
+            "it does not know this call: is it another kind of server, a replica where an agent was expected?"
+                .to_owned()
+        }
         // A server's own, or named already.
+        _ if status.message().is_empty() => status.code().description().to_owned(),
         _ => status.message().to_owned(),
     }
 }

@@ -13,6 +13,9 @@ use crate::state::command::Event;
 /// Rounds after which a picked page whose retire has not been seen may be picked again.
 const PICKED_ROUNDS_MAX: u64 = 16;
 
+/// Pages of the longest circle of hints that is seen when it closes. Pages of a longer one go when there are no leaves left.
+const CIRCLE_PAGES_MAX: usize = 4096;
+
 /// A namespace between two clears.
 #[derive(Debug, Clone, Copy)]
 struct Space {
@@ -178,9 +181,19 @@ impl LeafLru {
         }
         let (above, new) = self.arena.parent_node(node.space, parent);
         self.spaces[node.space as usize].nodes += u32::from(new);
+        // Only a page that has children already can close a circle: it goes without a parent, or none of the circle would ever be a leaf.
+        if !new && node.children() > 0 && self.leads_to(above, index) {
+            return;
+        }
         self.leave(above);
         self.arena.node_mut(above).add_child();
         self.arena.node_mut(index).parent = above;
+    }
+
+    /// Whether a node's chain upwards comes to another one, as far as is looked.
+    fn leads_to(&self, from: NodeIndex, to: NodeIndex) -> bool {
+        let above = |at: &NodeIndex| Some(self.arena.node(*at).parent).filter(|parent| *parent != NONE);
+        std::iter::successors(Some(from), above).take(CIRCLE_PAGES_MAX).any(|at| at == to)
     }
 
     /// Takes a page off its parent, which may be a leaf again, or a ghost that nobody needs. Answers with its hint, 0 for none.

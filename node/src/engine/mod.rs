@@ -15,8 +15,10 @@ mod work;
 
 use std::sync::Arc;
 
+use foreword_seams::seldom::Seldom;
 use foreword_seams::{Net, Telemetry};
 use metrics::{Counter, Gauge};
+use parking_lot::Mutex;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +41,14 @@ pub(crate) struct Engines {
     sessions_max: usize,
     stop: CancellationToken,
     counts: Counts,
+    lines: Mutex<Lines>,
+}
+
+/// Lines of the log that a client could have written any number of times.
+#[derive(Default)]
+struct Lines {
+    refused: Seldom,
+    closed: Seldom,
 }
 
 struct Counts {
@@ -77,7 +87,16 @@ impl Engines {
             sessions_max: config.engine_sessions_max,
             stop,
             counts: Counts::new(telemetry),
+            lines: Mutex::default(),
         })
+    }
+
+    /// Counts a session that this side ends, and says why, once a minute.
+    fn closed(&self, tenant: &str, why: &str) {
+        self.counts.closed.increment(1);
+        if let Some(left_out) = self.lines.lock().closed.due() {
+            tracing::warn!(tenant, why, left_out, "an engine's session is closed");
+        }
     }
 
     /// Sees to those who ask, until stopped.

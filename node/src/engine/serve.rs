@@ -93,8 +93,7 @@ impl Engines {
         let shared = session.control.slot(slot);
         let question = (!call.under_way.load(Ordering::Acquire)).then(|| Question::read(shared)).flatten();
         let Some(question) = question else {
-            tracing::warn!(tenant = session.tenant, "an engine wrote what makes no sense: its session is closed");
-            self.counts.closed.increment(1);
+            self.closed(&session.tenant, "it wrote what makes no sense");
             session.ended.cancel();
             return;
         };

@@ -32,8 +32,7 @@ pub(super) async fn session(engines: Arc<Engines>, socket: UnixStream) {
     tokio::select! {
         ended = converse(&session, &socket) => {
             if let Err(error) = ended {
-                tracing::warn!(tenant = session.tenant, %error, "an engine's session is closed");
-                engines.counts.closed.increment(1);
+                engines.closed(&session.tenant, &error.to_string());
             }
         }
         () = session.ended.cancelled() => {}
@@ -75,7 +74,9 @@ impl Engines {
     }
 
     async fn refuse(&self, socket: &UnixStream, reason: String) -> io::Result<Arc<Attached>> {
-        tracing::warn!(reason, "an engine was refused a session");
+        if let Some(left_out) = self.lines.lock().refused.due() {
+            tracing::warn!(reason, left_out, "an engine was refused a session");
+        }
         let answer = Answer::Refused { version: VERSION, reason: reason.clone() };
         write(socket, &answer.encode(), &[]).await?;
         Err(io::Error::other(reason))

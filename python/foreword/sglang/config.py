@@ -90,7 +90,8 @@ def parse(extra_config: Mapping[str, Any] | None) -> Config:
     """Parses SGLang's `extra_config`. Raises ConfigError."""
     extra = dict(extra_config or {})
     check_keys(extra)
-    if not extra.get("interface_v1"):
+    # SGLang itself takes whatever is not empty for a yes, "0" too.
+    if str(extra.get("interface_v1")).lower() not in ("1", "true"):
         got = repr(extra["interface_v1"]) if "interface_v1" in extra else "nothing"
         raise ConfigError(
             "interface_v1", f'expected 1, got {got}; write "interface_v1": 1, else SGLang copies every page twice'

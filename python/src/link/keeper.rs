@@ -3,17 +3,19 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use foreword_proto::wire::common;
 use foreword_seams::Endpoint;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Pauses;
-use super::line::Line;
+use super::line::{Line, has_session};
 use super::opening::Opening;
 
 /// What the background and callers share.
@@ -107,9 +109,13 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     }
 }
 
+/// How often an agent that refused a session is asked again: it may have had too many, or this process too few descriptors.
+const SESSION_AGAIN: Duration = Duration::from_secs(60);
+
 /// Opens over a line what is wanted, until the line is gone.
 async fn serve(shared: &Shared, line: Arc<Line>) {
     let (mut kept, mut tasks) = (HashSet::new(), JoinSet::new());
+    let mut again = tokio::time::interval_at(Instant::now() + SESSION_AGAIN, SESSION_AGAIN);
     loop {
         for opening in shared.openings() {
             if kept.insert(opening.number) {
@@ -122,6 +128,12 @@ async fn serve(shared: &Shared, line: Arc<Line>) {
             () = line.gone.cancelled() => return,
             () = shared.closing.cancelled() => return line.transport.end(),
             () = shared.wake.notified() => {}
+            _ = again.tick(), if line.no_session.is_some() => {
+                if has_session(&shared.endpoint, &shared.tenant).await {
+                    // Another line will have one.
+                    line.gone.cancel();
+                }
+            }
         }
     }
 }

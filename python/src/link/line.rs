@@ -84,6 +84,11 @@ async fn session(endpoint: &Endpoint, tenant: &str) -> Option<Result<Session, St
     Some(opened.map_err(|error| error.to_string()).and_then(|opened| opened.map_err(|error| error.to_string())))
 }
 
+/// Whether the agent would give a session now.
+pub(super) async fn has_session(endpoint: &Endpoint, tenant: &str) -> bool {
+    matches!(session(endpoint, tenant).await, Some(Ok(_)))
+}
+
 async fn in_time<T>(deadline: Instant, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     timeout_at(deadline, call)
         .await

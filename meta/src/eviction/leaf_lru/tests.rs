@@ -51,6 +51,23 @@ fn the_order_outlives_the_last_stamp() {
     assert_eq!(picked(&mut policy, ALL), [2, 1, 13, 12, 11, 22, 21].map(key));
 }
 
+/// An engine gave the last page of each chain as the parent of its first: such pages took room for ever, beside newer ones that came and went.
+#[test]
+fn a_chain_whose_hints_form_a_circle_goes_before_what_is_hotter() {
+    let mut policy = policy();
+    for first in [0, 100] {
+        for number in first..first + 40 {
+            let parent = if number == first { first + 39 } else { number - 1 };
+            policy.page(1, key(number + 1), key(parent + 1).parent_hint());
+        }
+    }
+    chain(&mut policy, 2, 1_001..1_041);
+    // The page that closed a circle has no parent: it goes last.
+    let circle = |first: u32| (first..first + 39).rev().chain([first + 39]).map(key);
+    assert_eq!(picked(&mut policy, 80), circle(1).chain(circle(101)).collect::<Vec<_>>());
+    assert_eq!(picked(&mut policy, 1), [key(1_040)]);
+}
+
 /// At 1 M pages of a class that is above its watermark: each call does what it was allowed to, the sweep goes over each node
 /// once, and what is asked of the applied state is the place of pages that are still there.
 #[test]
