@@ -102,6 +102,28 @@ pub enum PutRefusal {
 }
 
 impl PutRefusal {
+    /// All of them, in the order of their numbers.
+    const ALL: [Self; 8] = [
+        Self::L3Full,
+        Self::IndexFull,
+        Self::QueueFull,
+        Self::Incomplete,
+        Self::Fenced,
+        Self::GroupGone,
+        Self::WriteFailed,
+        Self::Cleared,
+    ];
+
+    /// Its number in a session's answers, from 1.
+    pub fn number(self) -> u32 {
+        Self::ALL.iter().zip(1..).find(|(refusal, _)| **refusal == self).map_or(0, |(_, number)| number)
+    }
+
+    /// The refusal of a number.
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.get(usize::try_from(number.checked_sub(1)?).ok()?).copied()
+    }
+
     /// Its name in answers and in labels of metrics.
     pub const fn name(self) -> &'static str {
         match self {

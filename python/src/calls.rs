@@ -21,7 +21,7 @@ use crate::transport::{Failure, Freshness, Outcome, Shards};
 /// How long a call waits for a namespace that its agent had closed for lack of use: opening it again is cheap.
 const REOPEN_WAIT: Duration = Duration::from_secs(1);
 
-/// What a failure was about: the next success of the kind ends it.
+/// What a failure was about: the next success of any kind ends it.
 #[derive(Clone, Copy)]
 enum Kind {
     Lookup,
@@ -172,6 +172,7 @@ impl Calls {
     ) -> Vec<Outcome> {
         let timed = Timed::start(&self.counters.puts, &self.counters.put_seconds);
         let (deadline, mut outcomes, mut next) = (timed.began + timeout, vec![Outcome::Failed; keys.len()], 0);
+        let mut refused = None;
         let shard_bytes = self.fitting(Kind::Put, keys, shard, places, false);
         if let Some(shard_bytes) = shard_bytes.filter(|_| keys.len() > 0) {
             self.over(Kind::Put, deadline, |opened| {
@@ -180,11 +181,15 @@ impl Calls {
                     let parent = range.start.checked_sub(1).map(|before| keys.key(before)).or(parent);
                     let (keys, outcomes) = (keys.range(range.clone()), &mut outcomes[range.clone()]);
                     let shards = Shards { shard, shard_bytes, keys: &keys, places, first: range.start };
-                    transport.put(opened.id, shards, parent, wait_published, deadline, outcomes)?;
+                    let why = transport.put(opened.id, shards, parent, wait_published, deadline, outcomes)?;
+                    refused = refused.take().or(why);
                     next = range.end;
                 }
                 Ok(())
             });
+        }
+        if let Some(why) = refused {
+            self.here().failed.lock()[Kind::Put as usize] = Some(format!("the agent refused pages: {why}"));
         }
         let count = |those: fn(&Outcome) -> bool| outcomes.iter().filter(|outcome| those(outcome)).count();
         let sent = count(|outcome| matches!(outcome, Outcome::Taken | Outcome::Published));
@@ -237,9 +242,12 @@ impl Calls {
         if made.is_err() {
             self.counters.failures.add(1);
         }
-        here.failed.lock()[kind as usize] = match made {
+        let mut failed = here.failed.lock();
+        failed[kind as usize] = match made {
+            // The agent answers: what other calls met is over.
+            Ok(()) => return *failed = Default::default(),
             // While it is not open, the opening says why.
-            Ok(()) | Err(Failure::NotOpen) => None,
+            Err(Failure::NotOpen) => None,
             Err(Failure::Closed) => Some("the connection is closed".to_owned()),
             Err(Failure::Late) => Some("no answer in time".to_owned()),
             Err(Failure::Said(words)) => Some(words),

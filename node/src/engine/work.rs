@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use foreword_proto::bad_input::field_of;
-use foreword_proto::{BadInput, PutOutcome, PutRefusal};
+use foreword_proto::{BadInput, PutOutcome};
 use foreword_session::wire::ops::{MissCode, Op, PutCode, Status, flags, load_staged, store_put, store_tiers};
 use futures::StreamExt;
 
@@ -191,16 +191,7 @@ pub(super) fn put_code(outcome: &PutOutcome) -> (PutCode, u64) {
 /// The refusal's number; 0: none.
 pub(super) fn refusal_number(outcome: Option<&PutOutcome>) -> u32 {
     match outcome {
-        Some(PutOutcome::Refused { reason }) => match reason {
-            PutRefusal::L3Full => 1,
-            PutRefusal::IndexFull => 2,
-            PutRefusal::QueueFull => 3,
-            PutRefusal::Incomplete => 4,
-            PutRefusal::Fenced => 5,
-            PutRefusal::GroupGone => 6,
-            PutRefusal::WriteFailed => 7,
-            PutRefusal::Cleared => 8,
-        },
+        Some(PutOutcome::Refused { reason }) => reason.number(),
         _ => 0,
     }
 }

@@ -126,11 +126,13 @@ impl Transport for Grpc {
         wait_published: bool,
         deadline: Instant,
         outcomes: &mut [Outcome],
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<String>, Failure> {
         let mut agent = self.agent(deadline);
         self.run(deadline, async {
             let wanted = wanted(&mut agent, namespace, shards, wait_published, outcomes).await?;
-            let (Some(first), Some(last)) = (wanted.first().copied(), wanted.last().copied()) else { return Ok(()) };
+            let (Some(first), Some(last)) = (wanted.first().copied(), wanted.last().copied()) else {
+                return Ok(None);
+            };
             let before = first.checked_sub(1).map(|before| shards.keys.key(before)).or(parent);
             let header = wire::PutHeader {
                 namespace_id: namespace,
@@ -156,7 +158,7 @@ impl Transport for Grpc {
             for page in wanted {
                 outcomes[page] = outcome(&pages[page - first]).unwrap_or(Outcome::Failed);
             }
-            Ok(())
+            Ok(pages.into_iter().map(|page| page.reason).find(|reason| !reason.is_empty()))
         })
     }
 }

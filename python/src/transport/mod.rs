@@ -89,7 +89,8 @@ pub(crate) trait Transport: Send + Sync {
         hits: &mut [bool],
     ) -> Result<(), Failure>;
 
-    /// Offers pages, sends those that are wanted, and notes in `outcomes` what became of each. `parent` is the page before the first.
+    /// Offers pages, sends those that are wanted, and notes in `outcomes` what became of each. `parent` is the page before the first. The
+    /// answer is why the first of them was refused that was, if the agent says it.
     fn put(
         &self,
         namespace: u32,
@@ -98,5 +99,5 @@ pub(crate) trait Transport: Send + Sync {
         wait_published: bool,
         deadline: Instant,
         outcomes: &mut [Outcome],
-    ) -> Result<(), Failure>;
+    ) -> Result<Option<String>, Failure>;
 }

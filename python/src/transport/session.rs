@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use foreword_proto::PageKey;
+use foreword_proto::{PageKey, PutRefusal};
 use foreword_session::engine::StatusCode;
 use foreword_session::wire::ops::{MissCode, PutCode};
 use foreword_session::{CallError, Get, PageMemory, Put, PutPage, Session};
@@ -96,12 +96,13 @@ impl Transport for InSession {
         wait_published: bool,
         deadline: Instant,
         outcomes: &mut [Outcome],
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<String>, Failure> {
         let (keys, shard) = (shards.keys.arrays(), shards.shard);
         let put = Put { namespace, shard, keys, parent: parent.as_ref().map(|key| &key.0), wait_published };
         let pages = self.session.put(&put, &shards, left(deadline)).map_err(|error| self.failure(error))?;
         let staged = !pages.iter().any(not_staged);
-        let mut put = self.whole(staged, deadline);
+        let refused = pages.iter().find_map(|page| Some(PutRefusal::from_number(page.reason)?.name().to_owned()));
+        let mut put = self.whole(staged, deadline).map(|()| refused);
         if !staged && put.is_ok() {
             // A shard is larger than all of the session's staging memory. What the agent has by now is not wanted any more.
             put = self.grpc.put(namespace, shards, parent, wait_published, deadline, outcomes);
