@@ -176,6 +176,9 @@ def check_agent(address: str, tenant: str = "default") -> Iterator[Finding]:
 
 def _socket(path: str) -> Finding | None:
     """What is wrong with a unix socket before anyone answers on it."""
+    if not path.startswith("/"):
+        todo = "write an absolute path, unix:/run/foreword/node.sock"
+        return Finding(False, "agent", f"unix:{path} names no place; {todo}")
     try:
         mode = os.stat(path).st_mode
     except OSError as error:

@@ -79,6 +79,7 @@ def test_a_configuration_says_what_to_write(
 def test_a_configuration_may_be_toml_and_names_shared_memory(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    pytest.importorskip("tomllib")
     config = tmp_path / "foreword.toml"
     config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in (GOOD | {"allocator": "shm"}).items()))
     _, lines = said(capsys, "--config", f"@{config}")

@@ -20,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{Opened, PageBytes};
 use crate::arena::{Frame, SegmentId, SegmentShare, SegmentWatch};
 
-/// How long an engine may take to copy the pages of one get, whatever it asked for: they hold the arena.
-pub(super) const HELD_MAX: Duration = Duration::from_secs(30);
+/// How long an engine may go without copying any page of a get, whatever it asked for: they hold the arena, and keep others of its tenant from
+/// theirs.
+pub(super) const HELD_MAX: Duration = Duration::from_secs(10);
 /// How long it may take to let go of a segment that has left the arena.
 const UNMAP_WAIT: Duration = Duration::from_secs(10);
 
@@ -151,6 +152,9 @@ impl Attached {
                 && (left || is_taken(shared.record(*record)))
             {
                 let_go.extend(held.pages.pop_front());
+            }
+            if !let_go.is_empty() {
+                held.until = Some(Instant::now() + HELD_MAX);
             }
         }
         drop(let_go);

@@ -295,6 +295,8 @@ class ForewordStorage(HiCacheStorage):  # type: ignore[misc]  # SGLang has no ty
 
     def _say_why_not(self, pool: Pool) -> None:
         """A miss is nothing to report; an agent that is away, or does not know these pages, is: once a minute."""
+        if self._closed:
+            return
         connection = self._connection.state()
         if not connection["connected"]:
             why = connection["error"] or "not connected yet"
