@@ -5,9 +5,9 @@
 //! ```
 //!
 //! Three replicas and one agent as processes; a probe publishes one tiny page every 5 ms the whole time. The leader is
-//! killed with SIGKILL, started again, and the next kill waits until all replicas agree. An outage is the time from the kill
-//! to the first acknowledgement of a publish submitted after it. Progress goes to stderr, one JSON object to stdout; exit 1
-//! when an outage had no end.
+//! killed with SIGKILL, started again, and the next kill waits until all replicas agree. An outage is the time from the
+//! kill to the first acknowledgement of a publish submitted after it. Progress goes to stderr, one JSON object to
+//! stdout; exit 1 when an outage had no end.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

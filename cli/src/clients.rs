@@ -58,8 +58,8 @@ pub async fn agent_status(endpoint: &Endpoint) -> anyhow::Result<AgentStatus> {
     timeout(CALL_TIMEOUT, call).await.context("no answer in time").flatten().with_context(|| format!("node {endpoint}"))
 }
 
-/// Why a server did not do what it was asked to, as one line: who, the message, which names the field, and the code; or why it could
-/// not be asked.
+/// Why a server did not do what it was asked to, as one line: who, the message, which names the field, and the code; or
+/// why it could not be asked.
 pub fn said_no(server: impl std::fmt::Display, status: &Status) -> anyhow::Error {
     anyhow::anyhow!("{server}: {} ({:?})", cause(status), status.code())
 }

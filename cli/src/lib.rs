@@ -60,7 +60,8 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
         .mut_subcommands(without_empty_variables)
 }
 
-/// What the caller can mend names a field (by another binary, if a file is another version's); everything else happened to us.
+/// What the caller can mend names a field (by another binary, if a file is another version's); everything else happened
+/// to us.
 fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<BadInput>()
         || matches!(cause.downcast_ref(), Some(DataDirError::Bad(_) | DataDirError::OtherVersion(_)))

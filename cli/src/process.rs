@@ -1,4 +1,5 @@
-//! What every command of the binary shares with its process: logs, signals, the parent, and the one line a server prints.
+//! What every command of the binary shares with its process: logs, signals, the parent, and the one line a server
+//! prints.
 
 use std::io::{IsTerminal, Write};
 use std::sync::OnceLock;
@@ -46,8 +47,8 @@ impl Announcement {
     }
 }
 
-/// openraft writes four lines for each try at a peer that is down, ten tries a second; `foreword_meta::network` has our own.
-/// What is fatal to it ends a replica with a reason of ours.
+/// openraft writes four lines for each try at a peer that is down, ten tries a second; `foreword_meta::network` has our
+/// own. What is fatal to it ends a replica with a reason of ours.
 const OPENRAFT_QUIET: &str = "openraft=off";
 
 /// Lines of log that wait for whoever reads them; each is some hundred bytes. More are dropped, and counted.
@@ -59,8 +60,8 @@ static LINES_DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 /// While it lives, what is logged is written.
 pub type LogsEnd = WorkerGuard;
 
-/// Logs to stderr, filtered by `FOREWORD_LOG`, else by `default`. openraft is quiet unless the filter names it. A server never waits for
-/// whoever reads its log: what is beyond [`LOG_LINES_WAITING_MAX`] is dropped.
+/// Logs to stderr, filtered by `FOREWORD_LOG`, else by `default`. openraft is quiet unless the filter names it. A
+/// server never waits for whoever reads its log: what is beyond [`LOG_LINES_WAITING_MAX`] is dropped.
 ///
 /// Errors: a filter that does not parse.
 pub fn init_logs(default: &str, serves: bool) -> anyhow::Result<Option<LogsEnd>> {

@@ -39,7 +39,8 @@ pub fn agent(net: Arc<dyn Net>, endpoint: &Endpoint) -> Agent {
     Connection::new(net, endpoint).agent()
 }
 
-/// A channel to one server. Its failures are statuses that name the endpoint and the cause, UNAVAILABLE unless the library says more.
+/// A channel to one server. Its failures are statuses that name the endpoint and the cause, UNAVAILABLE unless the
+/// library says more.
 #[derive(Debug, Clone)]
 pub struct Connection {
     endpoint: Arc<Endpoint>,

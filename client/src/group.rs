@@ -60,8 +60,8 @@ impl Group {
         Self { shared: Arc::new(shared), turn: Arc::new(Mutex::new(Turn::new(first))) }
     }
 
-    /// The same group for a user with turns of its own, who begins where this one is: who leaves a replica because of what it sees
-    /// there takes nobody along.
+    /// The same group for a user with turns of its own, who begins where this one is: who leaves a replica because of
+    /// what it sees there takes nobody along.
     pub fn apart(&self) -> Self {
         let at = self.turn.lock().at.clone();
         Self { shared: self.shared.clone(), turn: Arc::new(Mutex::new(Turn::new(at))) }
@@ -118,7 +118,8 @@ impl Group {
         &*self.shared.entropy
     }
 
-    /// Repeats a call that may be repeated, through one replica after another, until it is answered or the deadline comes.
+    /// Repeats a call that may be repeated, through one replica after another, until it is answered or the deadline
+    /// comes.
     ///
     /// Errors: the group's own refusal at once; else the last replica's failure.
     pub async fn retry<T, F, C>(&self, deadline: Instant, mut call: C) -> Result<T, Status>
@@ -139,7 +140,8 @@ impl Group {
         }
     }
 
-    /// Asks the replica whose turn it is once, for as long as the tries allow; when it fails, it is the next one's turn.
+    /// Asks the replica whose turn it is once, for as long as the tries allow; when it fails, it is the next one's
+    /// turn.
     pub async fn attempt<T, F, C>(&self, tries: &Tries, call: &mut C) -> Result<T, Status>
     where
         C: FnMut(Replica) -> F,

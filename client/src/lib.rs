@@ -1,6 +1,6 @@
-//! All that talks to an agent or to the group from outside, over gRPC: which replica is asked, when a call is tried again, and what a
-//! watch stream and a page's pieces are. Connections come through [`foreword_seams::Net`], randomness through
-//! [`foreword_seams::Entropy`], time is tokio's: it runs in a simulator as it does on a machine.
+//! All that talks to an agent or to the group from outside, over gRPC: which replica is asked, when a call is tried
+//! again, and what a watch stream and a page's pieces are. Connections come through [`foreword_seams::Net`], randomness
+//! through [`foreword_seams::Entropy`], time is tokio's: it runs in a simulator as it does on a machine.
 
 #![forbid(unsafe_code)]
 

@@ -7,8 +7,8 @@ use foreword_seams::Entropy;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-/// How long the first replica asked may take, before another one is. Whoever finds no answer in time gives the next one twice as long,
-/// up to a limit: a group that is slow as a whole is waited for.
+/// How long the first replica asked may take, before another one is. Whoever finds no answer in time gives the next one
+/// twice as long, up to a limit: a group that is slow as a whole is waited for.
 pub const ATTEMPT: Duration = Duration::from_secs(2);
 pub const ATTEMPT_MAX: Duration = Duration::from_secs(8);
 const BACKOFF_MS_MIN: u64 = 10;
@@ -64,7 +64,8 @@ impl Tries {
         self.deadline.map_or(ends, |deadline| ends.min(deadline))
     }
 
-    /// The pause before the next attempt, after one that failed like this. None: there is none, the status is what the caller gets.
+    /// The pause before the next attempt, after one that failed like this. None: there is none, the status is what the
+    /// caller gets.
     pub fn pause(&mut self, status: &Status, now: Instant, entropy: &dyn Entropy) -> Option<Duration> {
         if next(status) == Next::Final {
             return None;

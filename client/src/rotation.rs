@@ -49,8 +49,8 @@ impl Members {
         self.configured.iter().filter(|endpoint| !self.told.contains(endpoint))
     }
 
-    /// Whose turn it is after `last`, with so many failures in a row: the members that the group told of one after the other, then the
-    /// other configured ones, and so on.
+    /// Whose turn it is after `last`, with so many failures in a row: the members that the group told of one after the
+    /// other, then the other configured ones, and so on.
     fn after(&self, last: &Endpoint, failures: usize) -> &Endpoint {
         let turn = failures % self.all().count();
         let next_of = |list: &[Endpoint]| match list.iter().position(|endpoint| endpoint == last) {

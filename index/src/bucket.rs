@@ -65,8 +65,8 @@ impl Bucket {
         self.places.touch(tag_of(spread))
     }
 
-    /// Where a key probably is, by its tag; both ends of its entry, which may lie in two lines of the cache, are read, so that they are
-    /// there when it is looked at.
+    /// Where a key probably is, by its tag; both ends of its entry, which may lie in two lines of the cache, are read,
+    /// so that they are there when it is looked at.
     pub(crate) fn probable(&self, spread: u64) -> Option<(usize, u8)> {
         let at = self.places.find(tag_of(spread), |_| true)?;
         let entry = &self.entries[at];

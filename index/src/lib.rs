@@ -1,6 +1,7 @@
 //! Where the pages of one namespace are: the table that the group's state and an agent's mirror both keep.
 //!
-//! Pure: no clock, no I/O, no randomness, no unordered iteration. A clone is a frozen view, which shares what neither changes.
+//! Pure: no clock, no I/O, no randomness, no unordered iteration. A clone is a frozen view, which shares what neither
+//! changes.
 
 #![forbid(unsafe_code)]
 

@@ -112,7 +112,8 @@ impl Table {
         }
     }
 
-    /// Where keys are, [`KEYS_AT_ONCE`] at most, in order: looked up step by step side by side. What is beyond them is None.
+    /// Where keys are, [`KEYS_AT_ONCE`] at most, in order: looked up step by step side by side. What is beyond them is
+    /// None.
     pub fn find_some(&self, keys: &[EntryKey]) -> [Option<LocationRef<'_>>; KEYS_AT_ONCE] {
         debug_assert!(keys.len() <= KEYS_AT_ONCE);
         let mut spreads = [0; KEYS_AT_ONCE];
@@ -220,8 +221,8 @@ impl Table {
         bucket.into_iter().flat_map(|bucket| bucket.iter(self.shards))
     }
 
-    /// The pages of one of 2^`bits` buckets ([`foreword_proto::buckets::bucket_of`]), however many there are here; costs what is in it,
-    /// or in the one bucket that holds it.
+    /// The pages of one of 2^`bits` buckets ([`foreword_proto::buckets::bucket_of`]), however many there are here;
+    /// costs what is in it, or in the one bucket that holds it.
     pub fn pages_of(&self, bits: u32, bucket: u32) -> impl Iterator<Item = (EntryKey, LocationRef<'_>)> {
         let (first, step) = match self.count.ilog2() {
             whole if bits <= whole => (bucket, 1 << bits),

@@ -20,8 +20,8 @@ use crate::storage::{
 /// The log's engine and its mark.
 pub type LogParts = (Box<dyn LogEngine>, Box<dyn MarkFile>);
 
-/// Opens a log. One that lost what it had acknowledged is set aside, never repaired, and an empty one takes its place; the
-/// replica then rejoins. Answers true in that case. A log of another version is left as it is.
+/// Opens a log. One that lost what it had acknowledged is set aside, never repaired, and an empty one takes its place;
+/// the replica then rejoins. Answers true in that case. A log of another version is left as it is.
 pub fn open_log(
     mut parts: impl FnMut() -> Result<LogParts, OpenError>,
     runner: &Runner,
@@ -87,7 +87,8 @@ pub enum OpenDirError {
 }
 
 impl OpenDirError {
-    /// Whether it is for the operator to mend, and nothing was changed: a directory of somebody else, or of another version.
+    /// Whether it is for the operator to mend, and nothing was changed: a directory of somebody else, or of another
+    /// version.
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Dir(error) => matches!(error, DataDirError::Bad(_) | DataDirError::OtherVersion(_)),
@@ -100,8 +101,8 @@ impl OpenDirError {
 
 /// Opens a replica's data directory on local disk, with its log in sled.
 ///
-/// Errors: one of another cluster or replica than the settings name, or of another version, before anything in it is touched. All
-/// that can be read without writing is read first: the log's engine changes its files when it opens them.
+/// Errors: one of another cluster or replica than the settings name, or of another version, before anything in it is
+/// touched. All that can be read without writing is read first: the log's engine changes its files when it opens them.
 pub async fn open_data_dir(
     config: &MetaConfig,
     net: Arc<dyn Net>,

@@ -1,5 +1,5 @@
-//! Reads the sources as docs/ARCHITECTURE.md describes them: no circle of folders, what its "never" column says about imports, and a
-//! row for every folder.
+//! Reads the sources as docs/ARCHITECTURE.md describes them: no circle of folders, what its "never" column says about
+//! imports, and a row for every folder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -57,8 +57,8 @@ fn tests_only(sources: &Sources, file: &str) -> bool {
     parents.iter().filter_map(|parent| sources.get(parent)).any(|source| source.contains(&declared))
 }
 
-/// Which child of the folder `folder` names which other, each with a file that does. In a crate's root files count as children, deeper
-/// only folders do: a folder's own files are the folder.
+/// Which child of the folder `folder` names which other, each with a file that does. In a crate's root files count as
+/// children, deeper only folders do: a folder's own files are the folder.
 fn imports(sources: &Sources, folder: &str) -> BTreeMap<String, BTreeMap<String, String>> {
     let prefix = format!("{folder}/");
     let crate_root = folder.ends_with("/src");

@@ -431,7 +431,8 @@ async fn stop_when_diverged(
     failing.fail(diverged.into());
 }
 
-/// Says it when the others look for this replica at another port than it listens on: none of them would reach it, and none would say why.
+/// Says it when the others look for this replica at another port than it listens on: none of them would reach it, and
+/// none would say why.
 fn tell_other_port(group: &Group, listens: &Endpoint) {
     let metrics = group.raft.metrics();
     let metrics = metrics.borrow();

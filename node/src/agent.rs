@@ -182,7 +182,8 @@ impl Agent {
     }
 }
 
-/// What is in use in an agent. When nothing is under way, every frame that is not quarantined is an L1 page's, and no room is used.
+/// What is in use in an agent. When nothing is under way, every frame that is not quarantined is an L1 page's, and no
+/// room is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
     pub l1_pages: u64,

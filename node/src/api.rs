@@ -184,7 +184,8 @@ impl<T: AsRef<[u8]> + Sync> PieceBytes for T {
 pub trait PutCall: Send {
     /// Bytes of the page with this index, in order and without gaps within a page. Copied when the future is ready.
     ///
-    /// Errors: bytes that do not continue the page or do not fit into the shard (field `pieces`). Pages already whole go on.
+    /// Errors: bytes that do not continue the page or do not fit into the shard (field `pieces`). Pages already whole
+    /// go on.
     fn piece<'a>(
         &'a mut self,
         index: usize,
@@ -200,8 +201,8 @@ pub trait PutCall: Send {
 
 /// The agent's API.
 pub trait EngineApi: Send + Sync + 'static {
-    /// Registers the namespace with the group, watches it, and waits for the first sync until the deadline. Each opening is to be
-    /// closed once; one that nobody uses for an hour is closed all the same.
+    /// Registers the namespace with the group, watches it, and waits for the first sync until the deadline. Each
+    /// opening is to be closed once; one that nobody uses for an hour is closed all the same.
     fn open_namespace(&self, namespace: Namespace, deadline: Instant) -> BoxFuture<'_, Result<Opened, ApiError>>;
     /// Ends one opening. Nobody uses the namespace any more: it is closed after a minute, its pages stay.
     fn close_namespace(&self, namespace: NamespaceId) -> Result<(), ApiError>;
@@ -215,14 +216,16 @@ pub trait EngineApi: Send + Sync + 'static {
     fn locate(&self, ask: LookupAsk) -> BoxFuture<'_, Result<Located, ApiError>>;
     /// Pages in the order of their keys. Never wrong bytes: what did not verify is a miss.
     fn get(&self, ask: GetAsk) -> Result<BoxStream<'static, PageAnswer>, ApiError>;
-    /// The leading ones of these pages that are in L1 and may be pinned, now: waits for nothing. The rest is [`Self::get`]'s.
+    /// The leading ones of these pages that are in L1 and may be pinned, now: waits for nothing. The rest is
+    /// [`Self::get`]'s.
     fn get_now(
         &self,
         namespace: NamespaceId,
         keys: &[PageKey],
         min_revision: Revision,
     ) -> Result<Vec<PageAnswer>, ApiError>;
-    /// Which of these shards' bytes are wanted: one answer a key, in order. None: they are. Else what a put of them would be answered.
+    /// Which of these shards' bytes are wanted: one answer a key, in order. None: they are. Else what a put of them
+    /// would be answered.
     fn wanted(&self, namespace: NamespaceId, shard: u32, keys: &[PageKey])
     -> Result<Vec<Option<PutOutcome>>, ApiError>;
     /// Begins to take one shard of some pages.
@@ -231,8 +234,8 @@ pub trait EngineApi: Send + Sync + 'static {
     fn prefetch(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<u32, ApiError>;
     /// Pages that will not be asked for after all.
     fn release(&self, namespace: NamespaceId, keys: &[PageKey]) -> Result<(), ApiError>;
-    /// Takes all pages out of the index, for every agent; refused unless the configuration allows it to the tenant. When it is answered,
-    /// this agent gives none of them any more, if it heard of it before the deadline.
+    /// Takes all pages out of the index, for every agent; refused unless the configuration allows it to the tenant.
+    /// When it is answered, this agent gives none of them any more, if it heard of it before the deadline.
     fn clear(&self, namespace: NamespaceId, deadline: Instant) -> BoxFuture<'_, Result<Cleared, ApiError>>;
     /// The agent about itself.
     fn stats(&self) -> AgentStatus;

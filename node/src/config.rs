@@ -58,10 +58,12 @@ pub struct NodeConfig {
     /// How long a page waits for all its shards.
     #[serde(default = "default_gather_deadline_ms")]
     pub gather_deadline_ms: u64,
-    /// A namespace that nobody has used for so long is closed here. One that was closed as often as it was opened: after a minute.
+    /// A namespace that nobody has used for so long is closed here. One that was closed as often as it was opened:
+    /// after a minute.
     #[serde(default = "default_namespace_idle_ms")]
     pub namespace_idle_ms: u64,
-    /// How long one put call waits for room and frames, all its pages together; and then each page for a slot where L3 is full.
+    /// How long one put call waits for room and frames, all its pages together; and then each page for a slot where L3
+    /// is full.
     #[serde(default = "default_put_room_wait_ms")]
     pub put_room_wait_ms: u64,
     /// How long a page waits for a session, or for an answer of the group, before it is refused.
@@ -85,7 +87,8 @@ pub struct NodeConfig {
     /// Tenants whose engines may clear their namespaces through this agent; others leave that to operators.
     #[serde(default)]
     pub clear_tenants: Vec<String>,
-    /// Where the agent keeps who it is: with it, a restart takes its name over at once; without it, when the old session's lease ends.
+    /// Where the agent keeps who it is: with it, a restart takes its name over at once; without it, when the old
+    /// session's lease ends.
     #[serde(default)]
     pub state_dir: Option<PathBuf>,
     /// Where mirrors are saved; none: they are not. The caller of [`crate::serve`] makes `Deps::files` of it.
@@ -254,7 +257,8 @@ impl NodeConfig {
 pub enum L3Location {
     /// Slab files below this directory, by read and write.
     Posix(PathBuf),
-    /// Slab files below this directory on a 3FS mount, by USRBIO: `lib` is the vendor's client library, none: our own client.
+    /// Slab files below this directory on a 3FS mount, by USRBIO: `lib` is the vendor's client library, none: our own
+    /// client.
     Usrbio { dir: PathBuf, lib: Option<PathBuf> },
     /// USRBIO where the directory is on a 3FS mount, else posix.
     Auto(PathBuf),

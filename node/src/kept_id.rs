@@ -1,4 +1,5 @@
-//! Who an agent is: an id in its state directory, drawn once, that one process at a time may use, and which of its processes this is.
+//! Who an agent is: an id in its state directory, drawn once, that one process at a time may use, and which of its
+//! processes this is.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};

@@ -1,5 +1,5 @@
-//! Foreword's agent: one per machine. It mirrors the index of the namespaces open on it, keeps pages in its arena (L1), and moves
-//! page bytes to and from L3 itself.
+//! Foreword's agent: one per machine. It mirrors the index of the namespaces open on it, keeps pages in its arena (L1),
+//! and moves page bytes to and from L3 itself.
 //!
 //! [`serve`] is the one entry point, for the binary and for the simulator alike.
 

@@ -135,10 +135,12 @@ impl Handle {
         self.agent.is_ready()
     }
 
-    /// Gives unused slots back, closes the session and ends. Dropping the handle instead leaves the tasks to the runtime.
+    /// Gives unused slots back, closes the session and ends. Dropping the handle instead leaves the tasks to the
+    /// runtime.
     pub async fn shutdown(self) {
         let deadline = Instant::now() + SHUTDOWN;
-        // Or another session would be opened as soon as this one is closed, and the agent's name be taken until its lease ends.
+        // Or another session would be opened as soon as this one is closed, and the agent's name be taken until its
+        // lease ends.
         self.leaving.cancel();
         let _ = tokio::time::timeout_at(deadline, self.grants.return_unused(deadline)).await;
         let _ = tokio::time::timeout_at(deadline, self.sessions.close(deadline)).await;
@@ -150,7 +152,8 @@ impl Handle {
     }
 }
 
-/// Which process of its agent this is: a later one has a greater number, and of two that run on copies of one state directory one has.
+/// Which process of its agent this is: a later one has a greater number, and of two that run on copies of one state
+/// directory one has.
 fn incarnation(starts: u32, entropy: &dyn Entropy) -> u64 {
     u64::from(starts) << 32 | entropy.u64() >> 32
 }

@@ -1,4 +1,5 @@
-//! Figures of the pure parts, one a line, for docs/PERFORMANCE.md: `cargo run --release -p foreword-proto --example speed`.
+//! Figures of the pure parts, one a line, for docs/PERFORMANCE.md: `cargo run --release -p foreword-proto --example
+//! speed`.
 
 #![allow(clippy::disallowed_methods)] // a stopwatch is what this is
 

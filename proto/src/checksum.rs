@@ -10,7 +10,8 @@ use crate::EntryKey;
 /// Bytes that are summed up right after they were copied: they are still in the core's own cache then.
 const COPY_STEP_BYTES: usize = 64 << 10;
 
-/// xxh3-64 of a shard's bytes, seeded by (key, shard): the bytes of another page, or of another shard of this one, do not pass.
+/// xxh3-64 of a shard's bytes, seeded by (key, shard): the bytes of another page, or of another shard of this one, do
+/// not pass.
 pub fn shard_checksum(key: &EntryKey, shard: u32, bytes: &[u8]) -> u64 {
     XxHash3_64::oneshot_with_seed(seed(key, shard), bytes)
 }
@@ -24,7 +25,8 @@ impl ShardSum {
         Self(XxHash3_64::with_seed(seed(key, shard)))
     }
 
-    /// Copies the shard's next bytes, and sums up what was copied: whoever changes `from` meanwhile changes both or none.
+    /// Copies the shard's next bytes, and sums up what was copied: whoever changes `from` meanwhile changes both or
+    /// none.
     ///
     /// Panics if the lengths differ.
     pub fn copy(&mut self, to: &mut [u8], from: &[u8]) {

@@ -1,4 +1,5 @@
-//! Small identities. Plain integers where they are counted or packed into records, newtypes where mixing them up would hurt.
+//! Small identities. Plain integers where they are counted or packed into records, newtypes where mixing them up would
+//! hurt.
 
 use std::fmt;
 use std::str::FromStr;
@@ -101,8 +102,8 @@ id_of_16_bytes! {
 }
 
 id_of_16_bytes! {
-    /// 128 random bits drawn once for each agent and kept in its state directory; without one, for each of its processes. A node's
-    /// name is its agent's until the session ends.
+    /// 128 random bits drawn once for each agent and kept in its state directory; without one, for each of its
+    /// processes. A node's name is its agent's until the session ends.
     AgentId, "agent_id"
 }
 
@@ -112,8 +113,8 @@ id_of_16_bytes! {
 }
 
 of_16_bytes! {
-    /// An agent's lease: 128 random bits drawn when it opens, so that no other group and no earlier life of this one knows it. Whoever
-    /// has it acts as the session; so it is never written whole.
+    /// An agent's lease: 128 random bits drawn when it opens, so that no other group and no earlier life of this one
+    /// knows it. Whoever has it acts as the session; so it is never written whole.
     SessionId, "session"
 }
 

@@ -33,7 +33,8 @@ impl PageKey {
 impl EntryKey {
     /// The key of a page file's page, by the name that its engine gave it: XXH3-128 of it.
     ///
-    /// Not a cryptographic hash: whoever can send a name can confirm any page under it anyway, so a forged one gains nothing.
+    /// Not a cryptographic hash: whoever can send a name can confirm any page under it anyway, so a forged one gains
+    /// nothing.
     pub fn named(name: &[u8]) -> Self {
         Self(xxhash_rust::xxh3::xxh3_128(name).to_le_bytes())
     }

@@ -1,5 +1,5 @@
-//! The words of Foreword and how they travel: page keys and prefix chains, namespaces, locations, limits, wire records and
-//! generated messages; and the pure workload (traces, generated prompts, the ideal cache).
+//! The words of Foreword and how they travel: page keys and prefix chains, namespaces, locations, limits, wire records
+//! and generated messages; and the pure workload (traces, generated prompts, the ideal cache).
 //!
 //! Nothing here reads a clock, draws a random number or does I/O.
 

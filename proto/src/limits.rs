@@ -7,16 +7,16 @@ use crate::versions::Versions;
 /// 1 in the tests' binary of a next version.
 const NEXT: u32 = if cfg!(feature = "next-version") { 1 } else { 0 };
 
-/// Newest version of the gRPC surface that this binary speaks, and all that it speaks: two sides use the highest they share; a peer
-/// that shares none is refused with both ranges named.
+/// Newest version of the gRPC surface that this binary speaks, and all that it speaks: two sides use the highest they
+/// share; a peer that shares none is refused with both ranges named.
 pub const WIRE_VERSION: u32 = 1 + NEXT;
 pub const WIRE_VERSIONS: Versions = Versions::up_to(WIRE_VERSION);
-/// Newest version of a data directory, a log entry, a command and a snapshot that this binary writes, and all that it reads. What is
-/// written is of the committed feature level's version.
+/// Newest version of a data directory, a log entry, a command and a snapshot that this binary writes, and all that it
+/// reads. What is written is of the committed feature level's version.
 pub const FORMAT_VERSION: u32 = 1 + NEXT;
 pub const FORMAT_VERSIONS: Versions = Versions::up_to(FORMAT_VERSION);
-/// Behaviour this binary knows how to apply; the committed feature level never exceeds what all members report. A level goes with the
-/// format version of the same number.
+/// Behaviour this binary knows how to apply; the committed feature level never exceeds what all members report. A level
+/// goes with the format version of the same number.
 pub const FEATURE_LEVEL_MAX: u32 = FORMAT_VERSION;
 
 /// Bytes of a page key at the edge.
@@ -49,8 +49,8 @@ pub const SESSIONS_MAX: usize = 4096;
 
 /// Keys of one lookup, locate, get, put, prefetch, release or delete: a prompt of 1 M tokens at 64 a page.
 pub const KEYS_MAX: usize = 16_384;
-/// Bytes of the token ids of one lookup by tokens: a prompt of 1 M tokens, or of half as many when its ids need u64. A longer
-/// prompt is looked up by keys.
+/// Bytes of the token ids of one lookup by tokens: a prompt of 1 M tokens, or of half as many when its ids need u64. A
+/// longer prompt is looked up by keys.
 pub const TOKEN_IDS_BYTES_MAX: usize = 4_000_000;
 /// Pages of one publish, slots of one grant or abort.
 pub const PAGES_PER_PUBLISH_MAX: usize = 1024;
@@ -60,10 +60,11 @@ pub const SUSPECTS_PER_REPORT_MAX: usize = 256;
 pub const HEAT_KEYS_PER_REPORT_MAX: usize = 65_536;
 /// Bytes of reports of heat that wait for the eviction policy; more are dropped.
 pub const HEAT_REPORTS_BYTES_MAX: usize = 16 << 20;
-/// Bytes of events that wait for the eviction policy: some seconds of publishes. More, and it starts over from a view of the state.
+/// Bytes of events that wait for the eviction policy: some seconds of publishes. More, and it starts over from a view
+/// of the state.
 pub const POLICY_FEED_BYTES_MAX: usize = 64 << 20;
-/// Pages that one command retires, each under one hold of the applied state's lock, and that the leader decides to evict in one
-/// round.
+/// Pages that one command retires, each under one hold of the applied state's lock, and that the leader decides to
+/// evict in one round.
 pub const RETIREMENTS_PER_COMMAND_MAX: usize = 1024;
 pub const RETIREMENTS_PER_ROUND_MAX: usize = 8192;
 /// Keys looked up in the applied state under one hold of its lock by whoever has many.
@@ -107,7 +108,8 @@ pub const ENTRY_BYTES_MAX: usize = META_MESSAGE_BYTES_MAX + 1024;
 pub const ENTRY_FRAME_BYTES: usize = 64;
 /// Entries of one AppendEntries.
 pub const RAFT_PAYLOAD_ENTRIES_MAX: u64 = 64;
-/// Bytes of entries after which a read of the log stops (it always returns at least one): what keeps AppendEntries below its message limit.
+/// Bytes of entries after which a read of the log stops (it always returns at least one): what keeps AppendEntries
+/// below its message limit.
 pub const RAFT_PAYLOAD_BYTES_SOFT_MAX: usize = 8 << 20;
 /// Bytes after which a file that is being written is synced.
 pub const FILE_BYTES_PER_SYNC: usize = 8 << 20;
@@ -118,9 +120,11 @@ pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 pub const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
 /// Bytes of one frame of a snapshot's file, which is one piece of the state.
 pub const SNAPSHOT_FRAME_BYTES_MAX: usize = 16 << 20;
-/// Commands of one log entry: what is read of one before it is applied stays within some tens of MB, and so does applying it.
+/// Commands of one log entry: what is read of one before it is applied stays within some tens of MB, and so does
+/// applying it.
 pub const COMMANDS_PER_ENTRY_MAX: usize = 16_384;
-/// Proposals of callers that wait at the leader, and the bytes they take in entries: some seconds of a slow disk. More are refused.
+/// Proposals of callers that wait at the leader, and the bytes they take in entries: some seconds of a slow disk. More
+/// are refused.
 pub const PROPOSALS_WAITING_MAX: usize = 4096;
 pub const PROPOSALS_WAITING_BYTES_MAX: usize = 32 << 20;
 /// The same of the leader's own decisions, which no caller can crowd out.
@@ -134,7 +138,8 @@ pub const WATCHED_NAMESPACES_MAX: usize = 1024;
 pub const WATCH_DIGEST_BITS_MAX: u32 = 12;
 /// Pages of a bucket of a resync, about: what one difference costs, and what one slice of a replica's work is.
 pub const WATCH_BUCKET_PAGES: u64 = 1024;
-/// Bytes of events or pages in one frame of a watch stream, about, and frames that wait for a watcher: all that it makes a replica hold.
+/// Bytes of events or pages in one frame of a watch stream, about, and frames that wait for a watcher: all that it
+/// makes a replica hold.
 pub const WATCH_FRAME_BYTES: usize = 256 << 10;
 pub const WATCH_FRAMES_WAITING_MAX: usize = 8;
 /// Resyncs that one replica serves at once; others wait in the order in which they came.
@@ -145,8 +150,8 @@ pub const WATCH_STUCK_MS: u64 = 30_000;
 /// Entries between two revisions at which replicas note their state's digest, and notes kept.
 pub const DIGEST_EVERY_ENTRIES: u64 = 256;
 pub const DIGESTS_KEPT: usize = 64;
-/// Log bytes between two snapshots: by default at least this, or half the last snapshot's file, which is more from two million pages on;
-/// and at most, unless more is configured: the log since the last snapshot stands in memory.
+/// Log bytes between two snapshots: by default at least this, or half the last snapshot's file, which is more from two
+/// million pages on; and at most, unless more is configured: the log since the last snapshot stands in memory.
 pub const LOG_BYTES_PER_SNAPSHOT: u64 = 64 << 20;
 pub const LOG_BYTES_PER_SNAPSHOT_MAX: u64 = 512 << 20;
 
@@ -155,8 +160,8 @@ const _: () = {
     assert!(ENTRY_BYTES_SOFT_MAX <= ENTRY_BYTES_MAX);
     assert!(LOG_BYTES_PER_SNAPSHOT <= LOG_BYTES_PER_SNAPSHOT_MAX);
     assert!(ENTRY_BYTES_MAX <= PROPOSALS_WAITING_BYTES_MAX && ENTRY_BYTES_MAX <= PROPOSALS_OWN_BYTES_MAX);
-    // What the leader decides in one round fits one entry: ends of sessions, for each page file what expired and what was read, and
-    // retirements of 32 bytes.
+    // What the leader decides in one round fits one entry: ends of sessions, for each page file what expired and what
+    // was read, and retirements of 32 bytes.
     assert!(
         SESSIONS_MAX + 2 * HF3FS_FILES_MAX + RETIREMENTS_PER_ROUND_MAX / RETIREMENTS_PER_COMMAND_MAX + 16
             <= COMMANDS_PER_ENTRY_MAX
@@ -165,7 +170,8 @@ const _: () = {
     assert!(HEAT_KEYS_PER_REPORT_MAX * ENTRY_KEY_BYTES <= HEAT_REPORTS_BYTES_MAX);
     // An entry's events take up to three times its bytes.
     assert!(4 * ENTRY_BYTES_MAX <= POLICY_FEED_BYTES_MAX);
-    // A frame of a watch stream is over its bytes by one entry's events at most, which are hardly more than the entry; all digests fit.
+    // A frame of a watch stream is over its bytes by one entry's events at most, which are hardly more than the entry;
+    // all digests fit.
     assert!(WATCH_FRAME_BYTES + ENTRY_BYTES_SOFT_MAX + (1 << 20) <= META_MESSAGE_BYTES_MAX);
     assert!(WATCH_FRAME_BYTES + RETIREMENTS_PER_ROUND_MAX * 32 + (1 << 20) <= META_MESSAGE_BYTES_MAX);
     assert!((8 << WATCH_DIGEST_BITS_MAX) + (64 << 10) <= META_MESSAGE_BYTES_MAX);
@@ -177,7 +183,8 @@ const _: () = {
     assert!(PAGES_PER_PUBLISH_MAX * (48 + 8 * SHARDS_MAX) + (64 << 10) <= META_MESSAGE_BYTES_MAX);
     // A lookup that finds every key answers with locations of one shard within one message; more shards: fewer keys.
     assert!(KEYS_MAX * 24 + (64 << 10) <= META_MESSAGE_BYTES_MAX);
-    // A reserve of the most keys, each with a victim and a touch, fits one entry; a body is passed on to the leader whole.
+    // A reserve of the most keys, each with a victim and a touch, fits one entry; a body is passed on to the leader
+    // whole.
     assert!(HF3FS_KEYS_MAX * (16 + 4 + 4) + (64 << 10) <= ENTRY_BYTES_MAX);
     assert!(HF3FS_BODY_BYTES_MAX + (64 << 10) <= RAFT_MESSAGE_BYTES_MAX);
     // Every agent keeps a connection to a replica; as many again are left to replicas and operators.

@@ -177,8 +177,8 @@ pub enum NamespaceEvent {
         parent: ParentHint,
         location: Location,
     },
-    /// The entry that was at this slot is gone. At [`SlotRef::NONE`]: a page was deleted that was in no index any more, so that copies of
-    /// it go.
+    /// The entry that was at this slot is gone. At [`SlotRef::NONE`]: a page was deleted that was in no index any more,
+    /// so that copies of it go.
     Retired {
         key: EntryKey,
         slot: SlotRef,

@@ -189,8 +189,8 @@ pub struct AgentNamespaceStatus {
     /// The mirror's revision.
     pub revision: u64,
     pub synced: bool,
-    /// How far behind the mirror is: since the group was heard to have no more than the mirror has now. Some seconds for one that is whole,
-    /// since the group is heard now and then.
+    /// How far behind the mirror is: since the group was heard to have no more than the mirror has now. Some seconds
+    /// for one that is whole, since the group is heard now and then.
     pub mirror_age_ms: u64,
     pub pages: u64,
     /// Own acknowledged publishes the mirror has not seen yet.

@@ -1,7 +1,8 @@
 //! Versions of what is written and spoken, and the errors that tell another version from damage.
 //!
-//! A binary reads formats, and speaks wires, of its own version and of the one before (`limits`). What lies between two binaries is
-//! of the highest version both know: a call by the ranges that both sides name, a file by the level that the group has committed.
+//! A binary reads formats, and speaks wires, of its own version and of the one before (`limits`). What lies between two
+//! binaries is of the highest version both know: a call by the ranges that both sides name, a file by the level that
+//! the group has committed.
 
 use std::fmt;
 use std::str::FromStr;
@@ -51,8 +52,9 @@ impl FromStr for Versions {
     }
 }
 
-/// What `version` has at the end of a stored entry, of a mark, of a snapshot's head and of a batch of commands: nothing. Only the tests'
-/// binary of a next version (feature `next-version`) has something there, so that a binary that takes one version for the other fails.
+/// What `version` has at the end of a stored entry, of a mark, of a snapshot's head and of a batch of commands:
+/// nothing. Only the tests' binary of a next version (feature `next-version`) has something there, so that a binary
+/// that takes one version for the other fails.
 pub const fn trailer(version: u32) -> &'static [u8] {
     if cfg!(feature = "next-version") && version == crate::limits::FORMAT_VERSION { b"next version" } else { b"" }
 }
@@ -70,7 +72,8 @@ pub enum Foreign {
     Engine(String),
 }
 
-/// A file that another version wrote. Nothing was changed: the version that wrote it, or one that reads it, goes on from there.
+/// A file that another version wrote. Nothing was changed: the version that wrote it, or one that reads it, goes on
+/// from there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}, {file} has {}", what.expected(), what.found())]
 pub struct OtherVersion {

@@ -1,5 +1,5 @@
-//! The calls of one namespace: over whatever line it is open on, with one deadline each, in as many pieces as the transport needs. What
-//! fails is a miss, and is told by [`Calls::error`].
+//! The calls of one namespace: over whatever line it is open on, with one deadline each, in as many pieces as the
+//! transport needs. What fails is a miss, and is told by [`Calls::error`].
 
 use std::ops::Range;
 use std::sync::Arc;

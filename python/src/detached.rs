@@ -1,8 +1,9 @@
 //! Calls without Python's lock, and what becomes of them when Python ends.
 //!
-//! A thread that asks for the lock when Python is ending is ended there and then, by an unwinding that no Rust frame may see: the process
-//! aborts. SGLang's threads are daemons, which are in our calls at every exit. So a thread whose call is over asks whether Python ends, before
-//! it asks for the lock: a hook of `atexit` says so, ends all calls, and waits until nobody is between the two.
+//! A thread that asks for the lock when Python is ending is ended there and then, by an unwinding that no Rust frame
+//! may see: the process aborts. SGLang's threads are daemons, which are in our calls at every exit. So a thread whose
+//! call is over asks whether Python ends, before it asks for the lock: a hook of `atexit` says so, ends all calls, and
+//! waits until nobody is between the two.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -15,8 +16,8 @@ use pyo3::prelude::*;
 
 use crate::link::close_all;
 
-/// How long the hook waits for threads that come back, and they for Python's end after the hook: others' hooks run between, and may wait
-/// for a thread of ours.
+/// How long the hook waits for threads that come back, and they for Python's end after the hook: others' hooks run
+/// between, and may wait for a thread of ours.
 const PATIENCE: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 

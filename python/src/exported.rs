@@ -1,6 +1,7 @@
 //! Memory of Python objects: the buffer protocol.
 //!
-//! It is in Python's stable ABI from 3.11 on, and unchanged since 3.0: the declarations stand here so that one wheel serves 3.10 too.
+//! It is in Python's stable ABI from 3.11 on, and unchanged since 3.0: the declarations stand here so that one wheel
+//! serves 3.10 too.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;

@@ -1,11 +1,12 @@
-//! What one process made is of no use to a child that it forked: threads are gone there, locks may be held for ever, and a socket's
-//! other end would see two of us. So each process makes its own.
+//! What one process made is of no use to a child that it forked: threads are gone there, locks may be held for ever,
+//! and a socket's other end would see two of us. So each process makes its own.
 
 use std::sync::Once;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::{mem, ptr};
 
-/// Forks between the process that loaded this module and this one. A process id would say the same, for a system call each time.
+/// Forks between the process that loaded this module and this one. A process id would say the same, for a system call
+/// each time.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 static COUNTED: Once = Once::new();
 
@@ -17,15 +18,16 @@ extern "C" fn count_fork() {
 /// Forks so far, on the way to this process.
 fn forks() -> u64 {
     COUNTED.call_once(|| {
-        // SAFETY: the handler does nothing but write two atomics, which is allowed after a fork; this module is never unloaded.
+        // SAFETY: the handler does nothing but write two atomics, which is allowed after a fork; this module is never
+        // unloaded.
         let refused = unsafe { libc::pthread_atfork(None, None, Some(count_fork)) };
         assert_eq!(refused, 0, "no memory for a handler of forks");
     });
     FORKS.load(Ordering::Relaxed)
 }
 
-/// A value that each process makes for itself when it first asks. No lock: a child may ask although another thread was just asking
-/// when it was forked.
+/// A value that each process makes for itself when it first asks. No lock: a child may ask although another thread was
+/// just asking when it was forked.
 pub(crate) struct PerProcess<T>(AtomicPtr<Made<T>>);
 
 struct Made<T> {
@@ -48,7 +50,8 @@ impl<T: Clone> PerProcess<T> {
         (made.forks == forks()).then(|| made.value.clone())
     }
 
-    /// This process's value, made now if it has none. What a parent made stays where it is: nothing of it can be ended here.
+    /// This process's value, made now if it has none. What a parent made stays where it is: nothing of it can be ended
+    /// here.
     pub(crate) fn get(&self, make: impl Fn() -> T) -> T {
         loop {
             let before = self.0.load(Ordering::Acquire);

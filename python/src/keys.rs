@@ -16,8 +16,8 @@ use pyo3::types::{PyBytes, PyList, PyString};
 pub(crate) struct Keys(Bytes);
 
 impl Keys {
-    /// Reads `bytes` of 32 a key; or a sequence whose members are `str` of 64 hexadecimal digits, `bytes` of 32, or any other `str`, an
-    /// opaque name that is hashed as `foreword put --opaque` does.
+    /// Reads `bytes` of 32 a key; or a sequence whose members are `str` of 64 hexadecimal digits, `bytes` of 32, or any
+    /// other `str`, an opaque name that is hashed as `foreword put --opaque` does.
     ///
     /// Errors: TypeError or ValueError, naming the member.
     pub(crate) fn parse(keys: &Bound<'_, PyAny>) -> PyResult<Self> {
@@ -85,8 +85,8 @@ impl Keys {
     }
 }
 
-/// The keys of a list of nothing but 64 hexadecimal digits, as SGLang's are; None for any other. Some 10 ns a key, less than half of what the
-/// safe way costs, which takes a reference to each member and looks at its type.
+/// The keys of a list of nothing but 64 hexadecimal digits, as SGLang's are; None for any other. Some 10 ns a key, less
+/// than half of what the safe way costs, which takes a reference to each member and looks at its type.
 fn all_digits(list: &Bound<'_, PyList>) -> Option<Vec<u8>> {
     let mut keys = vec![0; list.len() * PAGE_KEY_BYTES];
     // As many at a time as stay in the nearest cache.

@@ -1,4 +1,5 @@
-//! `Namespace`: pages that may be shared, as Python sees them. Arguments are read under Python's lock, which is let go for the rest.
+//! `Namespace`: pages that may be shared, as Python sees them. Arguments are read under Python's lock, which is let go
+//! for the rest.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Where pages lie in this process's memory.
 //!
-//! Addresses come from the engine, which owns the memory and keeps it while a call lasts. Nothing here makes a reference to it: other
-//! threads of the engine may write there at any time.
+//! Addresses come from the engine, which owns the memory and keeps it while a call lasts. Nothing here makes a
+//! reference to it: other threads of the engine may write there at any time.
 
 use std::ptr;
 
@@ -11,7 +11,8 @@ use pyo3::prelude::*;
 
 use crate::exported::Exported;
 
-/// Where the pages of a get or a put lie. A page is its parts one after another; the memory is touched within a get or a put only.
+/// Where the pages of a get or a put lie. A page is its parts one after another; the memory is touched within a get or
+/// a put only.
 #[pyclass(frozen, module = "foreword._native")]
 pub(crate) struct Places {
     pages: usize,
@@ -159,8 +160,8 @@ impl Places {
     pub(crate) fn write(&self, page: usize, offset: usize, bytes: &[u8]) {
         assert!(self.writable, "read-only memory");
         self.runs(page, offset, bytes.len(), |address, run| {
-            // SAFETY: the engine says that its memory is there and that nobody relies on what is in it while the call lasts; the run
-            // lies within one part. `bytes` are ours.
+            // SAFETY: the engine says that its memory is there and that nobody relies on what is in it while the call
+            // lasts; the run lies within one part. `bytes` are ours.
             unsafe { ptr::copy_nonoverlapping(bytes[run.clone()].as_ptr(), address as *mut u8, run.len()) }
         });
     }
@@ -170,15 +171,16 @@ impl Places {
         out.reserve(len);
         let spare = out.spare_capacity_mut();
         self.runs(page, offset, len, |address, run| {
-            // SAFETY: the engine says that its memory is there; whatever another thread writes there meanwhile, bytes are copied. The
-            // run lies within one part; `spare` is ours and has room for `len`.
+            // SAFETY: the engine says that its memory is there; whatever another thread writes there meanwhile, bytes
+            // are copied. The run lies within one part; `spare` is ours and has room for `len`.
             unsafe { ptr::copy_nonoverlapping(address as *const u8, spare[run.clone()].as_mut_ptr().cast(), run.len()) }
         });
         // SAFETY: `runs` has covered all of them.
         unsafe { out.set_len(out.len() + len) }
     }
 
-    /// Visits the runs of contiguous memory that hold `len` bytes from `offset` on: an address, and which of the bytes lie there.
+    /// Visits the runs of contiguous memory that hold `len` bytes from `offset` on: an address, and which of the bytes
+    /// lie there.
     fn runs(&self, page: usize, offset: usize, len: usize, mut each: impl FnMut(usize, std::ops::Range<usize>)) {
         let (mut before, mut done) = (0, 0);
         for (address, bytes) in self.parts_of(page) {

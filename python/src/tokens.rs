@@ -80,6 +80,7 @@ fn from_memory(memory: &Exported) -> PyResult<TokenIds> {
 
 fn read<T: Copy>(memory: &Exported, count: usize) -> Vec<T> {
     let first = memory.address() as *const T;
-    // SAFETY: the memory is exported to us, with so many members of this size; they are read one by one, aligned or not.
+    // SAFETY: the memory is exported to us, with so many members of this size; they are read one by one, aligned or
+    // not.
     (0..count).map(|at| unsafe { first.add(at).read_unaligned() }).collect()
 }

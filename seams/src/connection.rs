@@ -1,9 +1,9 @@
 //! One accepted connection: what is under way on it, and when it ends because nothing is.
 //!
-//! A connection that never says what it wants holds a descriptor for nothing. It ends when its first request (HTTP/1: every
-//! request's head; HTTP/2: the preface) is not there in time, and when no request was open on it for long. A request that is
-//! open keeps it, however long that takes: a watch lasts for days. What does not answer HTTP/2's pings is ended by the server,
-//! what does not acknowledge bytes by the kernel ([`crate::net`]).
+//! A connection that never says what it wants holds a descriptor for nothing. It ends when its first request (HTTP/1:
+//! every request's head; HTTP/2: the preface) is not there in time, and when no request was open on it for long. A
+//! request that is open keeps it, however long that takes: a watch lasts for days. What does not answer HTTP/2's pings
+//! is ended by the server, what does not acknowledge bytes by the kernel ([`crate::net`]).
 
 use std::io;
 use std::pin::Pin;

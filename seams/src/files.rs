@@ -1,6 +1,7 @@
 //! Plain files as an input: snapshots, the saved mirror, L2.
 //!
-//! A file is created, appended to and sealed; only a sealed file is ever listed or opened, so a crash leaves whole files or none.
+//! A file is created, appended to and sealed; only a sealed file is ever listed or opened, so a crash leaves whole
+//! files or none.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -23,7 +24,8 @@ pub trait Files: Send + Sync + 'static {
     fn rename(&self, from: &str, to: &str) -> BoxFuture<'static, io::Result<()>>;
 }
 
-/// Replaces a file in one step: written beside it under the name with `.next`, synced, renamed, and its directory synced. Blocks.
+/// Replaces a file in one step: written beside it under the name with `.next`, synced, renamed, and its directory
+/// synced. Blocks.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut next = path.as_os_str().to_owned();
     next.push(".next");
@@ -36,7 +38,8 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// A file being written. Dropping it unsealed leaves nothing.
 pub trait FileWriter: Send {
-    /// Appends bytes. A long file is synced as it grows: all of it at its seal would hold up whoever else syncs this disk.
+    /// Appends bytes. A long file is synced as it grows: all of it at its seal would hold up whoever else syncs this
+    /// disk.
     fn append(&mut self, bytes: Bytes) -> BoxFuture<'_, io::Result<()>>;
     /// Makes the file durable and visible under its name, replacing one of the same name.
     fn seal(self: Box<Self>) -> BoxFuture<'static, io::Result<()>>;

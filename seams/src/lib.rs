@@ -1,7 +1,7 @@
 //! Where meta and node meet the world: time is tokio's, everything else comes in through these traits.
 //!
-//! The binary passes the implementations of this crate; the simulator passes its own. Nothing is mocked and nothing asks
-//! which of the two it runs under. docs/adr/0001-seams-crate.md says why this is a crate of its own.
+//! The binary passes the implementations of this crate; the simulator passes its own. Nothing is mocked and nothing
+//! asks which of the two it runs under. docs/adr/0001-seams-crate.md says why this is a crate of its own.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! Every listener of a server: how many connections it holds, what it does when it cannot accept, and what it tells of both.
+//! Every listener of a server: how many connections it holds, what it does when it cannot accept, and what it tells of
+//! both.
 
 use std::io;
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use crate::telemetry::Telemetry;
 /// How long nothing is accepted after the machine had no room for another connection.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Listens at `endpoint` for `protocol`; answers with connections and the endpoint really bound. `name` is the field of the
-/// configuration that says where.
+/// Listens at `endpoint` for `protocol`; answers with connections and the endpoint really bound. `name` is the field of
+/// the configuration that says where.
 ///
 /// What comes out is never an error: what cannot be accepted is counted and told of here, and what comes above
 /// [`Net::connections_max`] is closed.

@@ -33,10 +33,12 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of an HTTP/2 window: one message of the largest kind goes out without a round trip.
 const WINDOW_BYTES: u32 = 8 << 20;
 
-/// Calls under way on one connection; a client's next ones wait on its side. A stream takes some 13 KB before it has said anything.
+/// Calls under way on one connection; a client's next ones wait on its side. A stream takes some 13 KB before it has
+/// said anything.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 
-/// How often who streams requests says something: well before the other side takes the stream for a request whose body does not come.
+/// How often who streams requests says something: well before the other side takes the stream for a request whose body
+/// does not come.
 pub const BEAT: Duration = BODY_DEADLINE.checked_div(3).expect("3 is not 0");
 
 /// Requests of a stream that stays open until it is dropped: the first ones, and then `beat` again and again.
@@ -66,7 +68,8 @@ pub fn channel(net: Arc<dyn Net>, endpoint: &Endpoint) -> Channel {
         }))
 }
 
-/// A gRPC server builder with the same keepalive and windows; its connections know of their requests, and have so many at most.
+/// A gRPC server builder with the same keepalive and windows; its connections know of their requests, and have so many
+/// at most.
 pub fn server() -> Server<Stack<RequestsLayer, Identity>> {
     Server::builder()
         .max_concurrent_streams(Some(STREAMS_PER_CONNECTION_MAX))

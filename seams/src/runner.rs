@@ -19,8 +19,8 @@ pub fn on_a_thread(name: &'static str) -> Runner {
     })
 }
 
-/// The same for work that may take its time: the operating system lets everybody else's go first. A process without the right to say so
-/// runs it like any other.
+/// The same for work that may take its time: the operating system lets everybody else's go first. A process without the
+/// right to say so runs it like any other.
 pub fn in_the_background(name: &'static str) -> Runner {
     let run = on_a_thread(name);
     Arc::new(move |work| {
@@ -37,8 +37,8 @@ pub fn in_the_background(name: &'static str) -> Runner {
 /// A third of what another thread gets of a core that both want.
 const BACKGROUND_NICENESS: i32 = 5;
 
-/// A task of the current runtime: for work that neither blocks nor computes for long at a time, so that a simulator owns the order
-/// of events.
+/// A task of the current runtime: for work that neither blocks nor computes for long at a time, so that a simulator
+/// owns the order of events.
 pub fn on_a_task() -> Runner {
     Arc::new(|work| {
         tokio::spawn(work);

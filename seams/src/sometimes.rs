@@ -1,8 +1,9 @@
-//! Markers: rare paths of the code that count each time they are taken, so that a simulator can prove that it reached them.
+//! Markers: rare paths of the code that count each time they are taken, so that a simulator can prove that it reached
+//! them.
 //!
-//! The counts belong to a thread. A simulation owns one thread, so the counts of all its hosts add up there, and simulations that
-//! run side by side do not mix. In production nobody reads them, and the code never branches on a count: a marked path does what
-//! it would do without its marker. One count costs about a nanosecond.
+//! The counts belong to a thread. A simulation owns one thread, so the counts of all its hosts add up there, and
+//! simulations that run side by side do not mix. In production nobody reads them, and the code never branches on a
+//! count: a marked path does what it would do without its marker. One count costs about a nanosecond.
 
 use std::cell::Cell;
 use std::fmt;
@@ -139,7 +140,8 @@ markers! {
     PublishFoundExisting = "publish-found-existing",
     /// A page was not published because its namespace was cleared after its bytes came.
     PublishAfterClear = "publish-after-clear",
-    /// A suspicion was void: the page is gone or elsewhere by now (its slot may have been reused), or its reporter is limited.
+    /// A suspicion was void: the page is gone or elsewhere by now (its slot may have been reused), or its reporter is
+    /// limited.
     SuspectVoid = "suspect-void",
     /// A suspicion was confirmed, and its page retired.
     SuspectConfirmed = "suspect-confirmed",

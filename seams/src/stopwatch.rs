@@ -1,5 +1,5 @@
-//! How long a short piece of work took, for metrics and log lines only: nothing else may be decided by it. In a simulation no work
-//! takes any time.
+//! How long a short piece of work took, for metrics and log lines only: nothing else may be decided by it. In a
+//! simulation no work takes any time.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! What a group has before a run begins, where it does not begin with nothing: a state of many thousand pages, as `foreword bench` makes
-//! them, on the disks of replicas that have stopped.
+//! What a group has before a run begins, where it does not begin with nothing: a state of many thousand pages, as
+//! `foreword bench` makes them, on the disks of replicas that have stopped.
 //!
-//! The state follows from the load alone, but for the directories of its members. Every command of which it was made is kept: the
-//! reference and all ledgers follow them from the first, as they follow what the run commits.
+//! The state follows from the load alone, but for the directories of its members. Every command of which it was made is
+//! kept: the reference and all ledgers follow them from the first, as they follow what the run commits.
 
 use foreword_meta::generated::{CHAIN_PAGES, Keys, Plan, namespace};
 use foreword_proto::PageKey;
@@ -10,7 +10,8 @@ use foreword_seams::Entropy;
 
 use crate::workload::Space;
 
-/// Chains at the beginning of each namespace whose bytes are on L3, for engines to read: what the whole of it would take is memory.
+/// Chains at the beginning of each namespace whose bytes are on L3, for engines to read: what the whole of it would
+/// take is memory.
 pub const CHAINS_WRITTEN: u64 = 24;
 
 /// What keys and ids of the state are drawn from.
@@ -55,7 +56,8 @@ pub fn some_keys(random: &dyn Entropy, space: u16, pages: u64) -> Vec<PageKey> {
     (0..KEYS_LOOKED_UP).map(|_| keys.page(random.below(pages + pages / 16))).collect()
 }
 
-/// Keys of a long list that was made long ago: a few may be there, in a row behind those that engines read; the others never were.
+/// Keys of a long list that was made long ago: a few may be there, in a row behind those that engines read; the others
+/// never were.
 pub fn listed_keys(random: &dyn Entropy, space: u16, pages: u64) -> Vec<PageKey> {
     let keys = keys(usize::from(space));
     let written = CHAINS_WRITTEN * CHAIN_PAGES;

@@ -1,7 +1,8 @@
 //! What clients of a simulation did and saw: the input of the checks.
 //!
-//! Append-only. A finished call is appended at the moment it returns, so that records are in the order of their returns; calls
-//! whose outcome was never known are appended at the end. Each check keeps its own cursor into the lists.
+//! Append-only. A finished call is appended at the moment it returns, so that records are in the order of their
+//! returns; calls whose outcome was never known are appended at the end. Each check keeps its own cursor into the
+//! lists.
 
 mod lines;
 mod page_files;
@@ -99,8 +100,8 @@ pub enum Outcome {
     Published {
         outcomes: Vec<PagePut>,
     },
-    /// `pages` leading keys were found; a replica that was asked for every key also says which are present, and where those are: their
-    /// records as they came, in order.
+    /// `pages` leading keys were found; a replica that was asked for every key also says which are present, and where
+    /// those are: their records as they came, in order.
     Found {
         pages: u32,
         revision: Revision,

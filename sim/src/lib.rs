@@ -1,4 +1,5 @@
-//! A whole cluster in one thread, from one number: the code that ships, under simulated time, network, disks and page store.
+//! A whole cluster in one thread, from one number: the code that ships, under simulated time, network, disks and page
+//! store.
 //!
 //! A simulation owns its thread: the clock, the trace and the random numbers of the world are that thread's
 //! ([`world::context`]), and each seed runs on a new one. docs/SIMULATION.md says how it works and what it cannot see.

@@ -1,8 +1,9 @@
 //! Is there one order of operations that explains what every client saw?
 //!
-//! One register a page: absent, or present in a slot. The search is Wing and Gong's (repeatedly take some operation that no other
-//! one precedes in time, if its effect fits the state) with Lowe's memory of the (operations taken, state) pairs that led nowhere.
-//! Sources: J. Wing and C. Gong, "Testing and verifying concurrent objects" (1993); G. Lowe, "Testing for linearizability" (2017).
+//! One register a page: absent, or present in a slot. The search is Wing and Gong's (repeatedly take some operation
+//! that no other one precedes in time, if its effect fits the state) with Lowe's memory of the (operations taken,
+//! state) pairs that led nowhere. Sources: J. Wing and C. Gong, "Testing and verifying concurrent objects" (1993); G.
+//! Lowe, "Testing for linearizability" (2017).
 
 use std::collections::BTreeSet;
 
@@ -45,7 +46,8 @@ pub enum Verdict {
     Undecided,
 }
 
-/// Steps of a search, unless said otherwise: a history of some hundred operations, most of them in sequence, takes as many.
+/// Steps of a search, unless said otherwise: a history of some hundred operations, most of them in sequence, takes as
+/// many.
 pub const STEPS_MAX: u64 = 200_000;
 
 impl Action {
@@ -82,8 +84,8 @@ impl Taken {
 
 /// Looks for an order of the operations of one page, which is absent at first.
 ///
-/// An operation with an answer must be in the order once; one without may be, or not. One that returned before another was invoked
-/// comes before it.
+/// An operation with an answer must be in the order once; one without may be, or not. One that returned before another
+/// was invoked comes before it.
 pub fn check(operations: &[Operation]) -> Verdict {
     check_within(operations, STEPS_MAX)
 }

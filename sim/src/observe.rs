@@ -21,7 +21,8 @@ use crate::world::context::SimTime;
 pub const LIVENESS_BOUND: Duration = Duration::from_secs(9);
 /// How much longer than a lease and a rest together after the last call nothing may be left that nobody owns.
 const QUIET_MORE: Duration = Duration::from_secs(1);
-/// How long after its lease a session may be open while there is a leader: a new leader waits one lease, and ticks take a while.
+/// How long after its lease a session may be open while there is a leader: a new leader waits one lease, and ticks take
+/// a while.
 const EXPIRY_BOUND: Duration = Duration::from_secs(5);
 
 /// The reference, the invariants, and since when the cluster is left alone.
@@ -135,7 +136,8 @@ impl Observer {
         }
     }
 
-    /// What a leader applied last is what the reference read there. A leader has every committed entry in its log, or in a snapshot.
+    /// What a leader applied last is what the reference read there. A leader has every committed entry in its log, or
+    /// in a snapshot.
     fn read_again(&mut self, cluster: &Cluster) {
         for (parts, running) in cluster.replicas() {
             let Some(running) = running.filter(|running| matches!(running.group.leader(), Leader::Here)) else {

@@ -159,7 +159,8 @@ pub fn simulate(options: Options) -> Report {
     let thread = std::thread::Builder::new().name(format!("seed-{}", asked.seed)).stack_size(16 << 20);
     let stepped = progress.clone();
     let simulation = move || {
-        // The metrics' recorder stamps what it is told by the cycle counter, unless it is given a clock; nobody asks for the stamps.
+        // The metrics' recorder stamps what it is told by the cycle counter, unless it is given a clock; nobody asks
+        // for the stamps.
         let (still, _) = quanta::Clock::mock();
         done.send(quanta::with_clock(&still, || run(options, &stepped)))
     };

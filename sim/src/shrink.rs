@@ -1,7 +1,8 @@
 //! A smaller schedule of faults with which a seed still fails in the same way.
 //!
-//! Delta debugging (Zeller and Hildebrandt, 2002) over the faults of a schedule, then shorter times for those that are left. What is
-//! left is minimal in that no single fault can be taken away; a smaller set may exist that taking away one by one does not find.
+//! Delta debugging (Zeller and Hildebrandt, 2002) over the faults of a schedule, then shorter times for those that are
+//! left. What is left is minimal in that no single fault can be taken away; a smaller set may exist that taking away
+//! one by one does not find.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -127,7 +128,8 @@ impl Search<'_> {
         found.map(|index| subsets.swap_remove(index))
     }
 
-    /// The first of these that fails. Later ones that were begun meanwhile are not counted, so that threads change nothing.
+    /// The first of these that fails. Later ones that were begun meanwhile are not counted, so that threads change
+    /// nothing.
     fn first_of(&mut self, candidates: &[Vec<Fault>]) -> Option<usize> {
         let Shrinker { fails, jobs, time_is_over, .. } = self.shrinker;
         let (next, found) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));

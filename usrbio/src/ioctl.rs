@@ -28,8 +28,8 @@ pub const PUNCH_RANGES_MAX: usize = 1000;
 /// True if the descriptor is of a file or directory on a 3FS mount, by its own word.
 pub fn is_hf3fs(fd: impl AsFd) -> bool {
     let mut magic: u32 = 0;
-    // SAFETY: the request's size field says that the kernel writes 4 bytes, which `magic` has; the descriptor is open while
-    // borrowed.
+    // SAFETY: the request's size field says that the kernel writes 4 bytes, which `magic` has; the descriptor is open
+    // while borrowed.
     let answer = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::c_ulong::from(GET_MAGIC), &raw mut magic) };
     answer == 0 && magic == MAGIC
 }

@@ -1,7 +1,8 @@
-//! The USRBIO protocol of 3FS: what a client and the daemon say to each other through shared memory, links and semaphores.
+//! The USRBIO protocol of 3FS: what a client and the daemon say to each other through shared memory, links and
+//! semaphores.
 //!
-//! Names, offsets and numbers live here once; the agent's store is the client, the stand-in the daemon. x86-64 and glibc: a
-//! semaphore is glibc's `sem_t`.
+//! Names, offsets and numbers live here once; the agent's store is the client, the stand-in the daemon. x86-64 and
+//! glibc: a semaphore is glibc's `sem_t`.
 //!
 //! `memory.rs`, `ring.rs` and `semaphore.rs` hold all `unsafe`.
 

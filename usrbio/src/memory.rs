@@ -25,7 +25,8 @@ pub struct ShmFile {
 }
 
 impl ShmFile {
-    /// Makes a file that was not there, of this size, for its owner and whoever `mode` allows (whatever the umask says).
+    /// Makes a file that was not there, of this size, for its owner and whoever `mode` allows (whatever the umask
+    /// says).
     ///
     /// With `fallocate` its memory is taken at once, in huge pages as far as the kernel has some.
     ///
@@ -45,8 +46,9 @@ impl ShmFile {
 
     /// Takes what the file holds of whole huge pages as such, as far as the kernel can. What it cannot is as it was.
     ///
-    /// A huge page lies together in memory: an I/O of 1 MiB is one piece to the disk (or to RDMA), not 256. /dev/shm is seldom
-    /// mounted for huge pages; this asks for them whatever the mount says. Kernels before 6.1 know no such request.
+    /// A huge page lies together in memory: an I/O of 1 MiB is one piece to the disk (or to RDMA), not 256. /dev/shm is
+    /// seldom mounted for huge pages; this asks for them whatever the mount says. Kernels before 6.1 know no such
+    /// request.
     fn use_huge_pages(&self, bytes: u64) {
         let bytes = usize::try_from(bytes).unwrap_or(0) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
         if bytes == 0 {
@@ -92,7 +94,8 @@ impl ShmFile {
         }
     }
 
-    /// Maps its first `bytes` bytes, shared, to read and write; what is as large as a huge page begins at a multiple of one.
+    /// Maps its first `bytes` bytes, shared, to read and write; what is as large as a huge page begins at a multiple of
+    /// one.
     pub fn map(&self, bytes: usize) -> io::Result<Mapping> {
         if bytes >= HUGE_PAGE_BYTES {
             return self.map_aligned(bytes);

@@ -17,8 +17,8 @@ pub fn mount_point_of(path: &Path) -> io::Result<Option<PathBuf>> {
 
 /// The deepest 3FS mount above `path` (canonical, absolute) in a mount table.
 ///
-/// A whole 3FS is a mount with `3fs-virt` in it, which `has_virt` says; where only directories of it are mounted, `3fs-virt` is
-/// a mount of its own and its parent counts.
+/// A whole 3FS is a mount with `3fs-virt` in it, which `has_virt` says; where only directories of it are mounted,
+/// `3fs-virt` is a mount of its own and its parent counts.
 pub fn mount_point_in(table: &str, path: &Path, has_virt: impl Fn(&Path) -> bool) -> Option<PathBuf> {
     let candidates = table.lines().filter_map(|line| {
         let (mount, rest) = line.split_once(" - ")?;

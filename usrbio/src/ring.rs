@@ -1,4 +1,5 @@
-//! A ring's memory: cursors as atomics, records copied whole. Another process writes it at the same time, perhaps out of spite.
+//! A ring's memory: cursors as atomics, records copied whole. Another process writes it at the same time, perhaps out
+//! of spite.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
@@ -104,7 +105,8 @@ impl RingMemory {
     /// A word of a record: records lie at multiples of 8. Atomic, because the other side may write it meanwhile.
     fn word(&self, at: usize) -> &AtomicU64 {
         debug_assert!(at.is_multiple_of(WORD));
-        // SAFETY: `at` is within the mapping (at() checks) and aligned to 8; this process touches records only as atomics.
+        // SAFETY: `at` is within the mapping (at() checks) and aligned to 8; this process touches records only as
+        // atomics.
         unsafe { self.at(at).cast::<AtomicU64>().as_ref() }
     }
 

@@ -25,10 +25,11 @@ pub(crate) unsafe fn init(at: NonNull<libc::sem_t>) {
     unsafe { libc::sem_init(at.as_ptr(), 1, 0) };
 }
 
-/// The word of a `sem_t` that counts: the value in its low half, the number of waiters in its high half (glibc on 64 bits).
+/// The word of a `sem_t` that counts: the value in its low half, the number of waiters in its high half (glibc on 64
+/// bits).
 ///
-/// glibc's own functions are not used on it: they take the kind of futex from the semaphore's memory and abort the process if
-/// the kernel refuses it, so whoever shares the memory could end us (seen with glibc 2.36).
+/// glibc's own functions are not used on it: they take the kind of futex from the semaphore's memory and abort the
+/// process if the kernel refuses it, so whoever shares the memory could end us (seen with glibc 2.36).
 ///
 /// # Safety
 /// `at` points to 32 bytes of shared memory, aligned to 8, that live as long as the answer is used.
@@ -40,7 +41,8 @@ unsafe fn word<'a>(at: NonNull<libc::sem_t>) -> &'a AtomicU64 {
 /// The futex call on a semaphore's value; the kernel's errors are no concern of ours: whoever waits looks again.
 fn futex(word: &AtomicU64, operation: libc::c_int, number: u32, timeout: Option<&libc::timespec>) {
     let timeout = timeout.map_or(std::ptr::null(), std::ptr::from_ref);
-    // SAFETY: the word is aligned and lives for the call; the kernel reads 4 bytes of it and the time, and writes nothing.
+    // SAFETY: the word is aligned and lives for the call; the kernel reads 4 bytes of it and the time, and writes
+    // nothing.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, number, timeout) };
 }
 
@@ -104,7 +106,8 @@ fn monotonic() -> Duration {
     Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
 }
 
-/// A semaphore with a name, which is a file `/dev/shm/sem.<name>`. Dropping it closes it; the name stays until it is unlinked.
+/// A semaphore with a name, which is a file `/dev/shm/sem.<name>`. Dropping it closes it; the name stays until it is
+/// unlinked.
 #[derive(Debug)]
 pub struct NamedSemaphore {
     at: NonNull<libc::sem_t>,

@@ -1,5 +1,6 @@
-//! `cargo run --release --example fuzz -- INPUTS [SEED]`: gives so many hostile inputs to the parsers and to a live service, while
-//! an honest client reads beside them. Ends with an error if one of its reads is wrong or anything panics.
+//! `cargo run --release --example fuzz -- INPUTS [SEED]`: gives so many hostile inputs to the parsers and to a live
+//! service, while an honest client reads beside them. Ends with an error if one of its reads is wrong or anything
+//! panics.
 
 #[allow(dead_code, reason = "the tests use all of it")]
 #[path = "../tests/service/client.rs"]

@@ -1,4 +1,5 @@
-//! A stand-in for a 3FS mount: a FUSE filesystem over an ordinary directory that serves USRBIO clients as the 3FS daemon does.
+//! A stand-in for a 3FS mount: a FUSE filesystem over an ordinary directory that serves USRBIO clients as the 3FS
+//! daemon does.
 //!
 //! `fs` is what the kernel asks (posix calls, `3fs-virt`, ioctls), `service` is what clients ask through shared memory
 //! (links, rings, I/Os). They meet in [`service::BackingFiles`] and in the methods of [`service::Service`].

@@ -88,8 +88,8 @@ impl Mounted {
 
     /// Unmounts; a mount in use is cut off (who uses it gets ENOTCONN) and detached.
     ///
-    /// Nothing happens if ours is not the topmost mount there: someone has unmounted it, or mounted over it. To be called
-    /// only while the kernel still talks to `device`: afterwards the entry could be another mount's.
+    /// Nothing happens if ours is not the topmost mount there: someone has unmounted it, or mounted over it. To be
+    /// called only while the kernel still talks to `device`: afterwards the entry could be another mount's.
     pub(crate) fn unmount(&self) -> io::Result<()> {
         if self.entry.is_none() || top_mount(&self.path) != self.entry {
             return Ok(());

@@ -1,11 +1,12 @@
-//! What a page takes of the heap in a replica's state, by a counting allocator; `foreword bench` runs it, when it is built.
+//! What a page takes of the heap in a replica's state, by a counting allocator; `foreword bench` runs it, when it is
+//! built.
 //!
 //! ```text
 //! cargo build --release -p foreword-bench && target/release/bench-heap PAGES RUNS
 //! ```
 //!
-//! A program of its own: the allocator that counts is no server's. Prints one number a line, of one run each: bytes a page, of
-//! one shard, the slot's included.
+//! A program of its own: the allocator that counts is no server's. Prints one number a line, of one run each: bytes a
+//! page, of one shard, the slot's included.
 
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,5 @@
-//! What an agent's mirror of any size takes of the heap, of a lookup and of those who wait for it, in process; `foreword bench` runs it,
-//! when it is built.
+//! What an agent's mirror of any size takes of the heap, of a lookup and of those who wait for it, in process;
+//! `foreword bench` runs it, when it is built.
 //!
 //! ```text
 //! cargo build --release -p foreword-bench && target/release/bench-mirror PAGES RUNS

@@ -1,4 +1,5 @@
-//! What a call to the metadata server of SGLang's hf3fs backend costs: Foreword's, three replicas with flushes, beside SGLang's own.
+//! What a call to the metadata server of SGLang's hf3fs backend costs: Foreword's, three replicas with flushes, beside
+//! SGLang's own.
 //!
 //! ```text
 //! cargo build --release -p foreword --bin foreword --example hf3fs
@@ -6,10 +7,10 @@
 //! target/release/examples/hf3fs large VENV DIR [PAGES]          restart, and stalls while saving, with PAGES (5,000,000) confirmed
 //! ```
 //!
-//! VENV has SGLang (../shared/sglang/install_venv.sh); DIR is on the disk to measure. `client`: `plain` is a keep-alive connection
-//! each that sends bytes made before; `sglang` is SGLang's own Hf3fsGlobalMetadataClient, a process each. Calls go to the leader;
-//! a reserve and its confirm count as one. The servers take turns run by run, so that whatever else the machine does meets both.
-//! Clients, servers and replicas share the machine. One JSON object a line.
+//! VENV has SGLang (../shared/sglang/install_venv.sh); DIR is on the disk to measure. `client`: `plain` is a keep-alive
+//! connection each that sends bytes made before; `sglang` is SGLang's own Hf3fsGlobalMetadataClient, a process each.
+//! Calls go to the leader; a reserve and its confirm count as one. The servers take turns run by run, so that whatever
+//! else the machine does meets both. Clients, servers and replicas share the machine. One JSON object a line.
 
 mod large;
 mod servers;

@@ -1,16 +1,17 @@
-//! What an L3 get and put cost, through USRBIO on the stand-in and through posix, beside raw reads and writes of the same file.
+//! What an L3 get and put cost, through USRBIO on the stand-in and through posix, beside raw reads and writes of the
+//! same file.
 //!
 //! ```text
 //! cargo build --release -p foreword --bin foreword --example l3
 //! target/release/examples/l3 DIR [RUNS] [cached|disk] [PAGE_BYTES]     (as root; DIR is on the disk to measure, with 3 GiB free)
 //! ```
 //!
-//! Eight in flight, random slots of one slab file of 1 GiB. A get is what an agent does with a page that only L3 has: a task that
-//! takes a frame, reads into it, and makes the checksum of every byte; a put is the write of a page that lies in the arena. Raw is
-//! eight threads with pread and pwrite, which check nothing. `cached`: the file is in the page cache, and what a put left dirty is
-//! written back between the runs; `disk`: O_DIRECT, the stand-in's too (`--direct`). The paths take turns, so that whatever else the
-//! machine does meets all of them; `of_raw` is the median of the ratios of runs next to each other. CPU counts this process
-//! and the stand-in. One JSON object a line.
+//! Eight in flight, random slots of one slab file of 1 GiB. A get is what an agent does with a page that only L3 has: a
+//! task that takes a frame, reads into it, and makes the checksum of every byte; a put is the write of a page that lies
+//! in the arena. Raw is eight threads with pread and pwrite, which check nothing. `cached`: the file is in the page
+//! cache, and what a put left dirty is written back between the runs; `disk`: O_DIRECT, the stand-in's too
+//! (`--direct`). The paths take turns, so that whatever else the machine does meets all of them; `of_raw` is the median
+//! of the ratios of runs next to each other. CPU counts this process and the stand-in. One JSON object a line.
 
 mod paths;
 mod standin;

@@ -34,8 +34,8 @@ pub(super) async fn leader(endpoints: &[Endpoint]) -> anyhow::Result<u64> {
 
 /// Waits until every replica has reported the same digest at a common revision.
 ///
-/// The log goes on (time itself is in it), so the revisions of one round of questions need not be equal: what each replica
-/// said of each revision is kept, and one revision that all of them reported decides.
+/// The log goes on (time itself is in it), so the revisions of one round of questions need not be equal: what each
+/// replica said of each revision is kept, and one revision that all of them reported decides.
 ///
 /// Errors: two digests at one revision, at once; no common revision in a minute.
 pub(super) async fn converged(endpoints: &[Endpoint]) -> anyhow::Result<(u64, String)> {

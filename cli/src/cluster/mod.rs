@@ -71,8 +71,8 @@ pub struct Spec {
     pub lease: Span,
     pub read_rest: Span,
     pub write_rest: Span,
-    /// A configuration file for all servers, with [meta] and [node] sections: what flags do not say. `{agent}` in it stands
-    /// for an agent's number.
+    /// A configuration file for all servers, with [meta] and [node] sections: what flags do not say. `{agent}` in it
+    /// stands for an agent's number.
     pub config: String,
     /// What the group holds when it starts; None: nothing.
     pub generated: Option<Plan>,

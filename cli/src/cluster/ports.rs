@@ -1,8 +1,8 @@
 //! Ports for replicas, which must know each other's address before any of them runs.
 //!
-//! A port is drawn below the kernel's range for outgoing connections and tried with a short-lived bind: while a replica is
-//! down, no connection of another process can be given its port. Two clusters can still draw the same one at the same
-//! moment; then a replica reports the address in use, and the cluster is laid out again with other ports.
+//! A port is drawn below the kernel's range for outgoing connections and tried with a short-lived bind: while a replica
+//! is down, no connection of another process can be given its port. Two clusters can still draw the same one at the
+//! same moment; then a replica reports the address in use, and the cluster is laid out again with other ports.
 
 use std::net::TcpListener;
 

@@ -1,7 +1,7 @@
 //! `<L3>/<cluster id>/REPLICA-<id>`: which data directory a first member's id belongs to, for ever.
 //!
-//! A data directory that is made anew under an old id knows nothing of what the old one promised. Of all first members, L3 is
-//! where a later `meta init` can see the earlier ones.
+//! A data directory that is made anew under an old id knows nothing of what the old one promised. Of all first members,
+//! L3 is where a later `meta init` can see the earlier ones.
 
 use std::collections::BTreeMap;
 use std::fs::File;

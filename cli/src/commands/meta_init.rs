@@ -87,7 +87,8 @@ pub struct InitArgs {
     /// How long a slot rests whose write has no known result
     #[arg(long, value_name = "TIME", default_value = "300s")]
     pub write_rest: Span,
-    /// How long a page of SGLang's hf3fs clients is nobody else's after a reader was told of it: longer than a read of it takes
+    /// How long a page of SGLang's hf3fs clients is nobody else's after a reader was told of it: longer than a read of
+    /// it takes
     #[arg(long, value_name = "TIME", default_value = "30s")]
     pub hf3fs_protection: Span,
 }
@@ -284,7 +285,8 @@ fn members(peers: &[(u64, Endpoint)]) -> Result<BTreeMap<u64, String>, BadInput>
     Ok(members)
 }
 
-/// An endpoint in the one spelling by which two are compared: host names know no case, and this machine has several names.
+/// An endpoint in the one spelling by which two are compared: host names know no case, and this machine has several
+/// names.
 fn one_spelling(endpoint: &Endpoint) -> String {
     let text = endpoint.to_string().to_lowercase();
     match text.rsplit_once(':') {
@@ -367,8 +369,8 @@ impl L3Root {
     }
 }
 
-/// Finds the CLUSTER mark of a cluster whose id is known. Only the init of the first member makes it (`first`: who that is, when it is
-/// another): a directory without the mark is otherwise one where L3 is not mounted.
+/// Finds the CLUSTER mark of a cluster whose id is known. Only the init of the first member makes it (`first`: who that
+/// is, when it is another): a directory without the mark is otherwise one where L3 is not mounted.
 fn mark_l3_of_known(root: &Path, mark: &ClusterMark, first: Option<u64>) -> anyhow::Result<()> {
     if let Some(found) = read_cluster_mark(root, mark.cluster_id)? {
         found.check(mark.cluster_id, mark.chunk_bytes).map_err(|error| error.within("l3"))?;

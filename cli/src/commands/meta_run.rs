@@ -63,11 +63,13 @@ pub async fn run(args: RunArgs) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Ends the process of a replica that cannot go on. One whose state is not the others' keeps it aside: started again, it gets theirs.
+/// Ends the process of a replica that cannot go on. One whose state is not the others' keeps it aside: started again,
+/// it gets theirs.
 async fn stop_failed(config: &MetaConfig, handle: Handle, failure: Failure) -> Done {
     if let Failure::Diverged(diverged) = &failure {
         handle.shutdown().await;
-        // It is noted that the log is not to be used again: the next start sets it aside, if somebody holds the directory now.
+        // It is noted that the log is not to be used again: the next start sets it aside, if somebody holds the
+        // directory now.
         if let Err(error) = set_log_aside(config, diverged) {
             tracing::warn!(%error, "the log is set aside at the next start");
         }

@@ -26,7 +26,8 @@ const SHARD_BYTES_MIN: u64 = 16;
 /// What is played, and how.
 #[derive(Debug, Clone, Args)]
 pub struct PlayArgs {
-    /// A trace to play, as JSON lines (.gz too) with timestamp, input_length, output_length and hash_ids [default: a generated chat]
+    /// A trace to play, as JSON lines (.gz too) with timestamp, input_length, output_length and hash_ids [default: a
+    /// generated chat]
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
     /// Requests to generate; of a trace: how many of its first ones [default: 2000, of a trace all]
@@ -58,7 +59,8 @@ pub struct Script {
 }
 
 impl PlayArgs {
-    /// Reads or generates the trace and works out everything that follows from it. `salt` keeps the pages apart from others'.
+    /// Reads or generates the trace and works out everything that follows from it. `salt` keeps the pages apart from
+    /// others'.
     pub fn script(&self, salt: Vec<u8>) -> anyhow::Result<Script> {
         if self.concurrency == 0 || self.concurrency > 10_000 {
             return Err(BadInput::new("concurrency", format!("1 to 10000, got {}", self.concurrency)).into());
@@ -157,7 +159,8 @@ impl Stage {
         findings
     }
 
-    /// Pages published into slots that were used before: by the record, which has no other namespace's; None after a gap.
+    /// Pages published into slots that were used before: by the record, which has no other namespace's; None after a
+    /// gap.
     pub fn slots_reused(&self) -> Option<u64> {
         self.recorder.read(|record| (!record.gap).then_some(record.slots_reused))
     }

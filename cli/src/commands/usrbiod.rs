@@ -47,7 +47,8 @@ pub struct UsrbiodArgs {
     /// Threads for the I/Os of rings, and as many for posix calls [default: one a core]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
-    /// Faults of the I/Os of rings, with their chances: latency=TIME:2%, stall=TIME:1%, eio=2%, short=2%, drop=1%, reorder
+    /// Faults of the I/Os of rings, with their chances: latency=TIME:2%, stall=TIME:1%, eio=2%, short=2%, drop=1%,
+    /// reorder
     #[arg(long = "fault", value_name = "LIST")]
     pub faults: Vec<String>,
     /// Decides which I/Os the faults hit

@@ -58,8 +58,8 @@ pub struct Section<'a> {
 impl<'a> Section<'a> {
     /// Reads the section and lays the overlay over it.
     ///
-    /// A field of bytes (`arena_bytes`, `watch_bytes_max`) may be written as a size, one of time (`_ms`) as a duration. Errors name
-    /// `section.field`.
+    /// A field of bytes (`arena_bytes`, `watch_bytes_max`) may be written as a size, one of time (`_ms`) as a duration.
+    /// Errors name `section.field`.
     pub fn new(source: &'a Source, name: &'static str, overlay: Overlay) -> Result<Self, BadInput> {
         let mut file = source.table()?;
         if let Some(other) = file.keys().find(|name| !SECTIONS.contains(&name.as_str())) {

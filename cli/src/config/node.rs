@@ -29,14 +29,15 @@ pub struct NodeFlags {
     /// Where /metrics, /healthz, /readyz and /status are served [default: nowhere]
     #[arg(long, env = "FOREWORD_NODE_HTTP", value_name = "HOST:PORT")]
     pub http: Option<Endpoint>,
-    /// Where the agent keeps who it is, so that a restart is ready without waiting for its old session's lease [default: nowhere]
+    /// Where the agent keeps who it is, so that a restart is ready without waiting for its old session's lease
+    /// [default: nowhere]
     #[arg(long, env = "FOREWORD_NODE_STATE_DIR", value_name = "PATH")]
     pub state_dir: Option<PathBuf>,
     /// Size of the L1 arena in memory [default: 1GiB]
     #[arg(long, env = "FOREWORD_NODE_ARENA_BYTES", value_name = "SIZE")]
     pub arena_bytes: Option<Size>,
-    /// The L3 store: usrbio:/dir[,lib=/path] on a 3FS mount, posix:/dir, auto:/dir (usrbio where it can), or memory to try one agent
-    /// alone; the directory is the one given to `foreword meta init`
+    /// The L3 store: usrbio:/dir[,lib=/path] on a 3FS mount, posix:/dir, auto:/dir (usrbio where it can), or memory to
+    /// try one agent alone; the directory is the one given to `foreword meta init`
     #[arg(long, env = "FOREWORD_NODE_L3", value_name = "STORE")]
     pub l3: Option<String>,
 }

@@ -30,11 +30,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the record may take to catch up with what a lookup saw.
 pub const RECORD_PATIENCE: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(50);
-/// A page that could not be read is asked for again for so long: the leader may have evicted it meanwhile, or its agent does not ask L3
-/// for a while after a read that failed.
+/// A page that could not be read is asked for again for so long: the leader may have evicted it meanwhile, or its agent
+/// does not ask L3 for a while after a read that failed.
 const READ_PATIENCE: Duration = Duration::from_secs(20);
 const READ_PAUSE: Duration = Duration::from_millis(500);
-/// One whose bytes do not verify is asked for again this often only: it may have been evicted meanwhile, but wrong bytes do not get better.
+/// One whose bytes do not verify is asked for again this often only: it may have been evicted meanwhile, but wrong
+/// bytes do not get better.
 const READ_ROUNDS: usize = 3;
 
 /// What the audit needs.
@@ -149,8 +150,8 @@ impl Audit<'_> {
         }
     }
 
-    /// Reads these pages from L3, past every cache; those that did not verify or could not be read. Batch by batch through one agent after
-    /// another.
+    /// Reads these pages from L3, past every cache; those that did not verify or could not be read. Batch by batch
+    /// through one agent after another.
     async fn read(
         &self,
         pages: &[PageIndex],

@@ -22,7 +22,8 @@ use crate::clients::{self, Agent, Group};
 const PERIOD: Duration = Duration::from_millis(5);
 /// Bytes of a probe's page.
 const PAGE_BYTES: u64 = 64;
-/// Probes under way at once: ten seconds of an outage. Above it, probes are left out, which can only make an outage longer.
+/// Probes under way at once: ten seconds of an outage. Above it, probes are left out, which can only make an outage
+/// longer.
 const UNDER_WAY_MAX: usize = 2000;
 /// Pages deleted in one call.
 const DELETE_BATCH: usize = 32;

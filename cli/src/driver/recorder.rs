@@ -1,4 +1,5 @@
-//! Records the watch stream of one namespace from the start of a run: the evidence for every page that is gone at the end.
+//! Records the watch stream of one namespace from the start of a run: the evidence for every page that is gone at the
+//! end.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

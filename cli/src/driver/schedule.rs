@@ -2,8 +2,8 @@
 //!
 //! A request is submitted in file order. Of the pages it asks for it *writes* those that nobody is known to have
 //! published and no earlier request writes; it *waits* for those an earlier one writes. When a lookup shows that a page
-//! is gone after all, the request becomes a writer of it then ([`Schedule::missed`]), and later submissions wait for it.
-//! Waits point only to smaller indices and are fixed at submission, so there is no cycle.
+//! is gone after all, the request becomes a writer of it then ([`Schedule::missed`]), and later submissions wait for
+//! it. Waits point only to smaller indices and are fixed at submission, so there is no cycle.
 
 use std::collections::{BTreeSet, HashMap};
 

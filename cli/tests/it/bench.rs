@@ -1,4 +1,5 @@
-//! `foreword bench`, with a group so small that its figures mean nothing: it prints them, holds floors, and leaves nothing behind.
+//! `foreword bench`, with a group so small that its figures mean nothing: it prints them, holds floors, and leaves
+//! nothing behind.
 
 use std::process::Stdio;
 

@@ -1,4 +1,5 @@
-//! Over a daemon like 3FS's, of whose jobs some fail as a whole: nearly all that could be hit is hit, and no byte is wrong.
+//! Over a daemon like 3FS's, of whose jobs some fail as a whole: nearly all that could be hit is hit, and no byte is
+//! wrong.
 
 use std::process::{Command, Stdio};
 

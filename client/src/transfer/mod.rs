@@ -1,4 +1,5 @@
-//! Pages of the workload through an agent's public API: what a rank of an engine sends, and the check of every byte that comes back.
+//! Pages of the workload through an agent's public API: what a rank of an engine sends, and the check of every byte
+//! that comes back.
 
 mod get;
 mod put;

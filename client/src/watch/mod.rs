@@ -105,8 +105,8 @@ impl WatchStream {
     }
 }
 
-/// What is asked, in order, with a word of nothing whenever that is due. It ends when nobody can ask any more. `first` is what the first
-/// request says beside what it asks.
+/// What is asked, in order, with a word of nothing whenever that is due. It ends when nobody can ask any more. `first`
+/// is what the first request says beside what it asks.
 fn requests(
     asked: mpsc::Receiver<Ask>,
     first: wire::WatchRequest,

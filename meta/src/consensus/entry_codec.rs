@@ -1,8 +1,8 @@
 //! A log entry as stored and as sent: compact, versioned, checksummed.
 //!
-//! Stored: crc32 of the rest (u32), format version (u8), kind (u8), index, term, leader (u64 each), payload, what the version has at
-//! its end; little-endian.
-//! A payload is nothing (blank), the encoded commands, or the membership as JSON.
+//! Stored: crc32 of the rest (u32), format version (u8), kind (u8), index, term, leader (u64 each), payload, what the
+//! version has at its end; little-endian. A payload is nothing (blank), the encoded commands, or the membership as
+//! JSON.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use foreword_proto::BadInput;

@@ -161,8 +161,8 @@ thread_local! {
     static THREAD_RNG: RefCell<Option<StdRng>> = const { RefCell::new(None) };
 }
 
-/// Makes everything openraft draws on this thread follow from `seed`. A thread that never calls it draws its seed from the
-/// operating system.
+/// Makes everything openraft draws on this thread follow from `seed`. A thread that never calls it draws its seed from
+/// the operating system.
 pub fn seed_thread(seed: u64) {
     THREAD_RNG.with(|rng| *rng.borrow_mut() = Some(StdRng::seed_from_u64(seed)));
 }
@@ -195,11 +195,12 @@ impl RngCore for ThreadRng {
     }
 }
 
-/// openraft gives up no call before this. It would give an append one heartbeat's time, though the peer flushes before it
-/// answers; each kind of call has a deadline of its own in `network::client`, below this.
+/// openraft gives up no call before this. It would give an append one heartbeat's time, though the peer flushes before
+/// it answers; each kind of call has a deadline of its own in `network::client`, below this.
 pub const CALL_TIMEOUT_MIN: Duration = Duration::from_secs(4);
 
-/// tokio, but with randomness that can be seeded, so that elections replay in the simulator, and with [`CALL_TIMEOUT_MIN`].
+/// tokio, but with randomness that can be seeded, so that elections replay in the simulator, and with
+/// [`CALL_TIMEOUT_MIN`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct EntropyRuntime;
 

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use foreword_proto::limits::FORMAT_VERSIONS;
 
-/// Shared by all that write a replica's files: the version that goes with the feature level the group has committed, as far as this
-/// replica has applied it. It only grows. IDENTITY names it first: no file is ever of a newer version than IDENTITY says.
+/// Shared by all that write a replica's files: the version that goes with the feature level the group has committed, as
+/// far as this replica has applied it. It only grows. IDENTITY names it first: no file is ever of a newer version than
+/// IDENTITY says.
 #[derive(Debug, Clone)]
 pub struct WriteVersion(Arc<AtomicU32>);
 

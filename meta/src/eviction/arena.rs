@@ -1,7 +1,8 @@
-//! Pages as a forest of chains: who is whose parent, by the hints that publishes carry. 40 bytes a node and 5 to 11 to find it.
+//! Pages as a forest of chains: who is whose parent, by the hints that publishes carry. 40 bytes a node and 5 to 11 to
+//! find it.
 //!
-//! A page whose children came first, or stayed when it left, is a *ghost*: a node that is only known by its hint. Counts
-//! are thus right whatever order pages come and go in.
+//! A page whose children came first, or stayed when it left, is a *ghost*: a node that is only known by its hint.
+//! Counts are thus right whatever order pages come and go in.
 
 use foreword_proto::EntryKey;
 use foreword_proto::key::ParentHint;
@@ -141,7 +142,8 @@ impl Arena {
         self.places.find(hash_of(space, key.parent_hint()), matches).copied()
     }
 
-    /// A node with this hint: a page, else a ghost. (Two pages of one hint do not occur among digests; if they do, children count for either.)
+    /// A node with this hint: a page, else a ghost. (Two pages of one hint do not occur among digests; if they do,
+    /// children count for either.)
     fn by_hint(&self, space: SpaceIndex, hint: ParentHint) -> Option<NodeIndex> {
         let matches = |index: &NodeIndex| {
             let node = self.node(*index);
@@ -162,7 +164,8 @@ impl Arena {
         }
     }
 
-    /// A node for a page: the ghost of its hint, or a new one, and true. The error is the page's own node, if it has one.
+    /// A node for a page: the ghost of its hint, or a new one, and true. The error is the page's own node, if it has
+    /// one.
     pub(super) fn add_page(&mut self, space: SpaceIndex, key: EntryKey) -> Result<(NodeIndex, bool), NodeIndex> {
         match self.by_hint(space, key.parent_hint()) {
             None => return Ok((self.add(space, key, Standing::Present), true)),

@@ -1,4 +1,5 @@
-//! Where the leader's duty asks the policy for pages to evict, and finds the answer a round later: neither waits for the other.
+//! Where the leader's duty asks the policy for pages to evict, and finds the answer a round later: neither waits for
+//! the other.
 
 use std::sync::Arc;
 

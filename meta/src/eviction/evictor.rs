@@ -18,7 +18,8 @@ use crate::replica::clock::LeaderClock;
 use crate::replica::duties::Duty;
 use crate::state::command::{Command, Retirement};
 
-/// A new leader evicts once every live agent has reported heat, or after this; before only where there is nothing left to grant.
+/// A new leader evicts once every live agent has reported heat, or after this; before only where there is nothing left
+/// to grant.
 const HEAT_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Retires cold pages where a class of slots runs out of room.
@@ -66,8 +67,8 @@ impl Evictor {
 
     /// What is to be asked of the policy, when `leaving` is about to be proposed; None if there is room.
     ///
-    /// Before heat is known a class waits, as long as it has something to grant. After that a page that will be asked for again is
-    /// worth less than every publish: the policy goes by the order in which pages were published.
+    /// Before heat is known a class waits, as long as it has something to grant. After that a page that will be asked
+    /// for again is worth less than every publish: the policy goes by the order in which pages were published.
     fn question(&self, leaving: &[Victims]) -> Option<Question> {
         let term = self.clock.term()?;
         let heat_is_known = self.heat_is_known();

@@ -1,7 +1,8 @@
 //! What the policy is told of what was applied: entry by entry, and never waited for.
 //!
-//! Applying an entry appends a reference to its events, whatever the policy is doing. A policy that does not keep up is cut off once
-//! the feed holds its bytes, and starts over from a frozen view: entries up to the view's revision are then passed over.
+//! Applying an entry appends a reference to its events, whatever the policy is doing. A policy that does not keep up is
+//! cut off once the feed holds its bytes, and starts over from a frozen view: entries up to the view's revision are
+//! then passed over.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -119,7 +120,8 @@ impl Feed {
         self.queue.lock().cut.is_some()
     }
 
-    /// Takes up from here. Whoever calls freezes the state after that, and passes over entries up to the view's revision.
+    /// Takes up from here. Whoever calls freezes the state after that, and passes over entries up to the view's
+    /// revision.
     pub(super) fn resume(&self) {
         let mut queue = self.queue.lock();
         // Dropped behind the lock: there may be many.

@@ -1,4 +1,5 @@
-//! Exact leaf-first LRU: of all pages without a present child, the one that was asked for longest ago; then up its chain.
+//! Exact leaf-first LRU: of all pages without a present child, the one that was asked for longest ago; then up its
+//! chain.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,7 +14,8 @@ use crate::state::command::Event;
 /// Rounds after which a picked page whose retire has not been seen may be picked again.
 const PICKED_ROUNDS_MAX: u64 = 16;
 
-/// Pages of the longest circle of hints that is seen when it closes. Pages of a longer one go when there are no leaves left.
+/// Pages of the longest circle of hints that is seen when it closes. Pages of a longer one go when there are no leaves
+/// left.
 const CIRCLE_PAGES_MAX: usize = 4096;
 
 /// A namespace between two clears.
@@ -26,7 +28,8 @@ struct Space {
     /// Nodes of it that are in use, and those of pages that may be picked.
     nodes: u32,
     present: u32,
-    /// Cleared, or its namespace was dropped: none of it is picked, its nodes are freed by and by, and then its number is.
+    /// Cleared, or its namespace was dropped: none of it is picked, its nodes are freed by and by, and then its number
+    /// is.
     cleared: bool,
 }
 
@@ -181,7 +184,8 @@ impl LeafLru {
         }
         let (above, new) = self.arena.parent_node(node.space, parent);
         self.spaces[node.space as usize].nodes += u32::from(new);
-        // Only a page that has children already can close a circle: it goes without a parent, or none of the circle would ever be a leaf.
+        // Only a page that has children already can close a circle: it goes without a parent, or none of the circle
+        // would ever be a leaf.
         if !new && node.children() > 0 && self.leads_to(above, index) {
             return;
         }
@@ -196,7 +200,8 @@ impl LeafLru {
         std::iter::successors(Some(from), above).take(CIRCLE_PAGES_MAX).any(|at| at == to)
     }
 
-    /// Takes a page off its parent, which may be a leaf again, or a ghost that nobody needs. Answers with its hint, 0 for none.
+    /// Takes a page off its parent, which may be a leaf again, or a ghost that nobody needs. Answers with its hint, 0
+    /// for none.
     fn detach(&mut self, index: NodeIndex) -> ParentHint {
         let above = std::mem::replace(&mut self.arena.node_mut(index).parent, NONE);
         if above == NONE {

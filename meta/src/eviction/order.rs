@@ -1,11 +1,13 @@
-//! The pages of one class from the coldest to the hottest, as a list through their nodes, and where the coldest leaves are in it.
+//! The pages of one class from the coldest to the hottest, as a list through their nodes, and where the coldest leaves
+//! are in it.
 //!
-//! Pages with children stand in the list too, so that one whose last child leaves is at its place, and picked ones until they are
-//! gone. A *cursor* goes through the list: before it no page is a leaf but those in `ripe`, which became leaves after it had passed.
-//! Each page is passed once after each access, so finding the coldest leaf costs O(1) per access.
+//! Pages with children stand in the list too, so that one whose last child leaves is at its place, and picked ones
+//! until they are gone. A *cursor* goes through the list: before it no page is a leaf but those in `ripe`, which became
+//! leaves after it had passed. Each page is passed once after each access, so finding the coldest leaf costs O(1) per
+//! access.
 //!
-//! When no leaf is left and pages are, all of these have children: their hints form circles. The cursor then begins anew, and stops
-//! at any page.
+//! When no leaf is left and pages are, all of these have children: their hints form circles. The cursor then begins
+//! anew, and stops at any page.
 
 use std::collections::BTreeSet;
 
@@ -89,7 +91,8 @@ impl Order {
         }
     }
 
-    /// The coldest page that may be a leaf: a ripe one, else the one at the cursor. None: there is no page that can be picked.
+    /// The coldest page that may be a leaf: a ripe one, else the one at the cursor. None: there is no page that can be
+    /// picked.
     pub(super) fn candidate(&mut self, arena: &Arena) -> Option<NodeIndex> {
         if let Some((_, index)) = self.ripe.first() {
             return Some(*index);

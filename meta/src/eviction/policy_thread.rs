@@ -1,4 +1,5 @@
-//! The policy's own thread: feeds it what is applied, lets it start over from a frozen view, and asks it what the leader wants to know.
+//! The policy's own thread: feeds it what is applied, lets it start over from a frozen view, and asks it what the
+//! leader wants to know.
 //!
 //! All work is done in slices. Between two of them a simulator may run something else, and a stop is noticed.
 
@@ -156,8 +157,8 @@ impl PolicyThread {
         true
     }
 
-    /// Starts over from a frozen view: one pass over all pages of all namespaces, each bucket let go of as it is passed. The lock of the
-    /// applied state is held for the freeze alone.
+    /// Starts over from a frozen view: one pass over all pages of all namespaces, each bucket let go of as it is
+    /// passed. The lock of the applied state is held for the freeze alone.
     async fn rebuild(&mut self, cut: Cut) {
         let began = Instant::now();
         self.seen = None;
@@ -222,7 +223,8 @@ impl PolicyThread {
     }
 }
 
-/// Where these pages are. Those that are gone from a state that is ahead of the policy are left out: their retire will be seen.
+/// Where these pages are. Those that are gone from a state that is ahead of the policy are left out: their retire will
+/// be seen.
 async fn locate(applied: &Applied, picked: &[EntryId]) -> Vec<Retirement> {
     let mut located = Vec::with_capacity(picked.len());
     for some in picked.chunks(KEYS_PER_LOCK_HOLD_MAX) {

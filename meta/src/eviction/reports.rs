@@ -1,4 +1,5 @@
-//! Agents' reports of what was asked for, until the policy reads them. They are advice: one that finds no room is dropped.
+//! Agents' reports of what was asked for, until the policy reads them. They are advice: one that finds no room is
+//! dropped.
 
 use std::collections::VecDeque;
 

@@ -21,8 +21,8 @@ impl Watermarks {
         class.slots.free + class.creatable_slots < class.room_slots().div_ceil(100)
     }
 
-    /// Slots to retire now. Slots that rest, and those of `cleared` entries that wait to be reclaimed, count as room that is coming:
-    /// retiring more would not bring it sooner.
+    /// Slots to retire now. Slots that rest, and those of `cleared` entries that wait to be reclaimed, count as room
+    /// that is coming: retiring more would not bring it sooner.
     ///
     /// Pages that are about to be retired are the caller's to take off, else it takes twice what is needed.
     pub fn slots_to_free(&self, class: &ClassStatus, cleared: u64) -> u64 {

@@ -1,4 +1,5 @@
-//! Data directories that hold a generated state, as the replicas of a group leave them when they stop ([`super::stopped`]).
+//! Data directories that hold a generated state, as the replicas of a group leave them when they stop
+//! ([`super::stopped`]).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,7 +41,8 @@ impl GenerateError {
     }
 }
 
-/// Fills the data directories of all members of a new group, as `foreword meta init` made them and before any of them was started.
+/// Fills the data directories of all members of a new group, as `foreword meta init` made them and before any of them
+/// was started.
 ///
 /// Errors: `data_dir` for a directory that has taken part in a group; see also [`generate`].
 pub async fn fill(plan: &Plan, dirs: &[PathBuf]) -> Result<Generated, GenerateError> {

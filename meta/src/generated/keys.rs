@@ -21,7 +21,8 @@ pub fn namespace(at: usize) -> Namespace {
     Namespace::simple(&format!("generated-{at}"), 64, vec![PAGE_BYTES as u64])
 }
 
-/// Keys of one namespace. They spread as digests do; page numbers that the plan does not have give keys that are not there.
+/// Keys of one namespace. They spread as digests do; page numbers that the plan does not have give keys that are not
+/// there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keys {
     base: u64,
@@ -64,7 +65,8 @@ impl Keys {
         PageRecord { key: self.page(number).entry(), parent: self.parent(number), location }
     }
 
-    /// The bytes of a page that was written, by a writer whose nonce is the page's number below its namespace's place in the plan.
+    /// The bytes of a page that was written, by a writer whose nonce is the page's number below its namespace's place
+    /// in the plan.
     pub fn bytes(self, number: u64) -> [u8; PAGE_BYTES] {
         let mut bytes = [0; PAGE_BYTES];
         page::fill(&mut bytes, &self.page(number), 0, self.namespace << 48 | number);

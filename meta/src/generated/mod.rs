@@ -1,5 +1,5 @@
-//! Groups of real size without the hours that they take to grow: a state made by applying commands, as a replica applies them, and
-//! disks that hold it, as replicas leave them.
+//! Groups of real size without the hours that they take to grow: a state made by applying commands, as a replica
+//! applies them, and disks that hold it, as replicas leave them.
 //!
 //! For benches, tests and the simulator; no server comes here. Whoever has the [`Plan`] knows every key ([`Keys`]).
 
@@ -16,8 +16,9 @@ pub struct Plan {
     pub seed: u64,
     /// Pages of each namespace, of one shard of 4,096 bytes: the first is [`namespace`] 0.
     pub namespaces: Vec<u64>,
-    /// So many of each namespace's pages, from number 0 on, have the checksums of [`Keys::bytes`], for whoever puts those on L3. The
-    /// others' checksums are their numbers, which takes a fiftieth of the time, and which no bytes fit.
+    /// So many of each namespace's pages, from number 0 on, have the checksums of [`Keys::bytes`], for whoever puts
+    /// those on L3. The others' checksums are their numbers, which takes a fiftieth of the time, and which no bytes
+    /// fit.
     pub written: u64,
     /// Slots that rest, of pages of the first namespace that were evicted.
     pub rests: u64,

@@ -1,4 +1,5 @@
-//! Members of a group that have stopped: a snapshot of the state, an empty log behind it, a vote, and an identity that has taken part.
+//! Members of a group that have stopped: a snapshot of the state, an empty log behind it, a vote, and an identity that
+//! has taken part.
 //!
 //! On disks of any kind, through the code that keeps them: real ones ([`super::directories`]), or a simulator's.
 

@@ -1,7 +1,7 @@
 //! The body of a call, read in one pass: strings are hashed where they stand, nothing is copied.
 //!
-//! What is no JSON object, or names its pool wrongly, is an error at once. An error in another field waits until the page file is
-//! known, because SGLang's server says of an unknown file first that it is unknown.
+//! What is no JSON object, or names its pool wrongly, is an error at once. An error in another field waits until the
+//! page file is known, because SGLang's server says of an unknown file first that it is unknown.
 
 use std::fmt;
 
@@ -14,7 +14,8 @@ use crate::state::hf3fs::PageIndex;
 
 /// The pool of a client that names none.
 pub const POOL_DEFAULT: &str = "kv";
-/// A page that no file has: a client's -1 and the like travel as this, and are counted and ignored where they are applied.
+/// A page that no file has: a client's -1 and the like travel as this, and are counted and ignored where they are
+/// applied.
 pub const NO_SUCH_PAGE: PageIndex = PageIndex::MAX;
 
 /// A body.
@@ -110,7 +111,8 @@ impl Fault {
 /// A value, or what is wrong with it.
 type Taken<T> = Result<T, Fault>;
 
-/// Takes a value of one type where one of any type may stand. A wrong one is no error of the reader: what follows it is read on.
+/// Takes a value of one type where one of any type may stand. A wrong one is no error of the reader: what follows it is
+/// read on.
 trait Place<'de>: Sized {
     const EXPECTED: &'static str;
     type Value;

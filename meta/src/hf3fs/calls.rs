@@ -18,7 +18,8 @@ use crate::replica::unavailable::Unavailable;
 use crate::state::command::Command;
 use crate::state::hf3fs::{FileName, Hf3fsCommand, Presence};
 
-/// How long a call is tried before the client is told to come back: it tries three times more, and an election takes less.
+/// How long a call is tried before the client is told to come back: it tries three times more, and an election takes
+/// less.
 const CALL_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Everything a replica answers of page files.
@@ -78,8 +79,8 @@ impl Calls {
             Ok(Body { request: Err(error), .. }) | Err(error) => return Ok(Answer::unprocessable(&error)),
             Ok(body) => return Err(Unavailable::Stopped(format!("initialize was read as {:?}", body.request))),
         };
-        // A file never changes its size. It may have been dropped a moment ago, elsewhere. While nobody leads, an engine that starts is
-        // answered from what is known here, as its reads are.
+        // A file never changes its size. It may have been dropped a moment ago, elsewhere. While nobody leads, an
+        // engine that starts is answered from what is known here, as its reads are.
         let _nobody_leads = self.group.catch_up(deadline).await.is_err();
         let known = self.group.applied.read(|state| {
             let file = state.hf3fs().file(state.hf3fs().file_id(&name)?)?;
@@ -116,7 +117,8 @@ impl Calls {
         Ok(answer)
     }
 
-    /// Waits until this replica has seen what a call did, so that its own next answer is not older. The call is done either way.
+    /// Waits until this replica has seen what a call did, so that its own next answer is not older. The call is done
+    /// either way.
     async fn see(&self, revision: foreword_proto::Revision, deadline: Instant) {
         let _ = self.group.wait_applied(revision, deadline).await;
     }

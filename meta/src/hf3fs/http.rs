@@ -13,7 +13,8 @@ use futures::StreamExt;
 use super::path::target_of;
 use super::{Answer, Call, Calls};
 
-/// Of a body that is too large, so much is read and thrown away, so that its sender reads the answer instead of a broken connection.
+/// Of a body that is too large, so much is read and thrown away, so that its sender reads the answer instead of a
+/// broken connection.
 const BODY_BYTES_DRAINED_MAX: usize = 8 * HF3FS_BODY_BYTES_MAX;
 
 /// Serves SGLang's hf3fs metadata clients.

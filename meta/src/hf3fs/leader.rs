@@ -102,8 +102,8 @@ impl Leader {
 
     /// Answers a call of any operation but initialize and exists.
     ///
-    /// Errors: this replica does not lead, or could not make sure of it by `deadline`. What was proposed may still be applied; the
-    /// same call again, here or at the next leader, is the right thing to do.
+    /// Errors: this replica does not lead, or could not make sure of it by `deadline`. What was proposed may still be
+    /// applied; the same call again, here or at the next leader, is the right thing to do.
     pub async fn answer(self: &Arc<Self>, call: &Call, deadline: Instant) -> Result<Answer, Unavailable> {
         let body = match parse(call.operation, &call.body) {
             Ok(body) => body,
@@ -116,8 +116,8 @@ impl Leader {
                 self.settle(&name, decided, deadline, |(), _| Answer::unprocessable(&error)).await
             }
             (Operation::Get, Ok(Request::Keys(keys))) => {
-                // Protected first, leadership confirmed then: a leader of a later term took office after that, and evicts
-                // nothing for a whole protection.
+                // Protected first, leadership confirmed then: a leader of a later term took office after that, and
+                // evicts nothing for a whole protection.
                 let decided = self.decide(&name, |at| at.office.get(at.id, at.file, &keys, at.now_ms))?;
                 self.settle(&name, decided, deadline, |pages, revision| Answer::ok(indices_body(&pages), revision))
                     .await
@@ -188,8 +188,8 @@ impl Leader {
         }
     }
 
-    /// Drops a page file. Nobody is told of its pages any more; in one of its name that is made anew they rest first. False: there is no
-    /// such file.
+    /// Drops a page file. Nobody is told of its pages any more; in one of its name that is made anew they rest first.
+    /// False: there is no such file.
     ///
     /// Errors: as [`Self::answer`].
     pub async fn drop_file(self: &Arc<Self>, id: FileId, deadline: Instant) -> Result<bool, Unavailable> {
@@ -272,7 +272,8 @@ impl Leader {
         answer_of(name, 0, revision, outcome)
     }
 
-    /// Proposes a command. A caller that leaves does not end it: what it picked stays picked until the group has decided.
+    /// Proposes a command. A caller that leaves does not end it: what it picked stays picked until the group has
+    /// decided.
     async fn decided(
         self: &Arc<Self>,
         proposal: Proposal,

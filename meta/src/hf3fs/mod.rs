@@ -1,8 +1,8 @@
 //! What SGLang's hf3fs metadata clients ask over HTTP, and the leader's memory behind the answers.
 //!
-//! `exists` is answered from the state of any replica. Everything else is decided by the leader; a replica that does not lead
-//! passes the call on. [`office`] is pure: what one leader knows of its own term, with time as an input. [`leader`] is the
-//! thin part around it: look, decide, propose, confirm that this replica still leads.
+//! `exists` is answered from the state of any replica. Everything else is decided by the leader; a replica that does
+//! not lead passes the call on. [`office`] is pure: what one leader knows of its own term, with time as an input.
+//! [`leader`] is the thin part around it: look, decide, propose, confirm that this replica still leads.
 
 pub mod answer;
 pub mod body;

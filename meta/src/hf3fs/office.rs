@@ -1,8 +1,8 @@
-//! What one leader knows of its own term: which pages readers were told of (*protections*), which pages a decision under way takes
-//! away (*picks*), and which pages were read since the last command (*touches*). Pure; time comes in.
+//! What one leader knows of its own term: which pages readers were told of (*protections*), which pages a decision
+//! under way takes away (*picks*), and which pages were read since the last command (*touches*). Pure; time comes in.
 //!
-//! An office ends with its term. Its successor evicts nothing until it has been in office for a whole protection: by then every
-//! page that an earlier leader's reader was told of has had its time.
+//! An office ends with its term. Its successor evicts nothing until it has been in office for a whole protection: by
+//! then every page that an earlier leader's reader was told of has had its time.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -107,10 +107,10 @@ impl Office {
 
     /// The pages of confirmed keys, protected from now on. None also for a page that is being taken away.
     ///
-    /// In the pool `kv` one missing page makes all of them None. SGLang's client cuts its buffers, and the offsets of the pages that
-    /// were found, into groups of its `entries`, each by itself: pages behind a hole land in wrong buffers and count as read, and
-    /// where a group lacks an offset the USRBIO client closes itself for good. `exists` has told it before how far it may read.
-    /// Other pools are read page by page, and may have holes.
+    /// In the pool `kv` one missing page makes all of them None. SGLang's client cuts its buffers, and the offsets of
+    /// the pages that were found, into groups of its `entries`, each by itself: pages behind a hole land in wrong
+    /// buffers and count as read, and where a group lacks an offset the USRBIO client closes itself for good. `exists`
+    /// has told it before how far it may read. Other pools are read page by page, and may have holes.
     pub fn get(&mut self, id: FileId, file: &File, keys: &[EntryKey], now_ms: u64) -> Vec<Option<PageIndex>> {
         let office = self.file(id);
         office.protections.sweep(now_ms);
@@ -196,11 +196,11 @@ impl Office {
         self.file(id).pick(term, id, Vec::new(), true, 0)
     }
 
-    /// A decision has ended: it is applied, or never will be; a reserve was answered with these pages. One of an earlier office
-    /// changes nothing.
+    /// A decision has ended: it is applied, or never will be; a reserve was answered with these pages. One of an
+    /// earlier office changes nothing.
     ///
-    /// A page that two write is confirmed when the first of them has, and could be evicted then under the other's hands. So it is
-    /// protected for as long as a reader's: a writer has one protection from its reserve to write.
+    /// A page that two write is confirmed when the first of them has, and could be evicted then under the other's
+    /// hands. So it is protected for as long as a reader's: a writer has one protection from its reserve to write.
     pub fn end(&mut self, pick: &Pick, pages: &[Reserved], now_ms: u64) {
         if pick.term != self.term {
             return;
@@ -262,7 +262,8 @@ impl FileOffice {
         self.picked_whole > 0 || !self.picked.is_empty() && self.picked.contains_key(&page)
     }
 
-    /// Up to `count` confirmed pages that may go, the least recently used first. `own` may not: the same batch is told of them.
+    /// Up to `count` confirmed pages that may go, the least recently used first. `own` may not: the same batch is told
+    /// of them.
     fn victims(&mut self, file: &File, count: usize, own: &[PageIndex], now_ms: u64) -> Vec<PageIndex> {
         let waiting = self.touches.waiting().to_vec();
         let (own, used): (HashSet<_>, HashSet<_>) = (own.iter().collect(), waiting.iter().collect());
@@ -273,7 +274,8 @@ impl FileOffice {
             }
             !self.is_picked(*page) && !own.contains(page) && !self.is_written(file, *page)
         };
-        // Pages whose use the state has not heard of stand in its order where they stood before, and belong behind all others.
+        // Pages whose use the state has not heard of stand in its order where they stood before, and belong behind all
+        // others.
         let skips_max = VICTIM_SKIPS_MAX + waiting.len();
         let mut victims = file.victims(count, skips_max, |page| !used.contains(&page) && may_go(&page));
         let lacking = count - victims.len();

@@ -52,8 +52,8 @@ fn check_deployment(deployment: &str) -> Result<(), BadInput> {
     Err(BadInput::new("deployment", expected))
 }
 
-/// A whole number as pydantic reads one: blanks around it, a sign, single underscores between digits, and `.0` behind it.
-/// Beyond 64 bits is beyond what a rank can be here.
+/// A whole number as pydantic reads one: blanks around it, a sign, single underscores between digits, and `.0` behind
+/// it. Beyond 64 bits is beyond what a rank can be here.
 fn rank_of(input: &str) -> Result<i64, Answer> {
     let text = input.trim();
     if text.len() > RANK_CHARACTERS_MAX {

@@ -1,7 +1,8 @@
 //! Which pages of one file a reader was told of, and until when nobody else may have them.
 //!
-//! Told again and again, a page still has one end and one place in the queue of ends, so memory goes with the pages of the file
-//! and not with the reads: 8 B a page in chunks that are there while one of their pages is protected, and 4 B a protected page.
+//! Told again and again, a page still has one end and one place in the queue of ends, so memory goes with the pages of
+//! the file and not with the reads: 8 B a page in chunks that are there while one of their pages is protected, and 4 B
+//! a protected page.
 
 use std::collections::VecDeque;
 

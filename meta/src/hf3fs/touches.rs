@@ -1,6 +1,7 @@
 //! Pages of one file that were read since the last command on it, in the order in which each was read last.
 //!
-//! Reading costs a push. Pages that come twice are found when the touches are taken: 4 B a read and a bit a page of the file.
+//! Reading costs a push. Pages that come twice are found when the touches are taken: 4 B a read and a bit a page of the
+//! file.
 
 use foreword_proto::limits::HF3FS_KEYS_MAX;
 

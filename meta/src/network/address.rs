@@ -1,7 +1,8 @@
-//! Whom a call is for, and from whom: every call between replicas says so, and the callee refuses what is not meant for it.
+//! Whom a call is for, and from whom: every call between replicas says so, and the callee refuses what is not meant for
+//! it.
 //!
-//! Raft counts votes and acknowledgements by the id that was dialled. Whatever else answers at that endpoint, by a slip of the
-//! pen or by a name that resolves elsewhere by now, must therefore not answer as that id.
+//! Raft counts votes and acknowledgements by the id that was dialled. Whatever else answers at that endpoint, by a slip
+//! of the pen or by a name that resolves elsewhere by now, must therefore not answer as that id.
 
 use std::fmt;
 use std::str::FromStr;
@@ -100,8 +101,8 @@ impl PeerIdentity {
         Addressed { caller: self, to }
     }
 
-    /// Refuses a caller of another cluster or one that shares no wire version, and a call for another replica or for another directory of this id.
-    /// Gives who calls.
+    /// Refuses a caller of another cluster or one that shares no wire version, and a call for another replica or for
+    /// another directory of this id. Gives who calls.
     ///
     /// Errors: FAILED_PRECONDITION, its field `wire_version`, `cluster_id`, `replica_id` or `directory`.
     pub(crate) fn check(&self, metadata: &MetadataMap) -> Result<Address, Status> {
@@ -145,7 +146,8 @@ pub(crate) fn other_directory(replica_id: u64, expected: DirectoryId, got: Direc
     status_for(Code::FailedPrecondition, DIRECTORY_FIELD, message)
 }
 
-/// Whether a refusal that names this field says that the call is for another replica, or another directory, than the one that answers.
+/// Whether a refusal that names this field says that the call is for another replica, or another directory, than the
+/// one that answers.
 pub(super) fn is_about_addressee(field: &str) -> bool {
     [ID_FIELD, DIRECTORY_FIELD].contains(&field)
 }

@@ -1,7 +1,8 @@
 //! Channels to endpoints, made once each and kept, for as long as whoever answers is the one that is meant.
 //!
-//! A connection outlives what its name led to when it was made: another replica that answers there would answer for ever. So a call
-//! that was refused because it is for somebody else makes the next channel to that endpoint connect anew.
+//! A connection outlives what its name led to when it was made: another replica that answers there would answer for
+//! ever. So a call that was refused because it is for somebody else makes the next channel to that endpoint connect
+//! anew.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -21,8 +21,8 @@ use super::transfers::send_snapshot;
 use crate::consensus::types::{CALL_TIMEOUT_MIN, Member, TypeConfig};
 use crate::storage::LogReader;
 
-/// Entries sent and flushed: several flushes of a slow disk, and megabytes over a slow link. A peer that was cut off is noticed by
-/// its channel's keepalive.
+/// Entries sent and flushed: several flushes of a slow disk, and megabytes over a slow link. A peer that was cut off is
+/// noticed by its channel's keepalive.
 const APPEND_DEADLINE: Duration = Duration::from_secs(3);
 /// An append without entries, which may wait for a flush that is under way at the peer.
 const HEARTBEATS_PER_ANSWER: u32 = 5;
@@ -90,8 +90,8 @@ impl PeerNetwork {
 }
 
 impl Peers {
-    /// Shows a replica that the leader by `vote` is there, beside openraft's own heartbeats and without waiting: an append of
-    /// nothing. One that follows a later vote refuses it.
+    /// Shows a replica that the leader by `vote` is there, beside openraft's own heartbeats and without waiting: an
+    /// append of nothing. One that follows a later vote refuses it.
     pub(crate) fn show_leader(self: Arc<Self>, target: u64, member: &Member, vote: Vote<u64>) {
         let request = AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None };
         let (Ok(request), false) = (append_to_wire(request), self.pulse().is_silent()) else { return };
@@ -106,8 +106,8 @@ impl Peers {
 
 type CallError = RPCError<u64, Member, RaftError<u64>>;
 
-/// A status as openraft wants it: a peer that cannot be reached, or is not the one that was meant, is asked less often; any other
-/// fault is retried at once.
+/// A status as openraft wants it: a peer that cannot be reached, or is not the one that was meant, is asked less often;
+/// any other fault is retried at once.
 fn fault(status: Status) -> CallError {
     match status.code() {
         Code::Unavailable | Code::FailedPrecondition => RPCError::Unreachable(Unreachable::new(&status)),
@@ -145,8 +145,8 @@ impl RaftNetwork<TypeConfig> for PeerNetwork {
         if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
             self.heard.acknowledged(self.peer.address.replica_id, term, sent);
         }
-        // openraft counts this replica's own entries as soon as they are appended, while they are still on their way to its
-        // disk: so no other's word that makes a majority of them counts before they are there.
+        // openraft counts this replica's own entries as soon as they are appended, while they are still on their way to
+        // its disk: so no other's word that makes a majority of them counts before they are there.
         if let Some(matches) = matches {
             let flushed = self.log.flushed(matches.index).await;
             flushed.map_err(|error| RPCError::Network(NetworkError::new(&error)))?;

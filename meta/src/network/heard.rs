@@ -6,8 +6,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// When the last append that each peer acknowledged was *sent*, in the newest term in which one was: nobody else was elected in less
-/// than an election timeout after that.
+/// When the last append that each peer acknowledged was *sent*, in the newest term in which one was: nobody else was
+/// elected in less than an election timeout after that.
 #[derive(Debug, Default)]
 pub struct Heard {
     newest: Mutex<Newest>,
@@ -38,8 +38,8 @@ impl Heard {
         self.newest.lock().sent.get(&peer).is_some_and(|sent| sent.elapsed() <= within)
     }
 
-    /// Whether a majority of each of these sets of voters, `own` always among those heard, acknowledged in `term` what was sent
-    /// within this time.
+    /// Whether a majority of each of these sets of voters, `own` always among those heard, acknowledged in `term` what
+    /// was sent within this time.
     pub fn quorum_within(&self, own: u64, term: u64, voters: &[BTreeSet<u64>], within: Duration) -> bool {
         let newest = self.newest.lock();
         let lately = |sent: &Instant| newest.term == term && sent.elapsed() <= within;

@@ -53,7 +53,8 @@ impl Peers {
         &self.pulse
     }
 
-    /// The median acknowledgement of the fastest of these peers that acknowledged at least `count` times within `window`.
+    /// The median acknowledgement of the fastest of these peers that acknowledged at least `count` times within
+    /// `window`.
     pub(crate) fn fastest_acknowledgement(
         &self,
         among: &BTreeSet<u64>,

@@ -1,5 +1,5 @@
-//! Which other replicas can be reached, for people: one line when a peer is lost, one when it is back, and at most one a
-//! minute for each.
+//! Which other replicas can be reached, for people: one line when a peer is lost, one when it is back, and at most one
+//! a minute for each.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

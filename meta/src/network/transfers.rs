@@ -1,8 +1,8 @@
 //! Snapshots on their way to other replicas.
 //!
-//! The file goes as it is, in chunks. Of a stream that broke the receiver keeps what has come, and is asked for its length and checksum
-//! before the next one: if the same bytes stand at the start of the file here, the stream goes on behind them. So a file that another
-//! replica sends, or one that was built anew under the same name, begins anew.
+//! The file goes as it is, in chunks. Of a stream that broke the receiver keeps what has come, and is asked for its
+//! length and checksum before the next one: if the same bytes stand at the start of the file here, the stream goes on
+//! behind them. So a file that another replica sends, or one that was built anew under the same name, begins anew.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -29,11 +29,13 @@ use super::messages::to_body;
 use super::peers::Peers;
 use crate::consensus::types::{SnapshotHandle, SnapshotMeta, TypeConfig};
 
-/// A whole snapshot of the largest index, over a slow link. A stream that takes longer breaks, and the next one goes on.
+/// A whole snapshot of the largest index, over a slow link. A stream that takes longer breaks, and the next one goes
+/// on.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(600);
 /// The receiver looks into its memory.
 const ASK_DEADLINE: Duration = Duration::from_secs(5);
-/// For so long after a stream broke, the snapshot stays the newest and the log after it is kept, so that the transfer can go on.
+/// For so long after a stream broke, the snapshot stays the newest and the log after it is kept, so that the transfer
+/// can go on.
 const RESUMABLE_FOR: Duration = Duration::from_secs(60);
 
 /// A small file goes in some chunks as well: what of it has come need not come again.

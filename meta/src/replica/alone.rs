@@ -15,7 +15,8 @@ const HEARD: Duration = Duration::from_millis(500);
 /// Alone after so long: an election whose first round fails is over by then, and watchers stay where they are.
 const ALONE: Duration = Duration::from_secs(2);
 
-/// Whether this replica has heard no quorum, while it leads, and no leader, while it does not, for [`ALONE`]. It begins as if it had.
+/// Whether this replica has heard no quorum, while it leads, and no leader, while it does not, for [`ALONE`]. It begins
+/// as if it had.
 pub type Alone = watch::Sender<bool>;
 
 /// Keeps the group's [`Alone`] told, until the task is dropped.

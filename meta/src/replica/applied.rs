@@ -17,7 +17,8 @@ use crate::consensus::types::StoredMembership;
 use crate::state::State;
 use crate::state::command::{Command, Event, Outcome};
 
-/// Changes of an entry, and commands of it, after which whoever waits for the lock gets it: some tenths of a millisecond.
+/// Changes of an entry, and commands of it, after which whoever waits for the lock gets it: some tenths of a
+/// millisecond.
 const EVENTS_PER_HOLD: usize = 256;
 const COMMANDS_PER_HOLD: usize = 16;
 
@@ -81,12 +82,14 @@ impl Applied {
     }
 
     /// Reads the state as it is, perhaps in the middle of an entry: of the one that follows its revision, some commands
-    /// may be applied, each whole. For what needs one command's effects at most, and for no more than some hundred keys.
+    /// may be applied, each whole. For what needs one command's effects at most, and for no more than some hundred
+    /// keys.
     pub fn peek<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.inner.read().state)
     }
 
-    /// Like [`Self::peek`], for a slice of a longer work. Beside the state: the highest revision of which anything may show.
+    /// Like [`Self::peek`], for a slice of a longer work. Beside the state: the highest revision of which anything may
+    /// show.
     #[track_caller]
     pub fn peek_at<T>(&self, look: impl FnOnce(&State, Revision) -> T) -> T {
         let inner = self.inner.read();
@@ -176,8 +179,8 @@ impl Applied {
         entry
     }
 
-    /// Replaces everything with a snapshot's state; watchers start over. Returns what was there: dropping it takes a time that grows with
-    /// it.
+    /// Replaces everything with a snapshot's state; watchers start over. Returns what was there: dropping it takes a
+    /// time that grows with it.
     #[must_use = "the state is to be dropped where nobody waits for it"]
     pub fn replace(&self, state: State, position: Position) -> State {
         let revision = state.revision();

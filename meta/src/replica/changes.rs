@@ -1,8 +1,8 @@
 //! Changes of the group's membership, by the leader, one at a time: nobody votes before proof.
 //!
-//! A newcomer says hello, its id becomes its directory's for ever, it learns, and once it has what was committed when the change
-//! began it becomes a voter. A change that gives up takes it out again. The hello is waited for before the change has its turn: an
-//! address where nobody is, by a slip of the pen, holds up no other change.
+//! A newcomer says hello, its id becomes its directory's for ever, it learns, and once it has what was committed when
+//! the change began it becomes a voter. A change that gives up takes it out again. The hello is waited for before the
+//! change has its turn: an address where nobody is, by a slip of the pen, holds up no other change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -114,7 +114,8 @@ impl Changes {
         replaced.await.inspect(|_| sometimes(Marker::ReplicaReplaced))
     }
 
-    /// Takes a voter or learner out. One that is just being taken in: that change ends and leaves nothing, which is all that is asked.
+    /// Takes a voter or learner out. One that is just being taken in: that change ends and leaves nothing, which is all
+    /// that is asked.
     pub(crate) async fn remove(self: &Arc<Self>, replica_id: u64) -> Result<Voters, Status> {
         let cancelled = self.cancel(replica_id).await;
         let members = self.members();
@@ -325,9 +326,8 @@ impl Changes {
         }
     }
 
-    /// Refuses a change after which nothing could be committed.
-    /// A change of voters is made in two steps: a majority of those that vote now agrees to the first, one of those that vote then to
-    /// both.
+    /// Refuses a change after which nothing could be committed. A change of voters is made in two steps: a majority of
+    /// those that vote now agrees to the first, one of those that vote then to both.
     async fn refuse_without_quorum(&self, voters: &Voters) -> Result<(), Status> {
         let (members, now) = (self.members(), self.voters());
         let asked =

@@ -1,5 +1,5 @@
-//! What may be logged. Every replica applies what the log holds, now and at each start: what one of them could not read or apply
-//! would stop them all. So it is refused here, before it is logged.
+//! What may be logged. Every replica applies what the log holds, now and at each start: what one of them could not read
+//! or apply would stop them all. So it is refused here, before it is logged.
 
 use bytes::Bytes;
 use foreword_proto::limits::{COMMANDS_PER_ENTRY_MAX, ENTRY_BYTES_MAX, ENTRY_FRAME_BYTES, FEATURE_LEVEL_MAX};

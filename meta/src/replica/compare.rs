@@ -1,4 +1,5 @@
-//! Replicas compare digests: those that applied the same entries must hold the same state (docs/adr/0004-digests-are-asked-for.md).
+//! Replicas compare digests: those that applied the same entries must hold the same state
+//! (docs/adr/0004-digests-are-asked-for.md).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use super::group::Group;
 const ROUND: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// Most voters agree on a state at this revision, and this replica holds another: it cannot be trusted any more, and they can.
+/// Most voters agree on a state at this revision, and this replica holds another: it cannot be trusted any more, and
+/// they can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "this replica's state differs from that of most voters at revision {revision}: digest {ours:016x} here, {theirs:016x} there"
@@ -26,9 +28,9 @@ pub struct Diverged {
     pub theirs: u64,
 }
 
-/// Asks the others for their digest at each revision that all replicas note. Any difference is a bug: it is counted and logged with
-/// both digests. Answers when most voters agree on another digest than this replica's; one that is alone against one other cannot tell
-/// who is right and goes on.
+/// Asks the others for their digest at each revision that all replicas note. Any difference is a bug: it is counted and
+/// logged with both digests. Answers when most voters agree on another digest than this replica's; one that is alone
+/// against one other cannot tell who is right and goes on.
 pub(crate) async fn compare_digests(group: Arc<Group>, telemetry: Telemetry) -> Diverged {
     let compared = telemetry.counter("foreword_meta_digests_compared_total", "Digests of other replicas compared");
     let different = telemetry.counter(
@@ -63,7 +65,8 @@ pub(crate) async fn compare_digests(group: Arc<Group>, telemetry: Telemetry) -> 
     }
 }
 
-/// The others' digests at `revision`, by id. A replica that is away, or has not come so far, is compared at a later revision.
+/// The others' digests at `revision`, by id. A replica that is away, or has not come so far, is compared at a later
+/// revision.
 async fn ask(group: &Group, revision: Revision) -> BTreeMap<u64, u64> {
     let asked = group.others().into_iter().map(|peer| async move {
         let mut client = group.peers.raft_client(&peer);

@@ -27,7 +27,8 @@ pub trait Duty: Send + Sync {
     /// This replica leads no more.
     fn leave_office(&self);
 
-    /// What is to be proposed now; `now_ms` is the leader's time. Asked again only when the answer before was applied, or given up.
+    /// What is to be proposed now; `now_ms` is the leader's time. Asked again only when the answer before was applied,
+    /// or given up.
     fn commands(&self, now_ms: u64) -> Vec<Command>;
 
     /// Whether the leader's time alone would change something, without a command.
@@ -62,8 +63,8 @@ impl Duties {
         }
     }
 
-    /// Follows elections. What was committed before and is not applied yet does no harm: a tick that is behind the committed one is
-    /// ignored, and a session that is not known here yet has a whole lease once it is.
+    /// Follows elections. What was committed before and is not applied yet does no harm: a tick that is behind the
+    /// committed one is ignored, and a session that is not known here yet has a whole lease once it is.
     fn in_office(&mut self) -> bool {
         let metrics = self.group.raft.metrics().borrow().clone();
         let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(self.group.replica_id);

@@ -1,7 +1,8 @@
-//! A new group begins: once all members that `meta init` named have answered, and none of them ever took part in a group.
+//! A new group begins: once all members that `meta init` named have answered, and none of them ever took part in a
+//! group.
 //!
-//! Only the member with the lowest id forms it. A member that was made anew while its group goes on finds the others at work, and
-//! waits; so does one that is left alone with its name. Nothing begins beside a group that has begun.
+//! Only the member with the lowest id forms it. A member that was made anew while its group goes on finds the others at
+//! work, and waits; so does one that is left alone with its name. Nothing begins beside a group that has begun.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

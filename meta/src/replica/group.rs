@@ -127,8 +127,8 @@ impl Group {
 
     /// Proposes commands through whoever leads, until `deadline`.
     ///
-    /// When it is not known what became of them, they are proposed again if that is harmless ([`Command::may_repeat`]); else the
-    /// caller is told that nobody knows.
+    /// When it is not known what became of them, they are proposed again if that is harmless ([`Command::may_repeat`]);
+    /// else the caller is told that nobody knows.
     pub async fn propose(
         &self,
         commands: &[Command],
@@ -186,8 +186,8 @@ impl Group {
         }
     }
 
-    /// Proposes a caller's commands on this replica only, and waits until it is known what became of them, or until this replica
-    /// leads no more. Once `deadline` has passed they are not proposed any more.
+    /// Proposes a caller's commands on this replica only, and waits until it is known what became of them, or until
+    /// this replica leads no more. Once `deadline` has passed they are not proposed any more.
     pub async fn propose_to_its_end(&self, checked: Checked, deadline: Instant) -> Proposed {
         if !self.takes_proposals.load(Ordering::Acquire) {
             return Err(ProposeError::NotLeader);
@@ -202,7 +202,8 @@ impl Group {
 
     /// Checks what is to be logged.
     pub fn check(&self, encoded: Vec<Bytes>, author: Author) -> Result<Checked, Unloggable> {
-        // A level is only ever raised: one that was read a moment ago lets no command through that the newer one would not.
+        // A level is only ever raised: one that was read a moment ago lets no command through that the newer one would
+        // not.
         Checked::new(encoded, author, self.applied.peek(|state| state.feature_level()))
     }
 
@@ -224,8 +225,8 @@ impl Group {
         Ok((response.revision, outcomes.map_err(|error| Unavailable::Stopped(error.to_string()))?))
     }
 
-    /// Waits for an answer of the leader, as long as it leads and `deadline` has not passed; then none. A leader that died without
-    /// closing its connections leads no more as soon as this replica has missed it.
+    /// Waits for an answer of the leader, as long as it leads and `deadline` has not passed; then none. A leader that
+    /// died without closing its connections leads no more as soon as this replica has missed it.
     pub(crate) async fn while_leads<T>(
         &self,
         leader: u64,
@@ -296,7 +297,8 @@ impl Group {
         office::leading_term(&self.raft.metrics().borrow())
     }
 
-    /// Whether this replica leads, and a quorum took what it sent within this time: no other leader was elected before that.
+    /// Whether this replica leads, and a quorum took what it sent within this time: no other leader was elected before
+    /// that.
     pub fn quorum_heard_within(&self, within: Duration) -> bool {
         office::quorum_heard_within(&self.raft, &self.heard, within)
     }

@@ -1,5 +1,5 @@
-//! Moving leadership to a chosen voter. openraft has no transfer: the leader takes no more proposals, lets the voter catch up, falls
-//! silent for a lease, so that the others may vote for somebody else, and asks the voter to stand.
+//! Moving leadership to a chosen voter. openraft has no transfer: the leader takes no more proposals, lets the voter
+//! catch up, falls silent for a lease, so that the others may vote for somebody else, and asks the voter to stand.
 
 use std::time::Duration;
 
@@ -31,11 +31,11 @@ impl Drop for Silence<'_> {
     }
 }
 
-/// Moves leadership from this replica to the voter `to`. Who leads now: another than `to` may have been faster. `lease`: for how long
-/// the others vote for nobody else after they heard the leader.
+/// Moves leadership from this replica to the voter `to`. Who leads now: another than `to` may have been faster.
+/// `lease`: for how long the others vote for nobody else after they heard the leader.
 ///
-/// Errors: NOT_FOUND when it is no voter; FAILED_PRECONDITION when it is behind; DEADLINE_EXCEEDED when nobody else came to lead:
-/// this replica goes on.
+/// Errors: NOT_FOUND when it is no voter; FAILED_PRECONDITION when it is behind; DEADLINE_EXCEEDED when nobody else
+/// came to lead: this replica goes on.
 pub(crate) async fn hand_over(group: &Group, to: u64, lease: Duration) -> Result<u64, Status> {
     let term = group.leading_term().ok_or_else(not_leader)?;
     let peer = voter(group, to)?;

@@ -85,7 +85,8 @@ impl Duty for Leases {
         let now = Instant::now();
         let missed = self.beat.missed();
         if !self.group.quorum_heard_within(self.times.election) {
-            // Nobody is renewed meanwhile, through no fault of theirs: each has a whole lease from when a quorum is heard again.
+            // Nobody is renewed meanwhile, through no fault of theirs: each has a whole lease from when a quorum is
+            // heard again.
             self.renewed.lock().clear();
             return Vec::new();
         }

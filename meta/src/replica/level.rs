@@ -18,8 +18,8 @@ impl Level {
         Self { version, identity_file }
     }
 
-    /// A committed level: from here on files are of its version. IDENTITY names the version first, durably, so that a binary that
-    /// does not read it opens nothing else.
+    /// A committed level: from here on files are of its version. IDENTITY names the version first, durably, so that a
+    /// binary that does not read it opens nothing else.
     pub(crate) fn reached(&self, level: u32) -> io::Result<()> {
         if level > self.version.get() {
             self.identity_file.format_version_is(level)?;

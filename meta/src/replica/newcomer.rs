@@ -103,7 +103,8 @@ impl Newcomer {
 
     /// Waits until this learner has everything up to `committed`, and has answered since.
     ///
-    /// Errors: DEADLINE_EXCEEDED with the reason when it is silent or gets no further; UNAVAILABLE when this replica leads no more.
+    /// Errors: DEADLINE_EXCEEDED with the reason when it is silent or gets no further; UNAVAILABLE when this replica
+    /// leads no more.
     pub(crate) async fn catch_up(&self, group: &Group, committed: u64, directory: DirectoryId) -> Result<(), Status> {
         let mut heard = Instant::now();
         let mut moved = (None, Instant::now());

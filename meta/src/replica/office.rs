@@ -13,7 +13,8 @@ pub(super) fn leading_term(metrics: &RaftMetrics<u64, Member>) -> Option<u64> {
     leads.then_some(metrics.current_term)
 }
 
-/// Whether this replica leads, and a quorum took what it sent within this time: no other leader was elected before that.
+/// Whether this replica leads, and a quorum took what it sent within this time: no other leader was elected before
+/// that.
 pub(super) fn quorum_heard_within(raft: &Raft<TypeConfig>, heard: &Heard, within: Duration) -> bool {
     let metrics = raft.metrics();
     let (own, term, membership) = {

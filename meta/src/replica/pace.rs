@@ -1,13 +1,14 @@
 //! A slow disk is no dead leader.
 //!
-//! openraft's core waits for each flush of the log before it does anything else. Meanwhile a leader shows itself to nobody, and
-//! a follower hears nobody. With flushes of some 100 ms each of them would take the other for dead. So, while a flush lasts:
+//! openraft's core waits for each flush of the log before it does anything else. Meanwhile a leader shows itself to
+//! nobody, and a follower hears nobody. With flushes of some 100 ms each of them would take the other for dead. So,
+//! while a flush lasts:
 //!
 //! - a leader's heartbeats go out from here ([`Peers::show_leader`]);
 //! - nobody stands for election: what a replica has not heard waits in its own queue.
 //!
-//! A flush that lasts longer than [`STALLED`] is a disk that may never answer: its leader falls silent. And a leader whose
-//! flushes are long while a follower's are short falls silent for one election: the followers choose another.
+//! A flush that lasts longer than [`STALLED`] is a disk that may never answer: its leader falls silent. And a leader
+//! whose flushes are long while a follower's are short falls silent for one election: the followers choose another.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,7 +93,8 @@ impl Pace {
         }
     }
 
-    /// Median flush here, and the median acknowledgement of the fastest follower, when this leader is one to be replaced.
+    /// Median flush here, and the median acknowledgement of the fastest follower, when this leader is one to be
+    /// replaced.
     fn too_slow(&self) -> Option<(Duration, Duration)> {
         let own = self.log.flushes().median(WINDOW, FLUSHES_MIN).filter(|own| *own >= SLOW)?;
         let voters = self.group.raft.metrics().borrow().membership_config.voter_ids().collect();

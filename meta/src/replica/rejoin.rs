@@ -1,11 +1,13 @@
 //! A replica that lost what it had acknowledged comes back.
 //!
-//! Not voting is not enough. The replica also forgot which leader it had turned away from: an old leader, which a newer one has
-//! replaced with this replica's help, could count it as a follower again and commit over what was committed since. So it first
-//! finds out what it may have promised, and is nobody's follower until then (docs/adr/0005-rejoining.md):
+//! Not voting is not enough. The replica also forgot which leader it had turned away from: an old leader, which a newer
+//! one has replaced with this replica's help, could count it as a follower again and commit over what was committed
+//! since. So it first finds out what it may have promised, and is nobody's follower until then
+//! (docs/adr/0005-rejoining.md):
 //!
-//! 1. Every other voter says which vote it holds. Whatever this replica acknowledged, some other voter acknowledged too, and
-//!    whoever it voted for holds that vote itself: the greatest of these votes is at least as great as any it ever gave.
+//! 1. Every other voter says which vote it holds. Whatever this replica acknowledged, some other voter acknowledged
+//!    too, and whoever it voted for holds that vote itself: the greatest of these votes is at least as great as any it
+//!    ever gave.
 //! 2. It takes that vote as its own. openraft then turns away every leader before it.
 //! 3. It follows, and votes again once it has applied everything that a leader confirmed as committed.
 
@@ -41,7 +43,8 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// `rejoining`: acknowledged entries were lost here. `promised`: and the replica has since found out what it had promised.
+    /// `rejoining`: acknowledged entries were lost here. `promised`: and the replica has since found out what it had
+    /// promised.
     pub fn new(rejoining: bool, promised: bool) -> Self {
         Self {
             promised: AtomicBool::new(!rejoining || promised),
@@ -172,8 +175,8 @@ async fn ask(group: &Group, members: &BTreeMap<u64, String>) -> BTreeMap<u64, Pr
     futures::future::join_all(asked).await.into_iter().flatten().collect()
 }
 
-/// The greatest vote, once every other voter of the newest membership has said its own. Nobody commits or leads by a replica that
-/// is no voter yet, without a majority of those who are: then that majority is enough.
+/// The greatest vote, once every other voter of the newest membership has said its own. Nobody commits or leads by a
+/// replica that is no voter yet, without a majority of those who are: then that majority is enough.
 fn greatest_vote(heard: &BTreeMap<u64, Promise>, replica_id: u64) -> Option<Vote> {
     let newest = heard.values().max_by_key(|promise| promise.membership)?;
     newest.membership?;
@@ -186,7 +189,8 @@ fn greatest_vote(heard: &BTreeMap<u64, Promise>, replica_id: u64) -> Option<Vote
         return None;
     }
     let greatest = heard.values().map(|promise| promise.vote.leader_id).max()?;
-    // A vote for itself would make it a candidate. Nobody else can lead by that vote, so the next greater one turns nobody away.
+    // A vote for itself would make it a candidate. Nobody else can lead by that vote, so the next greater one turns
+    // nobody away.
     let node_id = if greatest.node_id == replica_id { replica_id + 1 } else { greatest.node_id };
     Some(Vote::new(greatest.term, node_id))
 }

@@ -1,7 +1,7 @@
 //! A replica that was taken out of its group finds out, says so, and leaves the group alone.
 //!
-//! The leader tells nothing more to whom it has removed, often not even that. So a replica that belongs to a group and hears no
-//! leader asks the others who they are now.
+//! The leader tells nothing more to whom it has removed, often not even that. So a replica that belongs to a group and
+//! hears no leader asks the others who they are now.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,7 +35,8 @@ pub(crate) async fn watch_removal(group: Arc<Group>, standing: Arc<Standing>) {
     }
 }
 
-/// Whether the newest membership that anybody knows is without this replica. None: it is in no group yet, or it was just heard.
+/// Whether the newest membership that anybody knows is without this replica. None: it is in no group yet, or it was
+/// just heard.
 async fn is_removed(group: &Group) -> Option<bool> {
     let (own, members, led): (LogId, BTreeMap<u64, Member>, bool) = {
         let metrics = group.raft.metrics();

@@ -72,8 +72,8 @@ impl StateMachine {
         Ok(EntryOutcome(outcomes))
     }
 
-    /// An entry's commands. One that this binary cannot read, or does not know, stops the replica: going on would diverge from the
-    /// others.
+    /// An entry's commands. One that this binary cannot read, or does not know, stops the replica: going on would
+    /// diverge from the others.
     fn commands(&self, log_id: LogId<u64>, batch: Bytes) -> Result<Vec<Command>, StorageError<u64>> {
         let fault = |error: &dyn std::error::Error| {
             StorageError::from(StorageIOError::apply(log_id, AnyError::error(error.to_string())))

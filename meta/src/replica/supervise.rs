@@ -15,8 +15,8 @@ pub enum Failure {
     /// Its disk failed, its log cannot be read, or a task of it ended.
     #[error("{0}")]
     Stopped(String),
-    /// It met what another version wrote, or a feature level that this binary does not know. That is noted in its data directory: each
-    /// start ends at once, until a binary that knows it starts there.
+    /// It met what another version wrote, or a feature level that this binary does not know. That is noted in its data
+    /// directory: each start ends at once, until a binary that knows it starts there.
     #[error("data_dir.{0}")]
     OtherVersion(OtherVersion),
     /// Its state is to be set aside ([`crate::open::set_log_aside`]); started again, it rejoins empty.

@@ -10,7 +10,8 @@ enum Token {
     Sign(char),
 }
 
-/// Every path of more than one part that a file names, absolute: `super`, `self` and braces are resolved. `module`: the file's own.
+/// Every path of more than one part that a file names, absolute: `super`, `self` and braces are resolved. `module`: the
+/// file's own.
 pub(super) fn paths(module: &[String], source: &str) -> BTreeSet<Vec<String>> {
     let tokens = tokens(source);
     let mut found = BTreeSet::new();

@@ -19,9 +19,11 @@ use crate::state::command::Command;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 const FIELD: &str = "raise_to";
 
-/// Tells the committed level and what each member knows; raises the level first when that is asked for. Runs on the leader.
+/// Tells the committed level and what each member knows; raises the level first when that is asked for. Runs on the
+/// leader.
 ///
-/// Errors: `raise_to` is below the committed level, or above what a member knows or has said; each such member is named.
+/// Errors: `raise_to` is below the committed level, or above what a member knows or has said; each such member is
+/// named.
 pub(super) async fn feature_level(
     group: &Group,
     request: wire::FeatureLevelRequest,

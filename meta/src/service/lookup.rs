@@ -17,13 +17,14 @@ use crate::replica::group::Group;
 use crate::state::command::Refusal;
 use crate::state::{LocationRef, State};
 
-/// Keys looked up while the lock is held: some tens of microseconds. A change in between is of a later revision than the answer
-/// names, and shows or not, as with any read beside a write.
+/// Keys looked up while the lock is held: some tens of microseconds. A change in between is of a later revision than
+/// the answer names, and shows or not, as with any read beside a write.
 const KEYS_PER_LOOK: usize = 1024;
 
 /// Answers a lookup.
 ///
-/// Errors: NOT_FOUND `namespace_id`; INVALID_ARGUMENT `keys` or `tokens`; FAILED_PRECONDITION `behind`; UNAVAILABLE without a leader.
+/// Errors: NOT_FOUND `namespace_id`; INVALID_ARGUMENT `keys` or `tokens`; FAILED_PRECONDITION `behind`; UNAVAILABLE
+/// without a leader.
 pub(super) async fn lookup(
     group: &Arc<Group>,
     request: wire::LookupRequest,

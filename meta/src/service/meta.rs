@@ -71,8 +71,8 @@ impl MetaService {
         }
     }
 
-    /// Opens a session for an agent's process at `endpoint` under a node's name. Each try has an id of its own: one that was proposed
-    /// twice could open again after it ended.
+    /// Opens a session for an agent's process at `endpoint` under a node's name. Each try has an id of its own: one
+    /// that was proposed twice could open again after it ended.
     async fn open(
         &self,
         (node, agent): (String, AgentId),
@@ -123,7 +123,8 @@ impl MetaService {
         self.shards(namespace)
     }
 
-    /// A registered namespace, while this replica is alone and could register none: its pages can be read without a majority.
+    /// A registered namespace, while this replica is alone and could register none: its pages can be read without a
+    /// majority.
     fn known_alone(&self, namespace: &Namespace) -> Option<wire::RegisterNamespaceResponse> {
         if !*self.group.alone.borrow() {
             return None;
@@ -143,7 +144,8 @@ impl MetaService {
         known
     }
 
-    /// The leader, for a call that is only the leader's. None: it is this replica. A call that was passed on goes no further.
+    /// The leader, for a call that is only the leader's. None: it is this replica. A call that was passed on goes no
+    /// further.
     fn leader_elsewhere(&self, metadata: &MetadataMap) -> Result<Option<MetaClient<Channel>>, Status> {
         Ok(self.group.leader_channel(metadata)?.map(MetaClient::new))
     }

@@ -34,7 +34,8 @@ pub(super) async fn list_namespaces(
 
 /// Drops a namespace. Any replica takes it.
 ///
-/// Errors: NOT_FOUND `namespace_id`; UNAVAILABLE while the group has no leader, or when nobody knows whether it was applied.
+/// Errors: NOT_FOUND `namespace_id`; UNAVAILABLE while the group has no leader, or when nobody knows whether it was
+/// applied.
 pub(super) async fn drop_namespace(
     group: &Group,
     request: wire::DropNamespaceRequest,

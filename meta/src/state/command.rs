@@ -24,8 +24,8 @@ pub enum Command {
     Tick { now_ms: u64 },
     /// Registers a namespace, or finds it.
     RegisterNamespace { namespace: Box<Namespace> },
-    /// Opens a session for an agent's process, under an id that was drawn for this command. An older session of the same agent under
-    /// that name ends; another agent's stands.
+    /// Opens a session for an agent's process, under an id that was drawn for this command. An older session of the
+    /// same agent under that name ends; another agent's stands.
     OpenSession { session: SessionId, node: String, agent: AgentId, incarnation: u64, endpoint: String },
     /// Ends a session, by its own wish or because its lease ran out: what it was granted and not published rests
     /// `write_rest`.
@@ -76,8 +76,8 @@ impl Command {
         }
     }
 
-    /// Whether applying it twice does no more than applying it once. A clear or a delete that is applied again takes what was
-    /// published in between; a session that has ended would open again.
+    /// Whether applying it twice does no more than applying it once. A clear or a delete that is applied again takes
+    /// what was published in between; a session that has ended would open again.
     pub fn may_repeat(&self) -> bool {
         match self {
             Self::Tick { .. }
@@ -189,7 +189,8 @@ pub enum Event {
         slot: SlotRef,
         reason: RetireReason,
     },
-    /// A page that is not in the index was deleted: nothing of it changes here, and who has a copy of it must let it go.
+    /// A page that is not in the index was deleted: nothing of it changes here, and who has a copy of it must let it
+    /// go.
     AbsentDeleted {
         namespace: NamespaceId,
         key: EntryKey,

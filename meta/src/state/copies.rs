@@ -1,5 +1,5 @@
-//! What a change copies because a frozen view shares it, copied ahead of it: those who wait while the state changes do not wait for
-//! that as well.
+//! What a change copies because a frozen view shares it, copied ahead of it: those who wait while the state changes do
+//! not wait for that as well.
 
 use std::collections::BTreeMap;
 
@@ -43,7 +43,8 @@ impl Named {
 }
 
 impl State {
-    /// Copies what these commands change and a frozen view shares. Commands that change little are left out: they copy it themselves.
+    /// Copies what these commands change and a frozen view shares. Commands that change little are left out: they copy
+    /// it themselves.
     pub fn copies_for(&self, commands: &[Command]) -> Copies {
         let mut named = Named::default();
         commands.iter().for_each(|command| self.name(command, &mut named));

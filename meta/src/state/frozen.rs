@@ -42,7 +42,8 @@ impl Frozen {
         self.0.namespace(namespace).map(|info| info.epoch)
     }
 
-    /// Every present page of all namespaces, bucket by bucket in one pass. Each bucket is let go of once it was handed out.
+    /// Every present page of all namespaces, bucket by bucket in one pass. Each bucket is let go of once it was handed
+    /// out.
     pub fn into_pages(self) -> impl Iterator<Item = Vec<PresentPage>> + Send {
         let State { pages, room, .. } = self.0;
         pages.into_present(room)

@@ -1,7 +1,7 @@
 //! What the pieces of a snapshot are made of, and why each of them fits a frame of its file.
 //!
-//! A piece of many records ends with the record that reaches [`SNAPSHOT_PIECE_BYTES`]. So it is bounded whatever the number of
-//! records, if one record is; [`PieceKind::record_bytes_max`] says how large that may be.
+//! A piece of many records ends with the record that reaches [`SNAPSHOT_PIECE_BYTES`]. So it is bounded whatever the
+//! number of records, if one record is; [`PieceKind::record_bytes_max`] says how large that may be.
 
 use bytes::BytesMut;
 use foreword_proto::limits::{
@@ -123,7 +123,8 @@ pub(super) fn piece(kind: PieceKind, record: impl Encode) -> BytesMut {
     out
 }
 
-/// Records in pieces of [`SNAPSHOT_PIECE_BYTES`] and at most one record more, each with `head`, a count and as many records as fit. None for no record at all.
+/// Records in pieces of [`SNAPSHOT_PIECE_BYTES`] and at most one record more, each with `head`, a count and as many
+/// records as fit. None for no record at all.
 pub(super) fn pieces<R: Encode>(
     kind: PieceKind,
     head: impl Encode,

@@ -27,8 +27,8 @@ pub enum Refusal {
     Invalid(Invalid),
     #[error("{}: expected at most {}", _0.field(), _0.most())]
     TooMany(Limit),
-    /// Another agent's session stands under that name, or that of a later process on a copy of this agent's state directory;
-    /// `running` and `refused` are the two endpoints.
+    /// Another agent's session stands under that name, or that of a later process on a copy of this agent's state
+    /// directory; `running` and `refused` are the two endpoints.
     #[error(
         "node: expected a name of its own, {node} is the agent's at {running}; the one at {refused} is another, \
          or runs on a copy of its state directory, and is refused until that session ends"

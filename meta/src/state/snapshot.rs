@@ -1,4 +1,5 @@
-//! A snapshot: the whole state in pieces of about 1 MiB, each with a kind and the format version of the state's feature level.
+//! A snapshot: the whole state in pieces of about 1 MiB, each with a kind and the format version of the state's feature
+//! level.
 //!
 //! ```text
 //! piece   version u8 · kind u8 · fields

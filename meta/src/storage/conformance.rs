@@ -1,4 +1,5 @@
-//! What every [`LogEngine`] must do, as one suite that any engine can be put through; above all, what must be there after a crash.
+//! What every [`LogEngine`] must do, as one suite that any engine can be put through; above all, what must be there
+//! after a crash.
 //!
 //! A check answers with what is wrong instead of panicking, so that a test can see a faulty engine being rejected.
 

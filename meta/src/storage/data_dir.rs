@@ -225,8 +225,8 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), identity, _lock: lock })
     }
 
-    /// Refuses a directory whose mark or log engine is another version's, before either is opened for writing. What is damaged
-    /// passes: the open decides.
+    /// Refuses a directory whose mark or log engine is another version's, before either is opened for writing. What is
+    /// damaged passes: the open decides.
     pub fn check_versions(&self) -> Result<(), DataDirError> {
         let mark = std::fs::read(self.mark()).ok().and_then(|bytes| bytes.try_into().ok());
         let of_mark = mark.map_or(Ok(()), |bytes| mark::check_version(&bytes));
@@ -308,9 +308,10 @@ impl DataDir {
         self.path.join(SNAPSHOTS)
     }
 
-    /// Puts a lost log, its mark and its snapshots aside under new names, for someone to look at; never repairs them. The replica
-    /// is `rejoining` from here on, and that is durable before anything is moved. Of many sets the newest replaces the one before it:
-    /// a replica that loses its log again and again does not fill the disk. Gives the names.
+    /// Puts a lost log, its mark and its snapshots aside under new names, for someone to look at; never repairs them.
+    /// The replica is `rejoining` from here on, and that is durable before anything is moved. Of many sets the newest
+    /// replaces the one before it: a replica that loses its log again and again does not fill the disk. Gives the
+    /// names.
     pub fn set_log_aside(&mut self) -> Result<Vec<PathBuf>, DataDirError> {
         self.set_rejoining(true)?;
         let parts = [LOG, MARK, SNAPSHOTS];

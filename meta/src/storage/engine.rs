@@ -28,9 +28,9 @@ pub type Item = (u64, Bytes);
 
 /// A store of consecutively numbered items, owned by one writer.
 ///
-/// Writes take effect at once for reads; they are durable when a later [`LogEngine::sync`] has succeeded. After a crash the store
-/// holds what was durable plus a prefix, in order, of the writes made after: an item of several pieces may be cut, and then it
-/// and everything after it are gone when the store is opened again.
+/// Writes take effect at once for reads; they are durable when a later [`LogEngine::sync`] has succeeded. After a crash
+/// the store holds what was durable plus a prefix, in order, of the writes made after: an item of several pieces may be
+/// cut, and then it and everything after it are gone when the store is opened again.
 ///
 /// After an error nothing is known about unsynced writes; the owner stops using the engine.
 pub trait LogEngine: Send + 'static {
@@ -40,7 +40,8 @@ pub trait LogEngine: Send + 'static {
     /// Removes the items from `index` to the end, last one first.
     fn truncate_from(&mut self, index: u64) -> io::Result<()>;
 
-    /// Removes items up to and including `index`, first one first, at most `items_max` of them. True when none of them is left.
+    /// Removes items up to and including `index`, first one first, at most `items_max` of them. True when none of them
+    /// is left.
     fn purge_to(&mut self, index: u64, items_max: usize) -> io::Result<bool>;
 
     /// Sets a named value.

@@ -73,8 +73,8 @@ impl Memory {
         (enough > 0).then(|| first + enough - 1)
     }
 
-    /// Whether entries of this term are this replica's own as their leader, and nothing commits without another replica: then
-    /// it is enough that the others' acknowledgements wait for its disk ([`super::LogReader::flushed`]).
+    /// Whether entries of this term are this replica's own as their leader, and nothing commits without another
+    /// replica: then it is enough that the others' acknowledgements wait for its disk ([`super::LogReader::flushed`]).
     pub(super) fn leads_others(&self, replica_id: u64, term: u64) -> bool {
         let leads = |vote: &Vote| {
             vote.committed && vote.leader_id.voted_for() == Some(replica_id) && vote.leader_id.term == term

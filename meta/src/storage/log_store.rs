@@ -90,7 +90,8 @@ impl LogReader {
         }
     }
 
-    /// Resolves when the log cannot be written any more, with the reason: what was answered before its flush will never be on this disk.
+    /// Resolves when the log cannot be written any more, with the reason: what was answered before its flush will never
+    /// be on this disk.
     pub async fn failed(&self) -> Arc<str> {
         let mut flushed = self.flushed.clone();
         let failed = flushed.wait_for(|flushed| flushed.failed.is_some()).await;
@@ -151,7 +152,8 @@ impl LogReader {
 impl LogStore {
     /// Reads the log, checks it against the mark and starts the writer. Blocks while it reads.
     ///
-    /// [`OpenError::Lost`]: set the directory aside and rejoin empty; nothing was changed on disk. [`OpenError::OtherVersion`]: leave it.
+    /// [`OpenError::Lost`]: set the directory aside and rejoin empty; nothing was changed on disk.
+    /// [`OpenError::OtherVersion`]: leave it.
     pub fn open(
         mut engine: Box<dyn LogEngine>,
         mark: Box<dyn MarkFile>,
@@ -186,7 +188,8 @@ impl LogStore {
         Ok((log, recovered))
     }
 
-    /// Says whose log it is: entries that it appends as a leader of others are answered at once, and flushed while they travel.
+    /// Says whose log it is: entries that it appends as a leader of others are answered at once, and flushed while they
+    /// travel.
     pub fn belongs_to(&mut self, replica_id: u64) {
         self.replica_id = replica_id;
     }
@@ -239,9 +242,9 @@ impl LogStore {
     }
 }
 
-/// A vote as openraft is to find it at a start: not committed. openraft lets a leader that restarts go on in its old term, where
-/// its committed position is the one it saved last; what it committed after that would be missing from its linearizable reads.
-/// So it is elected again, and its first entry of the new term covers everything.
+/// A vote as openraft is to find it at a start: not committed. openraft lets a leader that restarts go on in its old
+/// term, where its committed position is the one it saved last; what it committed after that would be missing from its
+/// linearizable reads. So it is elected again, and its first entry of the new term covers everything.
 fn stand_again(vote: Vote) -> Vote {
     Vote { committed: false, ..vote }
 }
@@ -299,7 +302,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     type LogReader = LogReader;
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
-        // Whoever hears of an entry or a vote takes it for acknowledged; a process that was killed may have left it unsynced.
+        // Whoever hears of an entry or a vote takes it for acknowledged; a process that was killed may have left it
+        // unsynced.
         if !self.settled {
             self.done(Change::Settle).await.map_err(write_fault(ErrorSubject::Store))?;
             self.settled = true;
@@ -393,9 +397,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 }
 
 impl LogStore {
-    /// Puts entries into memory, where they can be read at once, and gives them as items for the writer, with the last one's
-    /// position and whether this replica appends them all as a leader of others. Entries that a purge already covers are left
-    /// out; None when that leaves none.
+    /// Puts entries into memory, where they can be read at once, and gives them as items for the writer, with the last
+    /// one's position and whether this replica appends them all as a leader of others. Entries that a purge already
+    /// covers are left out; None when that leaves none.
     fn remember(&self, entries: impl Iterator<Item = Entry>) -> io::Result<Option<(Vec<Item>, Position, bool)>> {
         let mut memory = self.memory.write();
         // Before and after: a membership among the entries may change it.

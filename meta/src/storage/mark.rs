@@ -1,13 +1,13 @@
 //! The mark: one small checksummed record of how far this replica has acknowledged, synced with every flush of the log.
 //!
-//! A log store that loses its tail looks like a shorter, healthy log. The mark is written to another file by plain overwrites, so
-//! that a replica whose log ends before it knows that it has lost what it promised to keep.
+//! A log store that loses its tail looks like a shorter, healthy log. The mark is written to another file by plain
+//! overwrites, so that a replica whose log ends before it knows that it has lost what it promised to keep.
 //!
-//! The file is 4 KiB, two halves written in turn: a torn write leaves the older half, which is at most one flush behind and so
-//! never ahead of the log.
+//! The file is 4 KiB, two halves written in turn: a torn write leaves the older half, which is at most one flush behind
+//! and so never ahead of the log.
 //!
-//! A half starts with a record that every version keeps as it is here, and that has its own checksum: a half of another version is
-//! so told from a damaged one. What a later version adds stands behind it.
+//! A half starts with a record that every version keeps as it is here, and that has its own checksum: a half of another
+//! version is so told from a damaged one. What a later version adds stands behind it.
 
 use std::fs::File;
 use std::io;
@@ -96,8 +96,8 @@ pub(crate) fn check_version(bytes: &[u8; MARK_BYTES]) -> Result<(), Foreign> {
     }
 }
 
-/// The newer valid half of a mark file: its sequence and mark. A half of zeros was never written: it holds the empty mark, so that a
-/// first write that is torn leaves what was before it.
+/// The newer valid half of a mark file: its sequence and mark. A half of zeros was never written: it holds the empty
+/// mark, so that a first write that is torn leaves what was before it.
 fn newest(bytes: &[u8; MARK_BYTES]) -> Result<(u64, Mark), Unreadable> {
     let (first, second) = bytes.split_at(MARK_HALF_BYTES);
     match (decode(first), decode(second)) {
@@ -176,7 +176,8 @@ pub struct LocalMark {
 }
 
 impl LocalMark {
-    /// Opens the file, or makes it: 4 KiB of zeros, durable with its name. `InvalidData` when it holds anything of another size.
+    /// Opens the file, or makes it: 4 KiB of zeros, durable with its name. `InvalidData` when it holds anything of
+    /// another size.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         let bytes = file.metadata()?.len() as usize;

@@ -1,6 +1,7 @@
 //! A log in memory that crashes: what was synced is kept apart from what was only written.
 //!
-//! The simulator's disk. A [`MemoryDisk`] outlives its replica; each start opens an engine on it. A sync can take time and fail.
+//! The simulator's disk. A [`MemoryDisk`] outlives its replica; each start opens an engine on it. A sync can take time
+//! and fail.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -104,8 +105,8 @@ struct Disk {
 pub struct MemoryDisk(Arc<Mutex<Disk>>);
 
 impl MemoryDisk {
-    /// Opens an engine, as a new process does; engines opened before fail from now on. An item that a crash cut is gone, as the
-    /// contract of [`LogEngine`] has it.
+    /// Opens an engine, as a new process does; engines opened before fail from now on. An item that a crash cut is
+    /// gone, as the contract of [`LogEngine`] has it.
     pub fn open(&self) -> MemoryEngine {
         let mut disk = self.0.lock();
         disk.opens += 1;
@@ -116,8 +117,8 @@ impl MemoryDisk {
         MemoryEngine { disk: self.clone(), open: disk.opens }
     }
 
-    /// A crash: of the writes since the last sync, the first `survivors(how many there are)` are kept. Engines opened before
-    /// fail from now on.
+    /// A crash: of the writes since the last sync, the first `survivors(how many there are)` are kept. Engines opened
+    /// before fail from now on.
     pub fn crash(&self, survivors: impl FnOnce(usize) -> usize) -> Crashed {
         self.crash_torn(survivors, |_| None)
     }
@@ -171,8 +172,8 @@ impl MemoryDisk {
         }
     }
 
-    /// Every item from `index` on as it was appended: those that were purged too, those that were truncated or that a crash took
-    /// not. Empty without [`Self::remember_taken`].
+    /// Every item from `index` on as it was appended: those that were purged too, those that were truncated or that a
+    /// crash took not. Empty without [`Self::remember_taken`].
     pub fn taken(&self, from: u64) -> Vec<Item> {
         let disk = self.0.lock();
         let taken = disk.live.taken.iter().flat_map(|taken| taken.range(from..));

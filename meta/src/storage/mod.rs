@@ -1,7 +1,8 @@
 //! What a replica keeps on disk: the log with its mark, snapshots, and the identity of its data directory.
 //!
-//! [`log_store::LogStore`] is what openraft sees. It keeps every entry since the last purge in memory and hands each change to the
-//! one [`writer`], which owns the [`engine::LogEngine`] and the [`mark`], and acknowledges what is on disk, in order.
+//! [`log_store::LogStore`] is what openraft sees. It keeps every entry since the last purge in memory and hands each
+//! change to the one [`writer`], which owns the [`engine::LogEngine`] and the [`mark`], and acknowledges what is on
+//! disk, in order.
 
 pub mod conformance;
 pub mod data_dir;

@@ -18,11 +18,12 @@ const READ_ENTRIES: u64 = 64;
 /// Why a log did not open.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// What this replica had acknowledged is gone: it must not vote with this log. Its directory is set aside, and it rejoins
-    /// empty.
+    /// What this replica had acknowledged is gone: it must not vote with this log. Its directory is set aside, and it
+    /// rejoins empty.
     #[error("log: expected everything that was acknowledged, {0}")]
     Lost(String),
-    /// The log, or its mark, is whole and another version's: nothing is set aside, and nobody starts here but a binary that reads it.
+    /// The log, or its mark, is whole and another version's: nothing is set aside, and nobody starts here but a binary
+    /// that reads it.
     #[error("data_dir.{0}")]
     OtherVersion(OtherVersion),
     /// An entry that was stored whole is damaged.
@@ -71,7 +72,8 @@ pub(crate) fn recover(engine: &mut dyn LogEngine, mark: &Mark) -> Result<Memory,
     // A loss explains any damage; it is the more useful answer.
     check_mark(&memory, mark, whole.is_ok()).inspect_err(|_| sometimes(Marker::MarkCaughtLoss))?;
     whole?;
-    // Saved with a later group than the entries it covers, so it can only be ahead when a tail that nobody waited for is gone.
+    // Saved with a later group than the entries it covers, so it can only be ahead when a tail that nobody waited for
+    // is gone.
     memory.committed = memory.committed.min(memory.last());
     Ok(memory)
 }

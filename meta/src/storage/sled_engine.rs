@@ -1,15 +1,17 @@
-//! The log on sled, under the rules that measurements gave (shared facts, "sled 0.34.7 as the Raft store"). The only file that
-//! names sled.
+//! The log on sled, under the rules that measurements gave (shared facts, "sled 0.34.7 as the Raft store"). The only
+//! file that names sled.
 //!
-//! - Its own database, no background flush. `flush()` alone is no barrier on Linux: an fdatasync of our own descriptor follows.
-//! - Between two syncs at most [`UNSYNCED_BYTES_MAX`] are written: of one unsynced batch that small, no emulated power cut ever lost
-//!   an acknowledged write; after several unsynced flushes many did.
-//! - sled moves what exceeds a quarter of a segment to blob files which it never syncs, and it writes a leaf (17 values before it
-//!   splits, a few more after a merge) as one piece: so a value has at most [`CHUNK_BYTES`], and an item as many chunks as it needs.
+//! - Its own database, no background flush. `flush()` alone is no barrier on Linux: an fdatasync of our own descriptor
+//!   follows.
+//! - Between two syncs at most [`UNSYNCED_BYTES_MAX`] are written: of one unsynced batch that small, no emulated power
+//!   cut ever lost an acknowledged write; after several unsynced flushes many did.
+//! - sled moves what exceeds a quarter of a segment to blob files which it never syncs, and it writes a leaf (17 values
+//!   before it splits, a few more after a merge) as one piece: so a value has at most [`CHUNK_BYTES`], and an item as
+//!   many chunks as it needs.
 //! - A database whose files do not open is a lost replica; nothing is repaired.
 //!
-//! Tree `log`: key = index (u64 big-endian), chunk number (u32 big-endian); the first chunk starts with the item's length (u32 LE).
-//! Tree `meta`: key = the [`MetaKey`]'s number.
+//! Tree `log`: key = index (u64 big-endian), chunk number (u32 big-endian); the first chunk starts with the item's
+//! length (u32 LE). Tree `meta`: key = the [`MetaKey`]'s number.
 
 use std::fs::File;
 use std::io;
@@ -50,8 +52,8 @@ pub enum SledOpenError {
     /// What the files hold is no database: the replica's log is lost, its directory is to be set aside.
     #[error("log: expected a database that opens, {0}")]
     Lost(String),
-    /// The operating system refused (permissions, descriptors, a full or failing disk), or another process holds the database.
-    /// The log may be whole: setting it aside would throw away what it promises.
+    /// The operating system refused (permissions, descriptors, a full or failing disk), or another process holds the
+    /// database. The log may be whole: setting it aside would throw away what it promises.
     #[error("log: {0}")]
     Io(io::Error),
 }
@@ -86,7 +88,8 @@ pub struct SledEngine {
 }
 
 impl SledEngine {
-    /// Opens or makes the database in `dir`. What an interrupted append, truncation or purge left half done is finished.
+    /// Opens or makes the database in `dir`. What an interrupted append, truncation or purge left half done is
+    /// finished.
     pub fn open(dir: &Path) -> Result<Self, SledOpenError> {
         let opened = catch_unwind(AssertUnwindSafe(|| Self::try_open(dir)));
         match opened {
@@ -95,7 +98,8 @@ impl SledEngine {
         }
     }
 
-    /// Whether the database in `dir` is of another version of sled; changes nothing. A damaged `conf` is not: the open decides.
+    /// Whether the database in `dir` is of another version of sled; changes nothing. A damaged `conf` is not: the open
+    /// decides.
     pub fn check_version(dir: &Path) -> Result<(), Foreign> {
         let conf = std::fs::read(dir.join(CONF)).unwrap_or_default();
         let Some((text, crc)) = conf.split_last_chunk::<4>() else { return Ok(()) };

@@ -1,4 +1,5 @@
-//! Snapshot files: a header that says whose and of what, frames of bytes, a footer that counts them; each part checksummed.
+//! Snapshot files: a header that says whose and of what, frames of bytes, a footer that counts them; each part
+//! checksummed.
 //!
 //! All numbers are little-endian.
 //! ```text
@@ -6,8 +7,8 @@
 //! frame    1 (u8), length (u32), crc32 of the frame's bytes (u32), bytes
 //! footer   2 (u8), number of frames (u64), bytes in them (u64), crc32 of these 17 bytes (u32)
 //! ```
-//! A follower gets the file as it is, in ranges of bytes, and checks it while it arrives. Every version keeps the header's shape: its
-//! checksum tells another version from damage.
+//! A follower gets the file as it is, in ranges of bytes, and checks it while it arrives. Every version keeps the
+//! header's shape: its checksum tells another version from damage.
 
 use std::io;
 

@@ -1,8 +1,8 @@
-//! The log writer: the one owner of the engine and the mark. It drains its queue into groups, applies them, syncs, writes the mark,
-//! and only then acknowledges, in order.
+//! The log writer: the one owner of the engine and the mark. It drains its queue into groups, applies them, syncs,
+//! writes the mark, and only then acknowledges, in order.
 //!
-//! After the first fault nothing more is written: what waits and what comes later is refused with that fault. What the disk
-//! then holds is settled by the next start.
+//! After the first fault nothing more is written: what waits and what comes later is refused with that fault. What the
+//! disk then holds is settled by the next start.
 
 use std::io;
 use std::sync::Arc;
@@ -56,7 +56,8 @@ pub(crate) enum Change {
     SaveVote { vote: Vote },
     /// Nothing but a sync: makes what a start found durable, which the process before may have left in the page cache.
     Settle,
-    /// Notes the committed log id, to be saved with one of the next groups; a later one replaces it. Acknowledged at once.
+    /// Notes the committed log id, to be saved with one of the next groups; a later one replaces it. Acknowledged at
+    /// once.
     SaveCommitted { committed: Bytes },
 }
 
@@ -99,8 +100,8 @@ enum Event {
 }
 
 impl Writer {
-    /// A writer over what recovery found. `purging`: items up to there are left over from an unfinished purge; `flushes` is told
-    /// of each flush.
+    /// A writer over what recovery found. `purging`: items up to there are left over from an unfinished purge;
+    /// `flushes` is told of each flush.
     pub(crate) fn new(
         engine: Box<dyn LogEngine>,
         keeper: MarkKeeper,
@@ -252,7 +253,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Purged items in the way of an append go at once: a snapshot reached beyond the log, and the log goes on after it.
+    /// Purged items in the way of an append go at once: a snapshot reached beyond the log, and the log goes on after
+    /// it.
     async fn finish_purge(&mut self) -> io::Result<()> {
         sometimes(Marker::LogContinuedAfterSnapshot);
         self.commit().await?;

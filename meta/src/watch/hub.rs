@@ -1,5 +1,5 @@
-//! What watchers tail: the last entries' events, each encoded once for all of them, bounded in time and bytes; and who is woken by
-//! which.
+//! What watchers tail: the last entries' events, each encoded once for all of them, bounded in time and bytes; and who
+//! is woken by which.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -53,7 +53,8 @@ pub enum Tail {
 }
 
 impl WatchHub {
-    /// An empty hub that keeps at most `bytes_max` of encoded events, and whose watchers are dropped when they take nothing for `stuck`.
+    /// An empty hub that keeps at most `bytes_max` of encoded events, and whose watchers are dropped when they take
+    /// nothing for `stuck`.
     pub fn new(bytes_max: usize, stuck: Duration, telemetry: &Telemetry) -> Self {
         Self {
             ring: RwLock::default(),

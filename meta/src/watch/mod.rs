@@ -1,5 +1,5 @@
-//! What watchers are told: each entry's events, encoded once for all of them, and for a mirror that lost its place the buckets in which
-//! it differs from the state.
+//! What watchers are told: each entry's events, encoded once for all of them, and for a mirror that lost its place the
+//! buckets in which it differs from the state.
 
 mod encoded;
 pub mod hub;

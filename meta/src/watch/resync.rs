@@ -1,10 +1,11 @@
 //! A resync: what a mirror lacks, bucket by bucket.
 //!
-//! Nothing is frozen for it. Each bucket is read off the applied state as it stands when its turn comes, and the events of all entries
-//! since the resync began go out beside. The mirror applies them in order to what it has: a bucket that was read later than an event
-//! already has its effect, and the last event of each page decides. So the mirror is whole once it has every bucket that differed, and
-//! every event up to the revision at which the last one was read; what a slow watcher holds up is nobody else's, and a tail that is
-//! longer than what the hub keeps is no harm, because it is told meanwhile.
+//! Nothing is frozen for it. Each bucket is read off the applied state as it stands when its turn comes, and the events
+//! of all entries since the resync began go out beside. The mirror applies them in order to what it has: a bucket that
+//! was read later than an event already has its effect, and the last event of each page decides. So the mirror is whole
+//! once it has every bucket that differed, and every event up to the revision at which the last one was read; what a
+//! slow watcher holds up is nobody else's, and a tail that is longer than what the hub keeps is no harm, because it is
+//! told meanwhile.
 
 use bytes::{Buf, Bytes, BytesMut};
 use foreword_proto::buckets::{BUCKET_BITS_MAX, bits_for, folded};
@@ -19,8 +20,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::measures::{Counted, Measures};
 use crate::state::{NamespaceInfo, State};
 
-/// Pages of one bucket, above which it is sent in halves: the namespace has grown since the resync began. Who applies entries waits
-/// while they are read: a millisecond at most.
+/// Pages of one bucket, above which it is sent in halves: the namespace has grown since the resync began. Who applies
+/// entries waits while they are read: a millisecond at most.
 const BUCKET_PAGES_MAX: usize = 4 * WATCH_BUCKET_PAGES as usize;
 /// Digests of the state's buckets that are read at a time, to be compared: some tenths of a millisecond.
 const DIGESTS_AT_ONCE: u32 = 4096;
@@ -133,7 +134,8 @@ impl Resync {
         Some((wire::ResyncBegin { revision, epoch, entries, deleted_at }, resync))
     }
 
-    /// One slice of work on the state: some digests, or the pages of one bucket. Of no revision above `shows` anything may show in it.
+    /// One slice of work on the state: some digests, or the pages of one bucket. Of no revision above `shows` anything
+    /// may show in it.
     pub(super) fn step(&mut self, state: &State, shows: Revision) -> Step {
         let Some(info) = state.namespace(self.namespace).filter(|info| info.epoch == self.epoch) else {
             return Step::Over;
@@ -150,8 +152,9 @@ impl Resync {
         Step::More
     }
 
-    /// Compares the next few buckets with the mirror's, and notes those that differ, divided as finely as they are sent. One that is
-    /// equal now differs later by events that the mirror is told of beside. False: there are none left.
+    /// Compares the next few buckets with the mirror's, and notes those that differ, divided as finely as they are
+    /// sent. One that is equal now differs later by events that the mirror is told of beside. False: there are none
+    /// left.
     fn compare(&mut self, info: &NamespaceInfo) -> bool {
         let Some(Comparing { theirs, bits, next }) = &mut self.comparing else { return false };
         let at_once = (DIGESTS_AT_ONCE >> (info.whole_bits() - *bits)).max(1);

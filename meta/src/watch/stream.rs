@@ -1,5 +1,5 @@
-//! One watch stream: all namespaces that one agent has open. Their tails in one pass over what the hub keeps, resyncs one after the
-//! other in between, and the revision for all of them at once.
+//! One watch stream: all namespaces that one agent has open. Their tails in one pass over what the hub keeps, resyncs
+//! one after the other in between, and the revision for all of them at once.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -31,11 +31,12 @@ use super::wakes::Wake;
 use crate::replica::group::Group;
 use crate::state::State;
 
-/// How often watchers of namespaces at rest learn that the revision moves on. 200 idle agents then cost 1,000 small frames a second,
-/// whatever the group's load; who waits for a revision asks for it ([`EAGER`]) and does not wait for this.
+/// How often watchers of namespaces at rest learn that the revision moves on. 200 idle agents then cost 1,000 small
+/// frames a second, whatever the group's load; who waits for a revision asks for it ([`EAGER`]) and does not wait for
+/// this.
 const PROGRESS: Duration = Duration::from_millis(200);
-/// A stream that was just told of entries rests for so long: a hundred agents that watch one busy namespace take its entries a few at
-/// a time. One that waits for a revision does not rest.
+/// A stream that was just told of entries rests for so long: a hundred agents that watch one busy namespace take its
+/// entries a few at a time. One that waits for a revision does not rest.
 const REST: Duration = Duration::from_millis(2);
 /// How long a watcher that asked for a revision is told of each one as it comes, unless it has that one before.
 const EAGER: Duration = Duration::from_secs(1);
@@ -48,8 +49,9 @@ type Frame = Result<wire::WatchResponse, Status>;
 ///
 /// A stream of a replica that is alone ends, unless its watcher has found no better one: it would stay where it is.
 ///
-/// Errors: RESOURCE_EXHAUSTED when this replica has too many streams. In the stream: FAILED_PRECONDITION `behind` when a mirror has a revision that is not applied here yet; UNAVAILABLE when this
-/// replica cannot make sure in time that a namespace it does not know was dropped; INVALID_ARGUMENT with the field.
+/// Errors: RESOURCE_EXHAUSTED when this replica has too many streams. In the stream: FAILED_PRECONDITION `behind` when
+/// a mirror has a revision that is not applied here yet; UNAVAILABLE when this replica cannot make sure in time that a
+/// namespace it does not know was dropped; INVALID_ARGUMENT with the field.
 pub(crate) fn watch<R>(
     group: &Arc<Group>,
     hub: &Arc<WatchHub>,
@@ -119,7 +121,8 @@ pub(super) struct Watcher {
     pub(super) events_at: Option<Instant>,
     /// The revision it asked for, until then.
     needs: Option<(Revision, Instant)>,
-    /// Whether this replica is alone, and whether that is good enough for the watcher, who says so with its first request.
+    /// Whether this replica is alone, and whether that is good enough for the watcher, who says so with its first
+    /// request.
     alone: tokio::sync::watch::Receiver<bool>,
     even_alone: Option<bool>,
     _stream: Counted,

@@ -117,7 +117,8 @@ async fn a_connection_is_told_how_many_calls_it_may_have_under_way() {
     const MAX_CONCURRENT_STREAMS: u16 = 3;
     let cluster = Cluster::started(1).await;
     let mut stream = TokioNet.connect(&cluster.sites[&1].endpoint).await.unwrap();
-    // RFC 9113: the preface and an empty frame of settings; the server's first frame is its own settings, of 6 bytes each.
+    // RFC 9113: the preface and an empty frame of settings; the server's first frame is its own settings, of 6 bytes
+    // each.
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     let mut head = [0; 9];
     timeout(PATIENCE, stream.read_exact(&mut head)).await.unwrap().unwrap();

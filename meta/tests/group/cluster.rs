@@ -333,8 +333,8 @@ impl Cluster {
     }
 }
 
-/// An address to listen on again and again: below the kernel's range for outgoing connections (where that begins at its default), so that no
-/// connection of another process is given the port while its replica is down.
+/// An address to listen on again and again: below the kernel's range for outgoing connections (where that begins at its
+/// default), so that no connection of another process is given the port while its replica is down.
 pub(crate) fn free_endpoint() -> Endpoint {
     const PORTS: std::ops::Range<u64> = 10_240..32_768;
     loop {

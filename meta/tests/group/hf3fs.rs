@@ -131,7 +131,8 @@ async fn a_page_that_a_reader_was_told_of_is_not_given_to_another() {
     let mut client = Client::new(&cluster, cluster.follower().await, "/0");
     client.initialize(4).await;
     let pages = client.write(&["a", "b", "c", "d"]).await;
-    // The office is old enough: whoever is evicted now is so because nobody protects it. The least recently written goes.
+    // The office is old enough: whoever is evicted now is so because nobody protects it. The least recently written
+    // goes.
     assert_eq!(page_of(&cluster, &mut client, "e").await, pages[0]);
     client.confirm(&[("e", pages[0])], &[]).await;
     let reading = Instant::now();

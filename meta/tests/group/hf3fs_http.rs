@@ -1,4 +1,5 @@
-//! The HTTP surface, as SGLang's server answers. Each answer here was taken from it, but for those where it breaks (500).
+//! The HTTP surface, as SGLang's server answers. Each answer here was taken from it, but for those where it breaks
+//! (500).
 
 use serde_json::{Value, json};
 

@@ -9,7 +9,8 @@ use tonic::{Code, Status};
 
 use crate::cluster::{Agent, Cluster};
 
-/// What each call of a session is answered. `slots`: what it says of them, that they are unwritten and that they hold pages.
+/// What each call of a session is answered. `slots`: what it says of them, that they are unwritten and that they hold
+/// pages.
 async fn calls(agent: &mut Agent, session: Bytes, slots: &[SlotRef]) -> Vec<Result<(), Status>> {
     agent.slots = slots.to_vec();
     let pages: Vec<_> = (0..slots.len() as u64).map(|number| agent.page(number)).collect();

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use crate::cluster::{Cluster, PATIENCE};
 
 const MIB: u64 = 1 << 20;
-/// On a busy machine a replica that takes megabytes hears no leader for a while; another leader would send a snapshot of its own.
+/// On a busy machine a replica that takes megabytes hears no leader for a while; another leader would send a snapshot
+/// of its own.
 const CALM: Option<(u64, u64)> = Some((2000, 4000));
 /// Of a namespace whose texts are as long as they may be, in the log and in a snapshot: 2.5 KB.
 const NAMESPACES_PER_ENTRY: usize = 400;

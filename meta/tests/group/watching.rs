@@ -362,7 +362,8 @@ async fn a_mirror_that_has_nothing_yet_is_sent_buckets_of_few_pages_each() {
     assert!(u64::from(mirror.buckets) >= MANY / WATCH_BUCKET_PAGES, "{} buckets", mirror.buckets);
 }
 
-/// A resync that takes longer than what is kept of events covers: it used to end where the tail was gone, and to begin again, for ever.
+/// A resync that takes longer than what is kept of events covers: it used to end where the tail was gone, and to begin
+/// again, for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_resync_ends_under_a_load_that_overflows_what_is_kept_meanwhile() {
     const KEPT_BYTES: u64 = 256 << 10;

@@ -16,8 +16,8 @@ use foreword_proto::{AgentId, Namespace, SessionId, SlotRef};
 use crate::examples::{A, Cluster, page_key};
 use crate::restore::{pieces, restore};
 
-/// The largest outcome there is: a publish of the most pages of the most shards, each of which exists: half a MiB. A session keeps 64:
-/// two sessions, four frames. In real size.
+/// The largest outcome there is: a publish of the most pages of the most shards, each of which exists: half a MiB. A
+/// session keeps 64: two sessions, four frames. In real size.
 #[test]
 fn outcomes_of_sessions_come_in_pieces_too() {
     const PAGE_BYTES: u64 = SHARDS_MAX as u64 * 4096;
@@ -64,8 +64,8 @@ fn sizes(pieces: &[Bytes]) -> BTreeMap<u8, (usize, usize)> {
     sizes
 }
 
-/// Every collection that can be so large, at four times what ends a piece (a frame is never longer than a piece); the largest record of
-/// each kind fits beside it, which `state/pieces.rs` asserts.
+/// Every collection that can be so large, at four times what ends a piece (a frame is never longer than a piece); the
+/// largest record of each kind fits beside it, which `state/pieces.rs` asserts.
 #[test]
 fn every_collection_comes_in_bounded_pieces() {
     const REPORTED: usize = 100_000;

@@ -39,7 +39,8 @@ impl Subject {
     }
 }
 
-/// One life of a replica: works until it is cut off in the middle of something. `promised` is what was acknowledged before that.
+/// One life of a replica: works until it is cut off in the middle of something. `promised` is what was acknowledged
+/// before that.
 async fn live(subject: &Subject, dice: &SeededEntropy, promised: &mut Promised) -> Result<(), String> {
     let (mut store, _) = subject.open()?;
     let work = async {
@@ -47,7 +48,8 @@ async fn live(subject: &Subject, dice: &SeededEntropy, promised: &mut Promised) 
             step(&mut store, dice, promised).await;
         }
     };
-    // Life is counted in turns of the scheduler: the cut falls anywhere in an operation, and at the same place each time.
+    // Life is counted in turns of the scheduler: the cut falls anywhere in an operation, and at the same place each
+    // time.
     let life = async {
         for _ in 0..dice.below(300) {
             tokio::task::yield_now().await;

@@ -86,7 +86,8 @@ fn a_lost_log_is_set_aside_and_never_touched() {
         let kept = std::fs::read_to_string(path.join(format!("log.lost-{n}/db"))).unwrap();
         assert_eq!(kept, format!("log {n}"));
     }
-    // One that loses its log all the time does not fill the disk: the newest replaces the one before it, the oldest stay.
+    // One that loses its log all the time does not fill the disk: the newest replaces the one before it, the oldest
+    // stay.
     for n in 3..=9 {
         std::fs::create_dir_all(dir.log()).unwrap();
         std::fs::write(dir.log().join("db"), format!("log {n}")).unwrap();

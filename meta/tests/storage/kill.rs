@@ -20,8 +20,8 @@ fn open(dir: &Path) -> LogStore {
     LogStore::open(Box::new(engine), Box::new(mark), &on_a_thread("log")).unwrap().0
 }
 
-/// The child's side: appends, truncates and purges for ever and says what was acknowledged. Only the test below gives it a
-/// directory; in an ordinary run there is nothing to do.
+/// The child's side: appends, truncates and purges for ever and says what was acknowledged. Only the test below gives
+/// it a directory; in an ordinary run there is nothing to do.
 #[tokio::test]
 async fn kill_child() {
     let Some(dir) = std::env::var_os(DIR).map(PathBuf::from) else { return };

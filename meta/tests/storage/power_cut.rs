@@ -1,5 +1,5 @@
-//! Emulated power cuts under sled: the file right after a sync, mixed in 4 KiB blocks with its state after the next unsynced
-//! writes, as a disk might leave it. Whatever was synced must be there.
+//! Emulated power cuts under sled: the file right after a sync, mixed in 4 KiB blocks with its state after the next
+//! unsynced writes, as a disk might leave it. Whatever was synced must be there.
 
 use std::path::Path;
 
@@ -81,8 +81,8 @@ fn check(dir: &Path, first: u64, next: u64, cut: &Cut) -> Result<(), String> {
     if vote.is_none_or(|vote| vote < next) { Err(format!("the vote is {vote:?}, synced was {next}")) } else { Ok(()) }
 }
 
-/// Cuts the power of one replica eight times, each time from the same file: what its last sync left, mixed with what `unsynced`
-/// more groups left. Gives what was lost.
+/// Cuts the power of one replica eight times, each time from the same file: what its last sync left, mixed with what
+/// `unsynced` more groups left. Gives what was lost.
 async fn cut_power(seed: u64, unsynced: u32) -> Vec<String> {
     let root = tempfile::tempdir().unwrap();
     let live = root.path().join("live");

@@ -71,7 +71,8 @@ async fn how_much_of_the_log_follows_an_entry_is_known_through_truncations_and_p
     assert_eq!((store.reader().bytes_after(7), store.reader().bytes_after(0)), (4 * one, 7 * one));
 }
 
-/// Found by the simulator: a replica whose disk was full wrote entries without a sync, was started again, and the leader counted them.
+/// Found by the simulator: a replica whose disk was full wrote entries without a sync, was started again, and the
+/// leader counted them.
 #[tokio::test]
 async fn what_a_killed_process_left_unsynced_is_durable_before_anyone_hears_of_it() {
     let replica = MemoryReplica::default();

@@ -76,7 +76,8 @@ impl Replica {
         futures::executor::block_on(engine.sync()).unwrap();
     }
 
-    /// The directory is refused, `found` and the version that is read are named, and no byte of it changes; not by another try, either.
+    /// The directory is refused, `found` and the version that is read are named, and no byte of it changes; not by
+    /// another try, either.
     async fn is_refused_untouched(&self, file: &str, found: &str) {
         let before = tree(&self.path());
         for _ in 0..2 {

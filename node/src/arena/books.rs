@@ -84,7 +84,8 @@ impl Books {
         }
     }
 
-    /// A free frame. Without one a segment is ordered, if need be in place of empty ones; and one ahead of need, where there is room.
+    /// A free frame. Without one a segment is ordered, if need be in place of empty ones; and one ahead of need, where
+    /// there is room.
     pub(super) fn take(&mut self, class: FrameClass) -> Result<(Arc<Segment>, u32), Missing> {
         let open = self.open.get(&class).and_then(BTreeSet::first).copied();
         if let Some(taken) = open.and_then(|id| self.take_from(id)) {
@@ -123,7 +124,8 @@ impl Books {
         }
     }
 
-    /// Orders a segment, if need be in place of empty ones and of those ordered ahead. False: there is not room for one frame.
+    /// Orders a segment, if need be in place of empty ones and of those ordered ahead. False: there is not room for one
+    /// frame.
     fn order(&mut self, class: FrameClass, ahead: bool) -> bool {
         let wanted = self.wanted_bytes(class);
         if self.bytes_left() < wanted {
@@ -189,8 +191,8 @@ impl Books {
         self.stalled = false;
     }
 
-    /// An ordered segment could not be made; it is tried again after the others. Until one can be made nobody waits for one, and
-    /// nobody makes room for one.
+    /// An ordered segment could not be made; it is tried again after the others. Until one can be made nobody waits for
+    /// one, and nobody makes room for one.
     pub(super) fn give_back(&mut self, order: Order) {
         self.orders.push_back(order);
         self.stalled = true;
@@ -244,8 +246,8 @@ impl Books {
         }
     }
 
-    /// No frame of the segments made so far is given out any more; each may be replaced once its frames are free. Gives the id from
-    /// which on segments are current.
+    /// No frame of the segments made so far is given out any more; each may be replaced once its frames are free. Gives
+    /// the id from which on segments are current.
     pub(super) fn outdate(&mut self) -> SegmentId {
         self.first_current = self.next_id;
         self.open.clear();

@@ -73,8 +73,8 @@ impl FrameMut {
 
     /// Its bytes, to write.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: this FrameMut is the frame's only holder (it is not Clone, and becomes a Frame only by value), and it is
-        // borrowed mutably for as long as the slice lives.
+        // SAFETY: this FrameMut is the frame's only holder (it is not Clone, and becomes a Frame only by value), and it
+        // is borrowed mutably for as long as the slice lives.
         unsafe { self.0.segment.bytes_mut(self.0.index, self.0.len) }
     }
 
@@ -123,7 +123,8 @@ impl FrameMut {
         parts.into_iter().map(part).collect()
     }
 
-    /// The frame whose parts these are. None unless these are all that are left of it: another one may still be written.
+    /// The frame whose parts these are. None unless these are all that are left of it: another one may still be
+    /// written.
     pub fn join(parts: Vec<FramePart>) -> Option<Self> {
         let mut wholes = parts.into_iter().map(|part| part.whole);
         let whole = wholes.next()?;
@@ -144,7 +145,8 @@ impl FrameMut {
 /// A part of a frame with one owner, who writes it. The frame is free when the last part drops.
 #[derive(Debug)]
 pub struct FramePart {
-    /// Nobody looks at its bytes before it is one again: it was taken by value, and comes back through [`FrameMut::join`] only.
+    /// Nobody looks at its bytes before it is one again: it was taken by value, and comes back through
+    /// [`FrameMut::join`] only.
     whole: Arc<FrameMut>,
     part: Range<usize>,
 }
@@ -153,8 +155,8 @@ impl FramePart {
     /// The part's bytes, to write.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let held = &self.whole.0;
-        // SAFETY: parts of a frame do not overlap (FrameMut::split), a part is not Clone, and it is borrowed mutably for as long as the
-        // slice lives; the whole is out of reach until all its parts are gone.
+        // SAFETY: parts of a frame do not overlap (FrameMut::split), a part is not Clone, and it is borrowed mutably
+        // for as long as the slice lives; the whole is out of reach until all its parts are gone.
         unsafe { held.segment.part_mut(held.index, self.part.clone()) }
     }
 }
@@ -166,7 +168,8 @@ pub struct Frame(Held);
 impl Frame {
     /// Its bytes. They do not change while anyone holds the frame.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: this Frame is a holder, and a frame whose FrameMut was frozen has no writer until all holders are gone.
+        // SAFETY: this Frame is a holder, and a frame whose FrameMut was frozen has no writer until all holders are
+        // gone.
         unsafe { self.0.segment.bytes(self.0.index, self.0.len) }
     }
 
@@ -204,12 +207,14 @@ impl Frame {
         (self.0.segment.region(), self.0.segment.frame_offset(self.0.index))
     }
 
-    /// The generation in shared memory, as another process reads it: equal to [`Self::generation`] while this holder lives.
+    /// The generation in shared memory, as another process reads it: equal to [`Self::generation`] while this holder
+    /// lives.
     pub fn shared_generation(&self) -> u64 {
         self.0.segment.generation(self.0.index)
     }
 
-    /// What another process maps to see the frame's segment. None: its memory cannot be shared. Errors: no descriptor is left.
+    /// What another process maps to see the frame's segment. None: its memory cannot be shared. Errors: no descriptor
+    /// is left.
     pub fn share(&self) -> io::Result<Option<SegmentShare>> {
         self.0.segment.share()
     }
@@ -227,8 +232,8 @@ impl Frame {
 
 /// A frame that another process may still read or write for an I/O whose completion was lost.
 ///
-/// Dropping it does not free the frame: only [`Self::completed`] does. A frame whose Quarantined was dropped comes back when its
-/// segment is retired ([`super::Arena::retire_segment`]).
+/// Dropping it does not free the frame: only [`Self::completed`] does. A frame whose Quarantined was dropped comes back
+/// when its segment is retired ([`super::Arena::retire_segment`]).
 #[derive(Debug)]
 pub struct Quarantined(ManuallyDrop<Held>);
 
@@ -237,7 +242,8 @@ impl Quarantined {
         self.0.id()
     }
 
-    /// Whether its segment has left the arena: nothing waits for this frame any more, and dropping this lets its memory go.
+    /// Whether its segment has left the arena: nothing waits for this frame any more, and dropping this lets its memory
+    /// go.
     pub fn segment_is_retired(&self) -> bool {
         self.0.segment.is_retired()
     }
@@ -257,9 +263,9 @@ impl Quarantined {
 
 impl Drop for Quarantined {
     fn drop(&mut self) {
-        // The holder's count stays, so the frame is never free again; only the tie to the segment goes, so that a retired
-        // segment's memory can.
-        // SAFETY: the Held is neither used nor dropped again, so the Arc is moved out exactly once.
+        // The holder's count stays, so the frame is never free again; only the tie to the segment goes, so that a
+        // retired segment's memory can. SAFETY: the Held is neither used nor dropped again, so the Arc is moved out
+        // exactly once.
         let segment = unsafe { std::ptr::read(&self.0.segment) };
         drop(segment);
     }

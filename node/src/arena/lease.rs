@@ -1,8 +1,8 @@
 //! Whether another process still has a file open or mapped, by the kernel's word.
 //!
-//! A write lease is granted only to the one open description of a file. A descriptor and a mapping of another process each
-//! count; our own mapping was made from the same description. A memfd's first description counts for nothing: one that was opened anew is
-//! asked.
+//! A write lease is granted only to the one open description of a file. A descriptor and a mapping of another process
+//! each count; our own mapping was made from the same description. A memfd's first description counts for nothing: one
+//! that was opened anew is asked.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};

@@ -1,16 +1,17 @@
 //! The agent's DRAM: segments of shared memory cut into frames, one page a frame.
 //!
-//! - A segment has one tenant and one frame size for as long as it exists. A segment without used frames may be *replaced*: its
-//!   memory goes back and fresh, zeroed memory is mapped for another tenant or size. So no tenant ever sees, through a mapping of
-//!   its own or through the padding between shards, a byte of another tenant.
-//! - A frame is either owned by one [`FrameMut`], which writes, or held by any number of [`Frame`]s, which read. When the last
-//!   holder is gone the frame is free.
-//! - Each use of a frame has its own generation, in shared memory behind the frames and bumped before the frame is refilled: who
-//!   copied from a frame and then sees the same generation has copied what he wanted.
-//! - A frame is taken from the segments that exist, in constant time. A segment is *ordered* for whoever found no frame, and ahead of
-//!   need; making one takes its time and is done by [`Arena::make_next`], apart from those who take.
-//! - A frame whose I/O was never answered is [`Quarantined`]: nobody gets it again before the answer comes, or before its whole
-//!   segment is replaced.
+//! - A segment has one tenant and one frame size for as long as it exists. A segment without used frames may be
+//!   *replaced*: its memory goes back and fresh, zeroed memory is mapped for another tenant or size. So no tenant ever
+//!   sees, through a mapping of its own or through the padding between shards, a byte of another tenant.
+//! - A frame is either owned by one [`FrameMut`], which writes, or held by any number of [`Frame`]s, which read. When
+//!   the last holder is gone the frame is free.
+//! - Each use of a frame has its own generation, in shared memory behind the frames and bumped before the frame is
+//!   refilled: who copied from a frame and then sees the same generation has copied what he wanted.
+//! - A frame is taken from the segments that exist, in constant time. A segment is *ordered* for whoever found no
+//!   frame, and ahead of need; making one takes its time and is done by [`Arena::make_next`], apart from those who
+//!   take.
+//! - A frame whose I/O was never answered is [`Quarantined`]: nobody gets it again before the answer comes, or before
+//!   its whole segment is replaced.
 //!
 //! All `unsafe` of the agent's memory is in `region.rs`, `segment.rs` and `frame.rs`.
 
@@ -45,8 +46,8 @@ pub use share::{SegmentShare, SegmentWatch};
 
 /// Frames start at multiples of this; a frame's size is rounded up to it.
 pub const FRAME_ALIGN_BYTES: u64 = 4096;
-/// Largest segment [`ArenaSettings::new`] chooses, but in a very large arena: making one (a memfd, taken and mapped) takes 44 to 59 ms,
-/// where 1 GiB takes 0.8 to 1.0 s, and what another tenant or frame size wants is one of these.
+/// Largest segment [`ArenaSettings::new`] chooses, but in a very large arena: making one (a memfd, taken and mapped)
+/// takes 44 to 59 ms, where 1 GiB takes 0.8 to 1.0 s, and what another tenant or frame size wants is one of these.
 pub const SEGMENT_BYTES_DEFAULT_MAX: u64 = 64 << 20;
 /// Smallest segment [`ArenaSettings::new`] chooses, in an arena that has this much.
 pub const SEGMENT_BYTES_DEFAULT_MIN: u64 = 256 << 10;
@@ -151,8 +152,8 @@ impl Arena {
         Ok(Self(Arc::new(Inner { settings, provider, shared })))
     }
 
-    /// A free frame of this class, for a page of `frame_bytes`; takes constant time. Its bytes are zeros or what an earlier page of the
-    /// same tenant left.
+    /// A free frame of this class, for a page of `frame_bytes`; takes constant time. Its bytes are zeros or what an
+    /// earlier page of the same tenant left.
     pub fn take(&self, class: FrameClass, frame_bytes: u64) -> Result<FrameMut, Missing> {
         let shared = &self.0.shared;
         let (taken, ordered) = {
@@ -172,7 +173,8 @@ impl Arena {
         self.0.shared.orders_changed();
     }
 
-    /// A free frame of `tenant`, at least 1 byte long, for who has nobody to make segments: they are made here, which takes its time.
+    /// A free frame of `tenant`, at least 1 byte long, for who has nobody to make segments: they are made here, which
+    /// takes its time.
     pub fn allocate(&self, tenant: TenantId, frame_bytes: u64) -> Result<FrameMut, NoRoom> {
         let no_room = NoRoom { needed_bytes: frame_bytes };
         let class = FrameClass::new(tenant, frame_bytes).ok_or(no_room)?;
@@ -188,7 +190,8 @@ impl Arena {
         }
     }
 
-    /// Makes the segment that was ordered first, in place of those it replaces. Unmaps and maps memory: not for who serves calls.
+    /// Makes the segment that was ordered first, in place of those it replaces. Unmaps and maps memory: not for who
+    /// serves calls.
     pub fn make_next(&self) -> Made {
         let shared = &self.0.shared;
         let order = shared.books.lock().next_order();
@@ -276,20 +279,22 @@ impl Arena {
         self.0.shared.books.lock().segment(segment)
     }
 
-    /// Sets whether free frames of a segment are given out. A segment that is being drained becomes free as its holders leave,
-    /// and can then be replaced; being free ends the drain.
+    /// Sets whether free frames of a segment are given out. A segment that is being drained becomes free as its holders
+    /// leave, and can then be replaced; being free ends the drain.
     pub fn set_draining(&self, segment: SegmentId, draining: bool) {
         self.0.shared.books.lock().set_draining(segment, draining);
     }
 
-    /// Gives out no frame of the segments made so far: L3 does not know their memory any more (a new epoch). Their frames stay
-    /// readable, and a segment is replaced once all of its frames are free. Gives the id from which on segments are current.
+    /// Gives out no frame of the segments made so far: L3 does not know their memory any more (a new epoch). Their
+    /// frames stay readable, and a segment is replaced once all of its frames are free. Gives the id from which on
+    /// segments are current.
     pub fn outdate(&self) -> SegmentId {
         self.0.shared.books.lock().outdate()
     }
 
-    /// Takes a segment out of the arena whatever its frames do, so that fresh memory comes in its place: the way out when lost
-    /// completions hold too much of it. Frames still held stay readable; the memory goes when the last one does.
+    /// Takes a segment out of the arena whatever its frames do, so that fresh memory comes in its place: the way out
+    /// when lost completions hold too much of it. Frames still held stay readable; the memory goes when the last one
+    /// does.
     pub fn retire_segment(&self, segment: SegmentId) {
         self.0.shared.books.lock().retire(segment);
         self.0.shared.orders_changed();

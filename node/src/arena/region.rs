@@ -34,8 +34,9 @@ pub trait RegionProvider: Send + Sync {
 /// The owner of a region's memory; dropping it gives the memory back.
 ///
 /// # Safety
-/// From construction to drop, `base` points to `bytes` bytes, aligned to 4,096, readable and writable, zeroed at first, that
-/// nothing else in this process touches. Another process reads them, or writes them on behalf of an I/O that owns the frame.
+/// From construction to drop, `base` points to `bytes` bytes, aligned to 4,096, readable and writable, zeroed at first,
+/// that nothing else in this process touches. Another process reads them, or writes them on behalf of an I/O that owns
+/// the frame.
 pub unsafe trait RegionMemory: Send + Sync {
     fn base(&self) -> NonNull<u8>;
     fn bytes(&self) -> usize;
@@ -85,8 +86,8 @@ impl Region {
     }
 }
 
-/// The part of an arena that engines may keep mapped of segments that have left it: 1/4. Beyond it no segment is made: the machine's
-/// memory is not the arena's alone.
+/// The part of an arena that engines may keep mapped of segments that have left it: 1/4. Beyond it no segment is made:
+/// the machine's memory is not the arena's alone.
 const LENT_PART: u64 = 4;
 
 /// Regions as memfds, sealed against growing, shrinking and new writable mappings: another process can only read.
@@ -176,8 +177,8 @@ impl Drop for MemfdRegion {
     }
 }
 
-// SAFETY: the mapping is page-aligned, shared, writable, owned and private to this module until drop; a memfd starts as zeros
-// and, being sealed against shrinking, never loses a page; no other process can map it writable.
+// SAFETY: the mapping is page-aligned, shared, writable, owned and private to this module until drop; a memfd starts as
+// zeros and, being sealed against shrinking, never loses a page; no other process can map it writable.
 unsafe impl RegionMemory for MemfdRegion {
     fn base(&self) -> NonNull<u8> {
         self.mapping.base
@@ -226,7 +227,8 @@ impl Drop for Mapping {
     }
 }
 
-// SAFETY: the mapping is plain memory with no tie to the thread that made it; who may touch which bytes is the frames' business.
+// SAFETY: the mapping is plain memory with no tie to the thread that made it; who may touch which bytes is the frames'
+// business.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; a shared Mapping only gives out its address.
 unsafe impl Sync for Mapping {}

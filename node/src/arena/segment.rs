@@ -71,7 +71,8 @@ impl Segment {
         let before = self.state(index).holders.swap(1, Ordering::Acquire);
         assert_eq!(before, 0, "frame {index} of segment {} was given out while held", self.id);
         let generation = self.generation_cell(index).fetch_add(1, Ordering::Relaxed) + 1;
-        // The bump is seen before any byte written after it: who reads such a byte and then the generation sees a change.
+        // The bump is seen before any byte written after it: who reads such a byte and then the generation sees a
+        // change.
         fence(Ordering::Release);
         generation
     }
@@ -167,8 +168,8 @@ impl Segment {
     /// The caller is a holder of the frame for as long as the slice lives, and no holder writes to the frame meanwhile.
     pub(super) unsafe fn bytes(&self, index: u32, len: usize) -> &[u8] {
         let start = self.frame_ptr(index, len);
-        // SAFETY: frame_ptr checked that the range lies within the frame; the region is initialised and outlives self; nobody
-        // writes, by the caller's promise.
+        // SAFETY: frame_ptr checked that the range lies within the frame; the region is initialised and outlives self;
+        // nobody writes, by the caller's promise.
         unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }
     }
 
@@ -182,15 +183,16 @@ impl Segment {
     )]
     pub(super) unsafe fn bytes_mut(&self, index: u32, len: usize) -> &mut [u8] {
         let start = self.frame_ptr(index, len);
-        // SAFETY: frame_ptr checked that the range lies within the frame, frames do not overlap, and the caller is alone.
+        // SAFETY: frame_ptr checked that the range lies within the frame, frames do not overlap, and the caller is
+        // alone.
         unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) }
     }
 
     /// A part of a frame, to write.
     ///
     /// # Safety
-    /// The caller holds the frame, nobody else touches this part of it, and the slice is handed out under a borrow that excludes any other
-    /// of the part.
+    /// The caller holds the frame, nobody else touches this part of it, and the slice is handed out under a borrow that
+    /// excludes any other of the part.
     #[expect(
         clippy::mut_from_ref,
         reason = "the part's exclusive owner borrows itself mutably; see FramePart::bytes_mut"
@@ -211,8 +213,8 @@ impl Segment {
     fn generation_cell(&self, index: u32) -> &AtomicU64 {
         assert!(index < self.frames(), "frame {index} of {}", self.frames());
         let offset = u64::from(self.frames()) * self.class.frame_bytes + u64::from(index) * GENERATION_BYTES;
-        // SAFETY: the generations lie behind the frames, within the region (new() checked its size), 8-aligned because the
-        // region is 4,096-aligned and frames are multiples of that; this process touches them only as atomics.
+        // SAFETY: the generations lie behind the frames, within the region (new() checked its size), 8-aligned because
+        // the region is 4,096-aligned and frames are multiples of that; this process touches them only as atomics.
         unsafe { self.region.base().add(offset as usize).cast::<AtomicU64>().as_ref() }
     }
 

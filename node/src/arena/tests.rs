@@ -260,7 +260,8 @@ fn a_memfd_can_only_be_read_by_others() {
         assert!(rustix::fs::ftruncate(fd, 0).is_err() && rustix::fs::ftruncate(fd, 1 << 30).is_err());
         assert!(rustix::io::pwrite(fd, &[1], 0).is_err());
         let map = |prot| {
-            // SAFETY: a new mapping at an address of the kernel's choice; it replaces nothing and is left to the process's end.
+            // SAFETY: a new mapping at an address of the kernel's choice; it replaces nothing and is left to the
+            // process's end.
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, prot, MapFlags::SHARED, fd, 0) }
         };
         assert!(map(ProtFlags::READ | ProtFlags::WRITE).is_err());
@@ -389,7 +390,8 @@ fn a_quarantined_frame_knows_when_its_segment_is_gone() {
     assert_eq!(fill(&arena, 1, PAGE).len(), 4);
 }
 
-/// An engine that keeps what it has mapped keeps that memory: it is waited for before more is taken than the machine was told of.
+/// An engine that keeps what it has mapped keeps that memory: it is waited for before more is taken than the machine
+/// was told of.
 #[test]
 fn memory_that_others_keep_mapped_is_bounded() {
     let regions = MemfdRegions::new(false);

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use crate::reading::Reading;
 use crate::session::Sessions;
 
-/// Reports every namespace's accesses until the agent stops. An agent without any says so: a new leader evicts nothing before
-/// all agents have spoken, and a full L3 leaves nothing to access.
+/// Reports every namespace's accesses until the agent stops. An agent without any says so: a new leader evicts nothing
+/// before all agents have spoken, and a full L3 leaves nothing to access.
 pub(super) async fn report(reading: Arc<Reading>, sessions: Arc<Sessions>, meta: Group, every: Duration) {
     loop {
         tokio::time::sleep(every).await;

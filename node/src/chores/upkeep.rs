@@ -1,4 +1,5 @@
-//! What has to be looked at now and then: pages whose shards did not all come in time, the arena's state, and whether mirrors keep up.
+//! What has to be looked at now and then: pages whose shards did not all come in time, the arena's state, and whether
+//! mirrors keep up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +31,8 @@ pub(super) async fn keep_up(
     }
 }
 
-/// A page that was evicted is looked for that long at least, and twice as long at most: shorter than slots rest by default.
+/// A page that was evicted is looked for that long at least, and twice as long at most: shorter than slots rest by
+/// default.
 const DEPARTED_SPAN: Duration = Duration::from_secs(10);
 
 /// Forgets evicted pages until the agent stops.

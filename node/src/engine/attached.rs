@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{Opened, PageBytes};
 use crate::arena::{Frame, SegmentId, SegmentShare, SegmentWatch};
 
-/// How long an engine may go without copying any page of a get, whatever it asked for: they hold the arena, and keep others of its tenant from
-/// theirs.
+/// How long an engine may go without copying any page of a get, whatever it asked for: they hold the arena, and keep
+/// others of its tenant from theirs.
 pub(super) const HELD_MAX: Duration = Duration::from_secs(10);
 /// How long it may take to let go of a segment that has left the arena.
 const UNMAP_WAIT: Duration = Duration::from_secs(10);
@@ -115,7 +115,8 @@ impl Attached {
         self.namespaces.lock().remove(&namespace);
     }
 
-    /// Writes where a page of a get is, and holds it until the engine has copied it. False: its memory cannot be shared.
+    /// Writes where a page of a get is, and holds it until the engine has copied it. False: its memory cannot be
+    /// shared.
     pub(super) fn hand_over(&self, slot: usize, record: usize, tier: u32, page: PageBytes, until: Instant) -> bool {
         if !self.tell_of(&page.frame) {
             return false;

@@ -1,7 +1,7 @@
 //! The thread that looks at the slots of all sessions.
 //!
-//! It answers what needs no waiting itself, within the call's wait: lookups, and pages of L1. While engines ask in quick succession it
-//! spins; else it sleeps until one of them rings. It starts with the first session.
+//! It answers what needs no waiting itself, within the call's wait: lookups, and pages of L1. While engines ask in
+//! quick succession it spins; else it sleeps until one of them rings. It starts with the first session.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -133,8 +133,8 @@ fn is_asked(session: &Attached) -> bool {
 
 /// What wakes the thread: the doorbells of all sessions, and its own bell.
 ///
-/// A doorbell is an eventfd whose other end an engine holds, with all that it may do to it: make it block, read it, write it full. So it is
-/// never read here: each ring is an edge, which ends one sleep.
+/// A doorbell is an eventfd whose other end an engine holds, with all that it may do to it: make it block, read it,
+/// write it full. So it is never read here: each ring is an edge, which ends one sleep.
 struct Bells {
     epoll: OwnedFd,
     sessions: Vec<Arc<Attached>>,
@@ -169,7 +169,8 @@ impl Bells {
         self.sessions = sessions;
     }
 
-    /// Sleeps until rung. Whoever asks after it was said that the agent sleeps, rings; what was asked before is seen here.
+    /// Sleeps until rung. Whoever asks after it was said that the agent sleeps, rings; what was asked before is seen
+    /// here.
     fn sleep(&self) {
         let sleeps = |asleep: u32| {
             let heads = self.sessions.iter().map(|session| session.control.head());

@@ -1,9 +1,10 @@
 //! Sessions with engines in shared memory: the second client of [`EngineApi`], beside gRPC.
 //!
-//! An engine connects to the agent's unix socket and says hello ([`door`] tells it from HTTP/2); it is given its session's memory
-//! ([`welcome`]), and from then on asks in that memory. One thread looks at all sessions' slots ([`host`]) and answers what needs no
-//! waiting; the rest goes to the runtime ([`work`]). What an engine writes is copied before it is checked; one that writes what makes no
-//! sense has its session closed, and nobody else notices. An engine's death is its socket's end.
+//! An engine connects to the agent's unix socket and says hello ([`door`] tells it from HTTP/2); it is given its
+//! session's memory ([`welcome`]), and from then on asks in that memory. One thread looks at all sessions' slots
+//! ([`host`]) and answers what needs no waiting; the rest goes to the runtime ([`work`]). What an engine writes is
+//! copied before it is checked; one that writes what makes no sense has its session closed, and nobody else notices. An
+//! engine's death is its socket's end.
 
 mod attached;
 mod door;

@@ -6,7 +6,8 @@ use foreword_session::wire::Mapping;
 
 use crate::api::PieceBytes;
 
-/// A piece of staging memory. There is never a reference to it: bytes are copied by address, and what was copied is what is summed up.
+/// A piece of staging memory. There is never a reference to it: bytes are copied by address, and what was copied is
+/// what is summed up.
 pub(super) struct StagedBytes<'a> {
     base: NonNull<u8>,
     bytes: usize,
@@ -33,8 +34,8 @@ impl PieceBytes for StagedBytes<'_> {
 
     fn copy_to(&self, from: usize, to: &mut [u8]) {
         assert!(from <= self.bytes && to.len() <= self.bytes - from, "{} bytes at {from} of {}", to.len(), self.bytes);
-        // SAFETY: within the mapping (new()), which is borrowed; `to` is memory of our own. The engine may write there meanwhile: then some
-        // bytes are old and some new, and the checksum is of what was copied.
+        // SAFETY: within the mapping (new()), which is borrowed; `to` is memory of our own. The engine may write there
+        // meanwhile: then some bytes are old and some new, and the checksum is of what was copied.
         unsafe { std::ptr::copy_nonoverlapping(self.base.add(from).as_ptr(), to.as_mut_ptr(), to.len()) };
     }
 }

@@ -25,8 +25,8 @@ pub use residents::Residents;
 pub enum Entrance {
     /// Just written here: nobody has asked for it yet.
     Probation,
-    /// Read from L3 because somebody asked: a use already. On probation too, L1 of 24 MB gave 30 % fewer hits on the conversation trace, 13 % on
-    /// the synthetic one (docs/PERFORMANCE.md).
+    /// Read from L3 because somebody asked: a use already. On probation too, L1 of 24 MB gave 30 % fewer hits on the
+    /// conversation trace, 13 % on the synthetic one (docs/PERFORMANCE.md).
     Protected,
 }
 

@@ -1,6 +1,8 @@
-//! Which pages stay in the arena. A segmented LRU with reference bits for each frame class; classes take whole segments from each other.
+//! Which pages stay in the arena. A segmented LRU with reference bits for each frame class; classes take whole segments
+//! from each other.
 //!
-//! Pure bookkeeping: "when" is the number of a touch, never a clock, and nothing is iterated in an order that depends on hashes.
+//! Pure bookkeeping: "when" is the number of a touch, never a clock, and nothing is iterated in an order that depends
+//! on hashes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -72,7 +74,8 @@ impl Pages {
         }
     }
 
-    /// The page's frame; counts as a use. Changes nothing but marks that whoever evicts looks at, so that uses wait for each other never.
+    /// The page's frame; counts as a use. Changes nothing but marks that whoever evicts looks at, so that uses wait for
+    /// each other never.
     pub fn get(&self, id: &PageId) -> Option<Frame> {
         let page = self.classes.get(self.class_of.get(id)?)?.peek(id)?;
         let touch = self.next_touch();
@@ -158,19 +161,20 @@ impl Pages {
         gone.len()
     }
 
-    /// From now on no page enters a frame of today's segments, because L3 does not know their memory any more. Pages in them are served
-    /// until their room is needed: they go first, a whole segment at a time.
+    /// From now on no page enters a frame of today's segments, because L3 does not know their memory any more. Pages in
+    /// them are served until their room is needed: they go first, a whole segment at a time.
     pub fn outdate(&mut self) {
         self.first_current = self.arena.outdate();
         self.outdated = self.segments.iter().map(|(id, _)| *id).filter(|id| *id < self.first_current).collect();
     }
 
-    /// A frame for a page of `tenant`, evicting what nobody holds: the coldest page of the same class, and a segment of another
-    /// class when that one is colder, or when this class has nothing to give. Makes no segment, and waits for none.
+    /// A frame for a page of `tenant`, evicting what nobody holds: the coldest page of the same class, and a segment of
+    /// another class when that one is colder, or when this class has nothing to give. Makes no segment, and waits for
+    /// none.
     ///
-    /// None: a segment was ordered for it, and nothing is evicted meanwhile; or none can be made, and this class has nothing to give; or
-    /// everything is held or pinned; or the frame is larger than the arena; or a drain needs more evictions than one call makes, and
-    /// the next call goes on with it.
+    /// None: a segment was ordered for it, and nothing is evicted meanwhile; or none can be made, and this class has
+    /// nothing to give; or everything is held or pinned; or the frame is larger than the arena; or a drain needs more
+    /// evictions than one call makes, and the next call goes on with it.
     pub fn allocate(&mut self, tenant: TenantId, frame_bytes: u64) -> Option<FrameMut> {
         let class = FrameClass::new(tenant, frame_bytes)?;
         if !self.arena.fits(frame_bytes) {
@@ -292,7 +296,8 @@ impl Pages {
         colder.find(|(_, pages)| pages.class() != class).map(|(id, _)| *id)
     }
 
-    /// Drains the segment that can best be freed: the one that is being drained already, else least in the way, then coldest.
+    /// Drains the segment that can best be freed: the one that is being drained already, else least in the way, then
+    /// coldest.
     fn drain_best(&mut self, max: usize, among: impl Fn(SegmentId, &SegmentPages) -> bool) -> usize {
         let in_the_way = |id: SegmentId, pages: &SegmentPages| {
             let usage = self.arena.segment(id)?;

@@ -11,8 +11,8 @@ use crate::arena::Frame;
 /// Protected pages are at most 4/5 of a class's pages: a burst of reads cannot push out everything just written.
 const PROTECTED_SHARE: (usize, usize) = (4, 5);
 
-/// Pages that were used since they were last looked at, and stay for it, in one search for a victim. Beyond that the next one goes although it
-/// was used: a search costs this much at most.
+/// Pages that were used since they were last looked at, and stay for it, in one search for a victim. Beyond that the
+/// next one goes although it was used: a search costs this much at most.
 pub(super) const SECOND_CHANCES_MAX: usize = 64;
 
 pub(super) struct Page {
@@ -35,7 +35,8 @@ impl Page {
     }
 }
 
-/// A segmented LRU with reference bits: pages on probation go first; a page that was used is protected when its turn to go comes.
+/// A segmented LRU with reference bits: pages on probation go first; a page that was used is protected when its turn to
+/// go comes.
 pub(super) struct Queues {
     probation: LruCache<PageId, Page, Hashed>,
     protected: LruCache<PageId, Page, Hashed>,
@@ -101,8 +102,8 @@ impl Queues {
         true
     }
 
-    /// The coldest page that may go. Pages that may not are in use, so they become the warmest of their queue: the next search
-    /// does not meet them again.
+    /// The coldest page that may go. Pages that may not are in use, so they become the warmest of their queue: the next
+    /// search does not meet them again.
     pub(super) fn rotate_to_victim(&mut self, may_go: impl Fn(&PageId, &Page) -> bool) -> Option<PageId> {
         let mut chances = SECOND_CHANCES_MAX;
         for entrance in [Entrance::Probation, Entrance::Protected] {

@@ -91,7 +91,8 @@ impl Residents {
         let hash = id.hashed();
         let [one, other] = lines_of(hash, self.lines.load(Ordering::Relaxed)).map(|line| (self.used(line), line));
         let (_, line) = one.min(other);
-        // Both lines full, with four times as many as there should be: the page is not found here, which is a miss at worst.
+        // Both lines full, with four times as many as there should be: the page is not found here, which is a miss at
+        // worst.
         let Some(cell) = self.place(line, 0) else { return };
         self.line(line).0[cell].store(hash, Ordering::Release);
         let count = self.count.fetch_add(1, Ordering::Release) + 1;

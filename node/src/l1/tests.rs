@@ -250,7 +250,8 @@ fn a_retired_segment_leaves_the_tier() {
     assert_eq!(l1.pages(), 8);
 }
 
-/// A segmented LRU of one class as two plain lists, the coldest first, and which of its pages were used since they came to their places.
+/// A segmented LRU of one class as two plain lists, the coldest first, and which of its pages were used since they came
+/// to their places.
 #[derive(Default)]
 struct Model {
     probation: Vec<u32>,

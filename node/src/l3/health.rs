@@ -1,4 +1,5 @@
-//! Whether L3 is asked: breakers of reads and of writes, of slabs and of the whole, fed by what became of each I/O that went ahead.
+//! Whether L3 is asked: breakers of reads and of writes, of slabs and of the whole, fed by what became of each I/O that
+//! went ahead.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! L3 as the agent sees it: whole pages read and written with a deadline, behind the breaker.
 //!
-//! The store gives completions; [`L3::run`] hands each to whoever waits for it. An I/O whose waiter has left still completes, and
-//! its frame is free only then.
+//! The store gives completions; [`L3::run`] hands each to whoever waits for it. An I/O whose waiter has left still
+//! completes, and its frame is free only then.
 
 mod health;
 mod slabs;
@@ -35,8 +35,8 @@ const PROBE_BYTES: u64 = 4096;
 /// Slabs that are probed at once.
 const PROBES_AT_ONCE: usize = 4;
 
-/// A tenant that is not the only one leaves this part of the reads that the store does at once to others, also while its own hang. Alone it
-/// has twice as many there: the store always has a next one.
+/// A tenant that is not the only one leaves this part of the reads that the store does at once to others, also while
+/// its own hang. Alone it has twice as many there: the store always has a next one.
 const READS_KEPT_PART: u32 = 4;
 
 /// An I/O without an answer for this long gets none any more: longer than any store's patience.
@@ -277,8 +277,9 @@ impl L3 {
         results
     }
 
-    /// Writes pages to their slots, in one batch; gives each page's place among them and its result as soon as that is known, so
-    /// that one slow write holds up no other page. `may_submit` is asked last: a fenced agent submits nothing.
+    /// Writes pages to their slots, in one batch; gives each page's place among them and its result as soon as that is
+    /// known, so that one slow write holds up no other page. `may_submit` is asked last: a fenced agent submits
+    /// nothing.
     pub async fn write_each(
         &self,
         shape: PageShape,

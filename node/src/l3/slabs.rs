@@ -32,7 +32,8 @@ impl Slabs {
         Self { store, slab_bytes, cells: Mutex::default() }
     }
 
-    /// Opens the slab for I/Os in this direction unless it is open; several callers wait for one opening. Only a writer makes its file.
+    /// Opens the slab for I/Os in this direction unless it is open; several callers wait for one opening. Only a writer
+    /// makes its file.
     pub(super) async fn open(
         &self,
         slab: SlabId,

@@ -1,7 +1,8 @@
 //! Memory for pages on their way: frames that L3 knows, for which L1 gives way, and the arena's upkeep.
 //!
-//! Whoever finds no frame waits in [`Waiters`]. One task serves them in the order of asking, whenever the arena says that a frame may be
-//! had: one came free, another holder left a page to L1 alone, or the [`SegmentMaker`] made a segment. Nobody polls.
+//! Whoever finds no frame waits in [`Waiters`]. One task serves them in the order of asking, whenever the arena says
+//! that a frame may be had: one came free, another holder left a page to L1 alone, or the [`SegmentMaker`] made a
+//! segment. Nobody polls.
 
 mod replacement;
 mod room;
@@ -44,7 +45,8 @@ impl Memory {
         Self { l3_epoch: AtomicU64::new(l3.epoch()), l1, l3, waiters: Waiters::default(), counters }
     }
 
-    /// A frame for a page of `tenant`; L1 gives way. None: it came to nobody's turn before the deadline, or is larger than the arena.
+    /// A frame for a page of `tenant`; L1 gives way. None: it came to nobody's turn before the deadline, or is larger
+    /// than the arena.
     pub(crate) async fn frame(&self, tenant: TenantId, frame_bytes: u64, deadline: Instant) -> Option<FrameMut> {
         self.follow_epoch();
         let arena = self.l1.arena();
@@ -85,8 +87,8 @@ impl Memory {
         self.replace_quarantined();
     }
 
-    /// After a change of L3's epoch no page enters a frame of before: a new L3 daemon does not know its memory. What is in L1 is
-    /// served on.
+    /// After a change of L3's epoch no page enters a frame of before: a new L3 daemon does not know its memory. What is
+    /// in L1 is served on.
     fn follow_epoch(&self) {
         let epoch = self.l3.epoch();
         // Mostly equal: a load is cheaper than a swap.

@@ -6,7 +6,8 @@ use foreword_proto::status::ArenaStatus;
 
 use crate::arena::{SegmentId, SegmentUse};
 
-/// The part of the arena that quarantined frames may hold: 1/4. Then segments are replaced until they hold half of that.
+/// The part of the arena that quarantined frames may hold: 1/4. Then segments are replaced until they hold half of
+/// that.
 const QUARANTINED_PART: u64 = 4;
 
 /// The segments to replace, those with the most quarantined bytes first; none while there are few.

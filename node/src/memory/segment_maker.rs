@@ -1,5 +1,5 @@
-//! Makes the segments that were ordered, apart from everybody who serves calls: it takes tens of milliseconds, and seconds with a hung
-//! 3FS daemon.
+//! Makes the segments that were ordered, apart from everybody who serves calls: it takes tens of milliseconds, and
+//! seconds with a hung 3FS daemon.
 
 use std::io;
 use std::sync::Arc;
@@ -18,7 +18,8 @@ const RETRY_LAST: Duration = Duration::from_secs(10);
 /// How often it is looked whether somebody still holds frames of retired segments.
 const LOOK_AT_RETIRED: Duration = Duration::from_secs(1);
 
-/// Makes and gives back segments of one arena. Blocks while it does: it has a thread of its own, or the simulator's memory.
+/// Makes and gives back segments of one arena. Blocks while it does: it has a thread of its own, or the simulator's
+/// memory.
 pub(crate) struct SegmentMaker {
     arena: Arena,
     counters: Arc<Counters>,

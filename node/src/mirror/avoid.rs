@@ -1,4 +1,5 @@
-//! Pages whose bytes on L3 this agent found bad: not read again while the index still names that slot in that generation.
+//! Pages whose bytes on L3 this agent found bad: not read again while the index still names that slot in that
+//! generation.
 
 use std::collections::{BTreeMap, VecDeque};
 

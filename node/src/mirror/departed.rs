@@ -1,15 +1,16 @@
 //! Where pages were that were evicted lately: a lookup may have counted them just before, and their slots rest.
 //!
-//! What a lookup counted is to be deliverable for some seconds: an engine may have told another that it need not compute those pages. An
-//! evicted page's bytes stay as they are while its slot rests; whether they still are its bytes, the checksum says. Nothing is kept of pages
-//! that were deleted, cleared or found bad.
+//! What a lookup counted is to be deliverable for some seconds: an engine may have told another that it need not
+//! compute those pages. An evicted page's bytes stay as they are while its slot rests; whether they still are its
+//! bytes, the checksum says. Nothing is kept of pages that were deleted, cleared or found bad.
 
 use std::mem;
 
 use foreword_proto::{EntryKey, Location, Revision};
 use hashbrown::HashMap;
 
-/// Pages remembered of each of two spans of time, at most: about 3 MiB. What is evicted beyond that is not there any more.
+/// Pages remembered of each of two spans of time, at most: about 3 MiB. What is evicted beyond that is not there any
+/// more.
 pub const DEPARTED_PAGES_MAX: usize = 32_768;
 
 /// Evicted pages of the present span of time and of the one before it.

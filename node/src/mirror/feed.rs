@@ -1,4 +1,5 @@
-//! What the mirrors of an agent share with the one stream that feeds them: which revision is needed, and whether the stream is any good.
+//! What the mirrors of an agent share with the one stream that feeds them: which revision is needed, and whether the
+//! stream is any good.
 
 use std::time::Duration;
 
@@ -9,8 +10,9 @@ use tokio::time::Instant;
 
 use super::heard::Heard;
 
-/// How long a stream may tell less than the group was heard to have. After one that was left for this, the next one has twice as long:
-/// where the whole group is slow, going elsewhere is of no use. One that has told everything starts the count anew.
+/// How long a stream may tell less than the group was heard to have. After one that was left for this, the next one has
+/// twice as long: where the whole group is slow, going elsewhere is of no use. One that has told everything starts the
+/// count anew.
 const PATIENCE: Duration = Duration::from_secs(3);
 const PATIENCE_MAX: Duration = Duration::from_secs(48);
 
@@ -92,8 +94,8 @@ impl Feed {
         self.stream.lock().heard.complete_at(revision).elapsed()
     }
 
-    /// Waits until the stream has told less than the group had for some seconds, and does not bring a resync meanwhile: the replica at its
-    /// other end was removed, is cut off, or is slower than others.
+    /// Waits until the stream has told less than the group had for some seconds, and does not bring a resync meanwhile:
+    /// the replica at its other end was removed, is cut off, or is slower than others.
     pub(super) async fn stands_still(&self) {
         let patience = self.stream.lock().patience;
         let (mut known, mut told) = (self.known.subscribe(), self.told.subscribe());

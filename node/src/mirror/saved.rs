@@ -4,7 +4,8 @@
 //! magic 8 | version u32 | cluster 16 | fingerprint 32 | namespace u32 | epoch u32 | shards u32 | revision u64
 //! pages × (key 16 | location) | mixed until: revision u64 | pages u64 | xxh3-64 of all before
 //! ```
-//! All numbers little-endian. It is written a part at a time while events come ([`SavedTable`]); docs/adr/0020 says why that is enough.
+//! All numbers little-endian. It is written a part at a time while events come ([`SavedTable`]); docs/adr/0020 says why
+//! that is enough.
 
 use std::io;
 use std::sync::Arc;
@@ -106,8 +107,8 @@ impl Encoder {
     }
 }
 
-/// Writes a mirror in place of the one before, a part at a time while it goes on; the revision from which it is resumed, or None if it
-/// cannot be resumed now.
+/// Writes a mirror in place of the one before, a part at a time while it goes on; the revision from which it is
+/// resumed, or None if it cannot be resumed now.
 pub async fn save(files: &Arc<dyn Files>, id: &SavedId, mirror: &Mirror) -> io::Result<Option<Revision>> {
     // Of another epoch, or in a resync, it is no continuation of what was written before.
     let resumable = |view: &View| (view.epoch() == id.epoch && view.resume_from() > 0).then(|| view.resume_from());

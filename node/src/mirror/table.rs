@@ -1,5 +1,5 @@
-//! The mirror's table: entry key -> location, in buckets as the group has them. A bucket's digest is kept as its pages come and go, and
-//! no insert moves more than one bucket's pages.
+//! The mirror's table: entry key -> location, in buckets as the group has them. A bucket's digest is kept as its pages
+//! come and go, and no insert moves more than one bucket's pages.
 
 use foreword_index::{KEYS_AT_ONCE, LocationRef};
 use foreword_proto::buckets::bits_for;
@@ -48,8 +48,8 @@ impl Table {
         self.pages.get(key).map(|location| location.to_location())
     }
 
-    /// Adds or replaces a page; answers with the slot it had before. The location has one checksum a shard. A page for which there is
-    /// no place is left out, as if it were absent.
+    /// Adds or replaces a page; answers with the slot it had before. The location has one checksum a shard. A page for
+    /// which there is no place is left out, as if it were absent.
     pub fn insert(&mut self, key: EntryKey, location: &Location) -> Option<SlotRef> {
         let checksums = location.checksums.as_slice();
         assert_eq!(checksums.len(), self.pages.shards(), "a location has one checksum a shard");
@@ -66,8 +66,8 @@ impl Table {
         self.pages.iter().map(|(key, location)| (key, location.to_location()))
     }
 
-    /// Parts into which it is divided, of some hundred pages each. A page that stays may come to a later part as the table grows, never
-    /// to an earlier one.
+    /// Parts into which it is divided, of some hundred pages each. A page that stays may come to a later part as the
+    /// table grows, never to an earlier one.
     pub fn parts(&self) -> u32 {
         self.pages.count()
     }
@@ -87,7 +87,8 @@ impl Table {
         self.pages.digest_of(bits, bucket)
     }
 
-    /// Replaces all pages of one bucket, where there are 2^`bits` of them; answers with the keys that are gone, elsewhere or new.
+    /// Replaces all pages of one bucket, where there are 2^`bits` of them; answers with the keys that are gone,
+    /// elsewhere or new.
     pub fn replace_bucket(&mut self, bits: u32, bucket: u32, pages: &[(EntryKey, Location)]) -> Vec<EntryKey> {
         let mut changed = Vec::new();
         let mut present: Vec<EntryKey> = pages.iter().map(|(key, _)| *key).collect();

@@ -18,8 +18,8 @@ pub struct View {
     epoch: Epoch,
     revision: Revision,
     synced: bool,
-    /// False: the table serves, but the stream cannot go on from its revision; only a resync helps. It holds every page of its revision
-    /// then, but for those that a resync that broke off replaced by later ones.
+    /// False: the table serves, but the stream cannot go on from its revision; only a resync helps. It holds every page
+    /// of its revision then, but for those that a resync that broke off replaced by later ones.
     resumable: bool,
     /// The table has parts of later revisions, up to this one, as its file had.
     mixed_until: Revision,
@@ -30,8 +30,9 @@ pub struct View {
     departed: Departed,
 }
 
-/// A table as it was saved, part by part while events came: each is as of some revision between these two. The events after the first
-/// make all of it as of the second: an event whose effect a part has already changes nothing that a later one of them does not.
+/// A table as it was saved, part by part while events came: each is as of some revision between these two. The events
+/// after the first make all of it as of the second: an event whose effect a part has already changes nothing that a
+/// later one of them does not.
 #[derive(Debug)]
 pub struct SavedTable {
     pub revision: Revision,
@@ -78,7 +79,8 @@ impl View {
         self.overlay.reached(revision);
     }
 
-    /// The namespace was dropped: nothing is present in it from now on, and nothing enters. Answers with the table, to be let go of.
+    /// The namespace was dropped: nothing is present in it from now on, and nothing enters. Answers with the table, to
+    /// be let go of.
     pub fn close(&mut self) -> Table {
         self.epoch = Epoch::MAX;
         self.resyncing = false;
@@ -88,10 +90,10 @@ impl View {
         std::mem::replace(&mut self.table, Table::new(self.shards, 0))
     }
 
-    /// A resync begins, of a namespace with about so many pages. In a new epoch everything older is invisible at once: the table of the
-    /// old one is the answer, to be let go of; else the table serves, and its buckets are replaced one by one. What they hold is of
-    /// later revisions than the mirror's, which rises at the end. A resync that is older than what is known here is refused: another
-    /// replica has a newer one.
+    /// A resync begins, of a namespace with about so many pages. In a new epoch everything older is invisible at once:
+    /// the table of the old one is the answer, to be let go of; else the table serves, and its buckets are replaced one
+    /// by one. What they hold is of later revisions than the mirror's, which rises at the end. A resync that is older
+    /// than what is known here is refused: another replica has a newer one.
     pub fn begin_resync(&mut self, epoch: Epoch, revision: Revision, pages: u64) -> Result<Option<Table>, OutOfOrder> {
         if epoch < self.epoch || revision < self.revision {
             return Err(OutOfOrder::Behind { epoch, revision });
@@ -110,8 +112,8 @@ impl View {
         Ok(Some(std::mem::replace(&mut self.table, Table::new(self.shards, pages))))
     }
 
-    /// The pages of one bucket, where there are 2^`bits` of them. Answers with the keys whose copies must go: the page is gone or
-    /// another one, or was both since the copy was made.
+    /// The pages of one bucket, where there are 2^`bits` of them. Answers with the keys whose copies must go: the page
+    /// is gone or another one, or was both since the copy was made.
     pub fn resync_bucket(
         &mut self,
         bits: u32,
@@ -180,8 +182,8 @@ impl View {
         if self.resumable { self.revision } else { 0 }
     }
 
-    /// The next entries of the log; answers with the keys whose copies must go as well. Entries seen before are skipped. In a resync
-    /// they take effect, and the revision stays until its end.
+    /// The next entries of the log; answers with the keys whose copies must go as well. Entries seen before are
+    /// skipped. In a resync they take effect, and the revision stays until its end.
     pub fn apply(&mut self, revision: Revision, entries: &[EntryEvents]) -> Result<Vec<EntryKey>, OutOfOrder> {
         if !self.resumable && !self.resyncing {
             return Err(OutOfOrder::NoResync);
@@ -221,10 +223,11 @@ impl View {
         }
     }
 
-    /// An own publish was acknowledged. True if the page is present as far as is known here: then its bytes may be kept in L1.
+    /// An own publish was acknowledged. True if the page is present as far as is known here: then its bytes may be kept
+    /// in L1.
     ///
-    /// A publish at a revision that the table already has reached is the table's to judge: the page may be retired by now, deleted even,
-    /// and what is there under its key another one.
+    /// A publish at a revision that the table already has reached is the table's to judge: the page may be retired by
+    /// now, deleted even, and what is there under its key another one.
     pub fn acknowledge(&mut self, epoch: Epoch, revision: Revision, key: EntryKey, location: Location) -> bool {
         if epoch != self.epoch {
             return false;
@@ -242,13 +245,14 @@ impl View {
         (!self.avoid.has(key, location.slot)).then_some(location)
     }
 
-    /// Where a page was that is not present any more, but was until lately, and whose bytes may still be there: the checksum says. Not for who
-    /// wants to know of anything later than its eviction.
+    /// Where a page was that is not present any more, but was until lately, and whose bytes may still be there: the
+    /// checksum says. Not for who wants to know of anything later than its eviction.
     pub fn departed(&self, key: &EntryKey, min_revision: Revision) -> Option<Location> {
         self.departed.get(key, min_revision)
     }
 
-    /// A span of time is over, after which what was evicted in the span before it is forgotten. The answer is to be let go of.
+    /// A span of time is over, after which what was evicted in the span before it is forgotten. The answer is to be let
+    /// go of.
     #[must_use]
     pub fn forget_departed(&mut self) -> impl Sized + use<> {
         self.departed.turn()
@@ -522,8 +526,9 @@ mod tests {
     }
 
     proptest! {
-        /// A log of publishes and retires reaches the view by its own acknowledgements first and by the stream later. At every
-        /// moment: what the stream's prefix and the acknowledgements say together is what the view says, and in the end it is the log.
+        /// A log of publishes and retires reaches the view by its own acknowledgements first and by the stream later.
+        /// At every moment: what the stream's prefix and the acknowledgements say together is what the view says, and
+        /// in the end it is the log.
         #[test]
         fn overlay_and_table_together_are_never_behind_what_was_acknowledged(
             log in prop::collection::vec((0u8..6, any::<bool>()), 1..60),
@@ -559,8 +564,9 @@ mod tests {
             }
         }
 
-        /// A mirror that lost its place, resynced while the log goes on: each bucket that differed is read at a revision of its own, in
-        /// between the events. Whatever the log, it ends as the index is then; what it was told to purge is all that went meanwhile.
+        /// A mirror that lost its place, resynced while the log goes on: each bucket that differed is read at a
+        /// revision of its own, in between the events. Whatever the log, it ends as the index is then; what it was told
+        /// to purge is all that went meanwhile.
         #[test]
         fn a_resync_ends_as_the_index_is_whatever_happens_meanwhile(
             log in prop::collection::vec(0u8..24, 1..150),

@@ -116,7 +116,8 @@ impl Ended {
     }
 }
 
-/// Follows the watch stream until stopped; goes to another replica whenever one fails. `node` is who the replicas are told to be watching.
+/// Follows the watch stream until stopped; goes to another replica whenever one fails. `node` is who the replicas are
+/// told to be watching.
 pub async fn follow(
     subscriptions: Arc<Subscriptions>,
     feed: Arc<Feed>,
@@ -332,8 +333,8 @@ impl OneStream<'_> {
     }
 }
 
-/// Where the mirror goes on, or what it has; None for one that was closed meanwhile. Until a resync begins, nothing else changes the table
-/// of a mirror that needs one.
+/// Where the mirror goes on, or what it has; None for one that was closed meanwhile. Until a resync begins, nothing
+/// else changes the table of a mirror that needs one.
 async fn open_request(namespace_id: NamespaceId, mirror: &Mirror) -> Option<wire::WatchOpen> {
     let (open, resume_from, revision, bucket_bits) = mirror.read(|view| {
         let open = wire::WatchOpen { namespace_id, epoch: view.epoch(), ..wire::WatchOpen::default() };

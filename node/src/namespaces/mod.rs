@@ -41,13 +41,14 @@ pub(crate) use saved::SavedMirrors;
 /// A page takes at most this part of the arena: others must find room beside it.
 const PAGE_ARENA_PART: u64 = 8;
 
-/// Nobody has used a namespace for so long that was closed as often as it was opened: it is closed. An engine that comes back to it is told
-/// that it is not open, and opens it again.
+/// Nobody has used a namespace for so long that was closed as often as it was opened: it is closed. An engine that
+/// comes back to it is told that it is not open, and opens it again.
 const IDLE_UNREFERENCED: Duration = Duration::from_secs(60);
 /// The same, of one whose place another one needs.
 const IDLE_IN_THE_WAY: Duration = Duration::from_secs(30);
 
-/// How long the group is asked when a namespace is opened that is open already: the answer says only how new the mirror should be.
+/// How long the group is asked when a namespace is opened that is open already: the answer says only how new the mirror
+/// should be.
 const REOPEN_ASKS: Duration = Duration::from_secs(1);
 
 /// The namespaces open on an agent.
@@ -299,8 +300,8 @@ impl Namespaces {
         Ok(open)
     }
 
-    /// Forgets a namespace that the group dropped: an engine that asks for it is told that it is not open. What is under way in it
-    /// ends by itself; the group refuses its publishes.
+    /// Forgets a namespace that the group dropped: an engine that asks for it is told that it is not open. What is
+    /// under way in it ends by itself; the group refuses its publishes.
     fn close_dropped(&self, namespace: NamespaceId) {
         let _opening = self.tenants.lock();
         let Ok(open) = self.open.get(namespace) else { return };
@@ -330,8 +331,9 @@ impl Namespaces {
         Ok(())
     }
 
-    /// Closes a namespace: nothing is watched, and calls are told that it is not open. Its pages in L1 stay until their room is needed, for
-    /// whoever opens it again: a resync, or the events since its mirror was saved, then say which are still good.
+    /// Closes a namespace: nothing is watched, and calls are told that it is not open. Its pages in L1 stay until their
+    /// room is needed, for whoever opens it again: a resync, or the events since its mirror was saved, then say which
+    /// are still good.
     fn forget(&self, open: &OpenNamespace, why: &str) {
         if self.open.remove(open.id).is_none() {
             return;

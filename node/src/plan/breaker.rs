@@ -1,6 +1,7 @@
 //! When something that failed is asked again.
 //!
-//! Timeouts and errnos open the breaker; what the bytes are (mismatches, short reads) never does: that is the page's fault, not L3's.
+//! Timeouts and errnos open the breaker; what the bytes are (mismatches, short reads) never does: that is the page's
+//! fault, not L3's.
 
 /// Failures in a row after which L3 is not asked any more.
 pub const FAILURES_TO_OPEN: u32 = 5;
@@ -151,8 +152,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens: it never opens without enough failures in a row, is never shut for longer than the maximum, and
-        /// never has more probes under way than allowed.
+        /// Whatever happens: it never opens without enough failures in a row, is never shut for longer than the
+        /// maximum, and never has more probes under way than allowed.
         #[test]
         fn it_always_lets_a_probe_through_in_the_end(steps in prop::collection::vec((0u8..3, 0u64..400), 0..300)) {
             let mut breaker = Breaker::default();

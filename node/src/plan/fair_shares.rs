@@ -1,8 +1,8 @@
 //! How tenants, and the namespaces of each, share a number of units that each of them could use up alone.
 //!
-//! Units go to the tenant that holds least, within a tenant to the namespace that holds least, and there in the order of asking. Of two tenants
-//! and more none gets all, and of a tenant's namespaces neither, so that one whose units stay away for long, as those of reads that hang
-//! or of pages that do not get whole, keeps no other from its work.
+//! Units go to the tenant that holds least, within a tenant to the namespace that holds least, and there in the order
+//! of asking. Of two tenants and more none gets all, and of a tenant's namespaces neither, so that one whose units stay
+//! away for long, as those of reads that hang or of pages that do not get whole, keeps no other from its work.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -53,8 +53,8 @@ pub struct FairShares {
 }
 
 impl FairShares {
-    /// All of so many units are free; a tenant that is not the only one has at most `each_max` of them, and a namespace that is not its
-    /// tenant's only one the same part of that.
+    /// All of so many units are free; a tenant that is not the only one has at most `each_max` of them, and a namespace
+    /// that is not its tenant's only one the same part of that.
     pub fn new(units_max: u32, each_max: u32) -> Self {
         let units_max = units_max.max(1);
         let each_max = each_max.clamp(1, units_max);
@@ -127,7 +127,8 @@ impl FairShares {
         self.units_max - self.free
     }
 
-    /// What a namespace asked for first, if it may have that: (units of its tenant, its own, ticket, itself, units asked for).
+    /// What a namespace asked for first, if it may have that: (units of its tenant, its own, ticket, itself, units
+    /// asked for).
     fn turn_of(&self, asker: Asker) -> Option<(u32, u32, Ticket, Asker, u32)> {
         let (tenant, namespace) = (self.tenants.get(&asker.tenant)?, self.namespaces.get(&asker)?);
         let (ticket, units) = *namespace.waiting.front()?;

@@ -1,6 +1,7 @@
 //! Which shards of a page have arrived.
 //!
-//! Each shard has one writer at a time; a second one for the same shard joins the page as a waiter and its bytes are not looked at.
+//! Each shard has one writer at a time; a second one for the same shard joins the page as a waiter and its bytes are
+//! not looked at.
 
 /// Names one put call within its agent.
 pub type WriterId = u64;
@@ -62,7 +63,8 @@ impl Gather {
         }
     }
 
-    /// A piece of a shard from its writer, in order and without gaps. A writer that lost the shard gets `Misplaced` too.
+    /// A piece of a shard from its writer, in order and without gaps. A writer that lost the shard gets `Misplaced`
+    /// too.
     pub fn accept(&mut self, shard: usize, writer: WriterId, offset: u64, len: u64) -> Result<Accepted, Misplaced> {
         let shard_bytes = self.shard_bytes[shard];
         let Shard::Arriving { writer: present, bytes } = &mut self.shards[shard] else {

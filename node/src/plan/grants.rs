@@ -5,17 +5,19 @@ pub const SLOTS_LOW_MIN: u32 = 64;
 /// Slots asked for at once: the group's own limit is 1/64 of the room.
 pub const SLOTS_ASK_MIN: u32 = 64;
 pub const SLOTS_ASK_MAX: u32 = 1024;
-/// Grants of one slot size under way at once: a commit of the log each, and what one gives may be less than what is asked for.
+/// Grants of one slot size under way at once: a commit of the log each, and what one gives may be less than what is
+/// asked for.
 pub const GRANTS_UNDER_WAY_MAX: usize = 4;
 /// The pool is refilled when it holds less than what this time's writes need: an election and a round trip.
 const LOW_MARK_MS: u64 = 500;
 /// A grant covers this time's writes.
 const ASK_MS: u64 = 1000;
 
-/// How many slots to ask for, given those held or on their way, the pages waiting for one, the pages written per second lately,
-/// and what the last grant gave. None: enough.
+/// How many slots to ask for, given those held or on their way, the pages waiting for one, the pages written per second
+/// lately, and what the last grant gave. None: enough.
 ///
-/// Where the group gives little, room is short, and slots kept ahead of need are missing elsewhere: half of a grant is kept then.
+/// Where the group gives little, room is short, and slots kept ahead of need are missing elsewhere: half of a grant is
+/// kept then.
 pub fn slots_to_ask(held: usize, waiting: usize, written_per_s: u64, gives: u32) -> Option<u32> {
     let low = (written_per_s * LOW_MARK_MS / 1000).clamp(u64::from(SLOTS_LOW_MIN) / 2, u64::from(SLOTS_ASK_MAX) / 2);
     let low = low.min(u64::from(gives) / 2);

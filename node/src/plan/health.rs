@@ -1,7 +1,7 @@
 //! Whether L3 is asked: for reads and for writes apart, for each slab and for the whole.
 //!
-//! A full disk fails writes and no read; one bad target fails its slabs and no others. So each slab that fails has a breaker of its own,
-//! and the whole is given up only when failures in a row are of several slabs.
+//! A full disk fails writes and no read; one bad target fails its slabs and no others. So each slab that fails has a
+//! breaker of its own, and the whole is given up only when failures in a row are of several slabs.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,9 @@ use foreword_proto::SlabId;
 
 use super::breaker::{Breaker, BreakerState};
 
-/// Failures of I/Os that were under way together count once within this time: a daemon fails as a whole what it took at once, so that
-/// they are one failure. Of those that came later the next one counts: an L3 that answers nothing is given up within half a second.
+/// Failures of I/Os that were under way together count once within this time: a daemon fails as a whole what it took at
+/// once, so that they are one failure. Of those that came later the next one counts: an L3 that answers nothing is
+/// given up within half a second.
 pub const TOGETHER_MS: u64 = 100;
 /// Slabs whose breakers are kept; a failure of one more counts for the whole at once.
 pub const FAILING_SLABS_MAX: usize = 1024;

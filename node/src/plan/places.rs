@@ -12,8 +12,8 @@ pub struct Place {
     pub idle_ms: u64,
 }
 
-/// The place, by its index, that `tenant` gets for another namespace. A tenant with fewer gets one of the tenant with most, used or not; the
-/// others one of their own that was not used for `idle_ms_min`. None: there is no such place.
+/// The place, by its index, that `tenant` gets for another namespace. A tenant with fewer gets one of the tenant with
+/// most, used or not; the others one of their own that was not used for `idle_ms_min`. None: there is no such place.
 pub fn given_up_for(tenant: u32, open: &[Place], idle_ms_min: u64) -> Option<usize> {
     let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
     for place in open {

@@ -18,11 +18,12 @@ use crate::namespaces::OpenNamespace;
 
 /// Pages of one get on their way at once.
 const WINDOW_PAGES_MAX: usize = 32;
-/// One get takes at most this part of the room for gets, so that a slow reader does not stop the others; but some pages always, where
-/// they fit: large pages would come one after the other.
+/// One get takes at most this part of the room for gets, so that a slow reader does not stop the others; but some pages
+/// always, where they fit: large pages would come one after the other.
 const WINDOW_ROOM_PART: usize = 16;
 const WINDOW_PAGES_MIN: usize = 4;
-/// How long a page of L1 waits while others read as much of it as they may: they may be readers that have stopped reading.
+/// How long a page of L1 waits while others read as much of it as they may: they may be readers that have stopped
+/// reading.
 const PIN_WAIT: Duration = Duration::from_secs(2);
 /// Times that a page is looked for anew because the read that was joined found no room.
 const LOOKS_MAX: usize = 3;

@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 /// Keys of one report: more would not fit one message with room to spare, and older ones matter least.
 const KEYS_MAX: usize = HEAT_KEYS_PER_REPORT_MAX;
 
-/// Accesses since the last report. An access costs what its chain has, however many there were: repetitions are left out when it is taken.
+/// Accesses since the last report. An access costs what its chain has, however many there were: repetitions are left
+/// out when it is taken.
 #[derive(Default)]
 pub(super) struct HeatLog {
     accesses: Mutex<Accesses>,
@@ -40,7 +41,8 @@ impl HeatLog {
         drop((accesses, forgotten));
     }
 
-    /// Each key once, at the place of its last use, oldest first; at most [`KEYS_MAX`], the newest. The log is empty then.
+    /// Each key once, at the place of its last use, oldest first; at most [`KEYS_MAX`], the newest. The log is empty
+    /// then.
     pub(super) fn take(&self) -> Vec<EntryKey> {
         let Accesses { older, newer } = mem::take(&mut *self.accesses.lock());
         let mut seen = HashSet::new();

@@ -34,7 +34,8 @@ use pins::Pins;
 use shared_reads::SharedReads;
 pub(crate) use suspects::Suspects;
 
-/// The part of the arena that pages on their way from L3 to engines may fill, and the part that pages on their way from L1 may: 1/4.
+/// The part of the arena that pages on their way from L3 to engines may fill, and the part that pages on their way from
+/// L1 may: 1/4.
 const ARENA_PART: u64 = 4;
 
 /// Lookups, gets and prefetches.

@@ -65,8 +65,8 @@ impl PageReader {
         &self.unreadable
     }
 
-    /// Joins the read of this page, or starts one, which begins with `room`. A failure fails those present, once; the next asker starts
-    /// anew.
+    /// Joins the read of this page, or starts one, which begins with `room`. A failure fails those present, once; the
+    /// next asker starts anew.
     pub(super) fn shared_read(
         self: &Arc<Self>,
         reads: &Arc<NamespaceReads>,
@@ -105,7 +105,8 @@ impl PageReader {
         }
     }
 
-    /// Reads and verifies a page; with `keep`, it stays in L1 as a page of that epoch if the index still names what was read.
+    /// Reads and verifies a page; with `keep`, it stays in L1 as a page of that epoch if the index still names what was
+    /// read.
     pub(super) async fn read_page(
         &self,
         open: &OpenNamespace,
@@ -202,8 +203,8 @@ impl PageReader {
         }
     }
 
-    /// The index may say by now that the page is gone, deleted even: then no copy is kept. Within the mirror's lock, so that a
-    /// purge comes after it.
+    /// The index may say by now that the page is gone, deleted even: then no copy is kept. Within the mirror's lock, so
+    /// that a purge comes after it.
     fn keep_read(&self, open: &OpenNamespace, epoch: Epoch, key: EntryKey, location: &Location, frame: &Frame) {
         open.mirror.read(|view| {
             if view.epoch() == epoch && view.slot(&key) == Some(location.slot) {

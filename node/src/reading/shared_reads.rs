@@ -18,7 +18,8 @@ pub(super) type ReadAnswer = Result<(Frame, Arc<FairPermit>), Miss>;
 /// A read under way. Dropping it does not end the read.
 pub(super) type SharedRead = Shared<oneshot::Receiver<ReadAnswer>>;
 
-/// What a read is of: a page in one epoch of its namespace, in one life of its slot. What was published anew is another page.
+/// What a read is of: a page in one epoch of its namespace, in one life of its slot. What was published anew is another
+/// page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ReadId {
     pub(super) epoch: Epoch,

@@ -1,4 +1,5 @@
-//! Pages that L3 would not give lately, though it answers otherwise: lookups do not count them, and the agent itself tries them again.
+//! Pages that L3 would not give lately, though it answers otherwise: lookups do not count them, and the agent itself
+//! tries them again.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -13,7 +14,8 @@ use tokio::time::Instant;
 use super::Reading;
 use crate::namespaces::OpenNamespace;
 
-/// Pages that are tried again; the one that failed longest ago is forgotten, and stays avoided until its slot is another page's.
+/// Pages that are tried again; the one that failed longest ago is forgotten, and stays avoided until its slot is
+/// another page's.
 const PAGES_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// Pages that are tried each time.
 const TRIES_AT_ONCE: usize = 8;

@@ -76,8 +76,8 @@ impl Grants {
         self.changed.notify_waiters();
     }
 
-    /// Takes 1 to `slots_max` slots for the session, waiting for a grant if there is none; asks ahead for more, also for the
-    /// pages `waiting` behind these.
+    /// Takes 1 to `slots_max` slots for the session, waiting for a grant if there is none; asks ahead for more, also
+    /// for the pages `waiting` behind these.
     pub async fn take(
         self: &Arc<Self>,
         session: &Arc<Session>,
@@ -188,8 +188,8 @@ impl Grants {
         self.changed.notify_waiters();
     }
 
-    /// Gives slots back to the pool to which nothing can still be writing: never submitted, or their write completed and no
-    /// publish named them. Void if the session is not the present one.
+    /// Gives slots back to the pool to which nothing can still be writing: never submitted, or their write completed
+    /// and no publish named them. Void if the session is not the present one.
     pub fn give_back(&self, session: SessionId, slot_bytes: u32, slots: &[SlotRef]) {
         let mut books = self.books.lock();
         if books.session != Some(session) || slots.is_empty() {

@@ -48,7 +48,8 @@ impl Session {
         }
     }
 
-    /// True while an L3 write may be submitted: the session is not known to be over and was renewed within half its lease.
+    /// True while an L3 write may be submitted: the session is not known to be over and was renewed within half its
+    /// lease.
     pub fn may_write(&self) -> bool {
         !self.lost.is_cancelled() && self.renewed.lock().elapsed() < self.lease / 2
     }
@@ -169,8 +170,8 @@ impl Sessions {
         let _ = changes.wait_for(Option::is_some).await;
     }
 
-    /// Sends one command of the session, under one sequence number, through any replica until it is answered or the session is
-    /// over: the group applies it at most once.
+    /// Sends one command of the session, under one sequence number, through any replica until it is answered or the
+    /// session is over: the group applies it at most once.
     ///
     /// Run it in a task of its own: a command that was given up would have an outcome nobody knows.
     pub async fn command<T, F>(

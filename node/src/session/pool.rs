@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use foreword_proto::SlotRef;
 
-/// Slots of one session, by slot size. A slot is in the pool only while nothing that could still be written to it is under way:
-/// it was never submitted, or its write completed and its publish said that the key exists elsewhere.
+/// Slots of one session, by slot size. A slot is in the pool only while nothing that could still be written to it is
+/// under way: it was never submitted, or its write completed and its publish said that the key exists elsewhere.
 #[derive(Debug, Default)]
 pub struct SlotPool {
     classes: BTreeMap<u32, Vec<SlotRef>>,

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use foreword_proto::Sequence;
 
-/// Hands out sequence numbers so that the oldest command under way is always among the last `window` numbers: the group keeps
-/// that many outcomes, and a retry of an older one would be refused.
+/// Hands out sequence numbers so that the oldest command under way is always among the last `window` numbers: the group
+/// keeps that many outcomes, and a retry of an older one would be refused.
 #[derive(Debug, Clone)]
 pub struct SequenceWindow {
     window: u64,

@@ -31,7 +31,8 @@ impl Completions {
         self.some.notify_one();
     }
 
-    /// Ends after the next push or wake, or at once after one that nobody waited for. Ask for it, then look, then await it.
+    /// Ends after the next push or wake, or at once after one that nobody waited for. Ask for it, then look, then await
+    /// it.
     pub(super) fn woken(&self) -> Notified<'_> {
         self.some.notified()
     }

@@ -1,4 +1,5 @@
-//! What every [`PageStore`] must do, as one suite. A new store runs it; a store that breaks one of the rules must fail it.
+//! What every [`PageStore`] must do, as one suite. A new store runs it; a store that breaks one of the rules must fail
+//! it.
 //!
 //! I/Os have no order among themselves: the suite never has a write and another I/O of the same slot under way at once.
 
@@ -51,7 +52,8 @@ impl Default for Suite {
 }
 
 impl Suite {
-    /// Runs every check, each on slabs of its own. The arena needs room for 256 frames of the chunk size, at least 16 KiB each.
+    /// Runs every check, each on slabs of its own. The arena needs room for 256 frames of the chunk size, at least 16
+    /// KiB each.
     ///
     /// Errors: the first rule that was broken.
     pub async fn run(&self, subject: &dyn Subject, arena: &Arena) -> Result<(), Violation> {

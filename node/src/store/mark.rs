@@ -12,8 +12,8 @@ use foreword_proto::{BadInput, ClusterId};
 use rustix::fs::{Access, AtFlags, CWD};
 use serde::{Deserialize, Serialize};
 
-/// Format of an L3 directory that this binary writes and reads. It counts for itself: the file is never written again, so it does not
-/// follow the group's format version.
+/// Format of an L3 directory that this binary writes and reads. It counts for itself: the file is never written again,
+/// so it does not follow the group's format version.
 pub const MARK_FORMAT: u32 = 1;
 /// Largest CLUSTER file that is read.
 const MARK_BYTES_MAX: u64 = 64 << 10;
@@ -154,8 +154,8 @@ pub fn read_cluster_mark(root: &Path, cluster_id: ClusterId) -> Result<Option<Cl
     Ok(Some(mark))
 }
 
-/// As [`read_cluster_mark`], of a directory that this user may also read from and write to: the slab directory, and a slab if there is
-/// one, since all agents make them as one user. Blocks.
+/// As [`read_cluster_mark`], of a directory that this user may also read from and write to: the slab directory, and a
+/// slab if there is one, since all agents make them as one user. Blocks.
 pub(super) fn read_usable_mark(root: &Path, cluster_id: ClusterId) -> Result<Option<ClusterMark>, MarkError> {
     let mark = read_cluster_mark(root, cluster_id)?;
     let dir = slabs_dir(root, cluster_id);
@@ -198,7 +198,8 @@ pub fn clusters_under(root: &Path) -> io::Result<Vec<ClusterId>> {
     Ok(ids)
 }
 
-/// Type name of the filesystem that holds `path` (`ext4`, `fuse.hf3fs`), from the mount table; `unknown` when it is not there.
+/// Type name of the filesystem that holds `path` (`ext4`, `fuse.hf3fs`), from the mount table; `unknown` when it is not
+/// there.
 pub fn filesystem_type(path: &Path) -> String {
     let Ok(path) = path.canonicalize() else { return "unknown".into() };
     let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();

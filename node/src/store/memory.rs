@@ -1,7 +1,8 @@
 //! L3 in memory, shared by the agents of one process: for tests and for the simulator, with faults on demand.
 //!
-//! No threads and no clock but tokio's: an I/O is done when it is submitted, or when its delay is over. Late writes alone have the
-//! device's own time, which its owner moves ([`MemoryL3::advance`]): they land whatever became of the store that submitted them.
+//! No threads and no clock but tokio's: an I/O is done when it is submitted, or when its delay is over. Late writes
+//! alone have the device's own time, which its owner moves ([`MemoryL3::advance`]): they land whatever became of the
+//! store that submitted them.
 
 mod late;
 mod slab;
@@ -111,8 +112,8 @@ impl MemoryL3 {
         true
     }
 
-    /// Moves the device's time on to `now` (since any beginning) and lands the late writes that are due by then, in the order of
-    /// their due times. A store that still waits for one gets its completion.
+    /// Moves the device's time on to `now` (since any beginning) and lands the late writes that are due by then, in the
+    /// order of their due times. A store that still waits for one gets its completion.
     pub fn advance(&self, now: Duration) -> Vec<Landed> {
         let due = self.0.late.lock().due(now);
         due.into_iter().map(Late::land).collect()

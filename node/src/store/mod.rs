@@ -1,7 +1,7 @@
 //! L3: page bytes in slab files, behind one completion-based seam.
 //!
-//! A store takes batches of owned I/Os and gives completions. Dropping a future never frees a buffer under I/O: a frame comes
-//! back by its completion, or by a new epoch; or it is quarantined.
+//! A store takes batches of owned I/Os and gives completions. Dropping a future never frees a buffer under I/O: a frame
+//! comes back by its completion, or by a new epoch; or it is quarantined.
 
 mod completions;
 pub mod conformance;
@@ -37,7 +37,8 @@ pub type OpId = u64;
 pub struct Io {
     pub op: OpId,
     pub slab: SlabId,
-    /// Offset in the slab file, and the bytes to move: a whole slot's page, multiples of 4,096. At most the frame's length.
+    /// Offset in the slab file, and the bytes to move: a whole slot's page, multiples of 4,096. At most the frame's
+    /// length.
     pub offset: u64,
     pub len: u64,
     pub transfer: Transfer,
@@ -102,11 +103,12 @@ pub trait PageStore: Send + Sync + 'static {
     fn open_to_read(&self, slab: SlabId) -> BoxFuture<'static, Result<(), StoreError>>;
     /// Reads that are under way side by side; more of them wait in a queue.
     fn reads_at_once(&self) -> usize;
-    /// Takes a batch of I/Os and returns at once; nothing orders the I/Os of a batch, nor batches. Each gives exactly one completion.
+    /// Takes a batch of I/Os and returns at once; nothing orders the I/Os of a batch, nor batches. Each gives exactly
+    /// one completion.
     ///
-    /// A store that talks to another process gives none for an I/O that stays without an answer for longer than its patience: the frame is
-    /// quarantined until the answer comes or its segment is retired. What is under way when the epoch changes is answered with an error or
-    /// not at all, and its frame is free.
+    /// A store that talks to another process gives none for an I/O that stays without an answer for longer than its
+    /// patience: the frame is quarantined until the answer comes or its segment is retired. What is under way when the
+    /// epoch changes is answered with an error or not at all, and its frame is free.
     fn submit(&self, batch: Vec<Io>);
     /// Waits for completions; at least one. Dropping the future loses none.
     fn complete(&self) -> BoxFuture<'_, Vec<Completion>>;

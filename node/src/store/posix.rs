@@ -1,6 +1,7 @@
 //! L3 on any POSIX filesystem: slab files, and threads that read and write them.
 //!
-//! No fsync and no metadata operation per page: a slab is opened once. Layout: `<root>/<cluster id>/slabs/<8 hex digits>.slab`.
+//! No fsync and no metadata operation per page: a slab is opened once. Layout: `<root>/<cluster id>/slabs/<8 hex
+//! digits>.slab`.
 
 #[cfg(test)]
 mod tests;
@@ -24,8 +25,8 @@ use super::completions::Completions;
 use super::mark::{self, MarkError};
 use super::{ClusterMark, Completion, IO_THREADS_MAX, IOS_QUEUED_MAX, Io, PageStore, StoreError, Transfer};
 
-/// Slab files that are kept open; the one that was used least lately is closed for another. A file that somebody removed is in use for
-/// as long.
+/// Slab files that are kept open; the one that was used least lately is closed for another. A file that somebody
+/// removed is in use for as long.
 const OPEN_SLABS_MAX: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 
 /// Slab files below one root. Needs a tokio runtime for opening and removing slabs.
@@ -45,7 +46,8 @@ struct Shared {
     completions: Completions,
 }
 
-/// Reads and writes wait apart, and neither may have all threads: a filesystem that hangs in one still answers the other.
+/// Reads and writes wait apart, and neither may have all threads: a filesystem that hangs in one still answers the
+/// other.
 struct Queues {
     reads: Queue,
     writes: Queue,
@@ -83,7 +85,8 @@ impl Queues {
 }
 
 impl PosixStore {
-    /// A store below `root` for this cluster, with so many I/O threads. The caller compares [`PageStore::cluster_mark`] before any I/O.
+    /// A store below `root` for this cluster, with so many I/O threads. The caller compares [`PageStore::cluster_mark`]
+    /// before any I/O.
     ///
     /// Errors: a chunk size or number of threads out of range, named; a thread that cannot be made.
     pub fn new(

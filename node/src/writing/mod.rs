@@ -1,6 +1,7 @@
 //! The way in: shards are gathered to pages, written to L3, published.
 //!
-//! [`Writing`] takes what engines put, up to whole pages; [`Writers`] give each a slot and write it; [`Publishers`] make it visible.
+//! [`Writing`] takes what engines put, up to whole pages; [`Writers`] give each a slot and write it; [`Publishers`]
+//! make it visible.
 
 mod page_work;
 mod publish;

@@ -96,7 +96,8 @@ impl PageWork {
         }
     }
 
-    /// Takes bytes of a shard from its writer. Writers of other shards do so at the same time: the bytes are copied under no lock.
+    /// Takes bytes of a shard from its writer. Writers of other shards do so at the same time: the bytes are copied
+    /// under no lock.
     pub(super) fn piece(
         &self,
         shard: usize,
@@ -156,7 +157,8 @@ impl PageWork {
         gathering.gather.is_empty()
     }
 
-    /// Gives the page up if it is still gathering: its frame is free at once. False: it is whole, or was given up before.
+    /// Gives the page up if it is still gathering: its frame is free at once. False: it is whole, or was given up
+    /// before.
     pub(super) fn give_up(&self) -> bool {
         self.gathering.lock().take().is_some()
     }

@@ -162,7 +162,8 @@ impl Publishers {
                 {
                     self.l1.write(|pages| pages.insert(open.page(epoch, key), publishing.frame, Entrance::Probation));
                 }
-                // All bytes of an unused slot's write are on L3 and nobody knows of them: the slot can be written again.
+                // All bytes of an unused slot's write are on L3 and nobody knows of them: the slot can be written
+                // again.
                 if !matches!(outcome, PublishOutcome::Published | PublishOutcome::NotGranted) {
                     unused.push(job.location.slot);
                 }

@@ -132,8 +132,8 @@ impl Put {
         begun.unwrap_or_else(|| self.refused(index))
     }
 
-    /// Begins the page once there is room and a frame, unless another shard's call does meanwhile. None: not before the deadline, or
-    /// this call had to give way.
+    /// Begins the page once there is room and a frame, unless another shard's call does meanwhile. None: not before the
+    /// deadline, or this call had to give way.
     async fn begin_in_room(&mut self, index: usize, deadline: Instant) -> Option<Page> {
         let (key, frame_bytes) = (self.key(index), self.writes.open.geometry.frame_bytes);
         let room = match self.writing.room.take_now(self.writes.open.asker(), frame_bytes) {
@@ -153,8 +153,8 @@ impl Put {
         Some(Page::Writing(self.writes.under_way.find_or_begin(self.epoch, key, begin), 0))
     }
 
-    /// Room in its turn. None also for a page of which another shard was refused meanwhile, and where this call has to give way to
-    /// another rank's.
+    /// Room in its turn. None also for a page of which another shard was refused meanwhile, and where this call has to
+    /// give way to another rank's.
     async fn wait_for_room(&mut self, key: EntryKey, deadline: Instant) -> Option<FairPermit> {
         let gives_way = {
             let open = &self.writes.open;
@@ -197,7 +197,8 @@ impl Put {
         begun.filter(|work| work.is_gathering())
     }
 
-    /// There was no room for the page. Its other shards are told at once: without this one they would hold room in vain.
+    /// There was no room for the page. Its other shards are told at once: without this one they would hold room in
+    /// vain.
     fn refused(&self, index: usize) -> Page {
         sometimes(Marker::PutRefusedForRoom);
         self.writing.counters.refuse(PutRefusal::QueueFull);

@@ -23,7 +23,8 @@ impl TurnedAway {
         }
     }
 
-    /// True if another shard of this page was refused, so that it cannot become whole. That shard itself may be put again.
+    /// True if another shard of this page was refused, so that it cannot become whole. That shard itself may be put
+    /// again.
     pub(super) fn has(&self, epoch: Epoch, key: EntryKey, shard: usize) -> bool {
         let mut pages = self.0.lock();
         match pages.get(&(epoch, key)) {

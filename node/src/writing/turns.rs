@@ -1,7 +1,7 @@
 //! Calls of one namespace that wait for room, and which of them gives way.
 //!
-//! A page that lacks a shard holds room until that shard's rank comes to it. A rank that waits for room itself does not: two ranks that put
-//! in opposite orders would wait for each other until all of it is given up.
+//! A page that lacks a shard holds room until that shard's rank comes to it. A rank that waits for room itself does
+//! not: two ranks that put in opposite orders would wait for each other until all of it is given up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -51,8 +51,8 @@ impl Turns {
         Turn { turns: self, writer, call }
     }
 
-    /// Where every unfinished page lacks a shard whose rank waits, none of them gives room back: of those calls the one that began last
-    /// gives way, until it is not so any more.
+    /// Where every unfinished page lacks a shard whose rank waits, none of them gives room back: of those calls the one
+    /// that began last gives way, until it is not so any more.
     pub(super) fn look(&self, lacking: impl Fn(&BTreeSet<usize>) -> Lacking) {
         let mut waiting = self.0.lock();
         while !waiting.is_empty() {

@@ -62,8 +62,8 @@ impl UnderWay {
         }
     }
 
-    /// Gives up the pages whose publish the group has not answered for this long: they take no memory and no room any more, and their
-    /// slots stay with the command that is under way.
+    /// Gives up the pages whose publish the group has not answered for this long: they take no memory and no room any
+    /// more, and their slots stay with the command that is under way.
     pub(super) fn expire_publishes(&self, time: Duration) {
         let works = self.works.lock();
         let late: Vec<_> = works.values().filter(|work| work.is_publishing_for(time)).cloned().collect();
@@ -99,7 +99,8 @@ impl UnderWay {
     }
 }
 
-/// A whole page that somebody has promised to settle. Dropped without a word, however that came, it is refused: nobody waits for ever.
+/// A whole page that somebody has promised to settle. Dropped without a word, however that came, it is refused: nobody
+/// waits for ever.
 pub(super) struct Pending {
     pub(super) writes: Arc<NamespaceWrites>,
     pub(super) work: Arc<PageWork>,

@@ -114,7 +114,8 @@ async fn short_reads_are_misses_and_do_not_open_the_breaker() {
     assert_eq!(reader.handle.api().stats().l3_breaker, "closed");
 }
 
-/// Found by the simulator (seed 0): the breaker's lock was taken again by its own holder, and the agent stood still for good.
+/// Found by the simulator (seed 0): the breaker's lock was taken again by its own holder, and the agent stood still for
+/// good.
 #[tokio::test]
 async fn a_write_that_the_breaker_refuses_leaves_the_agent_alive() {
     let faults = Script::new(true, |_, _| Decision::Errno(libc::EIO));

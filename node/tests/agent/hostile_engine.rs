@@ -366,7 +366,8 @@ async fn ten_million_random_slots_harm_nobody() {
     survives_fuzzing(10_000_000).await;
 }
 
-/// The agent's end of a doorbell is the engine's too: it was made to block, and read while it was rung, and the agent's thread read it for ever.
+/// The agent's end of a doorbell is the engine's too: it was made to block, and read while it was rung, and the agent's
+/// thread read it for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_engine_that_takes_its_own_doorbell_keeps_nobody_waiting() {
     let (cluster, dir) = (Cluster::start().await, tempfile::tempdir().unwrap());

@@ -196,7 +196,8 @@ async fn retired_deleted_and_cleared_pages_are_gone_as_each_should_be() {
     let hits = || async { a.get(ns, &keys(0..3), |_| {}).await.iter().map(|page| page.hit).collect::<Vec<_>>() };
     // Evicted from L3 only: L1 still has it. Deleted: nobody may have it.
     assert_eq!(hits().await, [true, false, true]);
-    // Nor is the evicted one's slot another's yet: what was promised a moment ago is given. Who asks for more than was known then gets a miss.
+    // Nor is the evicted one's slot another's yet: what was promised a moment ago is given. Who asks for more than was
+    // known then gets a miss.
     assert_eq!(a.lookup(ns, &keys(0..1), 0).await.l3_pages, 0);
     let from_l3 = async |min_revision| {
         let ask = |request: &mut wire::GetRequest| (request.bypass_cache, request.min_revision) = (true, min_revision);
@@ -212,7 +213,8 @@ async fn retired_deleted_and_cleared_pages_are_gone_as_each_should_be() {
     assert_eq!(hits().await, [true, true, true]);
 }
 
-/// The agent was away for longer than what is kept of events: nobody tells it why pages went. It used to give their copies in L1.
+/// The agent was away for longer than what is kept of events: nobody tells it why pages went. It used to give their
+/// copies in L1.
 #[tokio::test]
 async fn copies_of_what_went_while_nobody_told_are_gone_after_the_resync() {
     let cluster = Cluster::start().await;
@@ -311,7 +313,8 @@ async fn an_answer_lost_on_the_way_is_asked_for_again_and_nothing_is_done_twice(
     assert_eq!(cluster.meta.settings.lock().lose_answers, 0);
 }
 
-/// What the agent says about itself to an observer in its process: the mirror, the session, and that nothing stays in use.
+/// What the agent says about itself to an observer in its process: the mirror, the session, and that nothing stays in
+/// use.
 #[tokio::test]
 async fn when_nothing_is_asked_every_frame_is_a_page_of_l1() {
     let cluster = Cluster::start().await;

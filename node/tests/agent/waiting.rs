@@ -118,7 +118,8 @@ impl Faults for Slow {
     }
 }
 
-/// A reader that knows these pages, written by another agent; the first of them is in its L1, and no other read is answered.
+/// A reader that knows these pages, written by another agent; the first of them is in its L1, and no other read is
+/// answered.
 async fn slow_reader(pages: u64) -> (Cluster, TestAgent, TestAgent, u32) {
     let (cluster, slow) = (Cluster::start().await, Arc::new(Slow::default()));
     let writer = cluster.agent("writer").await;

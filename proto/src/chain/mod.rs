@@ -8,10 +8,11 @@
 //!              page 1 ──┴─► digest 1         or, if an id does not fit u32, one byte 0xff and u64 words; little-endian
 //! ```
 //!
-//! `sha256` is what SGLang 0.5.23 computes, bit for bit (`hash_binding.cpp`, `utils.py`, `radix_cache.py`): tests/it/chains.rs
-//! compares with vectors made by SGLang's own code. `blake3` is ours, for callers that choose their keys themselves; at 64
-//! tokens a page the two cost the same where the CPU has SHA instructions (docs/PERFORMANCE.md). Only whole pages have
-//! keys; a pair belongs to the page of its first token, so a page of bigrams is complete one token later.
+//! `sha256` is what SGLang 0.5.23 computes, bit for bit (`hash_binding.cpp`, `utils.py`, `radix_cache.py`):
+//! tests/it/chains.rs compares with vectors made by SGLang's own code. `blake3` is ours, for callers that choose their
+//! keys themselves; at 64 tokens a page the two cost the same where the CPU has SHA instructions (docs/PERFORMANCE.md).
+//! Only whole pages have keys; a pair belongs to the page of its first token, so a page of bigrams is complete one
+//! token later.
 
 mod tokens;
 mod wire;
@@ -61,8 +62,9 @@ impl Chain {
         self.page_keys_after(None, tokens, page_tokens)
     }
 
-    /// Keys of the whole pages that follow the page `parent`; `tokens` begin with the first token after it (for bigrams: with
-    /// the first token of the first pair after it, which the last pair before ends with). None: the prompt begins here.
+    /// Keys of the whole pages that follow the page `parent`; `tokens` begin with the first token after it (for
+    /// bigrams: with the first token of the first pair after it, which the last pair before ends with). None: the
+    /// prompt begins here.
     ///
     /// Errors: as [`Self::page_keys`].
     pub fn page_keys_after(
@@ -120,7 +122,8 @@ impl Chain {
     }
 }
 
-/// The seed that SGLang's storage chains have under an `extra_key` (LoRA, caller's) and a `cache_salt`; none without both.
+/// The seed that SGLang's storage chains have under an `extra_key` (LoRA, caller's) and a `cache_salt`; none without
+/// both.
 ///
 /// SGLang's radix cache takes an empty `cache_salt` for none before it comes here; an empty `extra_key` stays one.
 /// Source: `storage_namespace_seed` in SGLang's utils.py.

@@ -59,7 +59,8 @@ impl Prompt {
         }
     }
 
-    /// Keys of the prompt's whole pages. Errors name `tokens.token_ids` (more than [`KEYS_MAX`] pages) or `page_tokens`.
+    /// Keys of the prompt's whole pages. Errors name `tokens.token_ids` (more than [`KEYS_MAX`] pages) or
+    /// `page_tokens`.
     pub fn page_keys(&self, page_tokens: u32) -> Result<Vec<PageKey>, BadInput> {
         let pages = self.chain.pages(&self.tokens, page_tokens);
         if pages > KEYS_MAX {

@@ -10,9 +10,10 @@ const BLOCK_TOKENS: u32 = 512;
 
 /// The knobs of a generated chat workload. One set of knobs gives one trace, on every machine.
 ///
-/// `conversations` are open at once. Each request is the next turn of one of them, drawn at random: it asks for the system
-/// prompt, everything said before, and the turn's new blocks. After a turn the conversation goes on with probability
-/// `turn_percent`, else a new one takes its place, with a system prompt drawn at random (low numbers more often).
+/// `conversations` are open at once. Each request is the next turn of one of them, drawn at random: it asks for the
+/// system prompt, everything said before, and the turn's new blocks. After a turn the conversation goes on with
+/// probability `turn_percent`, else a new one takes its place, with a system prompt drawn at random (low numbers more
+/// often).
 ///
 /// The defaults give about 20 blocks a request, and an infinite cache hits about half of them.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -31,9 +31,9 @@ pub fn ideal(trace: &Trace) -> Ideal {
     Ideal { blocks, distinct: u64::from(pages.distinct), hits, hit_ratio: ratio(hits, blocks) }
 }
 
-/// Pages that cross from one agent to another under the infinite cache: (page, agent) pairs, each once, where the page was
-/// put through another agent and got through this one. Request i goes to agent i mod `agents`; a page is put by the agent of
-/// the first request that holds it. 0 for fewer than two agents.
+/// Pages that cross from one agent to another under the infinite cache: (page, agent) pairs, each once, where the page
+/// was put through another agent and got through this one. Request i goes to agent i mod `agents`; a page is put by the
+/// agent of the first request that holds it. 0 for fewer than two agents.
 pub fn ideal_cross_node_hits(trace: &Trace, agents: usize) -> u64 {
     let agents = agents.max(1);
     let pages = Pages::of(trace);
@@ -53,16 +53,16 @@ pub fn ideal_cross_node_hits(trace: &Trace, agents: usize) -> u64 {
     crossed.into_iter().filter(|pair| *pair).count() as u64
 }
 
-/// Hit ratio of leaf-first LRU in strict order with room for `pages_max` pages: every request is answered, touches its pages
-/// and evicts before the next one comes; the victim is always the least recently used page without a child.
+/// Hit ratio of leaf-first LRU in strict order with room for `pages_max` pages: every request is answered, touches its
+/// pages and evicts before the next one comes; the victim is always the least recently used page without a child.
 pub fn strict_lru(trace: &Trace, pages_max: u64) -> f64 {
     let pages = Pages::of(trace);
     let mut lru = Lru { stamps: vec![None; pages.distinct as usize], by_stamp: BTreeMap::new(), next_stamp: 0 };
     let mut hits = 0;
     for request in &pages.requests {
         hits += request.iter().take_while(|page| lru.holds(**page)).count() as u64;
-        // From the last page to the first: a parent is then always younger than its children, and the oldest page of all
-        // is a leaf.
+        // From the last page to the first: a parent is then always younger than its children, and the oldest page of
+        // all is a leaf.
         for page in request.iter().rev() {
             lru.touch(*page);
             lru.shrink_to(pages_max);

@@ -24,8 +24,8 @@ pub struct Mismatch {
 
 /// Fills one shard of a page.
 ///
-/// Any length works; from 16 bytes on a wrong byte escapes [`verify`] with odds of 2^-64 at most. A shorter page keeps the
-/// lowest bytes of the nonce in its first half, and checks as much as the rest can hold.
+/// Any length works; from 16 bytes on a wrong byte escapes [`verify`] with odds of 2^-64 at most. A shorter page keeps
+/// the lowest bytes of the nonce in its first half, and checks as much as the rest can hold.
 pub fn fill(page: &mut [u8], key: &PageKey, shard: u32, nonce: u64) {
     let (head, body) = page.split_at_mut(nonce_len(page.len()));
     head.copy_from_slice(&nonce.to_le_bytes()[..head.len()]);

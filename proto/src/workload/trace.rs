@@ -48,8 +48,8 @@ impl Trace {
 /// Parses a trace, unpacking it first when it begins like gzip. Blank lines are skipped, unknown fields ignored.
 ///
 /// Errors: gzip that does not unpack or unpacks to more than [`TRACE_BYTES_MAX`]; a line that is no JSON object, that
-/// lacks one of `timestamp`, `input_length`, `output_length`, `hash_ids`, or has another type there: the error's field is
-/// `line <number from 1>: <field>`.
+/// lacks one of `timestamp`, `input_length`, `output_length`, `hash_ids`, or has another type there: the error's field
+/// is `line <number from 1>: <field>`.
 pub fn parse(bytes: &[u8]) -> Result<Trace, BadInput> {
     if bytes.starts_with(&GZIP_MAGIC) { parse_lines(&gunzip(bytes, TRACE_BYTES_MAX)?) } else { parse_lines(bytes) }
 }

@@ -109,7 +109,8 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     }
 }
 
-/// How often an agent that refused a session is asked again: it may have had too many, or this process too few descriptors.
+/// How often an agent that refused a session is asked again: it may have had too many, or this process too few
+/// descriptors.
 const SESSION_AGAIN: Duration = Duration::from_secs(60);
 
 /// Opens over a line what is wanted, until the line is gone.

@@ -1,4 +1,5 @@
-//! One connection to an agent, which does not come back: what was opened over it is known to be open at that agent, and no other.
+//! One connection to an agent, which does not come back: what was opened over it is known to be open at that agent, and
+//! no other.
 
 use std::io;
 use std::pin::Pin;

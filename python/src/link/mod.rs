@@ -1,4 +1,5 @@
-//! The connection of this process to its agent: the runtime, the background that keeps a line, and what is open over it.
+//! The connection of this process to its agent: the runtime, the background that keeps a line, and what is open over
+//! it.
 
 mod keeper;
 mod line;

@@ -61,8 +61,8 @@ pub(crate) enum Outcome {
     Refused = 5,
 }
 
-/// A way to an agent. Each call is one of an open namespace, is made on the caller's thread, and is over by its deadline. Memory of the
-/// caller is touched on that thread only, and so never after the call.
+/// A way to an agent. Each call is one of an open namespace, is made on the caller's thread, and is over by its
+/// deadline. Memory of the caller is touched on that thread only, and so never after the call.
 pub(crate) trait Transport: Send + Sync {
     /// Its name, for people.
     fn name(&self) -> &'static str;
@@ -79,7 +79,8 @@ pub(crate) trait Transport: Send + Sync {
     /// Where each page is: one byte a key, bit 0 L1, bit 1 L2, bit 2 L3.
     fn locate(&self, namespace: u32, keys: &Keys, deadline: Instant) -> Result<Vec<u8>, Failure>;
 
-    /// Copies pages to their places, and notes in `hits` each that is there whole. Without `every_key` the first miss is the last.
+    /// Copies pages to their places, and notes in `hits` each that is there whole. Without `every_key` the first miss
+    /// is the last.
     fn get(
         &self,
         namespace: u32,
@@ -89,8 +90,8 @@ pub(crate) trait Transport: Send + Sync {
         hits: &mut [bool],
     ) -> Result<(), Failure>;
 
-    /// Offers pages, sends those that are wanted, and notes in `outcomes` what became of each. `parent` is the page before the first. The
-    /// answer is why the first of them was refused that was, if the agent says it.
+    /// Offers pages, sends those that are wanted, and notes in `outcomes` what became of each. `parent` is the page
+    /// before the first. The answer is why the first of them was refused that was, if the agent says it.
     fn put(
         &self,
         namespace: u32,

@@ -38,7 +38,8 @@ impl InSession {
         }
     }
 
-    /// Why a call that answered for some pages did not for all of them, if it was neither the agent's word nor a lack of room.
+    /// Why a call that answered for some pages did not for all of them, if it was neither the agent's word nor a lack
+    /// of room.
     fn whole(&self, all: bool, deadline: Instant) -> Result<(), Failure> {
         if !self.session.is_alive() {
             return Err(self.failure(CallError::Ended));
@@ -104,7 +105,8 @@ impl Transport for InSession {
         let refused = pages.iter().find_map(|page| Some(PutRefusal::from_number(page.reason)?.name().to_owned()));
         let mut put = self.whole(staged, deadline).map(|()| refused);
         if !staged && put.is_ok() {
-            // A shard is larger than all of the session's staging memory. What the agent has by now is not wanted any more.
+            // A shard is larger than all of the session's staging memory. What the agent has by now is not wanted any
+            // more.
             put = self.grpc.put(namespace, shards, parent, wait_published, deadline, outcomes);
         }
         for (outcome, page) in outcomes.iter_mut().zip(&pages).filter(|(_, page)| !not_staged(page)) {
@@ -118,7 +120,8 @@ impl Transport for InSession {
     }
 }
 
-// SAFETY: the engine says that its memory is there, and nobody else's while the call lasts; `Shards` lives no longer than that.
+// SAFETY: the engine says that its memory is there, and nobody else's while the call lasts; `Shards` lives no longer
+// than that.
 unsafe impl PageMemory for Shards<'_> {
     fn parts(&self) -> usize {
         self.places.parts()

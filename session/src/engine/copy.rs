@@ -1,7 +1,7 @@
 //! Copies out of the agent's segments and into staging memory.
 //!
-//! A large copy out of a segment goes past the caches where the processor can: the engine's device reads the destination, not this core,
-//! and a store that need not fetch its line first saves a third of the traffic.
+//! A large copy out of a segment goes past the caches where the processor can: the engine's device reads the
+//! destination, not this core, and a store that need not fetch its line first saves a third of the traffic.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{Ordering, fence};
@@ -12,8 +12,8 @@ const STREAM_BYTES_MIN: usize = 32 << 10;
 /// Copies `bytes` bytes to where the engine will not look at once.
 ///
 /// # Safety
-/// `from` is readable and `to` writable for `bytes` bytes, they do not overlap, and nobody else touches `to`. Another process may write
-/// `from` meanwhile: what is copied may be torn then, which the caller finds out by other means.
+/// `from` is readable and `to` writable for `bytes` bytes, they do not overlap, and nobody else touches `to`. Another
+/// process may write `from` meanwhile: what is copied may be torn then, which the caller finds out by other means.
 pub(super) unsafe fn copy_out(from: NonNull<u8>, to: NonNull<u8>, bytes: usize) {
     #[cfg(target_arch = "x86_64")]
     if bytes >= STREAM_BYTES_MIN && std::arch::is_x86_feature_detected!("avx2") {
@@ -42,7 +42,8 @@ unsafe fn stream(mut from: *const u8, mut to: *mut u8, mut bytes: usize) {
     use std::arch::x86_64::{__m256i, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm256_stream_si256};
     const STEP: usize = 128;
     let head = to.align_offset(32).min(bytes);
-    // SAFETY: all three parts lie within the caller's `bytes`; `to` is aligned to 32 after the first. A prefetch may name any address.
+    // SAFETY: all three parts lie within the caller's `bytes`; `to` is aligned to 32 after the first. A prefetch may
+    // name any address.
     unsafe {
         std::ptr::copy_nonoverlapping(from, to, head);
         (from, to, bytes) = (from.add(head), to.add(head), bytes - head);

@@ -1,13 +1,15 @@
 //! Forked children: a session is its process's alone.
 //!
-//! A child has its parent's descriptors, so a parent's death would not hang up a session whose socket a child holds. In a child every
-//! session's socket is closed before anything else runs, and the session is not the child's: its memory is not mapped there either.
+//! A child has its parent's descriptors, so a parent's death would not hang up a session whose socket a child holds. In
+//! a child every session's socket is closed before anything else runs, and the session is not the child's: its memory
+//! is not mapped there either.
 
 use std::os::fd::RawFd;
 use std::sync::Once;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
-/// Sessions of one process that a fork closes; more are told apart all the same, but keep their sockets open in a child.
+/// Sessions of one process that a fork closes; more are told apart all the same, but keep their sockets open in a
+/// child.
 const SOCKETS_MAX: usize = 256;
 const NONE: i32 = -1;
 
@@ -28,7 +30,8 @@ unsafe extern "C" fn in_child() {
     for socket in &SOCKETS {
         let fd = socket.swap(NONE, Ordering::SeqCst);
         if fd != NONE {
-            // SAFETY: the descriptor is a session's socket; its owner here never uses it again, nor closes it (see `Line`).
+            // SAFETY: the descriptor is a session's socket; its owner here never uses it again, nor closes it (see
+            // `Line`).
             unsafe { libc::close(fd) };
         }
     }

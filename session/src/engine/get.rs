@@ -21,8 +21,8 @@ const COPIERS_MAX: usize = 4;
 const TELL_BYTES: usize = 32 << 20;
 
 impl Session {
-    /// Copies one shard of pages into the caller's memory, in the order of the keys. What was not copied is a miss, and so is everything
-    /// after the first miss unless `every_key` is set.
+    /// Copies one shard of pages into the caller's memory, in the order of the keys. What was not copied is a miss, and
+    /// so is everything after the first miss unless `every_key` is set.
     ///
     /// Errors: no page was copied; the memory of some may have been written to.
     pub fn get(&self, get: &Get<'_>, pages: &dyn PageMemory, wait: Duration) -> Result<Vec<Got>, CallError> {
@@ -199,7 +199,8 @@ impl Copying<'_> {
         for part in 0..parts {
             let (to, bytes) = self.pages.part(page, part);
             let from = segment.bytes(index, offset, bytes as u64)?;
-            // SAFETY: `from` lies within the mapped segment, which this call holds; `to` is the caller's, by the promise of PageMemory.
+            // SAFETY: `from` lies within the mapped segment, which this call holds; `to` is the caller's, by the
+            // promise of PageMemory.
             unsafe { copy::copy_out(from, to, bytes) };
             offset += bytes as u64;
         }

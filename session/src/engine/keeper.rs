@@ -1,4 +1,5 @@
-//! The session's socket, and the thread that reads it: segments come and go by its messages, and its end is the session's.
+//! The session's socket, and the thread that reads it: segments come and go by its messages, and its end is the
+//! session's.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
@@ -61,7 +62,8 @@ impl Line {
     }
 
     fn socket(&self) -> BorrowedFd<'_> {
-        // SAFETY: open until drop, in the process that opened it; in a child nobody gets here (Session::check, Session::drop).
+        // SAFETY: open until drop, in the process that opened it; in a child nobody gets here (Session::check,
+        // Session::drop).
         unsafe { BorrowedFd::borrow_raw(self.fd) }
     }
 }

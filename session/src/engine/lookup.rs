@@ -8,10 +8,11 @@ use crate::wire::KEYS_PER_SLOT_MAX;
 use crate::wire::ops::{Op, flags, load_tiers};
 
 impl Session {
-    /// The leading pages that the agent could deliver now. More keys than a slot has room for are asked for one part after the other, until
-    /// one is not all there.
+    /// The leading pages that the agent could deliver now. More keys than a slot has room for are asked for one part
+    /// after the other, until one is not all there.
     ///
-    /// `min_revision`: wait until the agent has heard of it; `linearizable`: ask the group's leader for the newest one first.
+    /// `min_revision`: wait until the agent has heard of it; `linearizable`: ask the group's leader for the newest one
+    /// first.
     pub fn lookup(
         &self,
         namespace: u32,

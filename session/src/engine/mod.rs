@@ -1,8 +1,9 @@
 //! The engine's side: [`Session`] and its calls.
 //!
-//! A call lasts no longer than its deadline, and after it has returned, for any reason, nobody touches the memory that it was given:
-//! bytes are copied by the calling thread, or by threads that end within the call. A session that has ended answers every call with
-//! [`CallError::Ended`]; the caller opens another. A forked child has no part in its parent's sessions.
+//! A call lasts no longer than its deadline, and after it has returned, for any reason, nobody touches the memory that
+//! it was given: bytes are copied by the calling thread, or by threads that end within the call. A session that has
+//! ended answers every call with [`CallError::Ended`]; the caller opens another. A forked child has no part in its
+//! parent's sessions.
 
 mod clock;
 mod copy;
@@ -33,7 +34,8 @@ use staging::Staging;
 /// Where pages lie in the caller's memory: each is some parts, one after the other.
 ///
 /// # Safety
-/// For as long as a call is given it, what [`Self::part`] names is readable (put) or writable (get) memory that nobody else touches.
+/// For as long as a call is given it, what [`Self::part`] names is readable (put) or writable (get) memory that nobody
+/// else touches.
 pub unsafe trait PageMemory: Sync {
     /// Parts of each page.
     fn parts(&self) -> usize;

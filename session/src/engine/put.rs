@@ -81,7 +81,8 @@ impl Session {
             for part in 0..pages.parts() {
                 let (from, bytes) = pages.part(*page, part);
                 let to = staged.at(offset, bytes as u64);
-                // SAFETY: `from` is the caller's, by the promise of PageMemory; `to` lies in a piece of staging memory that is this call's.
+                // SAFETY: `from` is the caller's, by the promise of PageMemory; `to` lies in a piece of staging memory
+                // that is this call's.
                 unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), bytes) };
                 offset += bytes as u64;
             }
@@ -126,7 +127,8 @@ impl Session {
         }
     }
 
-    /// Waits for a chunk's answer. Dropping it gives its slot and its staging memory back, when the agent is done with them.
+    /// Waits for a chunk's answer. Dropping it gives its slot and its staging memory back, when the agent is done with
+    /// them.
     fn collect(&self, chunk: Chunk<'_>, answers: &mut [PutPage], deadline: Deadline) {
         if chunk.slot.finish(&self.line, deadline).is_err() {
             return;
@@ -146,7 +148,8 @@ fn shard_bytes(pages: &dyn PageMemory, page: usize) -> u64 {
     (0..pages.parts()).map(|part| pages.part(page, part).1 as u64).sum()
 }
 
-/// Cuts pages into chunks: ranges of `wanted`, of pages that follow each other, so that each but the first has its parent before it.
+/// Cuts pages into chunks: ranges of `wanted`, of pages that follow each other, so that each but the first has its
+/// parent before it.
 fn chunks(wanted: &[usize], bytes: impl Fn(usize) -> u64) -> Vec<Range<usize>> {
     let (mut chunks, mut start, mut sum) = (Vec::new(), 0, 0);
     for (at, page) in wanted.iter().enumerate() {

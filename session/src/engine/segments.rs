@@ -1,4 +1,5 @@
-//! Segments of the agent's arena, mapped read-only as they are first needed, and unmapped when they have left the arena.
+//! Segments of the agent's arena, mapped read-only as they are first needed, and unmapped when they have left the
+//! arena.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;

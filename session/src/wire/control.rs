@@ -6,8 +6,9 @@
 //!         slot 1 …
 //! ```
 //!
-//! Who writes what: the engine writes a slot's question while the slot is its own, then sets the slot's bit; from there on the agent
-//! writes the answer, until [`SlotHead::progress`] says that it is done. Everything is an atomic: the other process may write at any time.
+//! Who writes what: the engine writes a slot's question while the slot is its own, then sets the slot's bit; from there
+//! on the agent writes the answer, until [`SlotHead::progress`] says that it is done. Everything is an atomic: the
+//! other process may write at any time.
 
 use std::io;
 use std::ptr::NonNull;
@@ -119,7 +120,8 @@ impl Control {
     }
 
     pub fn head(&self) -> &ControlHead {
-        // SAFETY: the mapping is page-aligned and long enough (over()), lives as long as self, and holds only atomics there.
+        // SAFETY: the mapping is page-aligned and long enough (over()), lives as long as self, and holds only atomics
+        // there.
         unsafe { self.0.base().cast::<ControlHead>().as_ref() }
     }
 
@@ -152,7 +154,8 @@ impl<'a> SlotRef<'a> {
 
     fn words(self, offset: usize, words: usize) -> &'a [AtomicU64] {
         assert!(offset + words * 8 <= SLOT_BYTES, "words {offset} + {words} of a slot");
-        // SAFETY: within the slot, 8-aligned (all offsets are multiples of 32), atomics only, and it lives as long as the control.
+        // SAFETY: within the slot, 8-aligned (all offsets are multiples of 32), atomics only, and it lives as long as
+        // the control.
         unsafe { std::slice::from_raw_parts(self.base.add(offset).cast::<AtomicU64>().as_ptr(), words) }
     }
 

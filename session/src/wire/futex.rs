@@ -15,8 +15,8 @@ pub fn wake(word: &AtomicU32) {
 }
 
 fn call(word: &AtomicU32, operation: libc::c_int, number: u32, timeout: *const libc::timespec) {
-    // SAFETY: the word is aligned and lives for the call; the kernel reads 4 bytes of it and the time, and writes nothing. Its errors are
-    // no concern of ours: whoever waits looks again.
+    // SAFETY: the word is aligned and lives for the call; the kernel reads 4 bytes of it and the time, and writes
+    // nothing. Its errors are no concern of ours: whoever waits looks again.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, number, timeout) };
 }
 

@@ -1,7 +1,7 @@
 //! What is said on the socket: a hello and its answer with descriptors, then short messages about segments.
 //!
-//! The socket is the agent's own, where gRPC is spoken too: the first bytes of a hello tell it from HTTP/2's preface. Everything has a
-//! fixed size. The socket stays open as long as the session: its end is the session's.
+//! The socket is the agent's own, where gRPC is spoken too: the first bytes of a hello tell it from HTTP/2's preface.
+//! Everything has a fixed size. The socket stays open as long as the session: its end is the session's.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -112,7 +112,8 @@ fn cut(text: &str) -> &str {
 pub enum Message {
     /// From the engine: it wants to map this segment.
     Ask { segment: u32 },
-    /// From the agent, with a descriptor: the segment's frames lie one after the other, their generations behind them, 8 bytes each.
+    /// From the agent, with a descriptor: the segment's frames lie one after the other, their generations behind them,
+    /// 8 bytes each.
     Segment { segment: u32, region_bytes: u64, frame_bytes: u64, frames: u32 },
     /// From the agent: there is no such segment, or none of this tenant.
     Gone { segment: u32 },

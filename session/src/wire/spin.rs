@@ -1,9 +1,9 @@
 //! How long one side looks for what the other will write before it sleeps.
 //!
-//! Spinning saves the wake-up, 50 µs and more, where the wait is shorter than that. On a machine without an idle core it takes the core
-//! from the one who would write, and the wait is as long as the spin. How long a wait was does not tell the two apart, but whether its spin
-//! saw its end does: so it is asked for again, as long as is worth it, and where even that is in vain some times in a row there are no more
-//! spins, but for a try now and then.
+//! Spinning saves the wake-up, 50 µs and more, where the wait is shorter than that. On a machine without an idle core
+//! it takes the core from the one who would write, and the wait is as long as the spin. How long a wait was does not
+//! tell the two apart, but whether its spin saw its end does: so it is asked for again, as long as is worth it, and
+//! where even that is in vain some times in a row there are no more spins, but for a try now and then.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;

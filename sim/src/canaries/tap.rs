@@ -1,7 +1,7 @@
 //! A man in the middle: a host's connections end at it, and it goes on to the real servers itself.
 //!
-//! It knows gRPC and no service: calls are passed on as they come, but for those whose messages a [`Meddler`] wants to change. It
-//! lives in the host's process, as a sidecar does, and what it sends still crosses the simulated network.
+//! It knows gRPC and no service: calls are passed on as they come, but for those whose messages a [`Meddler`] wants to
+//! change. It lives in the host's process, as a sidecar does, and what it sends still crosses the simulated network.
 
 use std::convert::Infallible;
 use std::future::{poll_fn, ready};

@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 
-/// Does `work` for each number on `jobs` threads, and gives the results to `then` on this one, in the order of the numbers.
+/// Does `work` for each number on `jobs` threads, and gives the results to `then` on this one, in the order of the
+/// numbers.
 pub fn in_order<T: Send>(
     numbers: Range<u64>,
     jobs: usize,

@@ -262,8 +262,8 @@ pub(super) fn cpu_seconds() -> f64 {
     cpu_seconds_in(&stat).unwrap_or(0.0)
 }
 
-/// proc_pid_stat(5): after the name in parentheses, fields 14 and 15 are the time in user and in system mode, in ticks; Linux shows
-/// 100 of them a second whatever its own tick is.
+/// proc_pid_stat(5): after the name in parentheses, fields 14 and 15 are the time in user and in system mode, in ticks;
+/// Linux shows 100 of them a second whatever its own tick is.
 fn cpu_seconds_in(stat: &str) -> Option<f64> {
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut ticks = after_name.split_whitespace().skip(11).map(|field| field.parse::<u64>().ok());

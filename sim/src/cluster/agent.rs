@@ -60,7 +60,8 @@ impl AgentParts {
     }
 }
 
-/// What stands in the state directory of this machine: it survives its processes, and another machine of the same name has another.
+/// What stands in the state directory of this machine: it survives its processes, and another machine of the same name
+/// has another.
 fn agent_id(host: HostId) -> AgentId {
     AgentId(u128::from(host).to_le_bytes())
 }

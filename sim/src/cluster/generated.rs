@@ -11,7 +11,8 @@ use super::Cluster;
 use super::replica::ReplicaParts;
 
 impl Cluster {
-    /// Fills the disks of all replicas, and L3, as a group of this plan leaves them when it stops; the commands that led there.
+    /// Fills the disks of all replicas, and L3, as a group of this plan leaves them when it stops; the commands that
+    /// led there.
     pub(super) fn fill(&self, plan: &Plan) -> Vec<Command> {
         let replicas: Vec<&ReplicaParts> = self.replicas().map(|(parts, _)| parts).collect();
         let identities = || replicas.iter().map(|parts| parts.disk.identity());

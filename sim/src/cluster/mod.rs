@@ -319,8 +319,9 @@ impl Cluster {
         })
     }
 
-    /// The entry `index` as the log of a replica that applied it has it; None when no replica has. What was applied from a log is never
-    /// truncated. A replica whose snapshot covers the entry may have been sent that snapshot over another entry: it is the last asked.
+    /// The entry `index` as the log of a replica that applied it has it; None when no replica has. What was applied
+    /// from a log is never truncated. A replica whose snapshot covers the entry may have been sent that snapshot over
+    /// another entry: it is the last asked.
     pub fn committed_item(&self, index: u64) -> Option<Bytes> {
         let mut covered = None;
         for (parts, running) in self.replicas() {
@@ -335,7 +336,8 @@ impl Cluster {
         covered
     }
 
-    /// The commands of which the state was made that the group had before its first process started: entry by entry, from revision 1.
+    /// The commands of which the state was made that the group had before its first process started: entry by entry,
+    /// from revision 1.
     pub fn generated(&self) -> &[Command] {
         &self.generated
     }

@@ -27,7 +27,8 @@ pub struct Mix {
     pub network: u32,
     pub clocks: u32,
     pub disks: u32,
-    /// Damage that makes one replica forget: it hits the same replica all run long, since the group promises nothing when a majority forgets.
+    /// Damage that makes one replica forget: it hits the same replica all run long, since the group promises nothing
+    /// when a majority forgets.
     pub amnesia: u32,
     pub l3: u32,
     /// Changes of the membership, and slips of the operator's pen.

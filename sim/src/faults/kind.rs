@@ -87,7 +87,8 @@ pub enum FaultKind {
     StaleName(Replica, Replica, Replica),
     /// The machine is lost with its disk; another takes its place under a new id and under its name.
     ReplaceInPlace(Replica),
-    /// The machine is lost with its disk; another takes its place under a new id, and has the address that the old name leads to.
+    /// The machine is lost with its disk; another takes its place under a new id, and has the address that the old name
+    /// leads to.
     InheritAddress(Replica),
     /// The operator adds a replica where nobody is, and removes it again.
     AddNobody,
@@ -109,8 +110,8 @@ pub enum FaultKind {
     IsolateLeader,
     /// Another agent runs under the same name.
     Twin(Agent),
-    /// More is proposed at once than the leader's queue takes, and most callers leave; each sync of each log takes so many milliseconds
-    /// meanwhile, and after.
+    /// More is proposed at once than the leader's queue takes, and most callers leave; each sync of each log takes so
+    /// many milliseconds meanwhile, and after.
     Flood(u64),
     /// Each sync of each log takes so many milliseconds.
     SlowDisks(u64),

@@ -1,8 +1,9 @@
-//! `acknowledged-confirm-survives`: a confirm that was acknowledged is in the log. What it confirmed is confirmed in the reference,
-//! until a delete, a clear or an eviction of a later revision; and once the world has healed every replica says so.
+//! `acknowledged-confirm-survives`: a confirm that was acknowledged is in the log. What it confirmed is confirmed in
+//! the reference, until a delete, a clear or an eviction of a later revision; and once the world has healed every
+//! replica says so.
 //!
-//! A confirm that fitted no reservation was acknowledged too, and confirmed nothing. That no reservation ends before its time is
-//! `one-page-one-key`'s.
+//! A confirm that fitted no reservation was acknowledged too, and confirmed nothing. That no reservation ends before
+//! its time is `one-page-one-key`'s.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,5 +1,6 @@
-//! `acknowledged-publish-survives`: what was acknowledged is in the log at that revision, and stays until a retire, delete or clear
-//! of a later revision: in the reference, on every replica at the end, and in the clients' last linearizable lookups.
+//! `acknowledged-publish-survives`: what was acknowledged is in the log at that revision, and stays until a retire,
+//! delete or clear of a later revision: in the reference, on every replica at the end, and in the clients' last
+//! linearizable lookups.
 
 use std::collections::BTreeMap;
 
@@ -50,7 +51,8 @@ fn acknowledged(record: &Record) -> Vec<Acknowledged> {
     keys.iter().zip(outcomes).filter_map(of_page).collect()
 }
 
-/// The acknowledged revision published the page; or, of one that exists, the page was present at some moment of that entry.
+/// The acknowledged revision published the page; or, of one that exists, the page was present at some moment of that
+/// entry.
 fn is_true(oracle: &Oracle, told: &Acknowledged) -> Result<(), Violation> {
     let key = told.key.entry();
     let changes = oracle.presence().changes(told.namespace, &key);
@@ -150,7 +152,8 @@ impl Invariant for AcknowledgedPublishSurvives {
         for replica in &view.replicas {
             let lost = replica.group.applied.read(|state| {
                 let lost = |((namespace, key), told): &(&(NamespaceId, EntryKey), &Revision)| {
-                    // A replica that is ahead of the reference is not judged: the world lets the reference catch up first.
+                    // A replica that is ahead of the reference is not judged: the world lets the reference catch up
+                    // first.
                     let should = state.revision() <= view.oracle.revision()
                         && view.oracle.present_at(*namespace, key, state.revision()).is_some();
                     **told <= state.revision() && should && state.location(*namespace, key).is_none()

@@ -1,5 +1,5 @@
-//! `entries-are-whole`: readers see revisions at entry ends only. What a replica answers at a revision is what the reference has after
-//! that whole entry, key by key, and each page is where it is there.
+//! `entries-are-whole`: readers see revisions at entry ends only. What a replica answers at a revision is what the
+//! reference has after that whole entry, key by key, and each page is where it is there.
 
 use bytes::BytesMut;
 use foreword_proto::records::Record as _;

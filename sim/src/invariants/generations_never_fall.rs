@@ -1,5 +1,5 @@
-//! `generations-never-fall`: each grant of a slot gives it the next generation; and no replica that has come as far as the reference
-//! knows a slot by an older one.
+//! `generations-never-fall`: each grant of a slot gives it the next generation; and no replica that has come as far as
+//! the reference knows a slot by an older one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! `linearizable-reads-are`: a lookup that asks for it sees everything acknowledged before it was called.
 //!
-//! Two opinions. By revisions: its revision is at or above every revision that any client had seen by then, and what it found is
-//! what the reference has at its revision. By intervals, at the end: for each page there is an order of publishes, removals and such
-//! lookups that fits when each of them happened ([`crate::linearizable`]).
+//! Two opinions. By revisions: its revision is at or above every revision that any client had seen by then, and what it
+//! found is what the reference has at its revision. By intervals, at the end: for each page there is an order of
+//! publishes, removals and such lookups that fits when each of them happened ([`crate::linearizable`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -92,7 +92,8 @@ impl LinearizableReadsAre {
         if !is_linearizable(record) {
             return Ok(());
         }
-        // An acknowledgement has travelled: its entry was committed before it came, so one that came at this very moment counts.
+        // An acknowledgement has travelled: its entry was committed before it came, so one that came at this very
+        // moment counts.
         let before = self.known.partition_point(|(at, _)| *at <= record.invoked);
         let known = before.checked_sub(1).map_or(0, |last| self.known[last].1);
         ensure(NAME, revision >= known || may_be_late(record, deadline), || {
@@ -111,7 +112,8 @@ impl LinearizableReadsAre {
         }
     }
 
-    /// Entries are committed in order: one was not before what an earlier one waited for, and not after what a later one was seen by.
+    /// Entries are committed in order: one was not before what an earlier one waited for, and not after what a later
+    /// one was seen by.
     fn interval(&self, bounds: &Bounds, revision: Revision) -> Interval {
         let from = bounds.from.range(..=revision).next_back().map_or(SimTime::default(), |(_, from)| *from);
         let index = self.observed.partition_point(|(at, _)| *at < revision);
@@ -195,8 +197,8 @@ impl Bounds {
     }
 }
 
-/// When each page's first publish without a revision was called: an agent may go on with such a page by itself, and others that put
-/// the page later are told of that publish.
+/// When each page's first publish without a revision was called: an agent may go on with such a page by itself, and
+/// others that put the page later are told of that publish.
 fn began(records: &[Record]) -> BTreeMap<(NamespaceId, EntryKey), SimTime> {
     let mut began = BTreeMap::new();
     for record in records {
@@ -241,8 +243,9 @@ fn reads_of(records: &[Record]) -> BTreeMap<(NamespaceId, EntryKey), Vec<Operati
     reads
 }
 
-/// The part of a history that a search can take: what was invoked first. What is cut off ends after all of what stays begins, so that
-/// whatever order explains the whole explains the part, if those that reach into the rest may be left out.
+/// The part of a history that a search can take: what was invoked first. What is cut off ends after all of what stays
+/// begins, so that whatever order explains the whole explains the part, if those that reach into the rest may be left
+/// out.
 fn first_in_time(mut operations: Vec<Operation>) -> Vec<Operation> {
     operations.sort_by_key(|operation| (operation.invoked, operation.returned));
     if operations.len() > OPERATIONS_PER_PAGE_MAX {

@@ -1,6 +1,6 @@
-//! `liveness`: within a bounded time after the faults stop, a leader is elected, every replica and mirror has caught up, and lookups,
-//! publishes and reads succeed through every agent. While two agents of one name fight, or after more was asked than the group takes,
-//! and nothing else is wrong, the other agents publish.
+//! `liveness`: within a bounded time after the faults stop, a leader is elected, every replica and mirror has caught
+//! up, and lookups, publishes and reads succeed through every agent. While two agents of one name fight, or after more
+//! was asked than the group takes, and nothing else is wrong, the other agents publish.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

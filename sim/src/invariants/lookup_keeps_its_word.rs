@@ -1,5 +1,5 @@
-//! `lookup-keeps-its-word`: what an agent counted is what the same engine's get right after it delivers, or something that happened
-//! explains why not. And what L3 would not give once is not counted again right away.
+//! `lookup-keeps-its-word`: what an agent counted is what the same engine's get right after it delivers, or something
+//! that happened explains why not. And what L3 would not give once is not counted again right away.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,9 +15,11 @@ use crate::world::l3::L3Counts;
 const NAME: &str = "lookup-keeps-its-word";
 /// What is got within this of a lookup was promised by it.
 const WORD: Duration = Duration::from_secs(1);
-/// What happened so long before a lookup may show in the get behind it: a read that began then has a deadline of 2.9 s at most.
+/// What happened so long before a lookup may show in the get behind it: a read that began then has a deadline of 2.9 s
+/// at most.
 const BEFORE: Duration = Duration::from_secs(4);
-/// A page that L3 would not give is tried by the agent itself after a second, and its breaker asks again after half of one.
+/// A page that L3 would not give is tried by the agent itself after a second, and its breaker asks again after half of
+/// one.
 const AGAIN: Duration = Duration::from_millis(450);
 
 /// A page at one life of an agent.

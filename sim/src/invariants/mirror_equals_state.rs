@@ -1,5 +1,5 @@
-//! `mirror-equals-state`: a mirror at revision r holds exactly the entries that the state has at r; and what an agent says it
-//! found can be explained by them.
+//! `mirror-equals-state`: a mirror at revision r holds exactly the entries that the state has at r; and what an agent
+//! says it found can be explained by them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -81,8 +81,8 @@ fn difference(
 
 /// Why a page that an agent found at a revision may be found: None if it may not.
 ///
-/// Besides what the table has: a page that was published above the revision (an own publish, ahead of the table), and one that left
-/// the index without its bytes being unwanted (a copy in L1).
+/// Besides what the table has: a page that was published above the revision (an own publish, ahead of the table), and
+/// one that left the index without its bytes being unwanted (a copy in L1).
 fn explained(oracle: &Oracle, namespace: NamespaceId, key: &PageKey, revision: Revision) -> bool {
     let presence = oracle.presence();
     let now = match presence.last_change(namespace, &key.entry(), revision) {

@@ -1,7 +1,7 @@
 //! One file per invariant, by the names of docs/INVARIANTS.md.
 //!
-//! Between two quanta of the world each invariant looks at the [`View`]: the reference, the replicas and agents that run, the disks
-//! and the history. It keeps what it needs to remember; it changes nothing.
+//! Between two quanta of the world each invariant looks at the [`View`]: the reference, the replicas and agents that
+//! run, the disks and the history. It keeps what it needs to remember; it changes nothing.
 
 pub mod acknowledged_confirm_survives;
 pub mod acknowledged_publish_survives;
@@ -79,8 +79,8 @@ pub struct DiskView {
     pub replica: u64,
     /// Which directory is on it.
     pub directory: Directory,
-    /// The last entry that a power cut now would leave: of the log as far as it was synced, or of a durable snapshot, whichever
-    /// is later.
+    /// The last entry that a power cut now would leave: of the log as far as it was synced, or of a durable snapshot,
+    /// whichever is later.
     pub durable_last: Option<u64>,
     /// The last entry that a durable snapshot covers.
     pub covered: Option<u64>,
@@ -123,7 +123,8 @@ pub struct Settings {
     pub lookup_deadline: Duration,
     /// How long after the faults stop everything must work again.
     pub liveness_bound: Duration,
-    /// How long after the faults and the workload stop nothing may be left that nobody owns. Longer than lease, rests and deadlines together.
+    /// How long after the faults and the workload stop nothing may be left that nobody owns. Longer than lease, rests
+    /// and deadlines together.
     pub quiet_bound: Duration,
     /// How long readers of page files were told that a page stays their key's.
     pub protection: Duration,
@@ -175,7 +176,8 @@ pub trait Invariant {
     /// Its name in docs/INVARIANTS.md.
     fn name(&self) -> &'static str;
 
-    /// How many things it held against what they should be; in units of its own. 0: it has seen nothing that could be broken.
+    /// How many things it held against what they should be; in units of its own. 0: it has seen nothing that could be
+    /// broken.
     fn compared(&self) -> u64;
 
     /// Looks between two quanta.
@@ -276,7 +278,8 @@ impl Checks {
         &self.found
     }
 
-    /// How much each invariant compared ([`Invariant::compared`]): a run in which one of them saw nothing says nothing about it.
+    /// How much each invariant compared ([`Invariant::compared`]): a run in which one of them saw nothing says nothing
+    /// about it.
     pub fn compared(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         self.invariants.iter().map(|invariant| (invariant.name(), invariant.compared()))
     }

@@ -1,5 +1,5 @@
-//! `no-room-held-while-waiting`: a page of which every rank sent its shard is not given up as incomplete. It is where ranks hold room
-//! that others wait for, and wait for room themselves, until the gather deadline ends them all.
+//! `no-room-held-while-waiting`: a page of which every rank sent its shard is not given up as incomplete. It is where
+//! ranks hold room that others wait for, and wait for room themselves, until the gather deadline ends them all.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,8 @@ use crate::world::context::SimTime;
 const NAME: &str = "no-room-held-while-waiting";
 /// The agent's word for a page whose shards did not all come in time.
 const INCOMPLETE: &str = "incomplete";
-/// So long before a put ended nothing may have gone wrong: longer than any rank waits for room and a page for its ranks.
+/// So long before a put ended nothing may have gone wrong: longer than any rank waits for room and a page for its
+/// ranks.
 const BEFORE: Duration = Duration::from_secs(4);
 
 /// Looks at what became of puts.

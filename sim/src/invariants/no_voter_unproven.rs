@@ -1,5 +1,5 @@
-//! `no-voter-unproven`: a replica is a voter only with a directory that held what was committed when it was asked to be one; that
-//! directory is its own for ever, and another one under its id neither votes nor leads.
+//! `no-voter-unproven`: a replica is a voter only with a directory that held what was committed when it was asked to be
+//! one; that directory is its own for ever, and another one under its id neither votes nor leads.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,5 @@
-//! `nothing-goes-back`: revision, tick and epochs only rise, and no session opens twice. The oracle reports under this name too, when a committed entry
-//! changes.
+//! `nothing-goes-back`: revision, tick and epochs only rise, and no session opens twice. The oracle reports under this
+//! name too, when a committed entry changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 

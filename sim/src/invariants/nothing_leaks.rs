@@ -1,6 +1,6 @@
-//! `nothing-leaks`: once faults and clients have stopped and rests are over, every slot is free, granted to a live session, or
-//! published; and an agent's frames are those of its L1 pages. Of page files: nothing is reserved, what rested can be given out, and
-//! a fresh batch found its pages.
+//! `nothing-leaks`: once faults and clients have stopped and rests are over, every slot is free, granted to a live
+//! session, or published; and an agent's frames are those of its L1 pages. Of page files: nothing is reserved, what
+//! rested can be given out, and a fresh batch found its pages.
 
 use std::collections::BTreeSet;
 

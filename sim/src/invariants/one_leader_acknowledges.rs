@@ -1,5 +1,5 @@
-//! `one-leader-acknowledges`: what a leader acknowledges is on a majority of the proven voters, and one that could hear no quorum for
-//! an election timeout gives no lease and no linearizable read.
+//! `one-leader-acknowledges`: what a leader acknowledges is on a majority of the proven voters, and one that could hear
+//! no quorum for an election timeout gives no lease and no linearizable read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -35,8 +35,9 @@ pub struct OneLeaderAcknowledges {
     leaders: BTreeMap<u64, Led>,
     /// The directory by which each voter was one first.
     proven: BTreeMap<u64, Directory>,
-    /// The last entry that each directory ever held, with all that its leader had logged before it. What a disk loses later was there
-    /// when it was acknowledged, though its leader may hear of that, or be done with its own flush, only now.
+    /// The last entry that each directory ever held, with all that its leader had logged before it. What a disk loses
+    /// later was there when it was acknowledged, though its leader may hear of that, or be done with its own flush,
+    /// only now.
     held: BTreeMap<(u64, Directory), LogId>,
     /// When each replica could have heard a quorum last.
     heard: BTreeMap<u64, SimTime>,
@@ -98,7 +99,8 @@ impl OneLeaderAcknowledges {
             led.configs = [membership.get_joint_config().clone(), std::mem::take(&mut led.configs[0])];
         }
         let mut held = Ok(());
-        // What was applied of earlier terms was acknowledged by whoever led then; some of it is proven by an entry of this one.
+        // What was applied of earlier terms was acknowledged by whoever led then; some of it is proven by an entry of
+        // this one.
         let own = |entry: &LogId| entry.leader_id.term == metrics.current_term && Some(*entry) != led.acknowledged;
         if let Some(entry) = metrics.last_applied.filter(own) {
             self.compared += 1;
@@ -121,7 +123,8 @@ impl OneLeaderAcknowledges {
         self.heard.retain(|replica, _| self.leaders.contains_key(replica));
     }
 
-    /// `led_before`: the terms of the leaders when it was looked before; an answer of one that led all the while is its own.
+    /// `led_before`: the terms of the leaders when it was looked before; an answer of one that led all the while is its
+    /// own.
     fn answered(&self, record: &Record, led_before: &BTreeMap<u64, u64>) -> Result<(), Violation> {
         let replica = match (&record.call, &record.result) {
             (Call::Renew { at: Target::Replica(id) }, Outcome::Renewed) => *id,

@@ -1,9 +1,9 @@
-//! `one-page-one-key`: a page of a page file is given to one key at a time: to none while it is reserved, confirmed or rests, but for
-//! a victim that the leader of that very term named.
+//! `one-page-one-key`: a page of a page file is given to one key at a time: to none while it is reserved, confirmed or
+//! rests, but for a victim that the leader of that very term named.
 //!
-//! The state checks itself (`state::invariants`); this ledger knows pages only from commands and outcomes, and rests only from the
-//! cluster's settings. A reservation ends for want of news only when its time has passed since its writer asked, by the
-//! world's clock.
+//! The state checks itself (`state::invariants`); this ledger knows pages only from commands and outcomes, and rests
+//! only from the cluster's settings. A reservation ends for want of news only when its time has passed since its writer
+//! asked, by the world's clock.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,7 +31,8 @@ pub struct OnePageOneKey {
 }
 
 impl OnePageOneKey {
-    /// A page that was given in answer to a request is not taken back for want of news before its time: whichever is seen first.
+    /// A page that was given in answer to a request is not taken back for want of news before its time: whichever is
+    /// seen first.
     fn reservation_lasts(&self, page: (FileId, PageIndex), reservation: Duration) -> Result<(), Violation> {
         let (Some((of, ended)), Some((key, sent))) = (self.expired.get(&page), self.heard.get(&page)) else {
             return Ok(());

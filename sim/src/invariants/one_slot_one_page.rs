@@ -1,7 +1,7 @@
 //! `one-slot-one-page`: a slot holds one page at a time, and is granted again only after its rest.
 //!
-//! The state checks itself (`state::invariants`); this ledger knows slots only from commands, outcomes and events, and the rests
-//! only from the cluster's settings.
+//! The state checks itself (`state::invariants`); this ledger knows slots only from commands, outcomes and events, and
+//! the rests only from the cluster's settings.
 
 use std::collections::{BTreeMap, BTreeSet};
 

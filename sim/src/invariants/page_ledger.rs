@@ -1,4 +1,5 @@
-//! What each page of each page file is used for, from commands and outcomes alone: what the checks of page files follow.
+//! What each page of each page file is used for, from commands and outcomes alone: what the checks of page files
+//! follow.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! `promises-before-votes`: nothing counts as committed, or as matched, that was not on as many disks before; and a replica that lost
-//! acknowledged entries is no candidate.
+//! `promises-before-votes`: nothing counts as committed, or as matched, that was not on as many disks before; and a
+//! replica that lost acknowledged entries is no candidate.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +32,8 @@ impl PromisesBeforeVotes {
         }
     }
 
-    /// A leader counts this as matched. What it still counts of a directory that is lost, the next one has not promised.
+    /// A leader counts this as matched. What it still counts of a directory that is lost, the next one has not
+    /// promised.
     fn promises(&mut self, whose: (u64, Directory), matched: u64) {
         if self.held.get(&whose).is_some_and(|held| *held >= matched) {
             let promised = self.promised.entry(whose).or_default();
@@ -64,7 +65,8 @@ impl PromisesBeforeVotes {
         })
     }
 
-    /// A committed entry is never taken back: a replica that acknowledged it has it, or knows that it lost it and does not vote.
+    /// A committed entry is never taken back: a replica that acknowledged it has it, or knows that it lost it and does
+    /// not vote.
     fn keeps_its_promise(
         &self,
         (replica, directory): (u64, Directory),

@@ -1,8 +1,8 @@
-//! `protected-pages-stand`: a page that a reader was told of is its key's, and stays so for the protection from the moment at which
-//! the reader asked. So what it reads in that time is that key's, and whole.
+//! `protected-pages-stand`: a page that a reader was told of is its key's, and stays so for the protection from the
+//! moment at which the reader asked. So what it reads in that time is that key's, and whole.
 //!
-//! From the clients' history and from when entries were seen to be committed, which is never before they were. Replicas' clocks
-//! drift, so that a little less than the protection is demanded.
+//! From the clients' history and from when entries were seen to be committed, which is never before they were.
+//! Replicas' clocks drift, so that a little less than the protection is demanded.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Random logs, correct by construction since the state itself answers them: no invariant may object. Watch streams and mirrors are
-//! fed by the code that ships.
+//! Random logs, correct by construction since the state itself answers them: no invariant may object. Watch streams and
+//! mirrors are fed by the code that ships.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

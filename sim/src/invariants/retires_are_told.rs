@@ -1,5 +1,5 @@
-//! `retires-are-told`: a watch stream tells everything that happened to its namespace, in order and once; a clear ends it, and so
-//! makes the watcher start over.
+//! `retires-are-told`: a watch stream tells everything that happened to its namespace, in order and once; a clear ends
+//! it, and so makes the watcher start over.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,8 @@ const NAME: &str = "retires-are-told";
 enum Stream {
     /// Everything up to this revision was told.
     At(Revision),
-    /// A resync is under way: what the watcher has by now, and the revision up to which events are known to have been told.
+    /// A resync is under way: what the watcher has by now, and the revision up to which events are known to have been
+    /// told.
     Building(Revision, BTreeMap<EntryKey, Location>),
     Over,
 }
@@ -32,7 +33,8 @@ pub struct RetiresAreTold {
     told: u64,
 }
 
-/// What a watcher of `namespace` must hear of the revision: None if it is forgotten, Some(Err) if the namespace was cleared in it.
+/// What a watcher of `namespace` must hear of the revision: None if it is forgotten, Some(Err) if the namespace was
+/// cleared in it.
 fn expected(oracle: &Oracle, namespace: NamespaceId, revision: Revision) -> Option<Result<Vec<NamespaceEvent>, ()>> {
     let mut events = Vec::new();
     for event in oracle.events_at(revision)? {

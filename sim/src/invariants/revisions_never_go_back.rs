@@ -1,8 +1,8 @@
-//! `revisions-never-go-back`: the revisions that one client sees from one life of an agent never fall, and an answer that demanded
-//! a revision has seen it.
+//! `revisions-never-go-back`: the revisions that one client sees from one life of an agent never fall, and an answer
+//! that demanded a revision has seen it.
 //!
-//! Each namespace has its mirror, so each has revisions of its own. A publish answers with the group's revision, which may be ahead
-//! of the mirror: only reads are compared.
+//! Each namespace has its mirror, so each has revisions of its own. A publish answers with the group's revision, which
+//! may be ahead of the mirror: only reads are compared.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,8 @@ use crate::history::{Call, Outcome, Record};
 use crate::world::context::SimTime;
 
 const NAME: &str = "revisions-never-go-back";
-/// An agent answers at its deadline with what it knows. A call that took at least this part of it may have come to that: clocks drift.
+/// An agent answers at its deadline with what it knows. A call that took at least this part of it may have come to
+/// that: clocks drift.
 const DEADLINE_PART: (u32, u32) = (9, 10);
 
 /// (client, agent, incarnation, namespace)

@@ -241,7 +241,8 @@ fn any_order(history: &[Operation]) -> bool {
     explore(history, &mut Vec::new(), None)
 }
 
-/// A register used in sequence, at times 10, 20, ...; each operation's interval is widened around its time, and some answers are lost.
+/// A register used in sequence, at times 10, 20, ...; each operation's interval is widened around its time, and some
+/// answers are lost.
 fn sequential(kinds: &[(u8, u64, u64, bool)]) -> Vec<Operation> {
     let mut state: Option<Place> = None;
     let mut history = Vec::new();

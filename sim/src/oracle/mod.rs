@@ -1,8 +1,8 @@
 //! The reference: one state that applies every committed entry in order, once, and remembers what each of them did.
 //!
-//! It reads the entries as some replica's disk has them and shares no memory with any replica. What it finds broken itself
-//! is in [`Oracle::violations`]; the rest is for the invariants to compare with. Rare paths of the state count here as on
-//! any replica: an entry that takes one here has taken it, or will, on each.
+//! It reads the entries as some replica's disk has them and shares no memory with any replica. What it finds broken
+//! itself is in [`Oracle::violations`]; the rest is for the invariants to compare with. Rare paths of the state count
+//! here as on any replica: an entry that takes one here has taken it, or will, on each.
 
 mod presence;
 
@@ -127,7 +127,8 @@ impl Oracle {
         }
     }
 
-    /// Before any entry, follows the commands that made the state which the run begins with: each is an entry, from revision 1.
+    /// Before any entry, follows the commands that made the state which the run begins with: each is an entry, from
+    /// revision 1.
     pub fn begin_with(&mut self, generated: &[Command]) {
         if generated.is_empty() {
             return;
@@ -150,8 +151,8 @@ impl Oracle {
         if self.formed.is_none() { 0 } else { self.state.revision() + 1 }
     }
 
-    /// Takes the committed entry `index` as some replica's disk has it. The next one is applied; one that was applied before
-    /// must have the same bytes; one that leaves a gap is left alone.
+    /// Takes the committed entry `index` as some replica's disk has it. The next one is applied; one that was applied
+    /// before must have the same bytes; one that leaves a gap is left alone.
     pub fn advance(&mut self, index: u64, item: &Bytes) {
         let hash = xxh3_64(item);
         if index > self.next_index() {
@@ -289,8 +290,8 @@ impl Oracle {
         self.memory.get(revision).map(|memory| &memory.events[..])
     }
 
-    /// Entries after a revision, oldest first. Panics if some of them are not kept any more: a check that skips entries finds
-    /// nothing, and says nothing.
+    /// Entries after a revision, oldest first. Panics if some of them are not kept any more: a check that skips entries
+    /// finds nothing, and says nothing.
     pub fn entries_after(&self, revision: Revision) -> impl Iterator<Item = &AppliedEntry> {
         let skip = (revision + 1).checked_sub(self.entries.first);
         let skip = skip.expect("the checks look more often than entries are forgotten");

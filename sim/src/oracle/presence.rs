@@ -30,7 +30,8 @@ pub struct NamespaceSum {
 struct NamespaceMemory {
     keys: BTreeMap<EntryKey, Vec<(Revision, Change)>>,
     now: NamespaceSum,
-    /// After the revisions that changed it, oldest first; the first may be older than what is kept, and holds until the second.
+    /// After the revisions that changed it, oldest first; the first may be older than what is kept, and holds until the
+    /// second.
     sums: VecDeque<(Revision, NamespaceSum)>,
 }
 
@@ -145,7 +146,8 @@ impl Presence {
         self.namespaces.get(&namespace).and_then(|memory| memory.keys.get(key)).map_or(&[], |changes| &changes[..])
     }
 
-    /// What a namespace added up to after a revision; None for one that was not registered by then, or is not remembered so far back.
+    /// What a namespace added up to after a revision; None for one that was not registered by then, or is not
+    /// remembered so far back.
     pub fn sum_at(&self, namespace: NamespaceId, revision: Revision) -> Option<NamespaceSum> {
         let sums = &self.namespaces.get(&namespace)?.sums;
         let upto = sums.partition_point(|(at, _)| *at <= revision);

@@ -197,7 +197,8 @@ fn it_remembers_what_was_present_when() {
     assert_eq!(log.oracle.violations(), []);
 }
 
-/// What the events say and what the state holds must be the same: the presence is built from the one, lookups from the other.
+/// What the events say and what the state holds must be the same: the presence is built from the one, lookups from the
+/// other.
 #[test]
 fn events_and_state_say_the_same() {
     let mut log = Log::new(16);

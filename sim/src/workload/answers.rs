@@ -52,8 +52,8 @@ pub(super) async fn answer<T>(
     })
 }
 
-/// A server says that it did nothing, or was never reached. Other codes may come from a connection that broke after the call was
-/// sent; and of a put that is refused for a piece, earlier pages may be whole and go on.
+/// A server says that it did nothing, or was never reached. Other codes may come from a connection that broke after the
+/// call was sent; and of a put that is refused for a piece, earlier pages may be whole and go on.
 fn is_refusal(status: &Status) -> bool {
     let said = matches!(
         status.code(),

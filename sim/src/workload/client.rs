@@ -1,4 +1,5 @@
-//! One client: its calls reach agents and replicas as real ones do, end by a deadline, and are recorded whatever comes of them.
+//! One client: its calls reach agents and replicas as real ones do, end by a deadline, and are recorded whatever comes
+//! of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -279,8 +280,8 @@ impl Client {
         }
     }
 
-    /// All shards of a put have one nonce. Where a page has several, the client has one for all its puts: its ranks may fill in
-    /// what an earlier try of theirs left out, and the agent keeps the shards that it has.
+    /// All shards of a put have one nonce. Where a page has several, the client has one for all its puts: its ranks may
+    /// fill in what an earlier try of theirs left out, and the agent keeps the shards that it has.
     fn nonce(&mut self, space: &Space) -> Nonce {
         self.puts += 1;
         let put = if space.namespace.shards() > 1 { 0 } else { self.puts };

@@ -175,8 +175,8 @@ impl Engine {
         }
     }
 
-    /// Ranks of two engines behind one agent would fill in one page together, so only one engine an agent puts pages of several
-    /// shards into a namespace.
+    /// Ranks of two engines behind one agent would fill in one page together, so only one engine an agent puts pages of
+    /// several shards into a namespace.
     fn is_mine(&self, space: &Space) -> bool {
         space.namespace.shards() == 1 || u32::from(space.number) % self.groups == self.group
     }

@@ -37,7 +37,8 @@ fn acknowledged(history: &History, spaces: &[Space]) -> BTreeMap<u16, (u32, BTre
     keys.into_iter().filter_map(|(id, keys)| Some((*numbers.get(&id)?, (id, keys)))).collect()
 }
 
-/// Looks up, linearizably and at replicas, every key that was ever acknowledged; then gets those that are present from L3.
+/// Looks up, linearizably and at replicas, every key that was ever acknowledged; then gets those that are present from
+/// L3.
 ///
 /// Answers with the number of keys of which nothing could be learned: 0 in a world that has healed.
 pub async fn final_reads(load: &Load, parts: ClientParts) -> usize {

@@ -1,7 +1,8 @@
 //! Clients of the simulated cluster: engines, routers, watchers.
 //!
-//! They run as tasks of one host and know only what real ones know: endpoints, and answers. Whatever they draw comes from
-//! generators of their own, so that a fault added or removed leaves their questions what they were for as long as it can.
+//! They run as tasks of one host and know only what real ones know: endpoints, and answers. Whatever they draw comes
+//! from generators of their own, so that a fault added or removed leaves their questions what they were for as long as
+//! it can.
 
 mod answers;
 mod asks;
@@ -41,8 +42,8 @@ use watcher::{Pace, Watcher};
 /// Tokens of a page, and bytes of a shard, of the profiles: small, because it is their number that finds faults.
 pub const PAGE_TOKENS: u32 = 16;
 pub const SHARD_BYTES: u64 = 4096;
-/// Engines are numbered from 1, watchers, engines of page files, leaseholders, and engines of agents that come later from here; the
-/// clients after the healing are these.
+/// Engines are numbered from 1, watchers, engines of page files, leaseholders, and engines of agents that come later
+/// from here; the clients after the healing are these.
 pub const FIRST_WATCHER: u32 = 100;
 pub const FIRST_PAGE_ENGINE: u32 = 200;
 pub const FIRST_LEASEHOLDER: u32 = 300;
@@ -90,7 +91,8 @@ pub struct Load {
     /// Puts of which one shard never comes, and those whose client vanishes in the middle.
     pub missing_shard_percent: u32,
     pub cut_percent: u32,
-    /// Steps after which some of the prompt's pages are deleted; of a thousand, those after which the namespace is cleared.
+    /// Steps after which some of the prompt's pages are deleted; of a thousand, those after which the namespace is
+    /// cleared.
     pub delete_percent: u32,
     pub clear_per_mille: u32,
     /// Steps after which a long list of generated pages is deleted, most of which have been gone for long.
@@ -103,8 +105,8 @@ pub struct Load {
     pub page_engines: u32,
     /// Clients that hold a lease, renew it at every replica in turn, and do nothing else.
     pub leaseholders: u32,
-    /// Pages of each namespace that the group has before the run begins ([`crate::generated`]), which the load's namespaces are then;
-    /// none: it begins with nothing.
+    /// Pages of each namespace that the group has before the run begins ([`crate::generated`]), which the load's
+    /// namespaces are then; none: it begins with nothing.
     pub generated: Vec<u64>,
 }
 

@@ -32,7 +32,8 @@ pub enum Prompts {
     },
     /// Prompts that were never seen, all of one length.
     Fresh { pages: u32 },
-    /// The beginnings of chains that the group has from before the run, and what conversations that go on from there add to them.
+    /// The beginnings of chains that the group has from before the run, and what conversations that go on from there
+    /// add to them.
     Generated {
         /// Of a hundred prompts, those that begin otherwise: as with `Churn`, half of them again.
         fresh_percent: u32,
@@ -60,7 +61,8 @@ impl Source {
         Self { prompts, remembered: VecDeque::new() }
     }
 
-    /// The next prompt's keys, in this namespace of the load. `now_ms`: the engine's clock, for those that ask together.
+    /// The next prompt's keys, in this namespace of the load. `now_ms`: the engine's clock, for those that ask
+    /// together.
     pub(super) fn next(&mut self, random: &dyn Entropy, space: u16, now_ms: u64) -> Vec<PageKey> {
         let blocks = match self.prompts {
             Prompts::Generated { fresh_percent } if random.below(100) >= u64::from(fresh_percent) => {

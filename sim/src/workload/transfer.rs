@@ -10,8 +10,8 @@ use futures::stream::{self, Stream};
 
 use crate::history::GotPage;
 
-/// What a writer leaves in each page: its namespace's place in the load, itself, and a count. A page of another namespace that
-/// has the same key is told from the right one by it.
+/// What a writer leaves in each page: its namespace's place in the load, itself, and a count. A page of another
+/// namespace that has the same key is told from the right one by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Nonce {
     pub space: u16,

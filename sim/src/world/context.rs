@@ -11,7 +11,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::interpose;
 
-/// Simulated time since the beginning: what an observer outside of all hosts would measure. Hosts' own clocks drift from it.
+/// Simulated time since the beginning: what an observer outside of all hosts would measure. Hosts' own clocks drift
+/// from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct SimTime(pub u64);
 

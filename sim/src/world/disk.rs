@@ -1,7 +1,7 @@
 //! The disk of one replica's log: it outlives the replica's processes, and it fails as disks do.
 //!
-//! Below the seam [`LogEngine`] lies meta's [`MemoryDisk`]; what is added here is time, weather, and what a crash leaves.
-//! A sync takes at least a millisecond of the host's clock, as any timer of tokio does, or none.
+//! Below the seam [`LogEngine`] lies meta's [`MemoryDisk`]; what is added here is time, weather, and what a crash
+//! leaves. A sync takes at least a millisecond of the host's clock, as any timer of tokio does, or none.
 
 mod engine;
 mod mark;
@@ -160,8 +160,8 @@ impl Disk {
         (state.host, state.directories)
     }
 
-    /// Power is gone: of what was written and not synced a prefix stays, perhaps with a part of the write after it; a mark
-    /// that was being stored holds the old bytes, the new ones, or both. What the process held fails.
+    /// Power is gone: of what was written and not synced a prefix stays, perhaps with a part of the write after it; a
+    /// mark that was being stored holds the old bytes, the new ones, or both. What the process held fails.
     pub fn crash(&self) {
         let crashed = self.log.crash_torn(survivors, cut);
         let mut state = self.state.lock();
@@ -192,8 +192,8 @@ impl Disk {
         context::event(Kind::Disk, || format!("h{host} disk replaced by an empty one"));
     }
 
-    /// What opening does with a log that lost what it had acknowledged: the replica is `rejoining` from here on, its log and its
-    /// mark are empty. The snapshots are the caller's to remove.
+    /// What opening does with a log that lost what it had acknowledged: the replica is `rejoining` from here on, its
+    /// log and its mark are empty. The snapshots are the caller's to remove.
     pub fn set_log_aside(&self) -> io::Result<()> {
         self.change_identity(None, |identity| identity.rejoining = true)?;
         self.log.wipe();
@@ -229,8 +229,9 @@ impl Disk {
         self.log.item(index)
     }
 
-    /// Every item from `index` on as it was appended, those that were purged since too; not those that were truncated, that a
-    /// crash took, or that were set aside. A purge may cover items that were never committed (a snapshot replaced them).
+    /// Every item from `index` on as it was appended, those that were purged since too; not those that were truncated,
+    /// that a crash took, or that were set aside. A purge may cover items that were never committed (a snapshot
+    /// replaced them).
     pub fn taken_items(&self, from: u64) -> Vec<Item> {
         self.log.taken(from)
     }
@@ -262,7 +263,8 @@ impl Disk {
     pub fn rot_mark(&self, both: bool) {
         let mut state = self.state.lock();
         let first = context::random_below(2) as usize;
-        // Of one disk that lost its log's end, an older mark would say nothing: that is more than one fault at once, too.
+        // Of one disk that lost its log's end, an older mark would say nothing: that is more than one fault at once,
+        // too.
         if state.mark.tail_lost && !both {
             return;
         }
@@ -274,8 +276,8 @@ impl Disk {
         context::event(Kind::Disk, || format!("h{host} the mark rots, both halves: {both}"));
     }
 
-    /// Loses the last items although they were synced, and leaves the mark. With a rotten mark it keeps them: two faults of one disk
-    /// at once are more than anybody is told of.
+    /// Loses the last items although they were synced, and leaves the mark. With a rotten mark it keeps them: two
+    /// faults of one disk at once are more than anybody is told of.
     pub fn lose_tail(&self, items: usize) {
         let host = {
             let mut state = self.state.lock();

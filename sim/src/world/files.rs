@@ -1,7 +1,7 @@
 //! A host's plain files, in memory, surviving its processes: snapshots and saved mirrors.
 //!
-//! A file is sealed or it is not there. Sealing and removing are the steps that a crash can meet in the middle: then they have
-//! happened or not. As on a real file system, one whose caller left goes on and is done soon after.
+//! A file is sealed or it is not there. Sealing and removing are the steps that a crash can meet in the middle: then
+//! they have happened or not. As on a real file system, one whose caller left goes on and is done soon after.
 
 #[cfg(test)]
 mod tests;
@@ -153,7 +153,8 @@ impl SimFiles {
         Self { dir: Arc::new(Mutex::new(Dir { host, ..Dir::default() })), process: 0 }
     }
 
-    /// The directory for a new process. What was opened before a crash fails; what controls the directory works on any handle.
+    /// The directory for a new process. What was opened before a crash fails; what controls the directory works on any
+    /// handle.
     pub fn open_dir(&self) -> Self {
         let mut dir = self.dir.lock();
         dir.finish_left();

@@ -11,7 +11,8 @@ use super::net::HostId;
 use super::{interpose, logs};
 
 thread_local! {
-    /// Tasks polled in the current step, and a hash over where they were spawned: what the trace says of timers and wake-ups.
+    /// Tasks polled in the current step, and a hash over where they were spawned: what the trace says of timers and
+    /// wake-ups.
     static POLLS: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
 }
 

@@ -1,13 +1,13 @@
 //! libc's clock and randomness, replaced on simulated threads.
 //!
-//! meta and node take time from tokio and randomness from their `Deps`, but what they are built on does not: hyper dates its
-//! answers by the wall clock, std seeds its hash maps from the kernel. This executable's own `clock_gettime` and `getrandom`
-//! come before libc's when the linker resolves them, so that on a simulated thread even those follow from the seed. Every
-//! other thread gets the kernel's answer.
+//! meta and node take time from tokio and randomness from their `Deps`, but what they are built on does not: hyper
+//! dates its answers by the wall clock, std seeds its hash maps from the kernel. This executable's own `clock_gettime`
+//! and `getrandom` come before libc's when the linker resolves them, so that on a simulated thread even those follow
+//! from the seed. Every other thread gets the kernel's answer.
 //!
-//! Who goes past libc reads the processor's cycle counter, as the kernel's own clock functions and fast timers do: on a whole run's
-//! thread that is a fault ([`forbid_cycle_counter`]), because what follows from it would differ from run to run, on a busy machine
-//! more than on an idle one.
+//! Who goes past libc reads the processor's cycle counter, as the kernel's own clock functions and fast timers do: on a
+//! whole run's thread that is a fault ([`forbid_cycle_counter`]), because what follows from it would differ from run to
+//! run, on a busy machine more than on an idle one.
 
 use std::cell::Cell;
 
@@ -34,8 +34,9 @@ pub(super) fn set_now_nanos(nanos: u64) {
     NOW_NANOS.set(nanos);
 }
 
-/// From now on, a reading of the processor's cycle counter on this thread ends the process with SIGSEGV, at the instruction that
-/// reads. A kernel or a processor that cannot do this leaves it as it is: true says that it is forbidden.
+/// From now on, a reading of the processor's cycle counter on this thread ends the process with SIGSEGV, at the
+/// instruction that reads. A kernel or a processor that cannot do this leaves it as it is: true says that it is
+/// forbidden.
 pub(crate) fn forbid_cycle_counter() -> bool {
     // SAFETY: takes two numbers, and changes nothing but what this thread may do.
     unsafe { libc::prctl(libc::PR_SET_TSC, libc::PR_TSC_SIGSEGV) == 0 }
@@ -133,11 +134,13 @@ mod tests {
         assert_eq!(took, (Duration::ZERO, Duration::ZERO, Duration::from_millis(3)));
     }
 
-    /// How a process of its own ends that runs `work`, which allocates nothing and locks nothing: a signal's number, or an exit code.
+    /// How a process of its own ends that runs `work`, which allocates nothing and locks nothing: a signal's number, or
+    /// an exit code.
     #[cfg(target_arch = "x86_64")]
     fn ending(work: impl FnOnce() -> i32) -> Result<i32, i32> {
         let mut status = 0;
-        // SAFETY: the child does only what may be done after a fork of one thread of many: system calls and its own arithmetic.
+        // SAFETY: the child does only what may be done after a fork of one thread of many: system calls and its own
+        // arithmetic.
         unsafe {
             let child = libc::fork();
             if child == 0 {

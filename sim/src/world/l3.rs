@@ -1,7 +1,7 @@
 //! L3 as the simulation has it: one device that all agents share, with its faults.
 //!
-//! Bytes that an agent has submitted are on their way whatever becomes of it: a write lands when the device's time, which is
-//! true time, has come. Reads and errors take the time of the host's clock.
+//! Bytes that an agent has submitted are on their way whatever becomes of it: a write lands when the device's time,
+//! which is true time, has come. Reads and errors take the time of the host's clock.
 
 #[cfg(test)]
 mod tests;
@@ -139,7 +139,8 @@ impl SimL3 {
         self.state.lock().counts
     }
 
-    /// Moves the device to the present: lands what is due, and wakes who waits for it. The world calls it between hosts' steps.
+    /// Moves the device to the present: lands what is due, and wakes who waits for it. The world calls it between
+    /// hosts' steps.
     pub fn advance(&self) {
         for landed in self.device.advance(Duration::from_nanos(context::now().nanos())) {
             self.note(landed);
@@ -231,7 +232,8 @@ impl HostFaults {
     }
 }
 
-/// An I/O whose answer comes long after anybody waits for it: until then its frame is not free. Half of the writes move nothing.
+/// An I/O whose answer comes long after anybody waits for it: until then its frame is not free. Half of the writes move
+/// nothing.
 fn lost(io: &IoView, host: u32) -> Decision {
     let after = Duration::from_micros(LOST_US_MIN + context::random_below(LOST_US_MIN));
     if !io.write {

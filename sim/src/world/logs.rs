@@ -28,8 +28,8 @@ struct TraceLogs {
     level: LevelFilter,
 }
 
-/// Makes this thread's log lines, from INFO on, part of its trace until the guard is dropped. `print`: DEBUG lines are printed too,
-/// but they are no part of the trace, so that its digest is the same.
+/// Makes this thread's log lines, from INFO on, part of its trace until the guard is dropped. `print`: DEBUG lines are
+/// printed too, but they are no part of the trace, so that its digest is the same.
 pub fn capture(print: bool) -> tracing::subscriber::DefaultGuard {
     let level = if print { LevelFilter::DEBUG } else { LevelFilter::INFO };
     tracing::subscriber::set_default(TraceLogs { level })

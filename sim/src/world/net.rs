@@ -1,9 +1,9 @@
 //! The network between hosts: connections as TCP gives them, over links that are slow, cut, or forget.
 //!
-//! What a host sends in one quantum of time arrives in a later one, so the order in which hosts are stepped decides nothing
-//! that a real network would not. A cut link holds what is sent, as retransmission would; a machine without power answers
-//! nothing; a machine whose process died answers with a reset. A name leads to a machine as the connecting host's resolver has it,
-//! which may be another than the one that bears the name.
+//! What a host sends in one quantum of time arrives in a later one, so the order in which hosts are stepped decides
+//! nothing that a real network would not. A cut link holds what is sent, as retransmission would; a machine without
+//! power answers nothing; a machine whose process died answers with a reset. A name leads to a machine as the
+//! connecting host's resolver has it, which may be another than the one that bears the name.
 
 mod stream;
 
@@ -324,7 +324,8 @@ impl Inner {
     fn schedule(&mut self, number: u64, from: Side, parcel: Parcel, latency: Duration) {
         let Some(ends) = self.connections.get_mut(&number) else { return };
         let end = &mut ends[from];
-        // A parcel arrives in a later quantum than it was sent in: time moves on by at least one before the next delivery.
+        // A parcel arrives in a later quantum than it was sent in: time moves on by at least one before the next
+        // delivery.
         let due = (context::now() + latency).max(end.last_arrival);
         end.last_arrival = due;
         self.flights_ever += 1;

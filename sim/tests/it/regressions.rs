@@ -138,8 +138,8 @@ const REGRESSIONS: [Regression; 16] = [
     },
 ];
 
-/// The old leader stands still while the others elect another; one of those loses its mark and comes back when the other stands still
-/// and the old leader goes on.
+/// The old leader stands still while the others elect another; one of those loses its mark and comes back when the
+/// other stands still and the old leader goes on.
 const REJOIN: &str = r#"[
     {"at_ms":7864,"lasts_ms":7406,"kind":{"Pause":{"Replica":0}}},
     {"at_ms":9371,"lasts_ms":2848,"kind":{"MarkRot":2}},

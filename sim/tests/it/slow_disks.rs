@@ -41,10 +41,11 @@ fn run(kind: FaultKind, seconds: u64) -> Report {
     report
 }
 
-/// Of a publish: the log's and the mark's, at the leader and then at a follower. `make test-slow-disk` measures it alone.
+/// Of a publish: the log's and the mark's, at the leader and then at a follower. `make test-slow-disk` measures it
+/// alone.
 const SYNCS_OF_A_PUBLISH: u64 = 4;
-/// A put's pages reach L3 one after the other. The first ones are published at once, more are right behind, and the rest wait until the
-/// first are through, since four entries are under way.
+/// A put's pages reach L3 one after the other. The first ones are published at once, more are right behind, and the
+/// rest wait until the first are through, since four entries are under way.
 const PUBLISHES_OF_A_PUT: u64 = 3;
 
 #[test]

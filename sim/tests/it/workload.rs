@@ -1,5 +1,5 @@
-//! Every profile against a cluster without faults, under a clock that stands still: there are hits, all of them right, and nothing
-//! fails that was not made to fail.
+//! Every profile against a cluster without faults, under a clock that stands still: there are hits, all of them right,
+//! and nothing fails that was not made to fail.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -78,7 +78,8 @@ struct Known {
     lookups: u64,
 }
 
-/// The table of known inodes, each with a descriptor. It is bounded (ENFILE beyond), so that descriptors are left to use them.
+/// The table of known inodes, each with a descriptor. It is bounded (ENFILE beyond), so that descriptors are left to
+/// use them.
 #[derive(Debug)]
 pub(super) struct Inodes {
     root: Arc<Inode>,
@@ -90,7 +91,8 @@ pub(super) struct Inodes {
 }
 
 impl Inodes {
-    /// A table of at most `known_max` inodes whose root is the directory `backing`. `direct`: USRBIO opens files with O_DIRECT.
+    /// A table of at most `known_max` inodes whose root is the directory `backing`. `direct`: USRBIO opens files with
+    /// O_DIRECT.
     pub(super) fn new(backing: &Path, known_max: usize, direct: bool) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let path_fd = rustix::fs::openat(CWD, backing, flags, Mode::empty())?;
@@ -117,8 +119,8 @@ impl Inodes {
 
     /// Counts one more lookup of the file behind `path_fd`, and makes its inode at the first one.
     ///
-    /// Errors: ENFILE for one file too many; EXDEV for a file of another filesystem than the backing's, whose number could
-    /// be another file's; EIO for a number that the virtual inodes use.
+    /// Errors: ENFILE for one file too many; EXDEV for a file of another filesystem than the backing's, whose number
+    /// could be another file's; EIO for a number that the virtual inodes use.
     pub(super) fn remember(&self, path_fd: OwnedFd) -> Result<(Arc<Inode>, Stat)> {
         let stat = fstat(&path_fd)?;
         if stat.st_dev == self.root.device && stat.st_ino == self.root_number {

@@ -92,8 +92,8 @@ fn parse_hard_link(argument: &[u8]) -> Result<(u64, &OsStr)> {
 
 /// The ranges of a punched hole, as (start, end) in bytes.
 ///
-/// Errors: EINVAL for more than 1,000 of them or fewer than none, an empty or reversed one, one that is not whole chunks
-/// or lies beyond what a file can have.
+/// Errors: EINVAL for more than 1,000 of them or fewer than none, an empty or reversed one, one that is not whole
+/// chunks or lies beyond what a file can have.
 fn parse_ranges(argument: &[u8], chunk_bytes: u64) -> Result<Vec<(u64, u64)>> {
     if argument.len() != PUNCH_HOLE_BYTES {
         return Err(Errno::INVAL);

@@ -1,7 +1,7 @@
 //! The filesystem: a backing directory shown as it is, and `3fs-virt` beside it.
 //!
-//! This file takes the kernel's requests apart and sends the answers; the work is done in the modules below by calls that
-//! return a result. The kernel checks permissions (`default_permissions`); the daemon acts as root.
+//! This file takes the kernel's requests apart and sends the answers; the work is done in the modules below by calls
+//! that return a result. The kernel checks permissions (`default_permissions`); the daemon acts as root.
 
 mod attr;
 mod dirs;
@@ -60,8 +60,8 @@ thread_local! {
 pub(crate) struct Backing(Arc<Inodes>);
 
 impl Backing {
-    /// Opens the directory, for a process that may have `open_files` descriptors. `direct`: USRBIO's I/O goes around the
-    /// backing's page cache.
+    /// Opens the directory, for a process that may have `open_files` descriptors. `direct`: USRBIO's I/O goes around
+    /// the backing's page cache.
     pub(crate) fn open(dir: &Path, open_files: u64, direct: bool) -> io::Result<Self> {
         let known_max = usize::try_from(open_files / OPEN_FILES_SHARE * KNOWN_SHARE).unwrap_or(usize::MAX);
         Ok(Self(Arc::new(Inodes::new(dir, known_max, direct)?)))

@@ -1,8 +1,8 @@
 //! Who is alive: which processes hold `3fs-virt/iovs` open.
 //!
 //! A client keeps that directory open for as long as it lives; the kernel releases the handle when the last descriptor
-//! of it is closed, at the latest with the process. A process may open the directory more than once (each listing does):
-//! only the last handle counts.
+//! of it is closed, at the latest with the process. A process may open the directory more than once (each listing
+//! does): only the last handle counts.
 
 use std::collections::HashMap;
 

@@ -16,8 +16,8 @@ pub(super) struct Depth {
 impl Depth {
     /// I/Os of the next job; 0: none yet.
     ///
-    /// `submitted` I/Os wait and `room` completions have a place. A partial batch is first seen, which `waiting_since` keeps, and
-    /// taken by a later look once the timeout is over: nobody looks without a submit.
+    /// `submitted` I/Os wait and `room` completions have a place. A partial batch is first seen, which `waiting_since`
+    /// keeps, and taken by a later look once the timeout is over: nobody looks without a submit.
     pub(super) fn next_job(
         self,
         submitted: u32,

@@ -1,7 +1,8 @@
 //! Faults on demand: what goes wrong, and how often. Pure but for the generator it is given.
 //!
-//! 3FS's daemon takes what a ring submitted as one job, and completes it as a whole: one slow chunk makes all of its I/Os late, one
-//! that fails makes all of them fail. So the faults are a job's; only how much of it comes is each I/O's own.
+//! 3FS's daemon takes what a ring submitted as one job, and completes it as a whole: one slow chunk makes all of its
+//! I/Os late, one that fails makes all of them fail. So the faults are a job's; only how much of it comes is each I/O's
+//! own.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -95,7 +96,8 @@ impl FaultPlan {
         }
     }
 
-    /// Decides for one I/O of a job that is done: the draw for [`shortened`], if it is cut short. Draws as often whatever comes out.
+    /// Decides for one I/O of a job that is done: the draw for [`shortened`], if it is cut short. Draws as often
+    /// whatever comes out.
     pub(super) fn short(&self, random: &mut StdRng) -> Option<u64> {
         let short = random.gen_bool(self.short.map_or(0.0, |chance| chance.0));
         let draw = random.gen_range(0..u64::MAX);

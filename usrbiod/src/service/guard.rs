@@ -1,5 +1,6 @@
-//! What happens when a client cuts a shared memory file short that we have mapped: the kernel answers our next access with
-//! SIGBUS. A handler, installed once, puts a page of zeros there and notes it; the memory is dead from then on, we are not.
+//! What happens when a client cuts a shared memory file short that we have mapped: the kernel answers our next access
+//! with SIGBUS. A handler, installed once, puts a page of zeros there and notes it; the memory is dead from then on, we
+//! are not.
 //!
 //! The same holds for memory that /dev/shm has no room for. Signals of other causes go to whoever handled them before.
 
@@ -61,7 +62,8 @@ impl Drop for Guard {
 }
 
 fn install() {
-    // SAFETY: a zeroed sigaction is a valid one; both structs live for the call; the handler only does what is allowed in one.
+    // SAFETY: a zeroed sigaction is a valid one; both structs live for the call; the handler only does what is allowed
+    // in one.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_bus_error;
@@ -77,7 +79,8 @@ fn install() {
 
 /// Puts zeros where the faulting thread looks, if it is ours to do.
 extern "C" fn on_bus_error(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: the kernel gives a valid siginfo with SA_SIGINFO; the address is one for SIGBUS, or else matches no place.
+    // SAFETY: the kernel gives a valid siginfo with SA_SIGINFO; the address is one for SIGBUS, or else matches no
+    // place.
     let address = unsafe { (*info).si_addr() } as usize;
     for place in &PLACES {
         let start = place.start.load(Ordering::SeqCst);
@@ -95,8 +98,8 @@ extern "C" fn on_bus_error(signal: libc::c_int, info: *mut libc::siginfo_t, cont
 fn fill(page: usize) -> bool {
     let (protection, flags) =
         (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    // SAFETY: the page lies in a guarded mapping of ours; its owner holds the mapping while a thread accesses it. mmap is a
-    // plain system call; errno is put back for whatever the signal interrupted.
+    // SAFETY: the page lies in a guarded mapping of ours; its owner holds the mapping while a thread accesses it. mmap
+    // is a plain system call; errno is put back for whatever the signal interrupted.
     unsafe {
         let errno = *libc::__errno_location();
         let at = libc::mmap(page as *mut libc::c_void, PAGE_BYTES, protection, flags, -1, 0);

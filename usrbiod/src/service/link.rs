@@ -30,8 +30,8 @@ impl Shared {
     }
 }
 
-/// Maps all of the target's memory. Errors: EINVAL for what is no regular file directly in /dev/shm, empty, or smaller than a block;
-/// EFBIG for too much; EACCES for what its owner may not read and write, or what cannot be mapped.
+/// Maps all of the target's memory. Errors: EINVAL for what is no regular file directly in /dev/shm, empty, or smaller
+/// than a block; EFBIG for too much; EACCES for what its owner may not read and write, or what cannot be mapped.
 fn map(target: &Path, owner: Owner, kind: LinkKind) -> Result<Mapping, Errno> {
     let file = ShmFile::open(shm_name_of(target).ok_or(Errno::INVAL)?).map_err(|_| Errno::INVAL)?;
     let stat = rustix::fs::fstat(&file)?;
@@ -52,7 +52,8 @@ fn map(target: &Path, owner: Owner, kind: LinkKind) -> Result<Mapping, Errno> {
     file.map(bytes as usize).map_err(|_| Errno::ACCESS)
 }
 
-/// True if this user could open the file to read and write. We can open any: nobody shall reach another's memory through us.
+/// True if this user could open the file to read and write. We can open any: nobody shall reach another's memory
+/// through us.
 fn may_use(stat: &Stat, owner: Owner) -> bool {
     let needed = match (owner.uid == stat.st_uid, owner.gid == stat.st_gid) {
         (true, _) => 0o600,

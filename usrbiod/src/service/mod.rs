@@ -1,7 +1,7 @@
 //! Links, rings and their I/Os: the part of the stand-in that serves USRBIO. It knows nothing of FUSE.
 //!
-//! A submit wakes the watcher of its priority, which takes jobs from all rings of that priority; threads of a pool do them. What
-//! a client writes into shared memory is copied once, then checked; nothing of it is trusted.
+//! A submit wakes the watcher of its priority, which takes jobs from all rings of that priority; threads of a pool do
+//! them. What a client writes into shared memory is copied once, then checked; nothing of it is trusted.
 //!
 //! `guard.rs` and `transfer.rs` hold all `unsafe`.
 
@@ -138,8 +138,9 @@ impl Service {
 
     /// Makes a link: maps its target, and for a ring makes the completion semaphore, before it returns.
     ///
-    /// EINVAL for a bad name or target, a block or io_depth that exceeds the memory; EEXIST for a name or id that is known; EMFILE
-    /// for too many links, EFBIG for too much memory; EACCES for memory that its owner may not use or that cannot be mapped.
+    /// EINVAL for a bad name or target, a block or io_depth that exceeds the memory; EEXIST for a name or id that is
+    /// known; EMFILE for too many links, EFBIG for too much memory; EACCES for memory that its owner may not use or
+    /// that cannot be mapped.
     pub fn link(&self, name: &str, target: &Path, owner: Owner) -> Result<Link, Errno> {
         self.shared.link(name, target, owner)
     }

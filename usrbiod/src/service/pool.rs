@@ -52,8 +52,8 @@ fn at(priority: Priority) -> usize {
 }
 
 impl Pool {
-    /// Jobs that find room now. Only the priority's one watcher puts them in, so the room is still there when it does. 0: it is to
-    /// be woken when half of the queue is free.
+    /// Jobs that find room now. Only the priority's one watcher puts them in, so the room is still there when it does.
+    /// 0: it is to be woken when half of the queue is free.
     pub(super) fn room(&self, priority: Priority) -> usize {
         let mut queues = self.queues.lock();
         let room = JOBS_QUEUED_MAX.saturating_sub(queues.jobs[at(priority)].len());

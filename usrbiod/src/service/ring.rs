@@ -1,7 +1,7 @@
 //! One ring: what is taken from it and what goes back.
 //!
-//! Our own cursors are kept here and only written to the shared memory; the client's are read once and checked. So whatever a
-//! client writes there, at most its own I/Os are wrong.
+//! Our own cursors are kept here and only written to the shared memory; the client's are read once and checked. So
+//! whatever a client writes there, at most its own I/Os are wrong.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,7 +59,8 @@ pub(super) struct Job {
 pub(super) struct Hostile;
 
 impl Ring {
-    /// A ring in this memory, empty, its semaphore made. Errors: no room for an I/O; io_depth beyond the ring; too many guards.
+    /// A ring in this memory, empty, its semaphore made. Errors: no room for an I/O; io_depth beyond the ring; too many
+    /// guards.
     pub(super) fn new(mapping: Mapping, name: RingName, uid: u32) -> Result<Self, Errno> {
         let memory = RingMemory::new(mapping).ok_or(Errno::INVAL)?;
         let guard = Guard::new(memory.mapping().base(), memory.mapping().bytes())?;

@@ -16,7 +16,8 @@ use super::guard::Guard;
 const PREFIX: &str = "foreword-usrbiod";
 /// A semaphore's file holds 32 bytes of a page.
 const SEMAPHORE_PAGE_BYTES: usize = 4096;
-/// How long a watcher sleeps at most. A client may write into the semaphore so that a post does not wake us; the value tells then.
+/// How long a watcher sleeps at most. A client may write into the semaphore so that a post does not wake us; the value
+/// tells then.
 const NAP: Duration = Duration::from_millis(100);
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -140,8 +141,8 @@ fn start_of(pid: u32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// Removes the semaphores of stand-ins that ended without doing so, known by the process in their names. Those of another pid
-/// namespace cannot be told and stay.
+/// Removes the semaphores of stand-ins that ended without doing so, known by the process in their names. Those of
+/// another pid namespace cannot be told and stay.
 pub(super) fn remove_those_of_the_dead() -> io::Result<()> {
     let this = Process::this()?;
     for file in fs::read_dir(SHM_DIR)? {

@@ -113,8 +113,8 @@ impl Table {
         self.entries.values().filter(|entry| entry.link.owner.uid == uid).map(|entry| entry.link.clone()).collect()
     }
 
-    /// The memory an I/O names: EINVAL for an unknown id, EPERM for another user's, EACCES for a ring, whose memory is not
-    /// registered for I/O.
+    /// The memory an I/O names: EINVAL for an unknown id, EPERM for another user's, EACCES for a ring, whose memory is
+    /// not registered for I/O.
     pub(super) fn iov(&self, id: IovId, uid: u32) -> Result<Arc<Iov>, Errno> {
         let entry = self.by_id.get(&id).and_then(|descriptor| self.entries.get(descriptor));
         match allowed(Some(entry.ok_or(Errno::INVAL)?), uid)?.memory {

@@ -1,4 +1,5 @@
-//! Bytes between a file and registered memory. The kernel moves them: memory that a client took away is an errno, not a signal.
+//! Bytes between a file and registered memory. The kernel moves them: memory that a client took away is an errno, not a
+//! signal.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -39,8 +40,8 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    /// Moves the bytes; returns how many. As on a 3FS a read fills a hole with zeros only where data follows within it: what comes
-    /// after the last data does not count, nor does anything where there is none.
+    /// Moves the bytes; returns how many. As on a 3FS a read fills a hole with zeros only where data follows within it:
+    /// what comes after the last data does not count, nor does anything where there is none.
     pub(super) fn run(&self) -> Result<u64, Errno> {
         // Checked when it was made; the pointer below depends on it.
         self.iov.check(self.iov_offset, self.len)?;
@@ -52,7 +53,8 @@ impl Transfer {
                 Ok(0) => break,
                 Ok(moved) => done += moved,
                 Err(Errno::INTR) => {}
-                // With O_DIRECT a range that is not aligned, or the odd rest at the end of a file, cannot be asked for; a 3FS takes both.
+                // With O_DIRECT a range that is not aligned, or the odd rest at the end of a file, cannot be asked for;
+                // a 3FS takes both.
                 Err(Errno::INVAL) if buffered.is_none() => buffered = Some(self.without_o_direct()?),
                 Err(errno) => return Err(errno),
             }
@@ -76,8 +78,8 @@ impl Transfer {
     fn step(&self, file: &OwnedFd, done: u64) -> Result<u64, Errno> {
         let at = (self.file_offset + done) as i64;
         let (fd, len) = (file.as_raw_fd(), (self.len - done) as usize);
-        // SAFETY: iov_offset + len lies within the mapping (run() checked it), which `iov` keeps; the kernel copies, and answers
-        // EFAULT where there is no memory. No Rust reference to these bytes exists anywhere.
+        // SAFETY: iov_offset + len lies within the mapping (run() checked it), which `iov` keeps; the kernel copies,
+        // and answers EFAULT where there is no memory. No Rust reference to these bytes exists anywhere.
         let moved = unsafe {
             let memory = self.iov.mapping.base().as_ptr().add((self.iov_offset + done) as usize).cast();
             if self.write { libc::pwrite64(fd, memory, len, at) } else { libc::pread64(fd, memory, len, at) }

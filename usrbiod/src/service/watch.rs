@@ -22,8 +22,8 @@ impl Shared {
         }
     }
 
-    /// Takes some jobs of each ring, beginning with ring number `turn`. True: a ring may have more, that were submitted before. When
-    /// all was taken nobody looks again, lest I/Os are taken that their client has not submitted yet.
+    /// Takes some jobs of each ring, beginning with ring number `turn`. True: a ring may have more, that were submitted
+    /// before. When all was taken nobody looks again, lest I/Os are taken that their client has not submitted yet.
     fn take_jobs(&self, priority: Priority, turn: &mut usize) -> bool {
         let rings = Arc::clone(&self.rings.lock());
         let mut more = false;

@@ -1,7 +1,7 @@
 //! A job from its submissions to its completions.
 //!
-//! One thread prepares it: copies and checks every I/O, draws the job's fate. Then, later if a fault delays it, any number of threads do
-//! the I/Os; the one that ends last writes all completions.
+//! One thread prepares it: copies and checks every I/O, draws the job's fate. Then, later if a fault delays it, any
+//! number of threads do the I/Os; the one that ends last writes all completions.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

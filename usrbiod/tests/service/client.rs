@@ -180,7 +180,8 @@ impl Client {
         self.reap_silently()
     }
 
-    /// Submits these I/Os as one batch, waits for them, returns the results in the order of the I/Os. Their userdata is overwritten.
+    /// Submits these I/Os as one batch, waits for them, returns the results in the order of the I/Os. Their userdata is
+    /// overwritten.
     pub(crate) fn batch(&mut self, ios: &[IoArgs]) -> Vec<i64> {
         for (userdata, io) in ios.iter().enumerate() {
             self.prepare(&IoArgs { userdata: userdata as u64, ..*io }).expect("room");

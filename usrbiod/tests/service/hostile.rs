@@ -1,7 +1,7 @@
 //! A client that writes anything into what it shares with the service, and an honest one beside it.
 //!
-//! The same in the tests for some seconds and in `examples/fuzz.rs` for millions of inputs. What comes out depends on threads, so
-//! a seed repeats the inputs, not their interleaving.
+//! The same in the tests for some seconds and in `examples/fuzz.rs` for millions of inputs. What comes out depends on
+//! threads, so a seed repeats the inputs, not their interleaving.
 
 use std::fmt;
 use std::fs::File;

@@ -10,8 +10,8 @@ mod rules;
 
 use std::time::Duration;
 
-/// Scribbles over rings while an honest client reads beside it: for FOREWORD_FUZZ_SECONDS, 30 by default, or for as many inputs
-/// as FOREWORD_FUZZ_INPUTS says. FOREWORD_FUZZ_SEED: 1 by default.
+/// Scribbles over rings while an honest client reads beside it: for FOREWORD_FUZZ_SECONDS, 30 by default, or for as
+/// many inputs as FOREWORD_FUZZ_INPUTS says. FOREWORD_FUZZ_SEED: 1 by default.
 #[test]
 fn a_hostile_client_harms_nobody_but_itself() {
     let number = |name| std::env::var(name).ok().map(|text| text.parse().expect("a whole number"));

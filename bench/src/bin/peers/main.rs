@@ -1,6 +1,6 @@
-//! What users would pick instead, measured on the same machine: Redis 7 and etcd, as Debian ships them, and SGLang's metadata server
-//! from its wheel. `foreword bench --peers` runs it. `FOREWORD_SGLANG_VENV`: an environment with SGLang; `FOREWORD_SHARED`: where the
-//! scripts are that run it without a GPU.
+//! What users would pick instead, measured on the same machine: Redis 7 and etcd, as Debian ships them, and SGLang's
+//! metadata server from its wheel. `foreword bench --peers` runs it. `FOREWORD_SGLANG_VENV`: an environment with
+//! SGLang; `FOREWORD_SHARED`: where the scripts are that run it without a GPU.
 //!
 //! ```text
 //! apt-get install redis-server etcd-server

@@ -1,4 +1,5 @@
-//! Redis 7 as an index: a key a page, a value of the size of our location record; appended and synced before each answer.
+//! Redis 7 as an index: a key a page, a value of the size of our location record; appended and synced before each
+//! answer.
 
 use std::path::Path;
 use std::process::Stdio;

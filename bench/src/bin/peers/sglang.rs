@@ -1,4 +1,5 @@
-//! SGLang's metadata server for its hf3fs backend, from its wheel: one process that changes a dictionary, and saves it once a minute.
+//! SGLang's metadata server for its hf3fs backend, from its wheel: one process that changes a dictionary, and saves it
+//! once a minute.
 
 use std::path::Path;
 use std::time::Duration;

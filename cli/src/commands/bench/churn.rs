@@ -1,7 +1,8 @@
 //! `foreword bench churn`: a day of a full cache in short, and what it left behind.
 //!
-//! Every published page takes another one's slot, while leaders are killed, snapshots taken, a replica replaced and namespaces
-//! cleared. At the end every acknowledged page is looked up, and the recorded watch stream explains each that is gone.
+//! Every published page takes another one's slot, while leaders are killed, snapshots taken, a replica replaced and
+//! namespaces cleared. At the end every acknowledged page is looked up, and the recorded watch stream explains each
+//! that is gone.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -84,8 +85,8 @@ struct Report {
     snapshots: u32,
     replaced: u32,
     cleared: u32,
-    /// The largest replica's memory after the warm-up (three to five tenths of the publishes), and at the end (the last fifth):
-    /// the median of the samples, and the peak, which a snapshot or a start makes.
+    /// The largest replica's memory after the warm-up (three to five tenths of the publishes), and at the end (the last
+    /// fifth): the median of the samples, and the peak, which a snapshot or a start makes.
     rss_warm_mib: f64,
     rss_warm_peak_mib: f64,
     rss_end_mib: f64,

@@ -1,4 +1,5 @@
-//! What figures must at least, or at most, be: one line a figure, `NAME >= VALUE` or `NAME <= VALUE`; `#` begins a comment.
+//! What figures must at least, or at most, be: one line a figure, `NAME >= VALUE` or `NAME <= VALUE`; `#` begins a
+//! comment.
 
 use std::path::Path;
 

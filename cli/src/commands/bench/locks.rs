@@ -32,7 +32,8 @@ impl Histogram {
         self.0.sort_by(|a, b| a.0.total_cmp(&b.0));
     }
 
-    /// The bound, in milliseconds, below which this share of the values is; None without values, or above the last bound.
+    /// The bound, in milliseconds, below which this share of the values is; None without values, or above the last
+    /// bound.
     fn below_ms(&self, share: f64) -> Option<f64> {
         let all = self.0.last().map(|(_, count)| *count).filter(|count| *count > 0)?;
         let (bound, _) = self.0.iter().find(|(_, count)| *count as f64 >= all as f64 * share)?;

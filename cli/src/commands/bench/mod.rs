@@ -1,6 +1,7 @@
 //! `foreword bench`: what the group can do on this machine.
 //!
-//! Every figure is of real processes of this binary, with a state of real size, flushes on, through the gRPC that agents use.
+//! Every figure is of real processes of this binary, with a state of real size, flushes on, through the gRPC that
+//! agents use.
 
 mod churn;
 mod during;

@@ -7,7 +7,8 @@ use anyhow::{Context, ensure};
 use super::Bench;
 use super::figure::Figure;
 
-/// Runs a program that stands beside this binary, with pages and runs as its arguments; what it prints. None, aloud, where there is none.
+/// Runs a program that stands beside this binary, with pages and runs as its arguments; what it prints. None, aloud,
+/// where there is none.
 pub(super) async fn run(bench: &Bench, name: &str) -> anyhow::Result<Option<String>> {
     let this = std::env::current_exe().context("this binary's own path")?;
     let program = this.with_file_name(name);

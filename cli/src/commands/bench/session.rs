@@ -1,7 +1,7 @@
 //! A session of the bench with the group: what an agent does with the group, without the agent.
 //!
-//! It renews its lease, says that nothing is hot, is granted slots ahead of time, and publishes records for pages that nobody wrote:
-//! page bytes never pass through the group.
+//! It renews its lease, says that nothing is hot, is granted slots ahead of time, and publishes records for pages that
+//! nobody wrote: page bytes never pass through the group.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,7 +31,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(120);
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
 const RENEW_EVERY: Duration = Duration::from_millis(500);
-/// Slots that a session has in hand at least, as long as there is room: some tenths of a second of the fastest publishing.
+/// Slots that a session has in hand at least, as long as there is room: some tenths of a second of the fastest
+/// publishing.
 const SLOTS_AHEAD: usize = 4 * SLOTS_PER_GRANT_MAX as usize;
 /// Pause before slots are asked for again when L3 had none.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(10);
@@ -115,8 +116,8 @@ struct Inner {
 }
 
 impl Session {
-    /// Opens a session that publishes pages of the generated namespace `at`, from `next_page` on. `endpoints`: the replica to talk to
-    /// comes first.
+    /// Opens a session that publishes pages of the generated namespace `at`, from `next_page` on. `endpoints`: the
+    /// replica to talk to comes first.
     pub(super) async fn open(
         endpoints: &[Endpoint],
         name: &str,

@@ -24,7 +24,8 @@ pub(super) const SLOT_BYTES: u64 = 4096;
 const SLABS: u64 = 16;
 const ARENA_BYTES: u64 = 64 << 20;
 const LEASE: Span = Span(Duration::from_secs(10));
-/// No L3 client here retries. Short, so that what is evicted comes back at the speed of the eviction and not of the rest.
+/// No L3 client here retries. Short, so that what is evicted comes back at the speed of the eviction and not of the
+/// rest.
 const REST: Span = Span(Duration::from_secs(1));
 
 /// How long agents may wait for a group that has just started.
@@ -93,7 +94,8 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Every agent opens the first namespace: it mirrors it from then on. A group that does not settle at once is asked again.
+    /// Every agent opens the first namespace: it mirrors it from then on. A group that does not settle at once is asked
+    /// again.
     async fn watch(&self) -> anyhow::Result<()> {
         for agent in self.cluster.agent_endpoints() {
             let mut agent = clients::agent(&agent);

@@ -26,7 +26,8 @@ use crate::human::{Size, Span};
 use crate::out::outln;
 use crate::process::stop_signal;
 
-/// Without --l3-bytes there is room for so many times the distinct pages: nothing is evicted, whatever grants and rests hold.
+/// Without --l3-bytes there is room for so many times the distinct pages: nothing is evicted, whatever grants and rests
+/// hold.
 const ROOM: u64 = 2;
 /// A grant is a 64th of the room at most: with less, agents cannot lease enough ahead to write through an election.
 const L3_BYTES_MIN: u64 = 1 << 30;
@@ -77,8 +78,8 @@ pub struct DemoArgs {
     /// Each agent's L1 [default: 256MiB, or a sixteenth of --l3-bytes]
     #[arg(long, value_name = "SIZE")]
     pub l1_bytes: Option<Size>,
-    /// The kind of L3: posix (files in the demo's directory) or usrbio[,lib=PATH] (the same files through the stand-in for a 3FS mount;
-    /// needs root and /dev/fuse)
+    /// The kind of L3: posix (files in the demo's directory) or usrbio[,lib=PATH] (the same files through the stand-in
+    /// for a 3FS mount; needs root and /dev/fuse)
     #[arg(long, value_name = "STORE", default_value = POSIX)]
     pub l3: String,
     /// Faults of the stand-in, as `foreword usrbiod --fault` takes them; with --l3 usrbio

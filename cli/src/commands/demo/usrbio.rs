@@ -9,8 +9,8 @@ use crate::cluster::Cluster;
 use crate::commands::playing::Voice;
 use crate::driver::report::UsrbioReport;
 
-/// Gives this process mounts of its own, /dev/shm among them, so that nothing of the stand-in's or the agents' outlives it however it
-/// ends. Before any thread is made.
+/// Gives this process mounts of its own, /dev/shm among them, so that nothing of the stand-in's or the agents' outlives
+/// it however it ends. Before any thread is made.
 ///
 /// Errors name what the machine lacks.
 pub fn enter_own_mounts() -> anyhow::Result<()> {

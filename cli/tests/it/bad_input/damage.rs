@@ -1,5 +1,5 @@
-//! A log or a snapshot that was damaged while its replica was down: the replica sets aside what it cannot trust and catches
-//! up from the others; nothing that was acknowledged is lost.
+//! A log or a snapshot that was damaged while its replica was down: the replica sets aside what it cannot trust and
+//! catches up from the others; nothing that was acknowledged is lost.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -62,8 +62,8 @@ impl Damaged {
         }
     }
 
-    /// Damages files of a replica while it is down, and publishes meanwhile; afterwards it agrees with the others and has
-    /// everything that was acknowledged.
+    /// Damages files of a replica while it is down, and publishes meanwhile; afterwards it agrees with the others and
+    /// has everything that was acknowledged.
     async fn survives(&mut self, what: &str, id: u64, part: &str, damage: Damage) {
         self.publish(PAGES).await;
         self.live.cluster.kill_replica(id).unwrap();

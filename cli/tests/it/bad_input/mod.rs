@@ -1,5 +1,5 @@
-//! Bad input, through the binary or over the wire: the code and the field are asserted, and that the next valid request (or
-//! start) succeeds.
+//! Bad input, through the binary or over the wire: the code and the field are asserted, and that the next valid request
+//! (or start) succeeds.
 
 mod agent_calls;
 mod command_line;

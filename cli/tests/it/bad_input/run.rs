@@ -136,7 +136,8 @@ impl Server {
 /// The status that an HTTP server answers this request line with; None when it closes without a word.
 pub(super) async fn http_status(endpoint: &Endpoint, line: &[u8]) -> Option<u16> {
     let mut stream = TokioNet.connect(endpoint).await.ok()?;
-    // A server that has read enough of it closes with the rest unread, which resets the connection: what it said before counts.
+    // A server that has read enough of it closes with the rest unread, which resets the connection: what it said before
+    // counts.
     let _ = stream.write_all(&[line, b"\r\nhost: foreword\r\nconnection: close\r\n\r\n"].concat()).await;
     let mut answer = Vec::new();
     let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an answer or the end");

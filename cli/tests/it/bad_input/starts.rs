@@ -1,4 +1,5 @@
-//! Starts that must fail: a port in use, a data directory of someone else, of another version, or in use. Then one that works.
+//! Starts that must fail: a port in use, a data directory of someone else, of another version, or in use. Then one that
+//! works.
 
 use std::path::{Path, PathBuf};
 

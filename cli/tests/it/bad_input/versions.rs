@@ -1,5 +1,5 @@
-//! Files of another version under a whole group: every replica refuses to start, touches nothing, and goes on once the binary that
-//! reads them is back.
+//! Files of another version under a whole group: every replica refuses to start, touches nothing, and goes on once the
+//! binary that reads them is back.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Kill tests with real processes: SIGKILL or SIGSTOP under load, one file a scenario. Nothing acknowledged may be lost, no byte may be
-//! wrong, no reader of a living agent may notice.
+//! Kill tests with real processes: SIGKILL or SIGSTOP under load, one file a scenario. Nothing acknowledged may be
+//! lost, no byte may be wrong, no reader of a living agent may notice.
 //!
 //! `FOREWORD_KILL_TESTS_DIR=/some/dir` keeps the clusters' directories, with a log of each process.
 

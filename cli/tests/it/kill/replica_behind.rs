@@ -17,8 +17,8 @@ async fn a_replica_that_missed_a_snapshots_worth_of_log_catches_up() {
     let statuses = run.cluster.statuses().await;
     let had = statuses.iter().map(|status| status.last_log_index).max().unwrap();
     run.cluster.kill_replica(follower).unwrap();
-    // Whoever leads by then has nothing to send it but a snapshot. What it got between the question and its death is less
-    // than what is purged: the log goes on meanwhile.
+    // Whoever leads by then has nothing to send it but a snapshot. What it got between the question and its death is
+    // less than what is purged: the log goes on meanwhile.
     let purged = until("a purge of what the dead replica misses", || async {
         let statuses = run.cluster.statuses().await;
         let purged = statuses.iter().map(|status| status.purged_index).min()?;

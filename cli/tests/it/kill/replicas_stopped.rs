@@ -1,4 +1,5 @@
-//! Replicas that stand still for longer than a lease, and go on: a machine that slept, a virtual machine that was moved.
+//! Replicas that stand still for longer than a lease, and go on: a machine that slept, a virtual machine that was
+//! moved.
 
 use std::fs;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The leader is killed while L3 is full: pages are evicted all the time, and each one that goes is told to every watcher.
+//! The leader is killed while L3 is full: pages are evicted all the time, and each one that goes is told to every
+//! watcher.
 
 use super::support::run::{Run, spec};
 

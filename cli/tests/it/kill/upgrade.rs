@@ -1,5 +1,6 @@
-//! Two binaries, of neighbouring versions: a group goes to the next one and back under load, replica by replica and agent by agent.
-//! Once the feature level is raised there is no way back, and the older binary says so and touches nothing.
+//! Two binaries, of neighbouring versions: a group goes to the next one and back under load, replica by replica and
+//! agent by agent. Once the feature level is raised there is no way back, and the older binary says so and touches
+//! nothing.
 //!
 //! `make test-upgrade` builds both binaries; the next version's differs by the feature `next-version`.
 
@@ -164,8 +165,9 @@ impl Upgrade {
         copy
     }
 
-    /// The older binary with a directory from before the raise, as of a member that was rolled back between its hello and the commit:
-    /// it follows until it meets what it does not know, ends with exit 2, and from then on touches nothing.
+    /// The older binary with a directory from before the raise, as of a member that was rolled back between its hello
+    /// and the commit: it follows until it meets what it does not know, ends with exit 2, and from then on touches
+    /// nothing.
     async fn the_older_binary_stops_in(&mut self, copy: &Path, id: u64) {
         self.run.cluster.kill_replica(id).unwrap();
         let endpoint = self.run.cluster.meta_endpoints()[id as usize - 1].clone();

@@ -69,7 +69,8 @@ impl SlowCluster {
         std::fs::rename(new, file).unwrap();
     }
 
-    /// Publishes one page after the other until `over` or for so long; answers with how long each took, in order of length.
+    /// Publishes one page after the other until `over` or for so long; answers with how long each took, in order of
+    /// length.
     async fn publish(&mut self, longest: Duration, mut over: impl AsyncFnMut(&Live) -> bool) -> Vec<Duration> {
         let (started, mut took) = (Instant::now(), Vec::new());
         while started.elapsed() < longest && !over(&self.live).await {

@@ -51,7 +51,8 @@ fn the_order_outlives_the_last_stamp() {
     assert_eq!(picked(&mut policy, ALL), [2, 1, 13, 12, 11, 22, 21].map(key));
 }
 
-/// An engine gave the last page of each chain as the parent of its first: such pages took room for ever, beside newer ones that came and went.
+/// An engine gave the last page of each chain as the parent of its first: such pages took room for ever, beside newer
+/// ones that came and went.
 #[test]
 fn a_chain_whose_hints_form_a_circle_goes_before_what_is_hotter() {
     let mut policy = policy();
@@ -68,8 +69,8 @@ fn a_chain_whose_hints_form_a_circle_goes_before_what_is_hotter() {
     assert_eq!(picked(&mut policy, 1), [key(1_040)]);
 }
 
-/// At 1 M pages of a class that is above its watermark: each call does what it was allowed to, the sweep goes over each node
-/// once, and what is asked of the applied state is the place of pages that are still there.
+/// At 1 M pages of a class that is above its watermark: each call does what it was allowed to, the sweep goes over each
+/// node once, and what is asked of the applied state is the place of pages that are still there.
 #[test]
 fn pages_of_a_cleared_namespace_are_never_picked_and_leave_in_bounded_steps() {
     const CLEARED: u32 = 1_000_000;

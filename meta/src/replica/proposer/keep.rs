@@ -13,8 +13,8 @@ use crate::replica::supervise::{Failing, Failure};
 
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Looks in a row that find the same entry standing, for no reason, before something is done: 5 s of them. They are counted, not
-/// timed, so that a machine that was paused is not taken for a group that stood still.
+/// Looks in a row that find the same entry standing, for no reason, before something is done: 5 s of them. They are
+/// counted, not timed, so that a machine that was paused is not taken for a group that stood still.
 const LOOKS_MAX: u32 = 10;
 
 /// What a look came to.

@@ -1,9 +1,9 @@
 //! Group commit: proposals wait in a bounded queue and are packed into entries, so that one flush serves many of them.
 //!
-//! openraft answers a write when it is applied or truncated here, and never when a snapshot takes its place: a leader that was cut
-//! off would wait for ever. So what is in flight is let go of as soon as its leader or term is no more ([`run`]), and a watchdog
-//! lets go of it when the group stands still for no reason ([`keep`]). A proposal that was let go of is answered
-//! [`ProposeError::Unknown`].
+//! openraft answers a write when it is applied or truncated here, and never when a snapshot takes its place: a leader
+//! that was cut off would wait for ever. So what is in flight is let go of as soon as its leader or term is no more
+//! ([`run`]), and a watchdog lets go of it when the group stands still for no reason ([`keep`]). A proposal that was
+//! let go of is answered [`ProposeError::Unknown`].
 
 mod keep;
 mod log;
@@ -68,7 +68,8 @@ struct Parts {
 }
 
 impl Proposer {
-    /// A queue, and the task that empties it, to be run beside. `election`: the longest election timeout. The task ends with Raft; dropped, it answers everybody who waits.
+    /// A queue, and the task that empties it, to be run beside. `election`: the longest election timeout. The task ends
+    /// with Raft; dropped, it answers everybody who waits.
     pub fn new(
         raft: Raft<TypeConfig>,
         log: LogReader,
@@ -92,8 +93,8 @@ impl Proposer {
         (Self { queue }, task)
     }
 
-    /// Proposes commands; they share one entry, and their order is kept. Once `deadline` has passed, or the caller has left,
-    /// they are not proposed any more.
+    /// Proposes commands; they share one entry, and their order is kept. Once `deadline` has passed, or the caller has
+    /// left, they are not proposed any more.
     pub async fn propose(&self, checked: Checked, author: Author, deadline: Instant) -> Proposed {
         let (reply, outcome) = oneshot::channel();
         self.queue.push(author, Proposal { checked, deadline, reply })?;

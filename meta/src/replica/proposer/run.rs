@@ -16,13 +16,14 @@ use crate::consensus::types::EntryBatch;
 use crate::state::codec::{encode_batch, encode_command};
 use crate::state::command::{Command, Outcome};
 
-/// Entries proposed and not yet applied. More would add latency without adding throughput: the next entry packs what has come meanwhile.
+/// Entries proposed and not yet applied. More would add latency without adding throughput: the next entry packs what
+/// has come meanwhile.
 pub(super) const ENTRIES_IN_FLIGHT_MAX: usize = 4;
 
 /// Runs until the log ends. `in_flight` says how many entries are.
 ///
-/// An entry is let go of once the office is another than the one it was proposed in. A state is replaced by a snapshot only under
-/// a leader of a later term, so this covers what a snapshot takes the place of.
+/// An entry is let go of once the office is another than the one it was proposed in. A state is replaced by a snapshot
+/// only under a leader of a later term, so this covers what a snapshot takes the place of.
 pub(super) async fn run(parts: Parts, in_flight: &AtomicUsize) {
     let mut office = parts.log.office();
     let mut office_ended = parts.log.office_is_not(office);

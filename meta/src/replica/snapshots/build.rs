@@ -48,8 +48,9 @@ impl View {
 }
 
 impl Snapshots {
-    /// Writes and seals a view's file, and tells `built`; ends early when nobody listens there any more. A piece at a time, after each
-    /// of which it rests for as long as that took: half a core and half the disk are left to what the replica does meanwhile.
+    /// Writes and seals a view's file, and tells `built`; ends early when nobody listens there any more. A piece at a
+    /// time, after each of which it rests for as long as that took: half a core and half the disk are left to what the
+    /// replica does meanwhile.
     pub(super) async fn build(self, view: View, built: oneshot::Sender<Result<Sealed, BuildError>>) {
         let result = self.write(view, Some(&built)).await;
         let _ = built.send(result);

@@ -1,7 +1,7 @@
 //! Keeps the newest snapshot new and the log short.
 //!
-//! openraft never decides that: it is told of a snapshot when its file is sealed, and which part of the log may go. What fails here is
-//! logged, counted and done again.
+//! openraft never decides that: it is told of a snapshot when its file is sealed, and which part of the log may go.
+//! What fails here is logged, counted and done again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,8 @@ type Answer = oneshot::Sender<Result<u64, String>>;
 pub(crate) struct SnapshotAsks(mpsc::Sender<Answer>);
 
 impl SnapshotAsks {
-    /// Resolves when everything that was applied before is in a snapshot on disk: with the last entry it covers, or why not.
+    /// Resolves when everything that was applied before is in a snapshot on disk: with the last entry it covers, or why
+    /// not.
     pub(crate) async fn snapshot(&self) -> Result<u64, String> {
         let stopped = || "the replica stops".to_owned();
         let (answer, answered) = oneshot::channel();
@@ -215,8 +216,8 @@ impl Keeper {
         purge.upto()
     }
 
-    /// The least that a follower has which gets a snapshot, may go on with one, or was heard lately. None where this replica does not
-    /// lead, or no follower needs any of the log.
+    /// The least that a follower has which gets a snapshot, may go on with one, or was heard lately. None where this
+    /// replica does not lead, or no follower needs any of the log.
     fn needed_after(&self, metrics: &RaftMetrics<u64, Member>) -> Option<u64> {
         let others = metrics.replication.as_ref()?.iter().filter(|(id, _)| **id != self.parts.group.replica_id);
         let has = others.filter_map(|(id, matched)| {

@@ -1,7 +1,8 @@
 //! The snapshots of one replica: the files, and which of them is the newest.
 //!
-//! openraft takes an error of a snapshot for the end of the replica. So it is asked for nothing that can fail: the [`keeper`] builds the
-//! files beside it and again when that failed; [`super::state_machine`] hands over what is sealed.
+//! openraft takes an error of a snapshot for the end of the replica. So it is asked for nothing that can fail: the
+//! [`keeper`] builds the files beside it and again when that failed; [`super::state_machine`] hands over what is
+//! sealed.
 //!
 //! ```text
 //! keeper      when one is due, and what of the log may go     policy   the same as functions of numbers

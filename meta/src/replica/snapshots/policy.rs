@@ -1,13 +1,15 @@
 //! When a snapshot is due, and how much of the log goes after it.
 //!
-//! All sizes are bytes of the log as it is stored. A log between two snapshots is as long as half a snapshot's file, so that writing
-//! snapshots costs at most twice what writing the log does; that is within [`LOG_BYTES_PER_SNAPSHOT_MAX`], since the log stands in memory.
+//! All sizes are bytes of the log as it is stored. A log between two snapshots is as long as half a snapshot's file, so
+//! that writing snapshots costs at most twice what writing the log does; that is within [`LOG_BYTES_PER_SNAPSHOT_MAX`],
+//! since the log stands in memory.
 
 use foreword_proto::limits::LOG_BYTES_PER_SNAPSHOT_MAX;
 
 /// A part of what lies between two snapshots, kept before the newest one for followers that are a little behind.
 const KEPT_BEFORE_PART: u64 = 8;
-/// So many times what lies between two snapshots is kept at most for a follower that receives one, or catches up after it.
+/// So many times what lies between two snapshots is kept at most for a follower that receives one, or catches up after
+/// it.
 const KEPT_FOR_FOLLOWERS_TIMES: u64 = 3;
 
 /// Sizes that follow from the newest snapshot's.
@@ -33,8 +35,9 @@ impl Sizes {
         self.per_snapshot * KEPT_FOR_FOLLOWERS_TIMES
     }
 
-    /// Whether a snapshot is due, with so much of the log `after` the newest one. While a follower receives that one (`receives`), a
-    /// newer one would make all it has worthless, and the log that it needs next would go: it waits, but not for ever.
+    /// Whether a snapshot is due, with so much of the log `after` the newest one. While a follower receives that one
+    /// (`receives`), a newer one would make all it has worthless, and the log that it needs next would go: it waits,
+    /// but not for ever.
     pub(super) fn is_due(self, after: u64, receives: bool) -> bool {
         after >= if receives { self.kept_for_followers() } else { self.per_snapshot }
     }

@@ -1,8 +1,9 @@
-//! A snapshot that another replica sends: checked, written and restored while it comes, and kept when the stream breaks.
+//! A snapshot that another replica sends: checked, written and restored while it comes, and kept when the stream
+//! breaks.
 //!
-//! There is one at a time. What has come of it is a file that nobody sees before it is whole, and a state that is built up beside the
-//! live one; both are fed aside from the runtime's workers. A stream of another snapshot takes its place, and so does a newer stream of
-//! the same one, whose sender may not have noticed yet that the older is gone.
+//! There is one at a time. What has come of it is a file that nobody sees before it is whole, and a state that is built
+//! up beside the live one; both are fed aside from the runtime's workers. A stream of another snapshot takes its place,
+//! and so does a newer stream of the same one, whose sender may not have noticed yet that the older is gone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +29,8 @@ use crate::storage::SnapshotReceiver;
 
 /// What has come of a snapshot is kept for so long without a stream.
 const KEPT_FOR: Duration = Duration::from_secs(600);
-/// After a fault of its own (a full disk), a replica takes no snapshot for so long: each try would cost the sender a transfer.
+/// After a fault of its own (a full disk), a replica takes no snapshot for so long: each try would cost the sender a
+/// transfer.
 const PAUSE: Duration = Duration::from_secs(5);
 /// Chunks on their way to the file.
 const CHUNKS_WAITING: usize = 2;
@@ -107,9 +109,9 @@ impl Receiving {
 
     /// Takes the chunks of a stream that begins at `offer.offset`. Returns the whole snapshot.
     ///
-    /// Errors: FAILED_PRECONDITION when it does not begin where what is here ends; DATA_LOSS for what is no snapshot of this cluster, or
-    /// could not be written here, and UNAVAILABLE for a while after that; ABORTED when another stream has come. What came of a stream
-    /// that broke stays.
+    /// Errors: FAILED_PRECONDITION when it does not begin where what is here ends; DATA_LOSS for what is no snapshot of
+    /// this cluster, or could not be written here, and UNAVAILABLE for a while after that; ABORTED when another stream
+    /// has come. What came of a stream that broke stays.
     pub(crate) async fn receive(
         &self,
         offer: &SnapshotOffer,

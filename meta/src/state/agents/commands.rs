@@ -107,8 +107,8 @@ impl SessionHandler<'_> {
         Ok(outcome)
     }
 
-    /// Slots that the session does not hold (any more) are passed over: an abort may be repeated, and of a slot of another session,
-    /// or of this agent's earlier life, nobody but its own holder knows that it is unwritten.
+    /// Slots that the session does not hold (any more) are passed over: an abort may be repeated, and of a slot of
+    /// another session, or of this agent's earlier life, nobody but its own holder knows that it is unwritten.
     fn abort(&mut self, session: SessionId, unwritten: &[SlotRef], unknown: &[SlotRef]) -> Result<Outcome, Refusal> {
         if unwritten.len() + unknown.len() > SLOTS_PER_ABORT_MAX {
             return Err(Refusal::TooMany(Limit::AbortedSlots));

@@ -59,7 +59,8 @@ impl Agents {
         self.sessions.get(id).into_iter().flat_map(|session| session.granted.iter())
     }
 
-    /// Opens a session under a node's name and an id that no session has; that of the same agent's earlier process ends.
+    /// Opens a session under a node's name and an id that no session has; that of the same agent's earlier process
+    /// ends.
     pub(super) fn open(
         &mut self,
         opening: Opening<'_>,

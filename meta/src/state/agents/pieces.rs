@@ -7,8 +7,8 @@
 //! outcomes    count, then each: session, sequence, outcome
 //! suspicions  count, then each: namespace, key; session, since
 //! ```
-//! What a session was granted is in the slots' pieces. A window's outcomes are records of their own: all of one session may take
-//! 34 MB.
+//! What a session was granted is in the slots' pieces. A window's outcomes are records of their own: all of one session
+//! may take 34 MB.
 
 use bytes::{Bytes, BytesMut};
 use foreword_proto::{Sequence, SessionId, SlabId, Slot};

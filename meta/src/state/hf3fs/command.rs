@@ -30,8 +30,8 @@ pub enum Hf3fsCommand {
     Initialize { name: FileName, pages: u32 },
     /// An operation on a page file. `touched`: pages that were read since the last one, oldest read first.
     On { file: FileId, touched: Vec<PageIndex>, operation: Hf3fsOperation },
-    /// Forgets a page file. In one of its name that is made anew, all pages rest, for `rest_ms` or the cluster's `write_rest` from now,
-    /// whichever is longer.
+    /// Forgets a page file. In one of its name that is made anew, all pages rest, for `rest_ms` or the cluster's
+    /// `write_rest` from now, whichever is longer.
     Drop { file: FileId, rest_ms: u64 },
 }
 

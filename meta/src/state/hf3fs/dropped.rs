@@ -1,7 +1,7 @@
 //! Page files that were dropped: until when their pages rest, and their memory.
 //!
-//! The bytes of a page file are in a file that is named after it. So when one of the same name is made anew, its pages are those that
-//! readers and writers of the dropped one may still use: none is given out before its rest is over.
+//! The bytes of a page file are in a file that is named after it. So when one of the same name is made anew, its pages
+//! are those that readers and writers of the dropped one may still use: none is given out before its rest is over.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -54,8 +54,8 @@ impl Dropped {
         self.resting.iter().rev().find(|dropped| dropped.name == *name).map(|dropped| dropped.due_ms)
     }
 
-    /// Forgets those whose rest is over, and lets go of a part of what is left of them: all of a large file at once would take tens of
-    /// milliseconds.
+    /// Forgets those whose rest is over, and lets go of a part of what is left of them: all of a large file at once
+    /// would take tens of milliseconds.
     pub(super) fn tick(&mut self, tick_ms: u64) {
         while self.resting.front().is_some_and(|first| first.due_ms <= tick_ms) {
             self.resting.pop_front();

@@ -23,7 +23,8 @@ pub struct NamespaceInfo {
     pub fingerprint: Fingerprint,
     /// Starts at 1; each clear raises it.
     pub epoch: Epoch,
-    /// The entry of its last delete, 0 for none. Who was not told of everything since then may hold copies of deleted pages.
+    /// The entry of its last delete, 0 for none. Who was not told of everything since then may hold copies of deleted
+    /// pages.
     pub deleted_at: Revision,
     pub geometry: Geometry,
     /// Bytes of the slots its pages take.
@@ -70,8 +71,8 @@ impl NamespaceInfo {
         self.table.entries()
     }
 
-    /// The highest n of which there are 2^n buckets, each whole or of whole ones ([`foreword_proto::buckets`]). It never falls in an
-    /// epoch.
+    /// The highest n of which there are 2^n buckets, each whole or of whole ones ([`foreword_proto::buckets`]). It
+    /// never falls in an epoch.
     pub fn whole_bits(&self) -> u32 {
         self.table.count().ilog2()
     }

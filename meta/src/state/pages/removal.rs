@@ -40,7 +40,8 @@ impl RemovalHandler<'_> {
         Outcome::Retired { entries: retired }
     }
 
-    /// Retires the pages of these keys, wherever they are. What was evicted before may still be in an agent's memory: that is said, too.
+    /// Retires the pages of these keys, wherever they are. What was evicted before may still be in an agent's memory:
+    /// that is said, too.
     pub(in crate::state) fn delete(&mut self, namespace: NamespaceId, keys: &[EntryKey]) -> Result<Outcome, Refusal> {
         self.pages.namespace(namespace).ok_or(Refusal::NoNamespace { namespace })?;
         if keys.len() > KEYS_MAX {

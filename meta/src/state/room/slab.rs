@@ -14,8 +14,8 @@ use foreword_index::{Copies, Grid};
 const SLOTS_PER_CHUNK: u32 = 512;
 const WORDS_PER_CHUNK: usize = SLOTS_PER_CHUNK as usize / 64;
 
-/// Who holds a granted slot: the number of its session among all there ever were, never given out twice. The session's id would
-/// not fit the slot's record.
+/// Who holds a granted slot: the number of its session among all there ever were, never given out twice. The session's
+/// id would not fit the slot's record.
 pub(in crate::state) type Holder = u64;
 
 /// What a slot is used for.

@@ -39,7 +39,8 @@ pub struct Landed {
     pub bytes: u64,
     /// Its order among the writes submitted to the device.
     pub order: u64,
-    /// The order of the write at the same offset that it replaced. Above `order`: the slot was written anew in the meantime.
+    /// The order of the write at the same offset that it replaced. Above `order`: the slot was written anew in the
+    /// meantime.
     pub over: Option<u64>,
     /// Whether its store got the completion; false: the store is gone, or in a later epoch.
     pub answered: bool,

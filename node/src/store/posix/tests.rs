@@ -67,8 +67,8 @@ struct Lease(std::fs::File);
 impl Lease {
     fn take(path: &Path) -> Self {
         let file = std::fs::File::open(path).unwrap();
-        // SAFETY: these calls take numbers only. The kernel tells who holds a lease that somebody waits for it by a signal, which
-        // would end this process.
+        // SAFETY: these calls take numbers only. The kernel tells who holds a lease that somebody waits for it by a
+        // signal, which would end this process.
         let taken = unsafe {
             libc::signal(libc::SIGIO, libc::SIG_IGN);
             libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK)

@@ -1,4 +1,5 @@
-//! One epoch's tie to the daemon: the open link directory, which says whether the daemon lives, and the links made through it.
+//! One epoch's tie to the daemon: the open link directory, which says whether the daemon lives, and the links made
+//! through it.
 
 use std::fmt;
 use std::fs::File;
@@ -47,8 +48,9 @@ pub(super) struct Attachment {
     registrar: Arc<Worker>,
 }
 
-/// Memory that nobody but the daemon has mapped beside us: while it has, it may have the regions of this epoch. Whether it has those cannot
-/// be seen, since engines map them too. It is there as long as a region is, and takes no memory unless the daemon touches it.
+/// Memory that nobody but the daemon has mapped beside us: while it has, it may have the regions of this epoch. Whether
+/// it has those cannot be seen, since engines map them too. It is there as long as a region is, and takes no memory
+/// unless the daemon touches it.
 pub(super) struct Witness {
     file: ShmFile,
     link: LinkName,
@@ -62,7 +64,8 @@ impl Drop for Witness {
 }
 
 impl Attachment {
-    /// Opens the mount. On the registrar only: the daemon drops our links when the *thread* that opened the directory goes.
+    /// Opens the mount. On the registrar only: the daemon drops our links when the *thread* that opened the directory
+    /// goes.
     ///
     /// Errors: no 3FS there, its daemon is dead, or it shows no submit semaphore.
     pub(super) fn open(mount_point: &Path, epoch: u64, registrar: Arc<Worker>) -> io::Result<Self> {

@@ -13,9 +13,9 @@ use super::library::{Library, WrappedIov};
 use super::native;
 use super::worker::Worker;
 
-/// I/Os that the daemon takes as one job, at most. It completes a job as a whole and fails it as a whole, so that one slow chunk holds
-/// up so many others, and no more; a 3FS reads and writes the chunks of one job side by side. A ring tells it as a negative depth, with
-/// no timeout: fewer are taken at once, and nothing waits for a job to be full.
+/// I/Os that the daemon takes as one job, at most. It completes a job as a whole and fails it as a whole, so that one
+/// slow chunk holds up so many others, and no more; a 3FS reads and writes the chunks of one job side by side. A ring
+/// tells it as a negative depth, with no timeout: fewer are taken at once, and nothing waits for a job to be full.
 pub(super) const JOB_IOS_MAX: i32 = 16;
 
 /// Who speaks the protocol.

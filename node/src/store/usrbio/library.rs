@@ -1,7 +1,7 @@
 //! The vendor's client library, loaded at run time.
 //!
-//! Its rings are made and destroyed on the registrar: the library opens the link directory on the thread that makes the first
-//! one, and the daemon drops all links made by a thread when that thread's handle goes.
+//! Its rings are made and destroyed on the registrar: the library opens the link directory on the thread that makes the
+//! first one, and the daemon drops all links made by a thread when that thread's handle goes.
 
 use std::error::Error;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -106,8 +106,8 @@ impl Library {
             let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
             io::Error::other(format!("{}: {what}: {why}", path.display()))
         };
-        // SAFETY: loading runs the library's initialisers; the operator names a library of the vendor's. The limit they depend
-        // on was lowered.
+        // SAFETY: loading runs the library's initialisers; the operator names a library of the vendor's. The limit they
+        // depend on was lowered.
         let handle = unsafe { libloading::Library::new(path) }.map_err(|error| named("not loaded", error))?;
         let missing = |name: &CStr, error| named(&format!("no symbol {}", name.to_string_lossy()), error);
         /// # Safety
@@ -174,8 +174,8 @@ impl Library {
         let mount_point = mount_point_of(attachment)?;
         // SAFETY: as in `ring`.
         let mut iov = Box::new(unsafe { std::mem::zeroed::<Iov>() });
-        // SAFETY: the struct is writable and lives for the call, the id has 16 bytes, the mount point is a C string; with no
-        // memory node named the base is only noted.
+        // SAFETY: the struct is writable and lives for the call, the id has 16 bytes, the mount point is a C string;
+        // with no memory node named the base is only noted.
         let wrapped = unsafe {
             let base = std::ptr::with_exposed_provenance_mut::<c_void>(base);
             (self.iov_wrap)(&raw mut *iov, base, id.0.as_ptr(), mount_point.as_ptr(), bytes as usize, 0, NUMA_ANY)
@@ -185,9 +185,9 @@ impl Library {
 
     /// Registers an open file of a 3FS mount.
     ///
-    /// On a dead mount the library does not let go of a number: when the number comes again, it takes it for registered, and an I/O
-    /// would go to the file of before. The descriptor is ours alone, so a number that is registered is one of those; on a mount that
-    /// lives it can be let go of.
+    /// On a dead mount the library does not let go of a number: when the number comes again, it takes it for
+    /// registered, and an I/O would go to the file of before. The descriptor is ours alone, so a number that is
+    /// registered is one of those; on a mount that lives it can be let go of.
     pub(super) fn register(&self, fd: &OwnedFd) -> io::Result<()> {
         match self.register_once(fd) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
@@ -247,7 +247,8 @@ unsafe impl Sync for WrappedIov {}
 
 struct OwnedIor(Box<Ior>);
 
-// SAFETY: the struct is filled once; the library's functions may be called on any thread, one preparing and one waiting.
+// SAFETY: the struct is filled once; the library's functions may be called on any thread, one preparing and one
+// waiting.
 unsafe impl Send for OwnedIor {}
 // SAFETY: as above; only const pointers to it are given out until it is destroyed.
 unsafe impl Sync for OwnedIor {}
@@ -272,8 +273,8 @@ impl Port for LibraryRing {
         let Some(iov) = &io.region.wrapped else { return Err(Refused::Errno(libc::EINVAL)) };
         let (fd, userdata) = (io.file.fd().as_raw_fd(), std::ptr::without_provenance(io.userdata as usize));
         let at = iov.0.base.wrapping_add(io.region_offset as usize).cast::<c_void>();
-        // SAFETY: ring and iov live in self and in the caller's borrow; `at` is only compared with the iov's range; one caller
-        // prepares at a time, by the trait's rule.
+        // SAFETY: ring and iov live in self and in the caller's borrow; `at` is only compared with the iov's range; one
+        // caller prepares at a time, by the trait's rule.
         let slot = unsafe {
             (self.library.prepare_io)(
                 self.ior(),
@@ -306,8 +307,8 @@ impl Port for LibraryRing {
         let nanos = now.tv_nsec + i64::from(timeout.subsec_nanos());
         let until =
             libc::timespec { tv_sec: now.tv_sec + timeout.as_secs() as i64 + nanos / NANOS, tv_nsec: nanos % NANOS };
-        // SAFETY: the array has REAP_MAX writable cells, and it and the deadline live for the call; one caller waits at a
-        // time, by the trait's rule.
+        // SAFETY: the array has REAP_MAX writable cells, and it and the deadline live for the call; one caller waits at
+        // a time, by the trait's rule.
         let taken = unsafe {
             (self.library.wait_for_ios)(self.ior(), cqes.as_mut_ptr(), REAP_MAX as c_int, 1, &raw const until)
         };
@@ -326,7 +327,8 @@ impl Drop for LibraryRing {
         let library = self.library.clone();
         self.attachment.registrar().post(move || {
             let whole = &mut ior;
-            // SAFETY: made by ior_create, destroyed once; nobody prepares or waits any more, because their owner is gone.
+            // SAFETY: made by ior_create, destroyed once; nobody prepares or waits any more, because their owner is
+            // gone.
             unsafe { (library.ior_destroy)(&raw mut *whole.0) }
         });
     }

@@ -1,14 +1,16 @@
 //! L3 on 3FS through USRBIO: I/Os through rings in shared memory, frames in memory that the daemon has mapped.
 //!
-//! - [`UsrbioMount`] ties the process to one mount: its *registrar* thread makes every link and notices that the daemon died.
+//! - [`UsrbioMount`] ties the process to one mount: its *registrar* thread makes every link and notices that the daemon
+//!   died.
 //! - [`UsrbioRegions`] gives the arena its segments: L3 reads land where L1 serves them, and no byte is copied.
-//! - [`UsrbioStore`] is the [`PageStore`]: *lanes* of one read and one write ring, long-lived, one thread a ring for completions.
+//! - [`UsrbioStore`] is the [`PageStore`]: *lanes* of one read and one write ring, long-lived, one thread a ring for
+//!   completions.
 //!
-//! Nothing of a healthy page is a metadata operation: a slab is opened and registered once. No call into the mount happens on a
-//! caller's thread, so a hung daemon holds up neither submit nor complete nor drop.
+//! Nothing of a healthy page is a metadata operation: a slab is opened and registered once. No call into the mount
+//! happens on a caller's thread, so a hung daemon holds up neither submit nor complete nor drop.
 //!
-//! An I/O whose completion does not come keeps its frame in quarantine, because the daemon may still serve it; no Completion is
-//! given for it. All `unsafe` is in `regions.rs`, `lease.rs` and `library.rs`.
+//! An I/O whose completion does not come keeps its frame in quarantine, because the daemon may still serve it; no
+//! Completion is given for it. All `unsafe` is in `regions.rs`, `lease.rs` and `library.rs`.
 
 mod attachment;
 mod client;
@@ -93,8 +95,9 @@ impl UsrbioSettings {
     }
 }
 
-/// Slab files below one directory of a 3FS mount. Frames must come from [`UsrbioRegions`] of the same mount; an I/O of another
-/// frame, or of one that was registered before the daemon's last death, is answered with [`StoreError::Unregistered`].
+/// Slab files below one directory of a 3FS mount. Frames must come from [`UsrbioRegions`] of the same mount; an I/O of
+/// another frame, or of one that was registered before the daemon's last death, is answered with
+/// [`StoreError::Unregistered`].
 ///
 /// Dropping it ends its threads once what is under way has been answered or given up.
 pub struct UsrbioStore {
@@ -125,8 +128,8 @@ struct Live {
 impl UsrbioStore {
     /// A store below `root`, a directory on the mount, for this cluster. Blocks until its rings are made.
     ///
-    /// Errors: a setting out of range or a chunk size that is no power of two, by name; a daemon that does not answer; no room
-    /// in /dev/shm.
+    /// Errors: a setting out of range or a chunk size that is no power of two, by name; a daemon that does not answer;
+    /// no room in /dev/shm.
     pub fn new(
         mount: Arc<UsrbioMount>,
         root: PathBuf,

@@ -27,11 +27,11 @@ const ATTACH_PATIENCE: Duration = Duration::from_secs(30);
 const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 const RELEASE_POLL: Duration = Duration::from_millis(5);
 
-/// A 3FS mount with everything of this process that is registered with its daemon. One per process and mount: the store and the
-/// arena's regions share it.
+/// A 3FS mount with everything of this process that is registered with its daemon. One per process and mount: the store
+/// and the arena's regions share it.
 ///
-/// Its *registrar* thread makes and removes every link: the daemon drops what a thread has linked when that thread's handle of
-/// the link directory closes.
+/// Its *registrar* thread makes and removes every link: the daemon drops what a thread has linked when that thread's
+/// handle of the link directory closes.
 pub struct UsrbioMount {
     dir: PathBuf,
     client: Client,
@@ -55,8 +55,8 @@ pub(super) trait Follower: Send + Sync {
 }
 
 impl UsrbioMount {
-    /// Ties this process to the 3FS mount that holds `dir`, and removes from /dev/shm what killed processes of ours left there.
-    /// Blocks, 30 s at most.
+    /// Ties this process to the 3FS mount that holds `dir`, and removes from /dev/shm what killed processes of ours
+    /// left there. Blocks, 30 s at most.
     ///
     /// Errors name what is missing: the directory, a 3FS mount, an answering daemon, the library or a symbol of it.
     pub fn attach(dir: &Path, client: ClientKind) -> Result<Arc<Self>, BadInput> {

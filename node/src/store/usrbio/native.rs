@@ -20,7 +20,8 @@ pub(super) fn inode_number(fd: &OwnedFd) -> io::Result<u64> {
     Ok(rustix::fs::statx(fd, "", flags, StatxFlags::INO)?.stx_ino)
 }
 
-/// The four cursors as the client uses them: its own two are kept here, because the daemon could change those in memory.
+/// The four cursors as the client uses them: its own two are kept here, because the daemon could change those in
+/// memory.
 pub(super) struct NativeRing {
     memory: RingMemory,
     sqe_head: AtomicU32,

@@ -30,7 +30,8 @@ impl UsrbioRegions {
 }
 
 impl RegionProvider for UsrbioRegions {
-    /// Takes `arena_bytes` of /dev/shm at once, so that a too small one is an error at start. Blocks while it is zeroed.
+    /// Takes `arena_bytes` of /dev/shm at once, so that a too small one is an error at start. Blocks while it is
+    /// zeroed.
     fn reserve(&self, arena_bytes: u64) -> io::Result<()> {
         self.0.reserve.lock().add(arena_bytes)
     }
@@ -125,9 +126,10 @@ fn data_link(id: IovId) -> LinkName {
     LinkName { id, kind: LinkKind::Data { block_bytes: 0 } }
 }
 
-// SAFETY: the mapping is page-aligned, shared, writable and kept until drop; a fresh file in /dev/shm is zeros. In this process
-// only the frames' owners touch it; the file is ours alone (0600, its name gone), so other processes are the daemon, which reads
-// and writes for I/Os, each of which owns its frame until the daemon is known to be done with it, and engines, which only read.
+// SAFETY: the mapping is page-aligned, shared, writable and kept until drop; a fresh file in /dev/shm is zeros. In this
+// process only the frames' owners touch it; the file is ours alone (0600, its name gone), so other processes are the
+// daemon, which reads and writes for I/Os, each of which owns its frame until the daemon is known to be done with it,
+// and engines, which only read.
 unsafe impl RegionMemory for ShmRegion {
     fn base(&self) -> NonNull<u8> {
         self.base
@@ -161,7 +163,8 @@ impl Drop for ShmRegion {
     }
 }
 
-// SAFETY: the address in `base` is that of the mapping, which is Send and Sync; who may touch which bytes is the frames' business.
+// SAFETY: the address in `base` is that of the mapping, which is Send and Sync; who may touch which bytes is the
+// frames' business.
 unsafe impl Send for ShmRegion {}
 // SAFETY: as above.
 unsafe impl Sync for ShmRegion {}

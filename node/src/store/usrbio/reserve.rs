@@ -31,7 +31,8 @@ impl Reserve {
         Ok(())
     }
 
-    /// Gives up to `bytes` back to /dev/shm, for a region to take; gives what is to be handed to [`Self::give_back`] later.
+    /// Gives up to `bytes` back to /dev/shm, for a region to take; gives what is to be handed to [`Self::give_back`]
+    /// later.
     pub(super) fn lend(&mut self, bytes: u64) -> u64 {
         let lent = bytes.min(self.wanted_bytes);
         self.wanted_bytes -= lent;

@@ -1,7 +1,7 @@
 //! Which I/O a completion is for. Pure.
 //!
-//! Each use of a slot has its own userdata, so a completion of an earlier use, or one that nobody asked for, is told from the
-//! one that is awaited.
+//! Each use of a slot has its own userdata, so a completion of an earlier use, or one that nobody asked for, is told
+//! from the one that is awaited.
 
 use std::time::Instant;
 

@@ -12,8 +12,8 @@ use parking_lot::{Condvar, Mutex};
 
 use super::clock;
 
-/// Pieces of work that wait in one worker. Each stands for a link, a ring or a descriptor that exists, or for a caller that
-/// waits, so a healthy mount never comes near.
+/// Pieces of work that wait in one worker. Each stands for a link, a ring or a descriptor that exists, or for a caller
+/// that waits, so a healthy mount never comes near.
 pub(super) const WORK_QUEUED_MAX: usize = 65_536;
 
 type Work = Box<dyn FnOnce() + Send>;

@@ -1,5 +1,5 @@
-//! The page files themselves: what 3FS would hold. Engines write and read them without the group, so that only time and ownership
-//! keep a page what its readers were told.
+//! The page files themselves: what 3FS would hold. Engines write and read them without the group, so that only time and
+//! ownership keep a page what its readers were told.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,8 +28,8 @@ impl PageBytes {
         self.0.lock().entry((file, page)).or_default()[piece] = Some((key.clone(), nonce));
     }
 
-    /// Reads one piece of a page. Err: what is there instead of the key's. Which of the key's writers wrote it does not matter: each
-    /// computed the same prompt.
+    /// Reads one piece of a page. Err: what is there instead of the key's. Which of the key's writers wrote it does not
+    /// matter: each computed the same prompt.
     pub fn read(&self, file: usize, page: PageIndex, piece: usize, key: &PageName) -> Result<(), String> {
         match self.0.lock().get(&(file, page)).and_then(|pieces| pieces[piece].clone()) {
             Some((of, _)) if of == *key => Ok(()),

@@ -1,5 +1,5 @@
-//! SGLang's client of a page file's metadata, as far as what it sends and when: one connection, kept alive, and each call tried
-//! again up to three times when the connection breaks or the server says that it cannot.
+//! SGLang's client of a page file's metadata, as far as what it sends and when: one connection, kept alive, and each
+//! call tried again up to three times when the connection breaks or the server says that it cannot.
 
 use std::io;
 use std::sync::Arc;
@@ -20,7 +20,8 @@ use crate::world::context::{self, SimTime};
 const BACKOFF: [Duration; 3] = [Duration::ZERO, Duration::from_millis(600), Duration::from_millis(1_200)];
 /// What SGLang's client tries again for.
 const TRIED_AGAIN: [u16; 4] = [500, 502, 503, 504];
-/// SGLang's client waits for ever; here a machine that lost its power says nothing, ever, so that a client must give up.
+/// SGLang's client waits for ever; here a machine that lost its power says nothing, ever, so that a client must give
+/// up.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
 /// One engine's connection to the group.
@@ -80,7 +81,8 @@ impl PageClient {
         }
     }
 
-    /// Asks, and tries again as SGLang's client does. Answers with the time at which the request that was answered was sent, too.
+    /// Asks, and tries again as SGLang's client does. Answers with the time at which the request that was answered was
+    /// sent, too.
     pub async fn call(&mut self, file: &Arc<FileName>, asked: PageAsk) -> (SimTime, PageAnswer) {
         let id = self.parts.history.lock().begin_page_call(self.number, file, &asked);
         let invoked = context::now();

@@ -1,5 +1,5 @@
-//! An engine of page files: asks which pages its prompt has, reads them, computes the others, reserves pages for them, writes them
-//! and says so. Some engines die in the middle, some are late.
+//! An engine of page files: asks which pages its prompt has, reads them, computes the others, reserves pages for them,
+//! writes them and says so. Some engines die in the middle, some are late.
 
 use std::time::Duration;
 

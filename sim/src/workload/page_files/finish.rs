@@ -19,8 +19,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// In this time every replica has applied what was committed before, and the checks have seen it.
 const APPLIED: Duration = Duration::from_millis(600);
 
-/// Writes a fresh batch to each page file, trying again for as long as `within`; then asks every replica for every key whose
-/// confirm was ever acknowledged.
+/// Writes a fresh batch to each page file, trying again for as long as `within`; then asks every replica for every key
+/// whose confirm was ever acknowledged.
 pub async fn finish(parts: ClientParts, within: Duration) {
     let mut probed = Ok(());
     let mut prober = PageClient::new(PROBER, parts.clone());

@@ -1,5 +1,5 @@
-//! Engines that keep their pages in page files of their own, as SGLang's hf3fs backend does: the group only tells them which page
-//! of a file a key has. What protects a page is time and ownership, so the times are here.
+//! Engines that keep their pages in page files of their own, as SGLang's hf3fs backend does: the group only tells them
+//! which page of a file a key has. What protects a page is time and ownership, so the times are here.
 
 mod bytes;
 mod client;
@@ -19,11 +19,12 @@ pub use finish::finish;
 use crate::history::PageName;
 use crate::world::context::SimTime;
 
-/// No page is given to another writer for so long after a reader was told of it, and a reservation of which nothing is heard ends.
+/// No page is given to another writer for so long after a reader was told of it, and a reservation of which nothing is
+/// heard ends.
 pub const PROTECTION_MS: u64 = 1_500;
 pub const RESERVATION_MS: u64 = 2_000;
-/// Of a time that a replica measures, what has passed everywhere when it says that all of it has: clocks drift by up to 2%, and
-/// know whole quanta.
+/// Of a time that a replica measures, what has passed everywhere when it says that all of it has: clocks drift by up to
+/// 2%, and know whole quanta.
 const SURE_PERCENT: u64 = 97;
 
 /// Pages of the longest batch, and of a prompt.

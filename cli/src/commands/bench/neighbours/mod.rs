@@ -1,7 +1,8 @@
 //! What one tenant feels of another one's misfortune: its lookups and its gets from L1, quiet and disturbed.
 //!
-//! One agent, one replica, each a process; L3 is a small tmpfs, then the stand-in for a 3FS mount. The tenant that is measured asks
-//! every millisecond or so, on a thread of its own: what is compared is what the agent does to it, not how far two cores go.
+//! One agent, one replica, each a process; L3 is a small tmpfs, then the stand-in for a 3FS mount. The tenant that is
+//! measured asks every millisecond or so, on a thread of its own: what is compared is what the agent does to it, not
+//! how far two cores go.
 
 mod neighbour;
 mod tenant;

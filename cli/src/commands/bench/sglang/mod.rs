@@ -1,4 +1,5 @@
-//! SGLang's own metadata server for its hf3fs backend, from its wheel, and a load of plain calls for whoever serves that API.
+//! SGLang's own metadata server for its hf3fs backend, from its wheel, and a load of plain calls for whoever serves
+//! that API.
 
 pub mod load;
 pub mod plain;
@@ -18,7 +19,8 @@ pub struct Sglang {
 }
 
 impl Sglang {
-    /// Starts it and waits until it listens. `saved`: the file it loads at its start, and saves to every `save_s` seconds.
+    /// Starts it and waits until it listens. `saved`: the file it loads at its start, and saves to every `save_s`
+    /// seconds.
     pub async fn start(python: &Path, launcher: &Path, saved: Option<(&Path, u32)>) -> anyhow::Result<Self> {
         let mut command = Command::new(python);
         command.arg(launcher);

@@ -1,4 +1,5 @@
-//! A plain keep-alive HTTP/1.1 client: it sends bytes made before and reads the answer, so that the server is what is measured.
+//! A plain keep-alive HTTP/1.1 client: it sends bytes made before and reads the answer, so that the server is what is
+//! measured.
 
 use anyhow::{Context, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,7 +1,8 @@
-//! How fast an agent moves pages of 4 MiB: through gRPC, and in process, where nothing lies between its caller and its tiers.
+//! How fast an agent moves pages of 4 MiB: through gRPC, and in process, where nothing lies between its caller and its
+//! tiers.
 //!
-//! What a get gives was verified; what a put says was published. Beside each: what plain reads and writes of the page cache do in the
-//! same minute, since no agent can be faster.
+//! What a get gives was verified; what a put says was published. Beside each: what plain reads and writes of the page
+//! cache do in the same minute, since no agent can be faster.
 
 mod pages;
 mod raw;

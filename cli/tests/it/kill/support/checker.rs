@@ -51,7 +51,8 @@ pub(crate) enum Fault {
     CallFailed { agent: usize, at: Duration, status: String },
     /// A page was a hit through this agent, and then a miss that no retire explains.
     HitTurnedMiss { agent: usize, key: PageKey, hit: Duration, miss: Duration },
-    /// Bytes on L3 were bad, and nothing but Foreword had touched them: the retire would explain what should not have been.
+    /// Bytes on L3 were bad, and nothing but Foreword had touched them: the retire would explain what should not have
+    /// been.
     RetiredAsSuspect { pages: u64 },
     /// The watch stream skipped events.
     RecordHasGap,

@@ -225,7 +225,8 @@ impl Run {
         self.loaded = self.load.now();
     }
 
-    /// Waits for one digest, empties L1, looks for every acknowledged page and reads it; how many are gone, and every fault.
+    /// Waits for one digest, empties L1, looks for every acknowledged page and reads it; how many are gone, and every
+    /// fault.
     pub(crate) async fn examine(&mut self) -> (usize, Vec<Fault>) {
         self.cluster.check().expect("every process that was not killed still runs");
         let (revision, digest) = self.cluster.converged().await.expect("one digest");

@@ -21,8 +21,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(25);
 /// A put without an answer for so long has failed.
 const PUT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Puts batch after batch until the run stops. A page that is refused, or whose call failed, is put again with other bytes:
-/// the first attempt may have been published all the same, and the two must not mix.
+/// Puts batch after batch until the run stops. A page that is refused, or whose call failed, is put again with other
+/// bytes: the first attempt may have been published all the same, and the two must not mix.
 pub(super) async fn write(load: Arc<Load>, writer: u64, agent: usize) {
     let mut ticks = interval(BATCH_PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -71,7 +71,8 @@ fn settle(
     let mut open = Vec::new();
     for (key, page) in keys.into_iter().zip(pages) {
         match page.outcome() {
-            // It exists: an earlier attempt was published, and this answer promises it as much as that one's would have.
+            // It exists: an earlier attempt was published, and this answer promises it as much as that one's would
+            // have.
             PutOutcome::Published | PutOutcome::Exists => {
                 history.acks.push(Ack { key, revision: page.revision, agent, submitted, acked });
             }

@@ -58,8 +58,8 @@ fn namespaces_are_distinct(pages: &Pages) -> Result<(), Violation> {
     ensure(NAME, there == counted, || format!("{there} namespaces are registered, {counted} are counted"))
 }
 
-/// `entries-are-counted`: each entry is found by its key, and each table, all namespaces and all garbage have as many as
-/// they say.
+/// `entries-are-counted`: each entry is found by its key, and each table, all namespaces and all garbage have as many
+/// as they say.
 fn entries_are_counted(pages: &Pages) -> Result<(), Violation> {
     const NAME: &str = "entries-are-counted";
     for (owner, table) in tables(pages) {
