@@ -127,7 +127,8 @@ impl<'a> Slot<'a> {
             Some(Op::Get | Op::Put) => &self.slots.with_bytes,
             _ => &self.slots.at_once,
         };
-        let budget = spin.budget();
+        // A put's copies need the core that a spin would take.
+        let budget = if self.op == Some(Op::Put) { Duration::ZERO } else { spin.budget() };
         let changed = |progress: u32| (progress & !DONE > seen || progress & DONE != 0).then_some(progress);
         let (mut looks, mut slept) = (0, false);
         let progress = loop {
