@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What an engine's calls cost from Python, on one machine with one agent, as a table on stdout.
 
-    python/bench/session.py [--binary FOREWORD] [--way unix|tcp] [--arena SIZE] [--json]
+    python/bench/session.py [--binary FOREWORD] [--way unix|tcp] [--json]
 
 Needs the package (``pip install ./python``) and a ``foreword``: $FOREWORD_BINARY, else the newest in the target
 directory. The machine should do nothing else. All figures are medians.
@@ -11,7 +11,8 @@ Lookups: all keys are there; "closed loop" asks without a pause, "10 ms pauses" 
 Copies: 128 pages a call, beside one ``memmove`` of as many bytes. Neither side finds its bytes in a processor's cache:
 calls go round through ``SPREAD_BYTES`` of memory, as an engine's do, all of which was touched before. A get is from the
 agent's memory (L1), or after a restart of the agent from the cluster's files (L3), here those of a local directory that
-the kernel has cached. A put is of pages that the agent has not seen.
+the kernel has cached. A put is of pages that the agent has not seen, into memory that it has had in use: pages of the
+same size were put before until its arena was full.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ LOOKUP_KEYS = (1, 128, 1024, 2048)
 PAGE_BYTES = (64 << 10, 1 << 20, 4 << 20)
 PAGES = 128
 SPREAD_BYTES = 512 << 20
+ARENA_BYTES = 1 << 30
 ROUNDS = 5
 Row = dict[str, object]
 
@@ -120,6 +122,15 @@ class Copies:
         places = [Places.buffer(memoryview(memory)[part], self.page_bytes) for memory in (self.source, self.target)]
         return Batch(keys_of(PAGES, (self.page_bytes, number)), *places)
 
+    def fill_arena(self) -> None:
+        """Puts other pages of this size, so that no put after it is the first to touch its memory."""
+        for number in range(ARENA_BYTES * 5 // 4 // self.total):
+            published(
+                self.namespace,
+                keys_of(PAGES, ("before", self.page_bytes, number)),
+                self.batches[number % len(self.batches)].source,
+            )
+
     def put(self) -> list[float]:
         """Seconds of each batch's put, all of whose pages were new and taken."""
         took = []
@@ -166,6 +177,7 @@ class Copies:
 def copies(agent: Agent, connection: _native.Connection, page_bytes: int) -> list[Row]:
     """What one size of page costs: put, got from L1, got from L3."""
     sized = Copies(connection, page_bytes)
+    sized.fill_arena()
     put_s = sized.put()
     # The first round maps what it copies.
     sized.get(1)
@@ -194,14 +206,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--binary", help="the foreword to start")
     parser.add_argument("--way", choices=["unix", "tcp"], default="unix", help="a session, or gRPC over TCP")
-    parser.add_argument("--arena", default="2GiB", help="the agent's memory")
     parser.add_argument("--json", action="store_true", help="one JSON document in place of the table")
     arguments = parser.parse_args()
     if arguments.binary:
         os.environ["FOREWORD_BINARY"] = arguments.binary
     cluster = Cluster(l3_bytes="8GiB")
     try:
-        agent = cluster.agent("bench", arena_bytes=arguments.arena)
+        agent = cluster.agent("bench", arena_bytes=ARENA_BYTES)
         connection = _native.Connection(agent.address(arguments.way), timeout_ms=60_000)
         rows = lookups(connection)
         transport = connection.state()["transport"]
