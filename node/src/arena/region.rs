@@ -86,8 +86,8 @@ impl Region {
     }
 }
 
-/// The part of an arena that engines may keep mapped of segments that have left it: 1/4. Beyond it no segment is made:
-/// the machine's memory is not the arena's alone.
+/// The part of an arena that engines may keep mapped of segments that have left it: 1/4. Beyond it no segment is shared:
+/// the machine's memory is not the arena's alone. Segments are replaced all the same, so that nobody else is kept waiting.
 const LENT_PART: u64 = 4;
 
 /// Regions as memfds, sealed against growing, shrinking and new writable mappings: another process can only read.
@@ -111,6 +111,11 @@ impl Lent {
         let mut regions = self.regions.lock();
         regions.retain(|(fd, _)| !lease::is_ours_alone(fd));
         regions.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Whether others keep more than they may.
+    fn is_too_much(&self) -> bool {
+        self.bytes_max.get().is_some_and(|max| self.bytes() > *max)
     }
 }
 
@@ -137,12 +142,6 @@ impl RegionProvider for MemfdRegions {
     }
 
     fn region(&self, bytes: u64) -> io::Result<Region> {
-        let (lent, max) = (self.lent.bytes(), self.lent.bytes_max.get().copied().unwrap_or(u64::MAX));
-        if lent > max {
-            let message =
-                format!("engines keep {lent} bytes of replaced segments mapped, {max} at most are waited for");
-            return Err(io::Error::new(io::ErrorKind::OutOfMemory, message));
-        }
         let fd = rustix::fs::memfd_create("foreword-arena", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&fd, bytes)?;
         if self.prefault {
@@ -193,6 +192,9 @@ unsafe impl RegionMemory for MemfdRegion {
     }
 
     fn share(&self) -> io::Result<Option<OwnedFd>> {
+        if self.lent.is_too_much() {
+            return Ok(None);
+        }
         self.shared.store(true, Ordering::Relaxed);
         read_only(self.fd.as_fd()).map(Some)
     }

@@ -390,24 +390,18 @@ fn a_quarantined_frame_knows_when_its_segment_is_gone() {
     assert_eq!(fill(&arena, 1, PAGE).len(), 4);
 }
 
-/// An engine that keeps what it has mapped keeps that memory: it is waited for before more is taken than the machine
-/// was told of.
+/// An engine that keeps what it has mapped keeps that memory: beyond a quarter of the arena it is handed no more, and
+/// everybody else goes on.
 #[test]
 fn memory_that_others_keep_mapped_is_bounded() {
     let regions = MemfdRegions::new(false);
     regions.reserve(64 * PAGE).unwrap();
-    let lend = || {
-        let region = regions.region(8 * PAGE).unwrap();
-        region.share().unwrap().expect("a memfd can be shared")
-    };
-    let mut kept: Vec<_> = (0..3).map(|_| lend()).collect();
+    let lend = || regions.region(8 * PAGE).unwrap().share().unwrap();
+    let mut kept: Vec<_> = (0..3).map(|_| lend().expect("a memfd can be shared")).collect();
     assert!(!regions.all_let_go());
-    let refused = regions.region(8 * PAGE).err().expect("a quarter of the arena is kept").to_string();
-    let (lent, max) = (24 * PAGE, 16 * PAGE);
-    let expected = format!("engines keep {lent} bytes of replaced segments mapped, {max} at most are waited for");
-    assert_eq!(refused, expected);
+    assert!(lend().is_none(), "more than a quarter of the arena is kept");
     kept.pop();
-    assert!(regions.region(8 * PAGE).is_ok());
+    assert!(lend().is_some());
     kept.clear();
     assert!(regions.all_let_go());
 }
