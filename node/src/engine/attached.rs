@@ -23,6 +23,8 @@ use crate::arena::{Frame, SegmentId, SegmentShare, SegmentWatch};
 /// How long an engine may go without copying any page of a get, whatever it asked for: they hold the arena, and keep
 /// others of its tenant from theirs.
 pub(super) const HELD_MAX: Duration = Duration::from_secs(10);
+/// How long a namespace is used without its agent being told: much shorter than an idle one stays open.
+const KNOWN_FOR: Duration = Duration::from_secs(1);
 /// How long it may take to let go of a segment that has left the arena.
 const UNMAP_WAIT: Duration = Duration::from_secs(10);
 
@@ -38,8 +40,8 @@ pub(super) struct Attached {
     pub(super) ended: CancellationToken,
     slots: [Call; SLOTS],
     segments: Mutex<BTreeMap<SegmentId, Told>>,
-    /// Those that its calls named.
-    namespaces: Mutex<BTreeMap<NamespaceId, Arc<Opened>>>,
+    /// Those that its calls named, and when the agent was last told that they are in use.
+    namespaces: Mutex<BTreeMap<NamespaceId, (Arc<Opened>, Instant)>>,
 }
 
 /// What the engine is handed with the answer to its hello.
@@ -98,15 +100,18 @@ impl Attached {
         &self.slots[slot]
     }
 
-    /// A namespace that an earlier call named, if that call was allowed to.
+    /// A namespace that a call named lately, if that call was allowed to. None: the agent is to be asked, for which it
+    /// is in use.
     pub(super) fn known(&self, namespace: NamespaceId) -> Option<Arc<Opened>> {
-        self.namespaces.lock().get(&namespace).cloned()
+        let namespaces = self.namespaces.lock();
+        let (opened, told) = namespaces.get(&namespace)?;
+        (told.elapsed() < KNOWN_FOR).then(|| opened.clone())
     }
 
     /// Remembers one. They are as many as the agent has open, or had.
     pub(super) fn remember(&self, opened: Opened) -> Arc<Opened> {
         let opened = Arc::new(opened);
-        self.namespaces.lock().insert(opened.namespace, opened.clone());
+        self.namespaces.lock().insert(opened.namespace, (opened.clone(), Instant::now()));
         opened
     }
 

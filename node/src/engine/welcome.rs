@@ -22,8 +22,7 @@ const SEND_WAIT: Duration = Duration::from_secs(5);
 
 /// One session, from the hello to its end.
 pub(super) async fn session(engines: Arc<Engines>, socket: UnixStream) {
-    let welcomed = tokio::time::timeout(HEAD_DEADLINE, engines.welcome(&socket)).await;
-    let Ok(Ok(session)) = welcomed else {
+    let Ok(session) = engines.welcome(&socket).await else {
         engines.counts.refused.increment(1);
         return;
     };
@@ -47,7 +46,8 @@ pub(super) async fn session(engines: Arc<Engines>, socket: UnixStream) {
 impl Engines {
     async fn welcome(self: &Arc<Self>, socket: &UnixStream) -> io::Result<Arc<Attached>> {
         let mut hello = [0; HELLO_BYTES];
-        read(socket, &mut hello).await?;
+        // Of the hello alone: a session that has begun is not to be forgotten half-way.
+        tokio::time::timeout(HEAD_DEADLINE, read(socket, &mut hello)).await??;
         let hello = match Hello::decode(&hello) {
             Some(hello) if hello.version == VERSION => hello,
             Some(hello) => {

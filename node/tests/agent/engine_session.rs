@@ -269,3 +269,23 @@ async fn segments_that_leave_the_arena_are_unmapped_by_engines_that_ask_for_noth
     eventually("what left the arena is unmapped", || session.segments_mapped() < mapped).await;
     assert!(session.is_alive());
 }
+
+/// What goes through a session is a use like any other: the namespace was closed under an engine that used it all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_that_a_session_uses_is_not_idle() {
+    let (cluster, dir) = (Cluster::start().await, tempfile::tempdir().unwrap());
+    let socket = dir.path().join("node.sock");
+    let mut config = cluster.config("a");
+    (config.socket, config.namespace_idle_ms, config.gather_deadline_ms) = (Some(socket.clone()), 8_000, 500);
+    let agent = cluster.agent_with(config, Arc::new(NoFaults)).await;
+    let ns = agent.open(&namespace()).await;
+    on_a_thread(move || {
+        let session = Session::open(&socket, "default", SOON).unwrap();
+        let (_sender, pause) = std::sync::mpsc::channel::<()>();
+        for _ in 0..100 {
+            assert!(session.lookup(ns, &[], 0, false, SOON).is_ok(), "it is open");
+            let _ = pause.recv_timeout(Duration::from_millis(100));
+        }
+    })
+    .await;
+}
